@@ -1,0 +1,56 @@
+"""Argument checks shared by all layers: a message names the argument, what came and what fits."""
+
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+
+
+def fail(name: str, got: Any, expected: str) -> NoReturn:
+  """Raises the ValueError that all checks share."""
+  raise ValueError(f"{name}: expected {expected}, got {got!r}")
+
+
+def positive_int(name: str, value: Any) -> int:
+  """Returns `value` if it is an integer >= 1, else raises ValueError."""
+  return int_at_least(name, value, 1)
+
+
+def int_at_least(name: str, value: Any, minimum: int) -> int:
+  """Returns `value` if it is an integer >= `minimum`, else raises ValueError."""
+  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+    fail(name, value, f"an integer >= {minimum}")
+  return int(value)
+
+
+def in_range(
+  name: str, value: Any, low: float, high: float = math.inf, *, low_open: bool = False
+) -> float:
+  """Returns `value` if it is a finite number in [low, high) (or (low, high)), else raises ValueError."""
+  valid = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+  if not valid or value >= high or value < low or (low_open and value == low):
+    lower = f"> {low:g}" if low_open else f">= {low:g}"
+    upper = "" if math.isinf(high) else f" and < {high:g}"
+    fail(name, value, f"a number {lower}{upper}")
+  return value
+
+
+def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:
+  """Returns `value` if it is among `choices`, else raises ValueError that lists them."""
+  choices = tuple(choices)
+  if value not in choices:
+    fail(name, value, "one of " + ", ".join(map(str, choices)))
+  return value
+
+
+def all_at_least(name: str, value: Any, minimum: float, *, open_bound: bool = False) -> None:
+  """Raises ValueError where a concrete leaf of `value` is below `minimum` or NaN; tracers pass."""
+  for leaf in jax.tree.leaves(value):
+    if isinstance(leaf, jax.core.Tracer):
+      continue
+    lowest = np.min(np.asarray(leaf), initial=np.inf)
+    if not (lowest > minimum or (lowest == minimum and not open_bound)):
+      fail(name, leaf, f"values {'>' if open_bound else '>='} {minimum:g}")

@@ -1,0 +1,44 @@
+"""Dense dictionaries: the simulations, and reference answers."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import struct
+
+from cscjax import checks
+
+
+class MatrixDictionary(struct.PyTreeNode):
+  """A dense dictionary D.
+
+  Attributes:
+    atoms: [n, m], an atom a column.
+  """
+
+  atoms: jax.Array
+
+  @property
+  def signal_ndim(self) -> int:
+    """A signal is a vector [n]."""
+    return 1
+
+  def analysis(self, x: jax.Array) -> jax.Array:
+    """D^T x: [..., n] -> [..., m]. ValueError where the last axis is not n."""
+    self._check("x", x, axis=0)
+    return x @ self.atoms
+
+  def synthesis(self, code: jax.Array, signal_shape: Sequence[int] | None = None) -> jax.Array:
+    """D code: [..., m] -> [..., n]. ValueError where the last axis is not m."""
+    del signal_shape  # the atoms tell it
+    self._check("code", code, axis=1)
+    return code @ self.atoms.T
+
+  def residual(self, code: jax.Array, x: jax.Array) -> jax.Array:
+    """D code - x: [..., n]."""
+    return self.synthesis(code) - x
+
+  def _check(self, name, array, axis):
+    if self.atoms.ndim != 2:
+      checks.fail("atoms", tuple(self.atoms.shape), "a matrix [n, m]")
+    if array.ndim < 1 or array.shape[-1] != self.atoms.shape[axis]:
+      checks.fail(name, tuple(array.shape), f"[..., {self.atoms.shape[axis]}]")

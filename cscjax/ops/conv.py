@@ -1,0 +1,209 @@
+"""The analysis convolution of a dictionary and its exact adjoint, in one or two dimensions.
+
+The only file that calls `lax.conv_general_dilated`. Arrays are [..., spatial..., channels], filters
+[kernel..., C, m] (HWIO in two dimensions); the number of kernel axes tells the number of spatial axes,
+all axes before them are batch.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cscjax import checks
+
+Padding = Literal["SAME", "CIRCULAR", "VALID"] | Sequence[tuple[int, int]]
+"""Zeros ("SAME"), wrapped around ("CIRCULAR"), none ("VALID"), or explicit zeros (low, high) an axis."""
+
+_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+
+
+def conv(
+  x: jax.Array,
+  filters: jax.Array,
+  *,
+  stride: int | Sequence[int] = 1,
+  dilation: int | Sequence[int] = 1,
+  padding: Padding = "SAME",
+) -> jax.Array:
+  """Analysis D^T x: the convolution of a CNN (a cross-correlation), dilated and strided.
+
+  Args:
+    x: Signal [..., H, W, C], or [..., L, C] for one-dimensional filters.
+    filters: [kh, kw, C, m], or [k, C, m].
+    stride: Step between outputs, one for all axes or one an axis, >= 1.
+    dilation: Step between the taps of a filter, likewise.
+    padding: See `Padding`. "CIRCULAR" gives the circulant matrices of the paper, centred as "SAME".
+
+  Returns:
+    [..., H', W', m].
+
+  Raises:
+    ValueError: If the ranks, the channels, the stride, the dilation or the padding do not fit, or no
+      output is left.
+  """
+  geometry = _geometry(filters, stride, dilation, padding)
+  _check_channels("x", x, filters, axis=-2)
+  return _conv(x, filters, *geometry)
+
+
+def conv_adjoint(
+  code: jax.Array,
+  filters: jax.Array,
+  signal_shape: Sequence[int],
+  *,
+  stride: int | Sequence[int] = 1,
+  dilation: int | Sequence[int] = 1,
+  padding: Padding = "SAME",
+) -> jax.Array:
+  """Synthesis D code: the exact adjoint of `conv` on signals of the given size.
+
+  Args:
+    code: [..., H', W', m].
+    filters: [kh, kw, C, m], or [k, C, m].
+    signal_shape: The spatial shape (H, W) of the signal; several of them can give the same (H', W')
+      when the stride is not 1.
+    stride: As in `conv`.
+    dilation: As in `conv`.
+    padding: As in `conv`.
+
+  Returns:
+    [..., H, W, C] with <conv(x), code> = <x, conv_adjoint(code)> for every x.
+
+  Raises:
+    ValueError: As `conv`, and if `signal_shape` does not give the shape of `code`.
+  """
+  geometry = _geometry(filters, stride, dilation, padding)
+  _check_channels("code", code, filters, axis=-1)
+  rank = filters.ndim - 2
+  batch = code.shape[: code.ndim - rank - 1]
+  expected = _analysis_shape(filters, signal_shape, *geometry)
+  if tuple(code.shape[-rank - 1 : -1]) != expected:
+    checks.fail(
+      "code", tuple(code.shape), f"spatial shape {expected} for a signal of {tuple(signal_shape)}"
+    )
+  dtype = jnp.result_type(code, filters)
+  signal = jax.ShapeDtypeStruct((*batch, *signal_shape, filters.shape[-2]), dtype)
+  filters = filters.astype(dtype)
+  transpose = jax.linear_transpose(lambda x: _conv(x, filters, *geometry), signal)
+  return transpose(code.astype(dtype))[0]
+
+
+def analysis_shape(
+  filters: jax.Array,
+  signal_shape: Sequence[int],
+  *,
+  stride: int | Sequence[int] = 1,
+  dilation: int | Sequence[int] = 1,
+  padding: Padding = "SAME",
+) -> tuple[int, ...]:
+  """Spatial shape of `conv`'s result for a signal of spatial shape `signal_shape`."""
+  return _analysis_shape(filters, signal_shape, *_geometry(filters, stride, dilation, padding))
+
+
+def synthesis_shape(
+  filters: jax.Array,
+  code_shape: Sequence[int],
+  *,
+  stride: int | Sequence[int] = 1,
+  dilation: int | Sequence[int] = 1,
+  padding: Padding = "SAME",
+) -> tuple[int, ...]:
+  """Smallest common signal size for a code: stride * H' where padded to size, else what fits exactly."""
+  strides, dilations, padding = _geometry(filters, stride, dilation, padding)
+  if isinstance(padding, str) and padding != "VALID":
+    return tuple(n * s for n, s in zip(code_shape, strides, strict=True))
+  pads = ((0, 0),) * len(strides) if isinstance(padding, str) else padding
+  spans = _spans(filters, dilations)
+  return tuple(
+    (n - 1) * s + span - low - high
+    for n, s, span, (low, high) in zip(code_shape, strides, spans, pads, strict=True)
+  )
+
+
+def _conv(x, filters, strides, dilations, padding):
+  """`conv` for checked arguments."""
+  rank = filters.ndim - 2
+  batch, spatial = x.shape[: x.ndim - rank - 1], x.shape[x.ndim - rank - 1 : -1]
+  _analysis_shape(filters, spatial, strides, dilations, padding)  # raises where nothing is left
+  dtype = jnp.result_type(x, filters)
+  x = x.astype(dtype).reshape(math.prod(batch), *spatial, x.shape[-1])
+  if padding == "CIRCULAR":
+    wrap = [((span - 1) // 2, span // 2) for span in _spans(filters, dilations)]
+    x = jnp.pad(x, [(0, 0), *wrap, (0, 0)], mode="wrap")
+    padding = "VALID"
+  out = lax.conv_general_dilated(
+    x,
+    filters.astype(dtype),
+    window_strides=strides,
+    padding=padding,
+    rhs_dilation=dilations,
+    dimension_numbers=_LAYOUTS[rank],
+  )
+  return out.reshape(*batch, *out.shape[1:])
+
+
+def _analysis_shape(filters, signal_shape, strides, dilations, padding):
+  if len(signal_shape) != len(strides):
+    checks.fail("signal_shape", tuple(signal_shape), f"{len(strides)} spatial sizes")
+  if isinstance(padding, str) and padding != "VALID":
+    shape = tuple(-(-n // s) for n, s in zip(signal_shape, strides, strict=True))
+  else:
+    pads = ((0, 0),) * len(strides) if isinstance(padding, str) else padding
+    shape = tuple(
+      (n + low + high - span) // s + 1
+      for n, s, span, (low, high) in zip(
+        signal_shape, strides, _spans(filters, dilations), pads, strict=True
+      )
+    )
+  if min(shape) < 1:
+    checks.fail(
+      "filters",
+      tuple(filters.shape),
+      f"a filter that fits a signal of {tuple(signal_shape)} at dilation {dilations}",
+    )
+  return shape
+
+
+def _spans(filters, dilations):
+  """Extent of a dilated filter along each axis."""
+  return tuple((k - 1) * d + 1 for k, d in zip(filters.shape[:-2], dilations, strict=True))
+
+
+def _geometry(filters, stride, dilation, padding):
+  """Checked (strides, dilations, padding) with one entry an axis."""
+  rank = filters.ndim - 2
+  if rank not in _LAYOUTS:
+    checks.fail("filters", tuple(filters.shape), "[kh, kw, C, m], or [k, C, m] for 1-D signals")
+  if min(filters.shape) < 1:
+    checks.fail("filters", tuple(filters.shape), "no empty axis")
+  strides = _per_axis("stride", stride, rank)
+  dilations = _per_axis("dilation", dilation, rank)
+  if isinstance(padding, str):
+    checks.one_of("padding", padding, ("SAME", "CIRCULAR", "VALID"))
+    return strides, dilations, padding
+  pads = tuple(tuple(pair) for pair in padding)
+  if len(pads) != rank or any(len(p) != 2 or min(p) < 0 for p in pads):
+    checks.fail("padding", padding, f"{rank} pairs (low, high) of integers >= 0")
+  return strides, dilations, pads
+
+
+def _per_axis(name, value, rank):
+  values = (value,) * rank if isinstance(value, int) else tuple(value)
+  if len(values) != rank:
+    checks.fail(name, value, f"one integer >= 1, or {rank} of them")
+  return tuple(checks.positive_int(name, v) for v in values)
+
+
+def _check_channels(name, array, filters, axis):
+  rank = filters.ndim - 2
+  if array.ndim < rank + 1 or array.shape[-1] != filters.shape[axis]:
+    spatial = "H, W" if rank == 2 else "L"
+    checks.fail(
+      name,
+      tuple(array.shape),
+      f"[..., {spatial}, {filters.shape[axis]}] for filters {filters.shape}",
+    )

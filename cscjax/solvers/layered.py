@@ -1,0 +1,55 @@
+"""Layered thresholding: the forward pass of a CNN as a pursuit."""
+
+from collections.abc import Sequence
+
+import jax
+from jax.typing import ArrayLike
+
+from cscjax import checks
+from cscjax.dictionaries import Code, Dictionary, join, lipschitz
+from cscjax.ops import nonnegative_soft_threshold, soft_threshold
+
+
+def layered_thresholding(
+  dictionaries: Sequence[Dictionary],
+  x: jax.Array,
+  betas: Sequence[ArrayLike],
+  *,
+  steps: Sequence[ArrayLike] | None = None,
+  nonnegative: bool = True,
+) -> list[Code]:
+  """One ISTA iteration from code 0 in each layer, the layer below as its signal (eq. 3).
+
+      code_i = S_{beta_i step_i}(step_i D_i^T code_{i-1}),   code_0 = x
+
+  With non-negative codes and steps 1 it is a plain network: filters D_i, biases -beta_i. Over
+  `IdentityAugmented` dictionaries it is the MSDNet (Proposition 1); a code (a, z) is joined along the
+  channels to be the next signal.
+
+  Args:
+    dictionaries: D_1 ... D_k, the first for signals shaped like `x`.
+    x: Signals, batch axes first.
+    betas: One a layer; for a code of several parts a tuple, one for each part, or one for all.
+    steps: One a layer, 1/L each by `lipschitz` if None.
+    nonnegative: Whether to use S^+ (ReLU) or the signed soft threshold.
+
+  Returns:
+    The codes of all layers.
+
+  Raises:
+    ValueError: If the numbers of dictionaries, betas and steps differ, or shapes do not fit.
+  """
+  shrink = nonnegative_soft_threshold if nonnegative else soft_threshold
+  for name, values in (("betas", betas), ("steps", steps)):
+    if values is not None and len(values) != len(dictionaries):
+      checks.fail(name, len(values), f"one for each of {len(dictionaries)} dictionaries")
+  codes = []
+  for i, dictionary in enumerate(dictionaries):
+    shape = x.shape[x.ndim - dictionary.signal_ndim :]
+    step = 1 / lipschitz(dictionary, shape) if steps is None else steps[i]
+    code = jax.tree.map(lambda c, step=step: step * c, dictionary.analysis(x))
+    beta = betas[i] if isinstance(betas[i], tuple) else jax.tree.map(lambda _, i=i: betas[i], code)
+    code = jax.tree.map(lambda c, b, step=step: shrink(c, b * step), code, beta)
+    codes.append(code)
+    x = join(code)
+  return codes
