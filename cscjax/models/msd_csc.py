@@ -1,0 +1,104 @@
+"""MSD-CSC, and MSDNet as the case without unfolding (Table 3)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cscjax import checks
+from cscjax.dictionaries import join
+from cscjax.models.layers import MSDCSCLayer
+
+SOLVERS = ("ista", "fista")
+STEPS = ("bounded", "free")
+
+
+class MSDCSC(nn.Module):
+  """Mixed-scale dense convolutional sparse coding network.
+
+  `depth` layers, each coding all channels so far (the raw image among them) over [I, F^T], with
+  dilations taken in turn; max-pooling after one and two thirds of the layers, global average pooling,
+  a linear classifier. No stem and no transitions. With unfolding 0 it is the MSDNet. At width 32 and
+  three input channels the filters have 143,424, 339,552 and 618,624 weights at depth 6, 9 and 12.
+
+  Attributes:
+    num_classes: Of the classifier.
+    depth: Layers d, >= 1.
+    width: New channels w of each layer, >= 1.
+    dilations: Taken in turn, each >= 1.
+    unfolding: Iterations after the first one in each layer, >= 0.
+    solver: "ista" or "fista".
+    step: "bounded" or "free", see `MSDCSCLayer`.
+    norm: False replaces batch norm by a bias.
+    dtype: Of the convolutions: float32 or bfloat16. Logits are float32.
+    axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
+  """
+
+  num_classes: int
+  depth: int = 12
+  width: int = 32
+  dilations: Sequence[int] = (1, 2, 3)
+  unfolding: int = 0
+  solver: str = "ista"
+  step: str = "bounded"
+  norm: bool = True
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, *, train: bool = False, return_codes: bool = False
+  ) -> jax.Array | tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
+    """Classifies a batch.
+
+    Args:
+      x: Normalised images [N, H, W, C] or signals [N, L, C].
+      train: Whether batch norm uses the batch's statistics and updates its running ones (pass
+        mutable=["batch_stats", "spectral"]).
+      return_codes: Whether to return the codes too.
+
+    Returns:
+      Logits [N, num_classes], float32; with `return_codes` also each layer's code (a, z), before
+      pooling.
+
+    Raises:
+      ValueError: If `x` has the wrong number of axes or a field is out of range.
+    """
+    self._check(x)
+    signed, pools, codes = x.shape[-1], (self.depth // 3, 2 * self.depth // 3), []
+    for i in range(self.depth):
+      code = MSDCSCLayer(
+        width=self.width,
+        dilation=self.dilations[i % len(self.dilations)],
+        unfolding=self.unfolding,
+        solver=self.solver,
+        signed=signed,
+        step=self.step,
+        norm=self.norm,
+        dtype=self.dtype,
+        axis_name=self.axis_name,
+        name=f"layer_{i}",
+      )(x, train=train)
+      codes.append(code)
+      x = join(code)
+      if i + 1 in pools:
+        window = (2,) * (x.ndim - 2)
+        x = nn.max_pool(x, window, strides=window, padding="SAME")
+    x = jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim - 1)))
+    logits = nn.Dense(self.num_classes, name="classifier")(x)
+    return (logits, codes) if return_codes else logits
+
+  def _check(self, x):
+    for name in ("num_classes", "depth", "width"):
+      checks.positive_int(name, getattr(self, name))
+    checks.int_at_least("unfolding", self.unfolding, 0)
+    checks.one_of("solver", self.solver, SOLVERS)
+    checks.one_of("step", self.step, STEPS)
+    if not self.dilations:
+      checks.fail("dilations", self.dilations, "at least one")
+    for dilation in self.dilations:
+      checks.positive_int("dilations", dilation)
+    if x.ndim not in (3, 4):
+      checks.fail("x", x.shape, "[N, H, W, C] or [N, L, C]")
