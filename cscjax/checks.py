@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 
 def fail(name: str, got: Any, expected: str) -> NoReturn:
@@ -49,7 +50,7 @@ def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:
 def all_at_least(name: str, value: Any, minimum: float, *, open_bound: bool = False) -> None:
   """Raises ValueError where a concrete leaf of `value` is below `minimum` or NaN; tracers pass."""
   for leaf in jax.tree.leaves(value):
-    if isinstance(leaf, jax.core.Tracer):
+    if isinstance(leaf, Tracer):
       continue
     lowest = np.min(np.asarray(leaf), initial=np.inf)
     if not (lowest > minimum or (lowest == minimum and not open_bound)):

@@ -1,0 +1,1 @@
+"""Runs, tables and figures of the paper, on the command line."""

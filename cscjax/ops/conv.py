@@ -113,10 +113,10 @@ def synthesis_shape(
   padding: Padding = "SAME",
 ) -> tuple[int, ...]:
   """Smallest common signal size for a code: stride * H' where padded to size, else what fits exactly."""
-  strides, dilations, padding = _geometry(filters, stride, dilation, padding)
-  if isinstance(padding, str) and padding != "VALID":
+  strides, dilations, pads = _geometry(filters, stride, dilation, padding)
+  if isinstance(pads, str) and pads != "VALID":
     return tuple(n * s for n, s in zip(code_shape, strides, strict=True))
-  pads = ((0, 0),) * len(strides) if isinstance(padding, str) else padding
+  pads = ((0, 0),) * len(strides) if isinstance(pads, str) else pads
   spans = _spans(filters, dilations)
   return tuple(
     (n - 1) * s + span - low - high

@@ -1,0 +1,37 @@
+"""Training: state, compiled steps, devices, checkpoints, the loop."""
+
+from cscjax.training.augment import augment, normalize
+from cscjax.training.checkpoints import Checkpoints
+from cscjax.training.loop import Outcome, Plan, Programs, Progress, fit
+from cscjax.training.metrics_log import MetricsLog
+from cscjax.training.optim import sgd, step_schedule
+from cscjax.training.parallel import AXIS, MODES, compile_for, create_mesh, replicate
+from cscjax.training.state import EpochMetrics, TrainState, create_train_state, parameter_count
+from cscjax.training.steps import DeviceData, Recipe, evaluate_batches, train_steps
+
+__all__ = [
+  "AXIS",
+  "MODES",
+  "Checkpoints",
+  "DeviceData",
+  "EpochMetrics",
+  "MetricsLog",
+  "Outcome",
+  "Plan",
+  "Programs",
+  "Progress",
+  "Recipe",
+  "TrainState",
+  "augment",
+  "compile_for",
+  "create_mesh",
+  "create_train_state",
+  "evaluate_batches",
+  "fit",
+  "normalize",
+  "parameter_count",
+  "replicate",
+  "sgd",
+  "step_schedule",
+  "train_steps",
+]

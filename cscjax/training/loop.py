@@ -1,0 +1,173 @@
+"""The training loop: dispatches steps, evaluates, keeps checkpoints, stops where it has to."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import jax
+import numpy as np
+import optax
+
+from cscjax.training.checkpoints import Checkpoints
+from cscjax.training.metrics_log import MetricsLog
+from cscjax.training.pace import Pace
+from cscjax.training.state import EpochMetrics, TrainState
+
+Status = Literal["ok", "diverged", "interrupted"]
+
+
+class Progress(Protocol):
+  """Where the loop reports to: a progress bar or log lines."""
+
+  def trained(self, step: int, metrics: dict[str, float], images_per_second: float | None) -> None:
+    """After each call of the device: the epoch's mean loss and accuracy so far, and the rate."""
+    ...
+
+  def evaluated(self, row: dict[str, Any]) -> None:
+    """After each evaluation, with its row of the metrics."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """The compiled parts of a run.
+
+  Attributes:
+    train: (state, count) -> state, all within one epoch; takes over the memory of the state.
+    evaluate: (state, split, sums, first, count) -> sums with these batches of the split added.
+    batches: Split -> number of its batches.
+    schedule: Step -> learning rate.
+  """
+
+  train: Callable[[TrainState, np.int32], TrainState]
+  evaluate: Callable[[TrainState, str, EpochMetrics, np.int32, np.int32], EpochMetrics]
+  batches: dict[str, int]
+  schedule: optax.Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """When what happens.
+
+  Attributes:
+    total_steps: The last step.
+    steps_per_epoch: Steps between two shuffles.
+    batch_size: Examples a step.
+    split: The split that is evaluated: "test", or "validation" with "test" after the last step alone.
+    evaluate_epochs: Epochs between evaluations; there is one after the last step too.
+    checkpoint_seconds: Between checkpoints, beside those at evaluations.
+  """
+
+  total_steps: int
+  steps_per_epoch: int
+  batch_size: int
+  split: str = "test"
+  evaluate_epochs: int = 1
+  checkpoint_seconds: float = 300.0
+
+  def splits_after(self, step: int) -> list[str]:
+    """The splits that are evaluated after `step` steps."""
+    if step == self.total_steps:
+      return [self.split] if self.split == "test" else [self.split, "test"]
+    period = self.steps_per_epoch * self.evaluate_epochs
+    return [self.split] if step > 0 and step % period == 0 else []
+
+  def epoch_end(self, step: int) -> int:
+    """The end of the epoch that the next step is in, or of the run."""
+    return min((step // self.steps_per_epoch + 1) * self.steps_per_epoch, self.total_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a run ended.
+
+  Attributes:
+    status: "ok" after the last step, "diverged" where a loss was not finite, "interrupted".
+    state: The last state.
+    seconds: Wall time, that of earlier calls on the same run included.
+  """
+
+  status: Status
+  state: TrainState
+  seconds: float
+
+
+def fit(
+  state: TrainState,
+  programs: Programs,
+  plan: Plan,
+  *,
+  log: MetricsLog,
+  checkpoints: Checkpoints,
+  progress: Progress,
+  stopped: Callable[[], bool],
+  seconds: float = 0.0,
+) -> Outcome:
+  """Trains from `state` to the end of the plan.
+
+  After each evaluation there are rows in `log` and a checkpoint, in this order: a run killed between
+  the two does the epoch again and drops the rows. The state of a loss that is not finite is not saved.
+
+  Args:
+    state: Where to begin, at any step.
+    programs: What to run.
+    plan: When.
+    log: Holds the rows up to `state`.
+    checkpoints: Where states are kept.
+    progress: Told after every call of the device.
+    stopped: Asked as often; the run ends with a checkpoint once it is true.
+    seconds: Wall time that the run had taken before.
+  """
+  began, saved = time.perf_counter() - seconds, time.perf_counter()
+  pace, evaluation_pace = Pace(), Pace()
+  step = int(state.step)
+  evaluated_step = log.rows[-1]["step"] if log.rows else 0
+
+  def elapsed():
+    return time.perf_counter() - began
+
+  while True:
+    due = plan.splits_after(step) if step > evaluated_step else []
+    if not due and step == plan.total_steps:
+      return Outcome("ok", state, elapsed())
+    if stopped():
+      checkpoints.save(state, elapsed())
+      return Outcome("interrupted", state, elapsed())
+
+    if due:
+      rows = [{"split": "train", **state.metrics.means(), "images_per_second": pace.rate()}]
+      for split in due:
+        found = _evaluate(programs, plan, state, split, evaluation_pace, stopped)
+        rows.append({"split": split, **found, "images_per_second": evaluation_pace.rate()})
+      if stopped():
+        continue  # the evaluation was cut short
+      for row in rows:
+        place = {"step": step, "epoch": step / plan.steps_per_epoch}
+        rate = float(np.asarray(programs.schedule(step - 1)))
+        log.write({**place, **row, "learning_rate": rate, "seconds": elapsed()})
+        progress.evaluated(log.rows[-1])
+      checkpoints.save(state, elapsed())
+      evaluated_step, saved = step, time.perf_counter()
+      continue
+
+    with pace.call(plan.epoch_end(step) - step, plan.batch_size) as count:
+      state = jax.block_until_ready(programs.train(state, np.int32(count)))
+    if int(state.bad_step) >= 0:
+      return Outcome("diverged", state, elapsed())
+    step += count
+    progress.trained(step, state.metrics.means(), pace.latest)
+    if time.perf_counter() - saved > plan.checkpoint_seconds:
+      checkpoints.save(state, elapsed())
+      saved = time.perf_counter()
+
+
+def _evaluate(programs, plan, state, split, pace, stopped) -> dict[str, float]:
+  """Mean loss and accuracy over a split, or over a part of it once `stopped`."""
+  sums, first, batches = EpochMetrics.zero(), 0, programs.batches[split]
+  while first < batches and not stopped():
+    with pace.call(batches - first, plan.batch_size) as count:
+      sums = programs.evaluate(state, split, sums, np.int32(first), np.int32(count))
+      jax.block_until_ready(sums)
+    first += count
+  return sums.means()

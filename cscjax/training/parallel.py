@@ -1,0 +1,54 @@
+"""One device or several: the only file that knows how a program is spread over devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cscjax import checks
+
+AXIS = "devices"
+MODES = ("auto", "jit", "pmap")
+
+
+def create_mesh(mode: str) -> Mesh | None:
+  """The devices to train on: None for one device (`jit`), else a mesh of all of them along `AXIS`.
+
+  "pmap" means one program a device, each with its part of the batch, gradients averaged. It is written
+  with `jax.shard_map`: `jax.pmap` is in maintenance mode and has itself become jit + shard_map.
+
+  Args:
+    mode: "jit", "pmap", or "auto": "pmap" where there are several devices.
+
+  Raises:
+    ValueError: If the mode is unknown.
+  """
+  checks.one_of("parallel", mode, MODES)
+  devices = jax.devices()
+  if mode == "jit" or (mode == "auto" and len(devices) == 1):
+    return None
+  return jax.make_mesh((len(devices),), (AXIS,), devices=devices)
+
+
+def compile_for(mesh: Mesh | None, function: Callable, *, donate: int | None = None) -> Callable:
+  """Compiles a function of replicated arguments for the devices of a mesh.
+
+  Args:
+    mesh: From `create_mesh`.
+    function: Pure, with positional arguments; on a mesh it runs on each device, with `AXIS` bound, and
+      has to return the same on all.
+    donate: Position of the argument whose memory the result may take.
+  """
+  donated = () if donate is None else (donate,)
+  if mesh is not None:
+    everywhere = PartitionSpec()
+    function = jax.shard_map(
+      function, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+    )
+  return jax.jit(function, donate_argnums=donated)
+
+
+def replicate(mesh: Mesh | None, tree: Any) -> Any:
+  """The tree on the device, or on each of the mesh's."""
+  return jax.device_put(tree, None if mesh is None else NamedSharding(mesh, PartitionSpec()))

@@ -1,0 +1,133 @@
+"""From a configuration to what a run is made of: the one place where data meet models."""
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cscjax import training
+from cscjax.data import Dataset
+from cscjax.models import create_model
+from experiments.cli import UsageError
+from experiments.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run that is ready to start.
+
+  Attributes:
+    state: At step 0, in host memory or on the device.
+    programs: Compiled on first use.
+    plan: When what happens.
+    mesh: The devices.
+  """
+
+  state: training.TrainState
+  programs: training.Programs
+  plan: training.Plan
+  mesh: jax.sharding.Mesh | None
+
+
+def build(config: Config, dataset: Dataset) -> Run:
+  """Makes model, optimizer, state and programs, and puts the data set on the device.
+
+  Raises:
+    UsageError: If the batch does not fit the data set or the devices, or a field the model.
+  """
+  plan = make_plan(config, dataset)
+  mesh = training.create_mesh(config.parallel)
+  if mesh is not None and config.batch_size % mesh.size:
+    raise UsageError(
+      f"--batch_size: expected a multiple of {mesh.size} devices, got {config.batch_size}"
+    )
+
+  model = make_model(config, dataset.num_classes, parallel=mesh is not None)
+  schedule = training.step_schedule(
+    config.learning_rate,
+    [epoch * plan.steps_per_epoch for epoch in config.decay_epochs],
+    factor=config.decay_factor,
+    warmup_steps=round(config.warmup_epochs * plan.steps_per_epoch),
+  )
+  optimizer = training.sgd(
+    schedule,
+    momentum=config.momentum,
+    nesterov=config.nesterov,
+    weight_decay=config.weight_decay,
+  )
+  recipe = training.Recipe(
+    model=model,
+    optimizer=optimizer,
+    batch_size=config.batch_size,
+    shift=config.shift,
+    flip=config.flip,
+    axis_name=None if mesh is None else training.AXIS,
+  )
+  parameter_key, training_key = jax.random.split(jax.random.key(config.seed))
+  plain = make_model(config, dataset.num_classes, parallel=False)  # initialised outside the mesh
+  state = training.create_train_state(plain, optimizer, dataset.train.images.shape[1:], parameter_key)
+
+  splits = {"train": dataset.train, plan.split: getattr(dataset, plan.split), "test": dataset.test}
+  data = {
+    name: training.DeviceData(
+      *training.replicate(mesh, (split.images, split.labels, dataset.mean, dataset.std))
+    )
+    for name, split in splits.items()
+  }
+  train = training.compile_for(mesh, partial(training.train_steps, recipe), donate=0)
+  evaluate = training.compile_for(mesh, partial(training.evaluate_batches, recipe), donate=2)
+  training_key = training.replicate(mesh, training_key)
+  programs = training.Programs(
+    train=lambda state, count: train(state, data["train"], training_key, count),
+    evaluate=lambda state, split, sums, first, count: evaluate(state, data[split], sums, first, count),
+    batches={name: math.ceil(len(split) / config.batch_size) for name, split in splits.items()},
+    schedule=schedule,
+  )
+  return Run(state, programs, plan, mesh)
+
+
+def make_model(config: Config, num_classes: int, *, parallel: bool):
+  """The configured network. UsageError where a field does not fit it."""
+  over_devices = parallel and config.statistics == "global"
+  try:
+    return create_model(
+      config.model,
+      num_classes=num_classes,
+      depth=config.depth,
+      width=config.width,
+      dilations=config.dilations,
+      solver=config.solver,
+      unfolding=config.unfolding,
+      step=config.step,
+      norm=config.norm,
+      dtype=jnp.dtype(config.precision),
+      axis_name=training.AXIS if over_devices else None,
+    )
+  except ValueError as error:
+    raise UsageError(f"--{error}") from error
+
+
+def make_plan(config: Config, dataset: Dataset) -> training.Plan:
+  """When the run evaluates and ends."""
+  steps_per_epoch = len(dataset.train) // config.batch_size
+  if steps_per_epoch == 0:
+    examples = f"at most the {len(dataset.train)} training examples"
+    raise UsageError(f"--batch_size: expected {examples}, got {config.batch_size}")
+  steps = config.epochs * steps_per_epoch
+  return training.Plan(
+    total_steps=steps if config.max_steps is None else min(steps, config.max_steps),
+    steps_per_epoch=steps_per_epoch,
+    batch_size=config.batch_size,
+    split="test" if dataset.validation is None else "validation",
+    evaluate_epochs=config.evaluate_epochs,
+    checkpoint_seconds=config.checkpoint_seconds,
+  )
+
+
+def chance_accuracy(labels: np.ndarray) -> float:
+  """What always answering the most frequent class gives, and three standard errors above it."""
+  share = float(np.max(np.bincount(labels)) / len(labels))
+  return share + 3 * math.sqrt(share * (1 - share) / len(labels))

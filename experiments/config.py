@@ -1,0 +1,96 @@
+"""The configuration of a run: the single place of its defaults, ranges and help texts."""
+
+import dataclasses
+from typing import Any
+
+from cscjax import checks
+from cscjax.data import DATASETS
+from cscjax.models import MODELS
+from cscjax.models.msd_csc import SOLVERS, STEPS
+from cscjax.training import MODES
+
+PRECISIONS = ("float32", "bfloat16")
+STATISTICS = ("global", "device")
+
+
+def _flag(default: Any, help_text: str, choices: Any = None) -> Any:
+  return dataclasses.field(default=default, metadata={"help": help_text, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """All settings of a run; each field is a flag of the same name.
+
+  Raises:
+    ValueError: Where a value is out of range; the message names the field.
+  """
+
+  model: str = _flag("msd_csc", "Network to train.", tuple(MODELS))
+  depth: int = _flag(12, "Layers d.")
+  width: int = _flag(32, "New channels w of each layer.")
+  dilations: tuple[int, ...] = _flag((1, 2, 3), "Dilations s, taken in turn by the layers.")
+  solver: str = _flag("ista", "Pursuit that each layer unfolds.", SOLVERS)
+  unfolding: int = _flag(0, "Iterations of the pursuit after the first one.")
+  step: str = _flag("bounded", "Step of the unfoldings: below 2/L, or a free scalar.", STEPS)
+  norm: bool = _flag(True, "Batch norm; else a bias alone.")
+
+  dataset: str = _flag("cifar10", "Data set.", DATASETS)
+  data_dir: str | None = _flag(None, "Directory of TFDS's data and of the cache of decoded images.")
+  download: bool = _flag(True, "Whether a data set that is not there may be downloaded.")
+  validation_fraction: float = _flag(
+    0.0, "Share of the training set to evaluate on; the test set is then used once, at the end."
+  )
+
+  epochs: int = _flag(150, "Passes over the training set.")
+  max_steps: int | None = _flag(None, "Stop after so many steps, if the epochs are not over before.")
+  batch_size: int = _flag(128, "Examples a step, over all devices.")
+  learning_rate: float = _flag(0.05, "Rate of SGD before the first decay.")
+  decay_epochs: tuple[int, ...] = _flag((75, 115), "Epochs after which the rate is multiplied.")
+  decay_factor: float = _flag(0.1, "By what.")
+  warmup_epochs: float = _flag(0.0, "Epochs over which the rate rises linearly at first.")
+  momentum: float = _flag(0.9, "Of SGD.")
+  nesterov: bool = _flag(False, "Nesterov's momentum.")
+  weight_decay: float = _flag(1e-4, "L2 penalty of filters and kernels.")
+  shift: int = _flag(0, "Augmentation: random shift by up to so many pixels.")
+  flip: bool = _flag(False, "Augmentation: random mirroring left and right.")
+  seed: int = _flag(0, "Of parameters, order and augmentation.")
+
+  precision: str = _flag("float32", "Type of the convolutions; parameters stay float32.", PRECISIONS)
+  parallel: str = _flag("auto", "One device (jit), or all of them (pmap).", MODES)
+  statistics: str = _flag(
+    "global", "Batch norm over the whole batch, or over each device's part.", STATISTICS
+  )
+
+  workdir: str | None = _flag(None, "Where the run is kept and resumed; a new one under runs/ if none.")
+  evaluate_epochs: int = _flag(1, "Epochs between evaluations.")
+  checkpoint_seconds: float = _flag(300.0, "Seconds between checkpoints within an epoch.")
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      if field.metadata["choices"]:
+        checks.one_of(field.name, getattr(self, field.name), field.metadata["choices"])
+    for name in ("depth", "width", "epochs", "batch_size", "evaluate_epochs"):
+      checks.positive_int(name, getattr(self, name))
+    if self.max_steps is not None:
+      checks.positive_int("max_steps", self.max_steps)
+    for name in ("unfolding", "shift", "seed"):
+      checks.int_at_least(name, getattr(self, name), 0)
+    for name in ("weight_decay", "warmup_epochs", "checkpoint_seconds"):
+      checks.in_range(name, getattr(self, name), 0)
+    for name in ("momentum", "validation_fraction"):
+      checks.in_range(name, getattr(self, name), 0, 1)
+    checks.in_range("learning_rate", self.learning_rate, 0, low_open=True)
+    checks.in_range("decay_factor", self.decay_factor, 0, 1, low_open=True)
+    if not self.dilations:
+      checks.fail("dilations", self.dilations, "at least one")
+    for name in ("dilations", "decay_epochs"):
+      for value in getattr(self, name):
+        checks.positive_int(name, value)
+    if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
+      checks.fail("decay_epochs", self.decay_epochs, "rising epochs")
+
+
+RESUMABLE = frozenset(
+  {"data_dir", "download", "epochs", "max_steps", "parallel", "workdir", "checkpoint_seconds"}
+)
+"""Fields that may differ when a run is resumed; any other difference would make it another run."""

@@ -1,0 +1,61 @@
+"""The command-line flags of a run: one for each field of `Config`."""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from absl import flags
+
+from experiments.cli import UsageError
+from experiments.config import Config
+
+
+def define_flags() -> None:
+  """Defines a flag for each field of `Config`, with its default, help and choices."""
+  hints = typing.get_type_hints(Config)
+  for field in dataclasses.fields(Config):
+    name, text = field.name, field.metadata["help"]
+    default: Any = field.default
+    kind = _without_none(hints[name])
+    if field.metadata["choices"]:
+      flags.DEFINE_enum(name, default, field.metadata["choices"], text)
+    elif kind is bool:
+      flags.DEFINE_bool(name, default, text)
+    elif kind is int:
+      flags.DEFINE_integer(name, default, text)
+    elif kind is float:
+      flags.DEFINE_float(name, default, text)
+    elif kind is str:
+      flags.DEFINE_string(name, default, text)
+    else:  # a list flag, so that a later one replaces an earlier one
+      flags.DEFINE_list(name, [str(v) for v in default], text)
+
+
+def config_from_flags() -> Config:
+  """The configuration that the parsed flags ask for.
+
+  Raises:
+    UsageError: Where a value is out of range.
+  """
+  values = {f.name: getattr(flags.FLAGS, f.name) for f in dataclasses.fields(Config)}
+  try:
+    for name, value in values.items():
+      if isinstance(value, list):
+        values[name] = tuple(_integer(name, item) for item in value)
+    return Config(**values)
+  except ValueError as error:
+    raise UsageError(f"--{error}") from error
+
+
+def _integer(name, text):
+  try:
+    return int(text)
+  except ValueError:
+    raise ValueError(f"{name}: expected integers, got {text!r}") from None
+
+
+def _without_none(hint):
+  if isinstance(hint, types.UnionType):
+    return next(part for part in typing.get_args(hint) if part is not types.NoneType)
+  return hint

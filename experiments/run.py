@@ -1,0 +1,139 @@
+"""Trains a network: python -m experiments.run --flagfile=experiments/quickstart.flags.
+
+Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to --workdir and resumes
+what that holds. The last line on stdout is the summary. Exit code 0 for a run that ended, also a
+diverged one; 2 for bad flags or data; 130 or 143 after a clean stop on SIGINT or SIGTERM.
+"""
+
+import contextlib
+import json
+import pathlib
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from cscjax import training
+from cscjax.data import Dataset, load_dataset
+from cscjax.plots import learning_curves
+from experiments import cli, flags
+from experiments.build import Run, build, chance_accuracy
+from experiments.config import Config
+from experiments.progress import create_progress
+from experiments.workdir import open_workdir, write_config, write_json
+
+
+class Signals:
+  """Remembers the first SIGINT or SIGTERM, so that the loop can end cleanly.
+
+  Attributes:
+    received: Its number, 0 while there is none.
+  """
+
+  def __init__(self):
+    self.received = 0
+
+  @contextlib.contextmanager
+  def caught(self) -> Iterator[None]:
+    """Within, SIGINT and SIGTERM are remembered; a second one kills as usual."""
+
+    def remember(number, _):
+      self.received = number
+      signal.signal(number, signal.SIG_DFL)
+
+    old = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+      yield
+    finally:
+      for number, handler in old.items():
+        signal.signal(number, handler)
+
+
+def main() -> int:
+  """Runs what the flags ask for and returns the exit code."""
+  config, signals = flags.config_from_flags(), Signals()
+  with signals.caught(), open_workdir(config) as workdir:
+    dataset = load_dataset(
+      config.dataset,
+      data_dir=config.data_dir,
+      validation_fraction=config.validation_fraction,
+      download=config.download,
+    )
+    run = build(config, dataset)
+    write_config(workdir, config)
+    summary = train(config, run, dataset, workdir, signals)
+    print(json.dumps(summary, allow_nan=False), flush=True)
+  return 128 + signals.received if summary["status"] == "interrupted" else 0
+
+
+def train(
+  config: Config, run: Run, dataset: Dataset, workdir: pathlib.Path, signals: Signals
+) -> dict[str, Any]:
+  """Trains from the last checkpoint of `workdir`, or from the start, and writes its files."""
+  checkpoints = training.Checkpoints(workdir / "checkpoints")
+  restored = checkpoints.restore(run.state)
+  state, seconds = restored if restored else (run.state, 0.0)
+  step = int(state.step)
+  log = training.MetricsLog(workdir / "metrics.jsonl", last_step=step)
+  print(f"{workdir}: step {step} of {run.plan.total_steps}", file=sys.stderr, flush=True)
+  progress = create_progress(step, run.plan.total_steps)
+  outcome = training.fit(
+    training.replicate(run.mesh, state),
+    run.programs,
+    run.plan,
+    log=log,
+    checkpoints=checkpoints,
+    progress=progress,
+    stopped=lambda: signals.received != 0,
+    seconds=seconds,
+  )
+  progress.close()
+  checkpoints.close()
+  summary = summarize(config, run, dataset, outcome, log.rows)
+  title = f"{config.model}, depth {config.depth}, unfolding {config.unfolding}, {config.dataset}"
+  learning_curves(log.rows, title=title).savefig(workdir / "curves.png", dpi=120)
+  write_json(workdir / "summary.json", summary)
+  return summary
+
+
+def summarize(
+  config: Config, run: Run, dataset: Dataset, outcome: training.Outcome, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+  """summary.json: accuracies in 0..1 (null where there was no evaluation), sizes, times, status.
+
+  A run that went through all its epochs and answers no better than chance has diverged, too.
+  """
+  accuracies = {
+    split: [row["accuracy"] for row in rows if row["split"] == split] for split in ("test", "validation")
+  }
+  last = {split: values[-1] if values else None for split, values in accuracies.items()}
+  best = {split: max(values, default=None) for split, values in accuracies.items()}
+  status, step = outcome.status, int(outcome.state.step)
+  complete = status == "ok" and step == config.epochs * run.plan.steps_per_epoch
+  if complete and (last["test"] or 0.0) <= chance_accuracy(dataset.test.labels):
+    status = "diverged"
+  if outcome.status == "diverged":
+    print(f"diverged: the loss of step {int(outcome.state.bad_step)} is not finite", file=sys.stderr)
+  rates = [row["images_per_second"] for row in rows if row["split"] == "train"]
+  rates = [rate for rate in rates if rate is not None]
+  summary = {
+    "status": status,
+    "test_accuracy": last["test"],
+    "best_test_accuracy": best["test"],
+    "parameters": training.parameter_count(outcome.state.params),
+    "epochs": step / run.plan.steps_per_epoch,
+    "steps": step,
+    "seconds": round(outcome.seconds, 3),
+    "images_per_second": round(sum(rates) / len(rates), 1) if rates else None,
+  }
+  if run.plan.split == "validation":
+    summary |= {
+      "validation_accuracy": last["validation"],
+      "best_validation_accuracy": best["validation"],
+    }
+  return summary
+
+
+if __name__ == "__main__":
+  flags.define_flags()
+  cli.run(main)

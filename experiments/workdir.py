@@ -1,0 +1,100 @@
+"""The directory of a run: its lock, its configuration, its summary."""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from experiments.cli import UsageError
+from experiments.config import RESUMABLE, Config
+
+
+@contextlib.contextmanager
+def open_workdir(config: Config) -> Iterator[pathlib.Path]:
+  """Makes the directory of a run and holds its lock, which ends with the process however it ends.
+
+  Raises:
+    UsageError: If it cannot be written, another run holds it, or what it holds is another run's.
+  """
+  stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+  workdir = pathlib.Path(config.workdir or f"runs/{config.dataset}-{config.model}-{stamp}")
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = (workdir / "lock").open("w")
+  except OSError as error:
+    raise UsageError(f"--workdir: cannot write to {workdir}: {error.strerror}") from error
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UsageError(f"--workdir: another run is using {workdir}") from None
+    _check_same_run(workdir, config)
+    yield workdir
+
+
+def write_config(workdir: pathlib.Path, config: Config) -> None:
+  """config.json: all flags, and the versions, revision and device that the run has now."""
+  device = jax.devices()[0]
+  write_json(
+    workdir / "config.json",
+    {
+      "flags": dataclasses.asdict(config),
+      "versions": {
+        "python": platform.python_version(),
+        **{p: importlib.metadata.version(p) for p in ("cscjax", "jax", "jaxlib", "flax", "optax")},
+      },
+      "git_revision": _git_revision(),
+      "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+    },
+  )
+
+
+def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+  """Replaces a JSON file in one step."""
+  scratch = path.with_name(path.name + ".tmp")
+  scratch.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+  os.replace(scratch, path)
+
+
+def _check_same_run(workdir, config):
+  path = workdir / "config.json"
+  if not path.exists():
+    return
+  try:
+    old = json.loads(path.read_text())["flags"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise UsageError(f"--workdir: {path} is not readable ({error}); choose another one") from error
+  new = json.loads(json.dumps(dataclasses.asdict(config)))
+  for name in sorted(new.keys() - RESUMABLE):
+    if old.get(name) != new[name]:
+      raise UsageError(
+        f"--{name}: {workdir} holds a run with {old.get(name)!r}, got {new[name]!r};"
+        " choose another --workdir"
+      )
+
+
+def _git_revision() -> str | None:
+  """The revision of the source, "+" where it has uncommitted changes; None outside a checkout."""
+  here = pathlib.Path(__file__).resolve().parent
+
+  def git(*arguments):
+    return subprocess.run(
+      ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+  try:
+    if pathlib.Path(git("rev-parse", "--show-toplevel")) != here.parent:
+      return None  # installed below somebody else's checkout
+    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+  except (OSError, subprocess.CalledProcessError):
+    return None
