@@ -31,7 +31,7 @@ def in_range(
   name: str, value: Any, low: float, high: float = math.inf, *, low_open: bool = False
 ) -> float:
   """Returns `value` if it is a finite number in [low, high) (or (low, high)), else raises ValueError."""
-  valid = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+  valid = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
   if not valid or value >= high or value < low or (low_open and value == low):
     lower = f"> {low:g}" if low_open else f">= {low:g}"
     upper = "" if math.isinf(high) else f" and < {high:g}"
@@ -48,10 +48,14 @@ def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:
 
 
 def all_at_least(name: str, value: Any, minimum: float, *, open_bound: bool = False) -> None:
-  """Raises ValueError where a concrete leaf of `value` is below `minimum` or NaN; tracers pass."""
+  """Raises ValueError where a concrete leaf is below `minimum` or not finite; tracers pass."""
   for leaf in jax.tree.leaves(value):
     if isinstance(leaf, Tracer):
       continue
-    lowest = np.min(np.asarray(leaf), initial=np.inf)
-    if not (lowest > minimum or (lowest == minimum and not open_bound)):
-      fail(name, leaf, f"values {'>' if open_bound else '>='} {minimum:g}")
+    try:
+      values = np.asarray(leaf).astype(np.float64)
+    except (TypeError, ValueError):
+      fail(name, leaf, "numbers")
+    above = values > minimum if open_bound else values >= minimum
+    if not np.all(above & np.isfinite(values)):
+      fail(name, leaf, f"finite values {'>' if open_bound else '>='} {minimum:g}")

@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from cscjax import checks
+
 Code = Any
 """A code: an array, or a pytree of arrays where a dictionary joins several."""
 
@@ -43,6 +45,19 @@ def join(code: Code) -> jax.Array:
   return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
 
+def check_signal_shape(dictionary: Dictionary, signal_shape: Sequence[int]) -> tuple[int, ...]:
+  """`signal_shape` as a tuple; ValueError where it is not the shape of one signal without batch."""
+  ndim = dictionary.signal_ndim
+  if not isinstance(signal_shape, Sequence) or len(signal_shape) != ndim:
+    checks.fail("signal_shape", signal_shape, f"the {ndim} sizes of one signal, without batch")
+  shape = tuple(checks.positive_int("signal_shape", n) for n in signal_shape)
+  try:
+    jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, jnp.float32))
+  except ValueError as error:
+    raise ValueError(f"signal_shape: {shape} does not fit the dictionary ({error})") from error
+  return shape
+
+
 def to_matrix(dictionary: Dictionary, signal_shape: Sequence[int]) -> jax.Array:
   """The explicit matrix of a dictionary, for small shapes: tests, theory and figures.
 
@@ -54,7 +69,7 @@ def to_matrix(dictionary: Dictionary, signal_shape: Sequence[int]) -> jax.Array:
     [n, p] with D code = matrix @ code for signals and codes flattened in C order (a code that is a
     pytree: its leaves one after the other), n = prod(signal_shape).
   """
-  signal_shape = tuple(signal_shape)
+  signal_shape = check_signal_shape(dictionary, signal_shape)
   size = math.prod(signal_shape)
   dtype = jnp.result_type(*jax.tree.leaves(dictionary))
   signals = jnp.eye(size, dtype=dtype).reshape(size, *signal_shape)

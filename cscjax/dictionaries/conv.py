@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 from flax import struct
 
-from cscjax import ops
+from cscjax import checks, ops
 
 
 class ConvDictionary(struct.PyTreeNode):
@@ -29,6 +29,10 @@ class ConvDictionary(struct.PyTreeNode):
   dilation: int | tuple[int, ...] = struct.field(pytree_node=False, default=1)
   padding: ops.Padding = struct.field(pytree_node=False, default="SAME")
 
+  def __post_init__(self):
+    for name, value in self.geometry.items():
+      object.__setattr__(self, name, _hashable(value))  # static fields are keys of jit's cache
+
   @property
   def signal_ndim(self) -> int:
     """A signal is [H, W, C] or [L, C]."""
@@ -51,13 +55,19 @@ class ConvDictionary(struct.PyTreeNode):
       signal_shape: (..., H, W, C) of the signal, as `x.shape`. Without it the size that fits the
         code exactly: stride * H' for "SAME" and "CIRCULAR".
     """
-    rank = self.filters.ndim - 2
+    rank, channels = self.filters.ndim - 2, self.filters.shape[-2]
     if signal_shape is None:
       spatial = ops.synthesis_shape(self.filters, code.shape[-rank - 1 : -1], **self.geometry)
     else:
+      if len(signal_shape) <= rank or signal_shape[-1] != channels:
+        checks.fail("signal_shape", tuple(signal_shape), f"(..., spatial sizes, {channels})")
       spatial = tuple(signal_shape)[-rank - 1 : -1]
     return ops.conv_adjoint(code, self.filters, spatial, **self.geometry)
 
   def residual(self, code: jax.Array, x: jax.Array) -> jax.Array:
     """D code - x: [..., H, W, C]."""
     return self.synthesis(code, x.shape) - x
+
+
+def _hashable(value):
+  return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value

@@ -37,14 +37,27 @@ class IdentityAugmented(struct.PyTreeNode):
     self, code: tuple[jax.Array, jax.Array], signal_shape: Sequence[int] | None = None
   ) -> jax.Array:
     """D (a, z) = a + F^T z."""
-    kept, new = code
-    return kept + self.conv.synthesis(new, kept.shape if signal_shape is None else signal_shape)
+    kept, new = self._parts(code)
+    rebuilt = self.conv.synthesis(new, kept.shape if signal_shape is None else signal_shape)
+    _check_kept(kept, rebuilt)
+    return kept + rebuilt
 
   def residual(self, code: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
     """(a - x) + F^T z, in this order: a is close to x, and in bfloat16 (a + F^T z) - x cancels.
 
     Where `a` is the array `x` itself, as after layered thresholding, it is F^T z at no further cost.
     """
-    kept, new = code
+    kept, new = self._parts(code)
     rebuilt = self.conv.synthesis(new, x.shape)
+    _check_kept(kept, rebuilt)
     return rebuilt if kept is x else (kept - x) + rebuilt
+
+  def _parts(self, code):
+    if not isinstance(code, tuple) or len(code) != 2:
+      checks.fail("code", type(code).__name__, "a pair (a, z)")
+    return code
+
+
+def _check_kept(kept, rebuilt):
+  if kept.shape != rebuilt.shape:
+    checks.fail("code", f"a of shape {kept.shape}", f"a of the signal's shape {rebuilt.shape}")

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from cscjax.dictionaries.base import Dictionary
+from cscjax import checks
+from cscjax.dictionaries.base import Dictionary, check_signal_shape
 from cscjax.dictionaries.conv import ConvDictionary
 from cscjax.dictionaries.identity import IdentityAugmented
 from cscjax.dictionaries.matrix import MatrixDictionary
@@ -33,16 +34,28 @@ def lipschitz(
     key: Random start of the power method; jax.random.key(0) if None.
 
   Returns:
-    A scalar.
+    A scalar of the dictionary's floating type, computed in float32 at least.
+
+  Raises:
+    ValueError: If `signal_shape` does not fit the dictionary or `iterations` is below 1.
   """
+  shape = check_signal_shape(dictionary, signal_shape)
+  checks.positive_int("iterations", iterations)
+  dtype = jnp.result_type(float, *jax.tree.leaves(dictionary))
+  precise = jnp.promote_types(dtype, jnp.float32)
+  dictionary = jax.tree.map(lambda leaf: jnp.asarray(leaf, precise), dictionary)
+  return _lipschitz(dictionary, shape, iterations, key).astype(dtype)
+
+
+def _lipschitz(dictionary, shape, iterations, key):
   if isinstance(dictionary, IdentityAugmented):
-    return 1 + lipschitz(dictionary.conv, signal_shape, iterations=iterations, key=key)
+    return 1 + _lipschitz(dictionary.conv, shape, iterations, key)
   if isinstance(dictionary, MatrixDictionary):
     return jnp.linalg.norm(dictionary.atoms, ord=2) ** 2
   if isinstance(dictionary, ConvDictionary) and _is_circulant(dictionary):
-    return _circulant_lipschitz(dictionary, tuple(signal_shape)[:-1])
+    return _circulant_lipschitz(dictionary, shape[:-1])
   dtype = jnp.result_type(*jax.tree.leaves(dictionary))
-  start = jax.random.normal(jax.random.key(0) if key is None else key, tuple(signal_shape), dtype)
+  start = jax.random.normal(jax.random.key(0) if key is None else key, shape, dtype)
 
   def frame(x):
     return dictionary.synthesis(dictionary.analysis(x), x.shape)

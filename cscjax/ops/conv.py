@@ -1,11 +1,11 @@
 """The analysis convolution of a dictionary and its exact adjoint, in one or two dimensions.
 
-The only file that calls `lax.conv_general_dilated`. Arrays are [..., spatial..., channels], filters
-[kernel..., C, m] (HWIO in two dimensions); the number of kernel axes tells the number of spatial axes,
-all axes before them are batch.
+Arrays are [..., spatial..., channels], filters [kernel..., C, m] (HWIO in two dimensions); the number
+of kernel axes tells the number of spatial axes, all axes before them are batch.
 """
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from cscjax import checks
+from cscjax.ops import conv_primitives
 
 Padding = Literal["SAME", "CIRCULAR", "VALID"] | Sequence[tuple[int, int]]
 """Zeros ("SAME"), wrapped around ("CIRCULAR"), none ("VALID"), or explicit zeros (low, high) an axis."""
-
-_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 
 
 def conv(
@@ -85,7 +84,7 @@ def conv_adjoint(
     checks.fail(
       "code", tuple(code.shape), f"spatial shape {expected} for a signal of {tuple(signal_shape)}"
     )
-  dtype = jnp.result_type(code, filters)
+  dtype = jnp.result_type(float, code, filters)
   signal = jax.ShapeDtypeStruct((*batch, *signal_shape, filters.shape[-2]), dtype)
   filters = filters.astype(dtype)
   transpose = jax.linear_transpose(lambda x: _conv(x, filters, *geometry), signal)
@@ -114,6 +113,8 @@ def synthesis_shape(
 ) -> tuple[int, ...]:
   """Smallest common signal size for a code: stride * H' where padded to size, else what fits exactly."""
   strides, dilations, pads = _geometry(filters, stride, dilation, padding)
+  if len(code_shape) != len(strides):
+    checks.fail("code_shape", tuple(code_shape), f"{len(strides)} spatial sizes")
   if isinstance(pads, str) and pads != "VALID":
     return tuple(n * s for n, s in zip(code_shape, strides, strict=True))
   pads = ((0, 0),) * len(strides) if isinstance(pads, str) else pads
@@ -129,26 +130,25 @@ def _conv(x, filters, strides, dilations, padding):
   rank = filters.ndim - 2
   batch, spatial = x.shape[: x.ndim - rank - 1], x.shape[x.ndim - rank - 1 : -1]
   _analysis_shape(filters, spatial, strides, dilations, padding)  # raises where nothing is left
-  dtype = jnp.result_type(x, filters)
+  dtype = jnp.result_type(float, x, filters)
   x = x.astype(dtype).reshape(math.prod(batch), *spatial, x.shape[-1])
   if padding == "CIRCULAR":
     wrap = [((span - 1) // 2, span // 2) for span in _spans(filters, dilations)]
     x = jnp.pad(x, [(0, 0), *wrap, (0, 0)], mode="wrap")
     padding = "VALID"
-  out = lax.conv_general_dilated(
-    x,
-    filters.astype(dtype),
-    window_strides=strides,
-    padding=padding,
-    rhs_dilation=dilations,
-    dimension_numbers=_LAYOUTS[rank],
-  )
+  if isinstance(padding, str):
+    pads = tuple(lax.padtype_to_pads(x.shape[1:-1], _spans(filters, dilations), strides, padding))
+  else:
+    pads = padding
+  out = conv_primitives.conv(x, filters.astype(dtype), strides=strides, dilations=dilations, pads=pads)
   return out.reshape(*batch, *out.shape[1:])
 
 
 def _analysis_shape(filters, signal_shape, strides, dilations, padding):
   if len(signal_shape) != len(strides):
     checks.fail("signal_shape", tuple(signal_shape), f"{len(strides)} spatial sizes")
+  if min(signal_shape) < 1:
+    checks.fail("signal_shape", tuple(signal_shape), "spatial sizes >= 1")
   if isinstance(padding, str) and padding != "VALID":
     shape = tuple(-(-n // s) for n, s in zip(signal_shape, strides, strict=True))
   else:
@@ -176,7 +176,7 @@ def _spans(filters, dilations):
 def _geometry(filters, stride, dilation, padding):
   """Checked (strides, dilations, padding) with one entry an axis."""
   rank = filters.ndim - 2
-  if rank not in _LAYOUTS:
+  if rank not in (1, 2):
     checks.fail("filters", tuple(filters.shape), "[kh, kw, C, m], or [k, C, m] for 1-D signals")
   if min(filters.shape) < 1:
     checks.fail("filters", tuple(filters.shape), "no empty axis")
@@ -185,14 +185,18 @@ def _geometry(filters, stride, dilation, padding):
   if isinstance(padding, str):
     checks.one_of("padding", padding, ("SAME", "CIRCULAR", "VALID"))
     return strides, dilations, padding
-  pads = tuple(tuple(pair) for pair in padding)
-  if len(pads) != rank or any(len(p) != 2 or min(p) < 0 for p in pads):
-    checks.fail("padding", padding, f"{rank} pairs (low, high) of integers >= 0")
+  expected = f"SAME, CIRCULAR, VALID or {rank} pairs (low, high) of integers >= 0"
+  try:
+    pads = tuple((low, high) for low, high in padding)
+  except (TypeError, ValueError):
+    checks.fail("padding", padding, expected)
+  if len(pads) != rank or not all(isinstance(n, numbers.Integral) and n >= 0 for p in pads for n in p):
+    checks.fail("padding", padding, expected)
   return strides, dilations, pads
 
 
 def _per_axis(name, value, rank):
-  values = (value,) * rank if isinstance(value, int) else tuple(value)
+  values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
   if len(values) != rank:
     checks.fail(name, value, f"one integer >= 1, or {rank} of them")
   return tuple(checks.positive_int(name, v) for v in values)

@@ -1,18 +1,20 @@
 """Layered thresholding: the forward pass of a CNN as a pursuit."""
 
+import math
 from collections.abc import Sequence
 
 import jax
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, join, lipschitz
+from cscjax.dictionaries import Code, Dictionary, join
 from cscjax.ops import nonnegative_soft_threshold, soft_threshold
+from cscjax.solvers.arguments import as_signal, as_step, per_part
 
 
 def layered_thresholding(
   dictionaries: Sequence[Dictionary],
-  x: jax.Array,
+  x: ArrayLike,
   betas: Sequence[ArrayLike],
   *,
   steps: Sequence[ArrayLike] | None = None,
@@ -29,15 +31,17 @@ def layered_thresholding(
   Args:
     dictionaries: D_1 ... D_k, the first for signals shaped like `x`.
     x: Signals, batch axes first.
-    betas: One a layer; for a code of several parts a tuple, one for each part, or one for all.
-    steps: One a layer, 1/L each by `lipschitz` if None.
+    betas: One a layer, >= 0 with the signed threshold (the bias of a ReLU is free); for a code of
+      several parts a tuple, one for each part, or one for all.
+    steps: One a layer, > 0; 1/L each by `lipschitz` if None (no gradient flows through it).
     nonnegative: Whether to use S^+ (ReLU) or the signed soft threshold.
 
   Returns:
     The codes of all layers.
 
   Raises:
-    ValueError: If the numbers of dictionaries, betas and steps differ, or shapes do not fit.
+    ValueError: If the numbers of dictionaries, betas and steps differ, a value is out of range, or
+      shapes do not fit.
   """
   shrink = nonnegative_soft_threshold if nonnegative else soft_threshold
   for name, values in (("betas", betas), ("steps", steps)):
@@ -45,10 +49,11 @@ def layered_thresholding(
       checks.fail(name, len(values), f"one for each of {len(dictionaries)} dictionaries")
   codes = []
   for i, dictionary in enumerate(dictionaries):
-    shape = x.shape[x.ndim - dictionary.signal_ndim :]
-    step = 1 / lipschitz(dictionary, shape) if steps is None else steps[i]
+    x = as_signal(dictionary, x)
+    checks.all_at_least("betas", betas[i], -math.inf if nonnegative else 0)
+    step = as_step("steps", None if steps is None else steps[i], dictionary, x)
     code = jax.tree.map(lambda c, step=step: step * c, dictionary.analysis(x))
-    beta = betas[i] if isinstance(betas[i], tuple) else jax.tree.map(lambda _, i=i: betas[i], code)
+    beta = per_part("betas", betas[i], code)
     code = jax.tree.map(lambda c, b, step=step: shrink(c, b * step), code, beta)
     codes.append(code)
     x = join(code)

@@ -8,8 +8,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, lipschitz
+from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import nonnegative_soft_threshold, soft_threshold
+from cscjax.solvers.arguments import as_signal, as_step, per_part
 from cscjax.solvers.steps import extrapolate, momentum, proximal_gradient_step
 
 
@@ -57,7 +58,8 @@ def ista(
     beta: Penalty >= 0: a scalar, per channel [m], or whatever broadcasts against the code. A code of
       several parts takes one for all or one for each part.
     iterations: How many, >= 0.
-    step: > 0, and < 2/L to converge; 1/L by `lipschitz` if None.
+    step: A scalar > 0, and < 2/L to converge; 1/L by `lipschitz` if None (no gradient flows through
+      it).
     nonnegative: Whether the code is constrained to be >= 0 (eq. 2).
     init: Code to start from; 0 if None.
 
@@ -95,20 +97,17 @@ def fista(
 
 
 def _solve(dictionary, x, beta, iterations, step, nonnegative, init, accelerate):
-  x = _as_floating(x, dictionary)
+  x = as_signal(dictionary, x)
   checks.int_at_least("iterations", iterations, 0)
   checks.all_at_least("beta", beta, 0)
   signal_ndim = dictionary.signal_ndim
-  if step is None:
-    step = 1 / lax.stop_gradient(lipschitz(dictionary, x.shape[x.ndim - signal_ndim :]))
-  else:
-    checks.all_at_least("step", step, 0, open_bound=True)
+  step = as_step("step", step, dictionary, x)
   code = _initial_code(dictionary, x, init)
-  beta = _per_part(beta, code)
+  beta = per_part("beta", beta, code)
   shrink = nonnegative_soft_threshold if nonnegative else soft_threshold
 
   def prox(point):
-    return jax.tree.map(lambda p, b: shrink(p, b * step).astype(p.dtype), point, beta)
+    return jax.tree.map(lambda p, b: shrink(p, b * step), point, beta)
 
   def objective(code, rebuilt):
     batch = x.ndim - signal_ndim
@@ -118,8 +117,9 @@ def _solve(dictionary, x, beta, iterations, step, nonnegative, init, accelerate)
   def body(state, _):
     point, rebuilt = state.code, state.rebuilt
     if accelerate:
-      point = extrapolate(point, state.previous, state.weight)
-      rebuilt = extrapolate(rebuilt, state.previous_rebuilt, state.weight)
+      weight = state.weight.astype(x.dtype)
+      point = extrapolate(point, state.previous, weight)
+      rebuilt = extrapolate(rebuilt, state.previous_rebuilt, weight)
     code = proximal_gradient_step(dictionary, point, rebuilt - x, step, prox)
     rebuilt = dictionary.synthesis(code, x.shape)
     t, weight = momentum(state.t)
@@ -127,19 +127,9 @@ def _solve(dictionary, x, beta, iterations, step, nonnegative, init, accelerate)
     return state, objective(code, rebuilt)
 
   rebuilt = jnp.zeros_like(x) if init is None else dictionary.synthesis(code, x.shape)
-  one = jnp.ones((), x.dtype)
+  one = jnp.ones((), jnp.promote_types(x.dtype, jnp.float32))  # t^2 overflows in half precision
   state, trace = lax.scan(body, _State(code, rebuilt, code, rebuilt, one, 0 * one), length=iterations)
-  return SolverResult(
-    state.code, jnp.concatenate([objective(code, rebuilt)[None], trace.astype(x.dtype)])
-  )
-
-
-def _as_floating(x, dictionary):
-  """`x` in the floating type of signal and dictionary together, with enough axes."""
-  x = jnp.asarray(x)
-  if x.ndim < dictionary.signal_ndim:
-    checks.fail("x", x.shape, f"at least {dictionary.signal_ndim} axes")
-  return x.astype(jnp.result_type(x, *jax.tree.leaves(dictionary)))
+  return SolverResult(state.code, jnp.concatenate([objective(code, rebuilt)[None], trace]))
 
 
 def _initial_code(dictionary, x, init):
@@ -153,15 +143,6 @@ def _initial_code(dictionary, x, init):
     if jnp.shape(part) != shape.shape:
       checks.fail("init", jnp.shape(part), f"a code of shape {shape.shape}")
   return jax.tree.map(lambda part, s: jnp.asarray(part, s.dtype), init, shapes)
-
-
-def _per_part(beta, code):
-  """One penalty for each part of the code."""
-  if jax.tree.structure(beta) == jax.tree.structure(code):
-    return beta
-  if not jax.tree_util.all_leaves([beta]):
-    checks.fail("beta", jax.tree.structure(beta), f"a scalar or {jax.tree.structure(code)}")
-  return jax.tree.map(lambda _: beta, code)
 
 
 def _sum(array, batch):

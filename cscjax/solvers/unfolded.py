@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 from jax.typing import ArrayLike
 
+from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.solvers.steps import Prox, extrapolate, momentum, proximal_gradient_step
 
@@ -34,7 +35,12 @@ def unfolded_pursuit(
 
   Returns:
     The code.
+
+  Raises:
+    ValueError: If there is no proximal operator, or shapes do not fit.
   """
+  if not proxes:
+    checks.fail("proxes", proxes, "at least one")
   code = proxes[0](dictionary.analysis(x))
   previous, t = code, 1.0
   for prox in proxes[1:]:

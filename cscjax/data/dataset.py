@@ -1,0 +1,142 @@
+"""What a labelled data set is: two or three splits in host memory and their channel statistics."""
+
+import dataclasses
+
+import numpy as np
+
+from cscjax import checks
+
+# Fixed, so that runs with different seeds are validated on the same examples.
+_VALIDATION_SEED = 0
+# 512 * 255^2 fits in uint32, so sums over this many images are exact.
+_ROWS = 512
+
+
+class DataError(ValueError):
+  """Data that is missing, damaged or unreadable; the message is one line that says what to do."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+  """One labelled split.
+
+  Attributes:
+    images: uint8 [N, H, W, C] in 0..255, or float32 signals [N, L, C].
+    labels: int32 [N].
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """A data set for classification.
+
+  Attributes:
+    name: One of `DATASETS`, for messages.
+    num_classes: Labels are in 0..num_classes - 1.
+    train: What is trained on, without the validation examples.
+    test: Never trained on, never touched by `validation_fraction`.
+    validation: Taken out of the original train split; None if none was asked for.
+    mean: float32 [C], per channel over `train`, of uint8 images scaled to 0..1 and of signals as
+      they are.
+    std: float32 [C], likewise; 1 where a channel is constant, so it can be divided by.
+  """
+
+  name: str
+  num_classes: int
+  train: Split
+  test: Split
+  validation: Split | None
+  mean: np.ndarray
+  std: np.ndarray
+
+  @property
+  def example_shape(self) -> tuple[int, ...]:
+    """The shape of one example: (H, W, C) or (L, C)."""
+    return self.train.images.shape[1:]
+
+
+def make_dataset(
+  name: str, num_classes: int, train: Split, test: Split, validation_fraction: float = 0.0
+) -> Dataset:
+  """Returns the `Dataset` of two splits, with a validation split taken out of `train`.
+
+  Args:
+    name: For messages.
+    num_classes: How many classes there are.
+    train: The whole train split.
+    test: The test split.
+    validation_fraction: In [0, 1), the share of `train` that becomes `validation`: always the same
+      examples for the same fraction and train split.
+
+  Raises:
+    DataError: A split is empty, misshapen or has a label out of range.
+    ValueError: `validation_fraction` leaves `validation` or `train` empty.
+  """
+  check_split(f"{name} train", train, num_classes)
+  check_split(f"{name} test", test, num_classes)
+  train, validation = _take_validation(train, validation_fraction)
+  mean, std = _channel_statistics(train.images)
+  return Dataset(name, num_classes, train, test, validation, mean, std)
+
+
+def check_split(what: str, split: Split, num_classes: int) -> None:
+  """Raises DataError, beginning with `what`, unless `split` is one that can be trained on."""
+  images, labels = split.images, split.labels
+  if images.ndim < 3 or images.dtype not in (np.uint8, np.float32):
+    raise DataError(
+      f"{what}: expected uint8 or float32 images [N, ..., C], got {images.dtype} {images.shape}"
+    )
+  if labels.dtype != np.int32 or labels.shape != (len(images),):
+    raise DataError(f"{what}: expected int32 labels [{len(images)}], got {labels.dtype} {labels.shape}")
+  if images.size == 0:
+    raise DataError(f"{what}: expected at least one example, got images {images.shape}")
+  if labels.min() < 0 or labels.max() >= num_classes:
+    raise DataError(
+      f"{what}: expected labels in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}"
+    )
+
+
+def _take_validation(train: Split, fraction: float) -> tuple[Split, Split | None]:
+  """Returns (what is left of `train`, the validation split or None)."""
+  checks.in_range("validation_fraction", fraction, 0.0, 1.0)
+  if fraction == 0:
+    return train, None
+  count = round(fraction * len(train))
+  if not 0 < count < len(train):
+    checks.fail(
+      "validation_fraction", fraction, f"0 or a share that splits {len(train)} examples in two"
+    )
+  order = np.random.default_rng(_VALIDATION_SEED).permutation(len(train))
+  taken, left = np.sort(order[:count]), np.sort(order[count:])
+  return (
+    Split(train.images[left], train.labels[left]),
+    Split(train.images[taken], train.labels[taken]),
+  )
+
+
+def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns (mean, std), float32 [C]; see `Dataset`."""
+  channels = images.shape[-1]
+  if images.dtype == np.uint8:
+    rows = images.reshape(len(images), -1)
+    total = np.zeros(rows.shape[1], np.uint64)
+    squares = np.zeros(rows.shape[1], np.uint64)
+    for start in range(0, len(rows), _ROWS):
+      values = rows[start : start + _ROWS].astype(np.uint32)
+      total += values.sum(axis=0, dtype=np.uint32)
+      squares += (values * values).sum(axis=0, dtype=np.uint32)
+    count = images.size // channels
+    mean = total.reshape(-1, channels).sum(axis=0) / count
+    variance = squares.reshape(-1, channels).sum(axis=0) / count - mean**2
+    mean, std = mean / 255, np.sqrt(np.maximum(variance, 0)) / 255
+  else:
+    values = images.reshape(-1, channels).astype(np.float64)
+    mean, std = values.mean(axis=0), values.std(axis=0)
+  std = std.astype(np.float32)
+  return mean.astype(np.float32), np.where(std > 0, std, np.float32(1))

@@ -1,0 +1,53 @@
+"""What the solvers make of their arguments: one floating type, one penalty for each part of a code."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+
+from cscjax import checks
+from cscjax.dictionaries import Code, Dictionary, lipschitz
+
+
+def as_signal(dictionary: Dictionary, x: ArrayLike) -> jax.Array:
+  """`x` in the floating type of signal and dictionary together (integers are converted)."""
+  if not isinstance(dictionary, Dictionary):
+    checks.fail("dictionary", type(dictionary).__name__, "a Dictionary (MatrixDictionary(atoms), ...)")
+  x = jnp.asarray(x)
+  if x.ndim < dictionary.signal_ndim:
+    checks.fail("x", x.shape, f"at least {dictionary.signal_ndim} axes")
+  return x.astype(jnp.result_type(float, x, *jax.tree.leaves(dictionary)))
+
+
+def as_step(name: str, step: ArrayLike | None, dictionary: Dictionary, x: jax.Array) -> jax.Array:
+  """A positive scalar step in the type of `x`; 1/L if None, without a gradient (1 where D = 0)."""
+  if step is None:
+    bound = lax.stop_gradient(lipschitz(dictionary, x.shape[x.ndim - dictionary.signal_ndim :]))
+    step = 1 / jnp.where(bound > 0, bound, 1)
+  else:
+    checks.all_at_least(name, step, 0, open_bound=True)
+    if jnp.ndim(step) != 0:
+      checks.fail(name, jnp.shape(step), "a scalar")
+  return jnp.asarray(step, x.dtype)
+
+
+def per_part(name: str, values: Any, code: Code) -> Any:
+  """An array for each part of the code, of its type, from values of its structure or one for all."""
+  structure = jax.tree.structure(code)
+  if jax.tree.structure(values) != structure:
+    if not jax.tree_util.all_leaves([values]):
+      checks.fail(name, jax.tree.structure(values), f"one array, or one for each part of {structure}")
+    values = jax.tree.map(lambda _: values, code)
+
+  def fit(value, part):
+    value = jnp.asarray(value, part.dtype)
+    trailing = part.shape[max(part.ndim - value.ndim, 0) :]
+    if len(trailing) != value.ndim or any(
+      v not in (1, p) for v, p in zip(value.shape, trailing, strict=True)
+    ):
+      checks.fail(name, value.shape, f"a shape that broadcasts to the code's {part.shape}")
+    return value
+
+  return jax.tree.map(fit, values, code)

@@ -1,0 +1,50 @@
+"""What all commands share: flags, and errors of the user as one line and exit code 2."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+
+from cscjax.data import DataError
+
+
+class UsageError(Exception):
+  """The command cannot do what it was asked to; the message says why."""
+
+
+def run(main: Callable[[], int | None]) -> None:
+  """Parses the flags, runs `main()` and exits with what it returns (None is 0).
+
+  Bad flags, positional arguments, `UsageError` and `DataError` end in one line on stderr and exit
+  code 2. Every other exception is a bug and keeps its traceback. Log messages below WARNING are
+  shown only with --verbosity=0 or more.
+  """
+  app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.Error as error:
+    _fail(error)
+  if flags.FLAGS["verbosity"].using_default_value:
+    # absl's default would show the libraries' INFO messages.
+    flags.FLAGS.verbosity = logging.WARNING
+  if len(rest) > 1:
+    _fail(UsageError(f"unexpected argument: {' '.join(rest[1:])}"))
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
+  return rest
+
+
+def _guarded(main: Callable[[], int | None]) -> int | None:
+  try:
+    return main()
+  except (UsageError, DataError) as error:
+    _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+  print("error:", " ".join(str(error).split()), file=sys.stderr)
+  sys.exit(2)

@@ -1,0 +1,241 @@
+import errno
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from cscjax.data import DataError, Split, load_dataset
+from cscjax.data.cache import cache_folder, read_cache, write_cache
+
+
+@pytest.fixture
+def cached(tiny, tmp_path):
+  write_cache(tmp_path, "cifar10", tiny["train"], tiny["test"])
+  return tmp_path
+
+
+def assert_same(found, expected):
+  for split, key in zip(found, ("train", "test"), strict=True):
+    np.testing.assert_array_equal(split.images, expected[key].images)
+    np.testing.assert_array_equal(split.labels, expected[key].labels)
+    assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+
+
+def test_round_trip_is_bit_for_bit(cached, tiny):
+  assert_same(read_cache(cached, "cifar10"), tiny)
+  names = ["meta.json"] + [f"{k}_{a}.npy" for k in ("test", "train") for a in ("images", "labels")]
+  folder = cached / "cscjax_cache" / "cifar10"
+  assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+  assert os.listdir(folder.parent) == ["cifar10"]
+  np.testing.assert_array_equal(
+    np.load(folder / "train_images.npy", allow_pickle=False), tiny["train"].images
+  )
+
+
+def test_no_cache_is_none(tmp_path):
+  assert read_cache(tmp_path, "cifar10") is None
+
+
+def edit_meta(change):
+  def damage(folder):
+    path = folder / "meta.json"
+    meta = json.loads(path.read_text())
+    change(meta)
+    path.write_text(json.dumps(meta))
+
+  return damage
+
+
+def cut(name, size):
+  return lambda folder: os.truncate(folder / name, size)
+
+
+def flip(name, position):
+  def damage(folder):
+    content = bytearray((folder / name).read_bytes())
+    content[position] ^= 1
+    (folder / name).write_bytes(content)
+
+  return damage
+
+
+def swap_in(name, array, allow_pickle=False):
+  """Replaces an array and its checksum: only the look at its content can tell."""
+
+  def damage(folder):
+    import hashlib
+
+    np.save(folder / name, array, allow_pickle=allow_pickle)
+    content = (folder / name).read_bytes()
+    entry = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    edit_meta(lambda meta: meta["arrays"][name[:-4]].update(entry))(folder)
+
+  return damage
+
+
+class Boom:
+  def __reduce__(self):
+    return (pytest.fail, ("a pickle was read",))
+
+
+DAMAGES = {
+  "short images": (cut("train_images.npy", 5000), "train_images.npy"),
+  "empty labels": (cut("test_labels.npy", 0), "test_labels.npy"),
+  "flipped bit in an image": (flip("train_images.npy", -1), "train_images.npy"),
+  "flipped bit in a header": (flip("test_images.npy", 30), "test_images.npy"),
+  "flipped bit in a label": (flip("train_labels.npy", 128), "train_labels.npy"),
+  "file gone": (lambda folder: (folder / "test_images.npy").unlink(), "test_images.npy"),
+  "meta.json gone": (lambda folder: (folder / "meta.json").unlink(), "meta.json"),
+  "meta.json empty": (cut("meta.json", 0), "meta.json"),
+  "meta.json cut": (cut("meta.json", 100), "meta.json"),
+  "meta.json a list": (lambda folder: (folder / "meta.json").write_text("[]"), "meta.json"),
+  "meta.json not text": (lambda f: (f / "meta.json").write_bytes(b"\xff\xfe{"), "meta.json"),
+  "another data set": (edit_meta(lambda meta: meta.update(name="cifar100")), "meta.json"),
+  "another format": (edit_meta(lambda meta: meta.update(format=0)), "meta.json"),
+  "no checksum": (edit_meta(lambda m: m["arrays"]["train_labels"].pop("sha256")), "meta.json"),
+  "shape in meta.json": (
+    edit_meta(lambda meta: meta["arrays"]["train_images"].update(shape=[1, 2])),
+    "train_images.npy",
+  ),
+  "dtype in meta.json": (
+    edit_meta(lambda meta: meta["arrays"]["train_labels"].update(dtype="int64")),
+    "train_labels.npy",
+  ),
+  "fewer labels": (swap_in("test_labels.npy", np.zeros(11, np.int64)), "test_labels.npy"),
+  "a pickle": (swap_in("test_labels.npy", np.array([Boom()] * 11), True), "test_labels.npy"),
+}
+
+
+@pytest.mark.parametrize(("damage", "bad_file"), DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_named_and_never_used(cached, damage, bad_file):
+  damage(cache_folder(cached, "cifar10"))
+  with pytest.raises(DataError) as error:
+    read_cache(cached, "cifar10")
+  assert str(error.value).startswith(f"{cache_folder(cached, 'cifar10') / bad_file}: ")
+  assert "\n" not in str(error.value)
+  with pytest.raises(DataError, match=bad_file) as error:
+    load_dataset("cifar10", data_dir=cached, download=False)
+  assert "prepare_data" in str(error.value)
+
+
+def test_a_pickle_would_have_been_noticed():
+  with pytest.raises(pytest.fail.Exception):
+    pickle.loads(pickle.dumps(Boom()))
+
+
+@pytest.mark.parametrize("what", ["label", "shape"])
+def test_what_cannot_be_the_data_set_is_refused(tmp_path, tiny, what):
+  labels, images = tiny["test"].labels.copy(), tiny["test"].images
+  if what == "label":
+    labels[3] = 10
+  else:
+    images = images[:, :16]
+  write_cache(tmp_path, "cifar10", tiny["train"], Split(images, labels))
+  with pytest.raises(DataError, match=r"test_\*\.npy: expected"):
+    read_cache(tmp_path, "cifar10")
+
+
+@pytest.mark.parametrize("name", ["short images", "file gone", "meta.json cut", "fewer labels"])
+def test_damage_is_rebuilt_from_prepared_data(prepared, caplog, name):
+  whole = load_dataset("cifar10", data_dir=prepared, download=False)
+  damage, bad_file = DAMAGES[name]
+  damage(cache_folder(prepared, "cifar10"))
+  with caplog.at_level(logging.WARNING):
+    again = load_dataset("cifar10", data_dir=prepared, download=False)
+  (record,) = caplog.records
+  assert bad_file in record.getMessage()
+  assert "\n" not in record.getMessage()
+  np.testing.assert_array_equal(again.train.images, whole.train.images)
+  assert read_cache(prepared, "cifar10") is not None
+  assert os.listdir(prepared / "cscjax_cache") == ["cifar10"]
+
+
+def test_an_existing_cache_is_replaced(cached, tiny):
+  swapped = {"train": tiny["test"], "test": tiny["train"]}
+  write_cache(cached, "cifar10", swapped["train"], swapped["test"])
+  assert_same(read_cache(cached, "cifar10"), swapped)
+  assert os.listdir(cached / "cscjax_cache") == ["cifar10"]
+
+
+CRASH = """
+import os, sys
+import numpy as np
+from cscjax.data import Split
+from cscjax.data.cache import write_cache
+count = int(sys.argv[2])
+def crash(*args, calls=[]):
+  calls.append(1)
+  if len(calls) == count:
+    os._exit(9)
+os.fsync = crash
+split = Split(np.ones((5, 32, 32, 3), np.uint8), np.ones(5, np.int32))
+write_cache(__import__("pathlib").Path(sys.argv[1]), "cifar10", split, split)
+"""
+
+
+@pytest.mark.parametrize("count", [1, 5])  # in the first array, in meta.json
+def test_a_crash_while_writing_leaves_nothing_that_looks_whole(tmp_path, tiny, count):
+  command = [sys.executable, "-c", CRASH, str(tmp_path), str(count)]
+  assert subprocess.run(command, check=False).returncode == 9
+  assert read_cache(tmp_path, "cifar10") is None
+  (left,) = (tmp_path / "cscjax_cache").iterdir()
+  assert left.name.startswith(".")
+  write_cache(tmp_path, "cifar10", tiny["train"], tiny["test"])
+  assert left.exists()  # another process might still be writing it
+  os.utime(left, (1, 1))
+  write_cache(tmp_path, "cifar10", tiny["train"], tiny["test"])
+  assert os.listdir(tmp_path / "cscjax_cache") == ["cifar10"]
+  assert_same(read_cache(tmp_path, "cifar10"), tiny)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_crash_does_not_touch_the_cache_that_was_there(cached, tiny, count):
+  command = [sys.executable, "-c", CRASH, str(cached), str(count)]
+  assert subprocess.run(command, check=False).returncode == 9
+  assert_same(read_cache(cached, "cifar10"), tiny)
+
+
+def test_writers_at_once_leave_one_whole_cache(tmp_path, tiny):
+  errors = []
+
+  def write():
+    try:
+      for _ in range(20):
+        write_cache(tmp_path, "cifar10", tiny["train"], tiny["test"])
+    except BaseException as error:
+      errors.append(error)
+
+  threads = [threading.Thread(target=write) for _ in range(4)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert not errors
+  assert_same(read_cache(tmp_path, "cifar10"), tiny)
+  assert os.listdir(tmp_path / "cscjax_cache") == ["cifar10"]
+
+
+def test_full_disk_is_a_warning(prepared, tiny, monkeypatch, caplog):
+  def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(os, "fsync", full)
+  data = load_dataset("cifar10", data_dir=prepared, download=False)
+  assert len(data.train) == len(tiny["train"])
+  (record,) = caplog.records
+  assert "No space left on device" in record.getMessage()
+  assert os.listdir(prepared / "cscjax_cache") == []
+
+
+def test_unwritable_directory_is_a_warning(prepared, tiny, caplog):
+  (prepared / "cscjax_cache").write_text("in the way")
+  data = load_dataset("cifar10", data_dir=prepared, download=False)
+  assert len(data.train) == len(tiny["train"])
+  (record,) = caplog.records
+  assert str(cache_folder(prepared, "cifar10")) in record.getMessage()

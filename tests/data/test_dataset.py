@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+
+from cscjax.data import DataError, Split, load_dataset
+from cscjax.data.dataset import make_dataset
+
+
+def make(count, shape=(4, 5, 3), seed=0, dtype=np.uint8):
+  rng = np.random.default_rng(seed)
+  images = rng.integers(0, 256, (count, *shape)).astype(dtype)
+  images.reshape(count, -1)[:, 0] = np.arange(count) % 256  # tells the examples apart
+  return Split(images, rng.integers(0, 3, count).astype(np.int32))
+
+
+@pytest.mark.parametrize("count", [7, 512, 1300])
+def test_statistics_of_images_are_those_of_float64(count):
+  train = make(count)
+  data = make_dataset("d", 3, train, make(5, seed=1))
+  scaled = train.images.astype(np.float64) / 255
+  np.testing.assert_allclose(data.mean, scaled.mean((0, 1, 2)), rtol=1e-7)
+  np.testing.assert_allclose(data.std, scaled.std((0, 1, 2)), rtol=1e-6)
+  assert data.mean.dtype == data.std.dtype == np.float32
+  assert data.example_shape == (4, 5, 3)
+  assert data.validation is None
+
+
+def test_statistics_leave_out_the_validation_split():
+  whole = make(100)
+  data = make_dataset("d", 3, whole, make(5), validation_fraction=0.3)
+  scaled = data.train.images.astype(np.float64) / 255
+  np.testing.assert_allclose(data.mean, scaled.mean((0, 1, 2)), rtol=1e-7)
+  assert not np.allclose(data.mean, whole.images.mean((0, 1, 2)) / 255, rtol=1e-6)
+
+
+def test_statistics_of_signals_are_unscaled():
+  train = make(50, shape=(9, 2), dtype=np.float32)
+  data = make_dataset("d", 3, train, train)
+  np.testing.assert_allclose(data.mean, train.images.astype(np.float64).mean((0, 1)), rtol=1e-7)
+  np.testing.assert_allclose(data.std, train.images.astype(np.float64).std((0, 1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0, 1, 173, 255])
+def test_a_constant_channel_has_std_one(value):
+  train = make(600)
+  train.images[..., 1] = value
+  data = make_dataset("d", 3, train, train)
+  assert data.std[1] == 1
+  assert 0.2 < data.std[0] < 0.4
+
+
+def test_validation_is_a_fixed_part_of_train():
+  train, test = make(200), make(20, seed=1)
+  one = make_dataset("d", 3, train, test, 0.1)
+  two = make_dataset("d", 3, train, test, 0.1)
+  assert (len(one.train), len(one.validation), len(one.test)) == (180, 20, 20)
+  np.testing.assert_array_equal(one.validation.images, two.validation.images)
+  ids = {i: label for i, label in zip(train.images[:, 0, 0, 0], train.labels, strict=True)}
+  left = one.train.images[:, 0, 0, 0].tolist()
+  taken = one.validation.images[:, 0, 0, 0].tolist()
+  assert sorted(left + taken) == list(range(200))
+  assert taken != list(range(20))
+  assert [ids[i] for i in taken] == one.validation.labels.tolist()
+  assert [ids[i] for i in left] == one.train.labels.tolist()
+  np.testing.assert_array_equal(one.test.images, test.images)
+
+
+@pytest.mark.parametrize("fraction", [0.0001, 0.9999, 1.0, -0.1, float("nan"), "0.1"])
+def test_bad_validation_fraction(fraction):
+  with pytest.raises(ValueError, match="validation_fraction"):
+    make_dataset("d", 3, make(50), make(5), fraction)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+@pytest.mark.parametrize("key", ["train", "test"])
+def test_a_label_out_of_range_is_refused(key, label):
+  splits = {"train": make(50), "test": make(5)}
+  splits[key].labels[2] = label
+  with pytest.raises(DataError, match=rf"d {key}.*labels in 0\.\.2, got"):
+    make_dataset("d", 3, **splits)
+
+
+@pytest.mark.parametrize(
+  "bad",
+  [
+    Split(np.zeros((3, 4, 4, 1), np.float64), np.zeros(3, np.int32)),
+    Split(np.zeros((3, 4), np.float32), np.zeros(3, np.int32)),
+    Split(np.zeros((3, 4, 4, 1), np.uint8), np.zeros(2, np.int32)),
+    Split(np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3, np.int64)),
+    Split(np.zeros((0, 4, 4, 1), np.uint8), np.zeros(0, np.int32)),
+  ],
+  ids=["float64", "no channels", "fewer labels", "int64 labels", "empty"],
+)
+def test_a_misshapen_split_is_refused(bad):
+  with pytest.raises(DataError, match="d test: expected"):
+    make_dataset("d", 3, make(9), bad)
+
+
+def test_digits():
+  from sklearn.datasets import load_digits
+
+  data = load_dataset("digits")
+  assert (data.num_classes, data.example_shape) == (10, (8, 8, 1))
+  assert (len(data.train), len(data.test)) == (1437, 360)
+  images = np.concatenate([data.train.images, data.test.images])
+  labels = np.concatenate([data.train.labels, data.test.labels])
+  assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+  # The 17 grey levels come back from the 256, and each digit is there once with its label.
+  raw = load_digits()
+  back = np.rint(images[..., 0] / 255 * 16).astype(int).reshape(len(images), -1)
+  key = lambda x, y: sorted(map(tuple, np.column_stack([x, y]).astype(int)))  # noqa: E731
+  assert key(back, labels) == key(raw.data, raw.target)
+  assert (images.min(), images.max()) == (0, 255)
+  share = np.bincount(data.test.labels) / np.bincount(labels)
+  assert np.all(np.abs(share - 0.2) < 0.01)
+
+
+def test_digits_do_not_depend_on_global_seeds():
+  np.random.seed(1)  # noqa: NPY002
+  one = load_dataset("digits", validation_fraction=0.1)
+  np.random.seed(2)  # noqa: NPY002
+  two = load_dataset("digits", validation_fraction=0.1)
+  np.testing.assert_array_equal(one.test.images, two.test.images)
+  np.testing.assert_array_equal(one.validation.images, two.validation.images)
+
+
+def test_unknown_name_lists_the_choices():
+  with pytest.raises(ValueError, match="digits, cifar10, cifar100, svhn_cropped, gaussian_centers"):
+    load_dataset("mnist")
