@@ -124,6 +124,7 @@ def make_plan(config: Config, dataset: Dataset) -> training.Plan:
     split="test" if dataset.validation is None else "validation",
     evaluate_epochs=config.evaluate_epochs,
     checkpoint_seconds=config.checkpoint_seconds,
+    dispatch_seconds=config.dispatch_seconds,
   )
 
 

@@ -64,6 +64,9 @@ class Config:
   workdir: str | None = _flag(None, "Where the run is kept and resumed; a new one under runs/ if none.")
   evaluate_epochs: int = _flag(1, "Epochs between evaluations.")
   checkpoint_seconds: float = _flag(300.0, "Seconds between checkpoints within an epoch.")
+  dispatch_seconds: float = _flag(
+    1.0, "Seconds of work given to the device at once: between looks at progress, signals and the clock."
+  )
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -75,7 +78,7 @@ class Config:
       checks.positive_int("max_steps", self.max_steps)
     for name in ("unfolding", "shift", "seed"):
       checks.int_at_least(name, getattr(self, name), 0)
-    for name in ("weight_decay", "warmup_epochs", "checkpoint_seconds"):
+    for name in ("weight_decay", "warmup_epochs", "checkpoint_seconds", "dispatch_seconds"):
       checks.in_range(name, getattr(self, name), 0)
     for name in ("momentum", "validation_fraction"):
       checks.in_range(name, getattr(self, name), 0, 1)
@@ -91,6 +94,15 @@ class Config:
 
 
 RESUMABLE = frozenset(
-  {"data_dir", "download", "epochs", "max_steps", "parallel", "workdir", "checkpoint_seconds"}
+  {
+    "data_dir",
+    "download",
+    "epochs",
+    "max_steps",
+    "parallel",
+    "workdir",
+    "checkpoint_seconds",
+    "dispatch_seconds",
+  }
 )
 """Fields that may differ when a run is resumed; any other difference would make it another run."""

@@ -11,7 +11,7 @@ from experiments.cli import UsageError
 from experiments.config import Config
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines a flag for each field of `Config`, with its default, help and choices."""
   hints = typing.get_type_hints(Config)
   for field in dataclasses.fields(Config):
@@ -19,26 +19,26 @@ def define_flags() -> None:
     default: Any = field.default
     kind = _without_none(hints[name])
     if field.metadata["choices"]:
-      flags.DEFINE_enum(name, default, field.metadata["choices"], text)
+      flags.DEFINE_enum(name, default, field.metadata["choices"], text, flag_values=values)
     elif kind is bool:
-      flags.DEFINE_bool(name, default, text)
+      flags.DEFINE_bool(name, default, text, flag_values=values)
     elif kind is int:
-      flags.DEFINE_integer(name, default, text)
+      flags.DEFINE_integer(name, default, text, flag_values=values)
     elif kind is float:
-      flags.DEFINE_float(name, default, text)
+      flags.DEFINE_float(name, default, text, flag_values=values)
     elif kind is str:
-      flags.DEFINE_string(name, default, text)
+      flags.DEFINE_string(name, default, text, flag_values=values)
     else:  # a list flag, so that a later one replaces an earlier one
-      flags.DEFINE_list(name, [str(v) for v in default], text)
+      flags.DEFINE_list(name, [str(v) for v in default], text, flag_values=values)
 
 
-def config_from_flags() -> Config:
+def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
   """The configuration that the parsed flags ask for.
 
   Raises:
     UsageError: Where a value is out of range.
   """
-  values = {f.name: getattr(flags.FLAGS, f.name) for f in dataclasses.fields(Config)}
+  values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)}
   try:
     for name, value in values.items():
       if isinstance(value, list):

@@ -57,6 +57,7 @@ class Plan:
     split: The split that is evaluated: "test", or "validation" with "test" after the last step alone.
     evaluate_epochs: Epochs between evaluations; there is one after the last step too.
     checkpoint_seconds: Between checkpoints, beside those at evaluations.
+    dispatch_seconds: That a call of the device should last.
   """
 
   total_steps: int
@@ -65,6 +66,7 @@ class Plan:
   split: str = "test"
   evaluate_epochs: int = 1
   checkpoint_seconds: float = 300.0
+  dispatch_seconds: float = 1.0
 
   def splits_after(self, step: int) -> list[str]:
     """The splits that are evaluated after `step` steps."""
@@ -120,7 +122,7 @@ def fit(
     seconds: Wall time that the run had taken before.
   """
   began, saved = time.perf_counter() - seconds, time.perf_counter()
-  pace, evaluation_pace = Pace(), Pace()
+  pace, evaluation_pace = Pace(plan.dispatch_seconds), Pace(plan.dispatch_seconds)
   step = int(state.step)
   evaluated_step = log.rows[-1]["step"] if log.rows else 0
 

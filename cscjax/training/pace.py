@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 
 class Pace:
-  """Sizes calls to last about a second, and measures their rate.
+  """Sizes calls to last a given time, and measures their rate.
 
-  Long enough for the dispatch not to matter, short enough for progress and signals. What is computed
+  Long enough for the dispatch not to matter, short enough for progress and signals; what is computed
   does not depend on it.
 
   Attributes:
@@ -16,7 +16,7 @@ class Pace:
     latest: Images a second of the last call; None before the second one (the first compiles).
   """
 
-  def __init__(self, seconds: float = 1.0):
+  def __init__(self, seconds: float):
     self.seconds = seconds
     self.latest: float | None = None
     self._steps_per_second: float | None = None

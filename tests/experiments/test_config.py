@@ -1,0 +1,56 @@
+"""The command line's bad input: exit code 2 and one line that names the flag."""
+
+import dataclasses
+
+import pytest
+
+from experiments.config import Config
+
+BAD = [
+  {"model": "vgg"},
+  {"depth": 0},
+  {"depth": -6},
+  {"width": 0},
+  {"dilations": ()},
+  {"dilations": (1, 0)},
+  {"solver": "admm"},
+  {"unfolding": -1},
+  {"step": "large"},
+  {"dataset": "mnist"},
+  {"validation_fraction": 1.0},
+  {"validation_fraction": -0.1},
+  {"epochs": 0},
+  {"max_steps": 0},
+  {"batch_size": -128},
+  {"learning_rate": 0.0},
+  {"learning_rate": float("nan")},
+  {"learning_rate": float("inf")},
+  {"decay_epochs": (115, 75)},
+  {"decay_epochs": (0,)},
+  {"decay_factor": 0.0},
+  {"decay_factor": 2.0},
+  {"warmup_epochs": -1.0},
+  {"momentum": 1.0},
+  {"momentum": -0.9},
+  {"weight_decay": -1e-4},
+  {"shift": -4},
+  {"seed": -1},
+  {"precision": "float16"},
+  {"parallel": "tpu"},
+  {"statistics": "none"},
+  {"evaluate_epochs": 0},
+  {"checkpoint_seconds": -1.0},
+  {"dispatch_seconds": -1.0},
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: "{}={}".format(*next(iter(bad.items()))))
+def test_values_out_of_range_are_named(bad):
+  (name,) = bad
+  with pytest.raises(ValueError, match=rf"^{name}: expected .*, got "):
+    Config(**bad)
+
+
+def test_every_field_has_a_help_text_and_the_defaults_are_valid():
+  Config()
+  assert all(field.metadata["help"] for field in dataclasses.fields(Config))

@@ -1,0 +1,89 @@
+"""Every flagfile parses, builds the network that it names, and does a training step."""
+
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+from absl import flags as absl_flags
+
+from cscjax.data import Dataset, Split
+from experiments import flags
+from experiments.build import build, make_model
+
+FOLDER = pathlib.Path(__file__).parents[2] / "experiments"
+FILES = sorted(FOLDER.glob("*.flags"))
+FILTER_WEIGHTS = {6: 143_424, 9: 339_552, 12: 618_624}  # Table 3
+
+
+def parse(*arguments):
+  """A configuration from a command line, without touching the process's own flags."""
+  values = absl_flags.FlagValues()
+  flags.define_flags(values)
+  values(["run", *arguments])
+  return flags.config_from_flags(values)
+
+
+def synthetic(config):
+  shape = (8, 8, 1) if config.dataset == "digits" else (32, 32, 3)
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 255, (8, *shape), dtype=np.uint8)
+  split = Split(images, np.arange(8, dtype=np.int32))
+  ones = np.ones(shape[-1], np.float32)
+  return Dataset(config.dataset, 10, split, split, None, ones / 2, ones / 4)
+
+
+def test_there_is_a_file_for_each_network_of_the_design():
+  names = {path.stem for path in FILES}
+  assert names >= {"quickstart", *(f"msd{kind}{d}" for kind in ("net", "csc") for d in (6, 9, 12))}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_one_step_and_a_header_that_names_the_command(path):
+  config = parse(f"--flagfile={path}", "--batch_size=2", "--max_steps=1")
+  run = build(config, synthetic(config))
+  before = jax.device_get(run.state.params)
+  state = run.programs.train(run.state, np.int32(1))
+  assert int(state.step) == 1
+  assert int(state.bad_step) == -1
+  moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.params))
+  assert all(jax.tree.leaves(moved)), moved
+  header = path.read_text().split("--", 1)[0]
+  assert header.startswith("#")
+  assert f"python -m experiments.run --flagfile=experiments/{path.name}" in path.read_text()
+
+
+@pytest.mark.parametrize("depth", FILTER_WEIGHTS)
+@pytest.mark.parametrize("kind", ["net", "csc"])
+def test_the_filters_of_table_3(kind, depth):
+  path = FOLDER / f"msd{kind}{depth}.flags"
+  config = parse(f"--flagfile={path}")
+  model = make_model(config, 10, parallel=False)
+  variables = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+  leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
+  filters = sum(leaf.size for name, leaf in leaves if "filters" in jax.tree_util.keystr(name))
+  assert filters == FILTER_WEIGHTS[depth]
+  assert f"{FILTER_WEIGHTS[depth]:,}" in path.read_text()
+  protocol = (config.epochs, config.batch_size, config.learning_rate, config.decay_epochs)
+  assert protocol == (150, 128, 0.05, (75, 115))
+
+
+def test_a_flag_after_the_file_replaces_the_files_value():
+  path = FOLDER / "msdcsc12.flags"
+  config = parse(f"--flagfile={path}", "--unfolding=2", "--dilations=1,4", "--solver=fista")
+  assert (config.unfolding, config.dilations, config.solver) == (2, (1, 4), "fista")
+
+
+def test_the_papers_numbers_in_the_headers_are_those_of_table_3():
+  cells = {
+    "msdnet6": ["87.22 / 60.23 / 94.72"],
+    "msdnet9": ["89.42 / 63.22 / 95.42"],
+    "msdnet12": ["90.35 / 66.18 / 95.73"],
+    "msdcsc6": ["88.79 / 62.08 / 94.87", "88.85 / 62.24 / 95.75", "89.21 / 62.53 / 95.50"],
+    "msdcsc9": ["90.23 / 64.15 / 95.98", "90.52 / 65.21 / 96.10", "90.91 / 65.22 / 95.84"],
+    "msdcsc12": ["90.81 / 67.31 / 96.14", "91.76 / 68.14 / 96.36", "91.63 / 69.23 / 96.35"],
+  }
+  for name, expected in cells.items():
+    text = (FOLDER / f"{name}.flags").read_text()
+    assert re.findall(r"\d\d\.\d\d / \d\d\.\d\d / \d\d\.\d\d", text) == expected

@@ -1,0 +1,116 @@
+"""Checkpoints: exact round trips, and what is damaged is never used."""
+
+import json
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from cscjax import training
+
+
+class Tiny(nn.Module):
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    x = nn.BatchNorm(use_running_average=not train)(x)
+    return nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+
+def make_state(step):
+  optimizer = training.sgd(training.step_schedule(0.1, []))
+  state = training.create_train_state(Tiny(), optimizer, (4, 4, 2), jax.random.key(step))
+  return state.replace(step=np.int32(step))
+
+
+def assert_same(left, right):
+  jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+@pytest.fixture
+def saved(tmp_path):
+  checkpoints = training.Checkpoints(tmp_path)
+  for step in (3, 7, 12):
+    checkpoints.save(make_state(step), seconds=step / 2)
+  checkpoints.close()
+  return tmp_path
+
+
+def test_the_newest_comes_back_bit_for_bit_and_two_are_kept(saved):
+  restored = training.Checkpoints(saved).restore(make_state(0))
+  assert_same(restored.state, make_state(12))
+  assert restored.seconds == 6.0
+  assert sorted(int(p.name) for p in saved.iterdir() if p.name.isdigit()) == [7, 12]
+
+
+def test_an_empty_directory_has_none(tmp_path):
+  assert training.Checkpoints(tmp_path / "new").restore(make_state(0)) is None
+
+
+def files(folder):
+  return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 0xFF
+  path.write_bytes(bytes(content))
+
+
+def remove(path):
+  path.unlink()
+
+
+@pytest.mark.parametrize("damage", [cut, flip, remove])
+@pytest.mark.filterwarnings("ignore:skipped the damaged checkpoint")
+def test_a_damaged_file_never_gives_a_wrong_state(saved, damage):
+  for name in [p.relative_to(saved / "12") for p in files(saved / "12")]:
+    folder = saved.parent / f"{damage.__name__}-{str(name).replace('/', '-')}"
+    _copy(saved, folder)
+    damage(folder / "12" / name)
+    restored = training.Checkpoints(folder).restore(make_state(0))
+    # A file that holds nothing of the state may be damaged without harm.
+    assert_same(restored.state, make_state(int(restored.state.step)))
+    assert restored.seconds == int(restored.state.step) / 2
+
+
+def test_damaged_arrays_are_skipped_with_a_warning(saved):
+  for path in files(saved / "12" / "state"):
+    if path.parent.name == "d":
+      cut(path)
+  with pytest.warns(UserWarning, match="damaged checkpoint of step 12"):
+    restored = training.Checkpoints(saved).restore(make_state(0))
+  assert_same(restored.state, make_state(7))
+
+
+def test_a_wrong_digest_is_found(saved):
+  path = saved / "12" / "meta" / "metadata"
+  meta = json.loads(path.read_text())
+  path.write_text(json.dumps({**meta, "digest": meta["digest"][::-1]}))
+  with pytest.warns(UserWarning, match="digest"):
+    assert int(training.Checkpoints(saved).restore(make_state(0)).state.step) == 7
+
+
+def test_an_unfinished_write_is_not_a_checkpoint(saved):
+  _copy(saved / "12", saved / "20.orbax-checkpoint-tmp")
+  assert int(training.Checkpoints(saved).restore(make_state(0)).state.step) == 12
+
+
+def test_saving_the_same_step_again_changes_nothing(saved):
+  checkpoints = training.Checkpoints(saved)
+  checkpoints.save(make_state(12), seconds=100.0)
+  assert checkpoints.restore(make_state(0)).seconds == 6.0
+
+
+def _copy(source, target):
+  for path in source.rglob("*"):
+    copy = target / path.relative_to(source)
+    if path.is_dir():
+      copy.mkdir(parents=True, exist_ok=True)
+    else:
+      copy.parent.mkdir(parents=True, exist_ok=True)
+      copy.write_bytes(path.read_bytes())

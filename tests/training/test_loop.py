@@ -1,0 +1,156 @@
+"""The loop's decisions, with programs that only count."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cscjax import training
+from cscjax.training.pace import Pace
+
+
+class Keeper:
+  """Stands for the checkpoints."""
+
+  def __init__(self):
+    self.steps = []
+
+  def save(self, state, seconds):
+    self.steps.append(int(state.step))
+
+
+class Silent:
+  def trained(self, step, metrics, images_per_second):
+    pass
+
+  def evaluated(self, row):
+    pass
+
+
+def state_at(step, bad_step=-1):
+  one = jnp.ones((), jnp.float32)
+  metrics = training.EpochMetrics(2 * one, one, 4 * one)
+  return training.TrainState(jnp.int32(step), {}, {}, {}, metrics, jnp.int32(bad_step))
+
+
+def run(tmp_path, *, start=0, total=25, stop_at=None, bad_at=None, split="test", **plan):
+  """Runs the loop over 10-step epochs; returns outcome, rows, saved steps and the calls made."""
+  calls, evaluated = [], []
+
+  def train(state, count):
+    step = int(state.step)
+    assert step // 10 == (step + int(count) - 1) // 10, "a call crosses the end of an epoch"
+    calls.append((step, int(count)))
+    bad = bad_at if bad_at is not None and step <= bad_at < step + count else -1
+    return state_at(step + int(count), bad)
+
+  def evaluate(state, split, sums, first, count):
+    evaluated.append((int(state.step), split, int(first), int(count)))
+    return training.EpochMetrics(sums.loss + 3.0 * count, sums.correct + count, sums.count + 2 * count)
+
+  def stopped():
+    return stop_at is not None and stop_at(calls, evaluated)
+
+  keeper = Keeper()
+  log = training.MetricsLog(tmp_path / "metrics.jsonl", last_step=start)
+  outcome = training.fit(
+    state_at(start),
+    training.Programs(train, evaluate, {"test": 3, "validation": 2}, lambda step: np.float32(0.1)),
+    training.Plan(total, 10, 4, split, **plan),
+    log=log,
+    checkpoints=keeper,
+    progress=Silent(),
+    stopped=stopped,
+  )
+  return outcome, log.rows, keeper.steps, evaluated
+
+
+def test_evaluates_and_saves_after_each_epoch_and_at_the_end(tmp_path):
+  outcome, rows, saved, _ = run(tmp_path)
+  assert outcome.status == "ok"
+  assert [(r["step"], r["epoch"], r["split"]) for r in rows] == [
+    (10, 1.0, "train"),
+    (10, 1.0, "test"),
+    (20, 2.0, "train"),
+    (20, 2.0, "test"),
+    (25, 2.5, "train"),
+    (25, 2.5, "test"),
+  ]
+  assert saved == [10, 20, 25]
+  assert (rows[0]["loss"], rows[0]["accuracy"]) == (0.5, 0.25)
+  assert (rows[1]["loss"], rows[1]["accuracy"]) == (1.5, 0.5)
+
+
+def test_a_validation_split_keeps_the_test_set_for_the_end(tmp_path):
+  _, rows, _, _ = run(tmp_path, split="validation", total=20)
+  assert [(r["step"], r["split"]) for r in rows if r["split"] != "train"] == [
+    (10, "validation"),
+    (20, "validation"),
+    (20, "test"),
+  ]
+
+
+def test_epochs_between_evaluations(tmp_path):
+  _, rows, _, _ = run(tmp_path, total=50, evaluate_epochs=2)
+  assert [r["step"] for r in rows if r["split"] == "test"] == [20, 40, 50]
+
+
+def test_a_stop_in_training_saves_and_resumes_without_losing_a_row(tmp_path):
+  outcome, _, saved, _ = run(tmp_path, stop_at=lambda calls, _: len(calls) == 2)
+  assert outcome.status == "interrupted"
+  assert saved == [2]  # the first two calls take a step each
+  outcome, rows, _, _ = run(tmp_path, start=2)
+  assert outcome.status == "ok"
+  assert [r["step"] for r in rows if r["split"] == "test"] == [10, 20, 25]
+
+
+def test_a_stop_in_an_evaluation_writes_no_half_of_it(tmp_path):
+  outcome, rows, saved, _ = run(tmp_path, stop_at=lambda _, evaluated: len(evaluated) == 1)
+  assert (outcome.status, rows, saved) == ("interrupted", [], [10])
+  _, rows, _, evaluated = run(tmp_path, start=10)
+  assert [r["step"] for r in rows if r["split"] == "test"] == [10, 20, 25]
+  assert sum(count for step, _, _, count in evaluated if step == 10) == 3
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+  run(tmp_path)
+  outcome, rows, saved, evaluated = run(tmp_path, start=25)
+  assert (outcome.status, saved, evaluated) == ("ok", [], [])
+  assert len(rows) == 6
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
+  outcome, rows, saved, _ = run(tmp_path, bad_at=13)
+  assert outcome.status == "diverged"
+  assert int(outcome.state.bad_step) == 13
+  assert saved == [10]
+  assert {r["step"] for r in rows} == {10}
+
+
+def test_checkpoints_within_an_epoch(tmp_path):
+  _, _, saved, _ = run(tmp_path, checkpoint_seconds=0.0)
+  assert len(saved) > 3
+  assert saved[-1] == 25
+
+
+@pytest.mark.parametrize("remaining", [1, 7])
+def test_pace_gives_between_one_and_what_remains(remaining):
+  pace = Pace(1.0)
+  for _ in range(5):
+    with pace.call(remaining, 4) as count:
+      assert 1 <= count <= remaining
+  assert pace.latest is not None
+  assert pace.rate() > 0
+  assert pace.rate() is None
+
+
+def test_pace_keeps_calls_short():
+  import time
+
+  pace = Pace(seconds=0.05)
+  counts = []
+  for _ in range(4):
+    with pace.call(10_000, 4) as count:
+      counts.append(count)
+      time.sleep(0.01 * min(count, 100))
+  assert counts[:2] == [1, 1]
+  assert 2 <= counts[2] <= 6
