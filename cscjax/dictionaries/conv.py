@@ -57,6 +57,8 @@ class ConvDictionary(struct.PyTreeNode):
     """
     rank, channels = self.filters.ndim - 2, self.filters.shape[-2]
     if signal_shape is None:
+      if code.ndim <= rank:
+        checks.fail("code", tuple(code.shape), f"at least {rank + 1} axes")
       spatial = ops.synthesis_shape(self.filters, code.shape[-rank - 1 : -1], **self.geometry)
     else:
       if len(signal_shape) <= rank or signal_shape[-1] != channels:

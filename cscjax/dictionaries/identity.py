@@ -38,7 +38,7 @@ class IdentityAugmented(struct.PyTreeNode):
   ) -> jax.Array:
     """D (a, z) = a + F^T z."""
     kept, new = self._parts(code)
-    rebuilt = self.conv.synthesis(new, kept.shape if signal_shape is None else signal_shape)
+    rebuilt = self.conv.synthesis(new, signal_shape)
     _check_kept(kept, rebuilt)
     return kept + rebuilt
 

@@ -17,6 +17,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -85,7 +86,7 @@ def _primitive(name, implementation, cpu_implementation):
   @primitive.def_abstract_eval
   def _(a, b, **params):
     out = jax.eval_shape(partial(implementation, **params), a, b)
-    return jax.core.ShapedArray(out.shape, out.dtype)
+    return ShapedArray(out.shape, out.dtype)
 
   static = ("strides", "dilations", "pads", "sizes")
   primitive.def_impl(

@@ -1,0 +1,24 @@
+"""Settings of the whole suite, and the fixture that a float64 test asks for."""
+
+import hypothesis
+import jax
+import pytest
+
+hypothesis.settings.register_profile(
+  "cscjax",
+  deadline=None,  # the first example of a shape compiles
+  derandomize=True,
+  max_examples=40,
+  suppress_health_check=[
+    hypothesis.HealthCheck.function_scoped_fixture,
+    hypothesis.HealthCheck.too_slow,
+  ],
+)
+hypothesis.settings.load_profile("cscjax")
+
+
+@pytest.fixture
+def x64():
+  """Float64 for one test, whatever the default is."""
+  with jax.enable_x64(True):
+    yield

@@ -1,0 +1,62 @@
+"""The public face of the package: what it exports, documents, and does not import."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import cscjax
+import cscjax.dictionaries
+import cscjax.ops
+import cscjax.solvers
+
+PACKAGES = [cscjax, cscjax.ops, cscjax.dictionaries, cscjax.solvers]
+
+
+def _public():
+  for package in PACKAGES:
+    for name in package.__all__:
+      yield pytest.param(getattr(package, name), id=f"{package.__name__}.{name}")
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_exports(package):
+  assert package.__doc__
+  assert list(package.__all__) == sorted(package.__all__)
+  assert all(hasattr(package, name) for name in package.__all__)
+
+
+@pytest.mark.parametrize("item", list(_public()))
+def test_has_a_docstring(item):
+  if not (inspect.isclass(item) or inspect.isfunction(item)):
+    return  # a type alias: its docstring is read from the source by tools only
+  assert item.__doc__
+  assert not item.__doc__.startswith(f"{item.__name__}(")  # what a dataclass makes by itself
+  if inspect.isclass(item):
+    for name, member in vars(item).items():
+      if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
+        assert inspect.getdoc(member) or name == "replace", name
+
+
+def test_a_notebook_finds_what_it_needs():
+  names = """ConvDictionary MatrixDictionary IdentityAugmented fista ista lipschitz mutual_coherence
+    to_matrix layered_thresholding soft_threshold nonnegative_soft_threshold hard_threshold"""
+  assert set(names.split()) <= set(cscjax.__all__)
+
+
+def test_importing_is_light_and_changes_nothing():
+  code = """
+import logging, sys, warnings
+import jax
+before = (jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision, list(warnings.filters),
+  list(logging.getLogger().handlers))
+import cscjax
+after = (jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision, list(warnings.filters),
+  list(logging.getLogger().handlers))
+assert before == after
+heavy = {"tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "cscjax.models", "cscjax.data"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr
