@@ -30,13 +30,14 @@ def int_at_least(name: str, value: Any, minimum: int) -> int:
 def in_range(
   name: str, value: Any, low: float, high: float = math.inf, *, low_open: bool = False
 ) -> float:
-  """Returns `value` if it is a finite number in [low, high) (or (low, high)), else raises ValueError."""
-  valid = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-  if not valid or value >= high or value < low or (low_open and value == low):
+  """Returns `value` as a float if it is in [low, high), or in (low, high), else raises ValueError."""
+  is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+  number = float(value) if is_number else math.nan
+  if not (low <= number < high and math.isfinite(number)) or (low_open and number == low):
     lower = f"> {low:g}" if low_open else f">= {low:g}"
     upper = "" if math.isinf(high) else f" and < {high:g}"
     fail(name, value, f"a number {lower}{upper}")
-  return value
+  return number
 
 
 def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:

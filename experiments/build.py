@@ -12,7 +12,7 @@ from cscjax import training
 from cscjax.data import Dataset
 from cscjax.models import create_model
 from experiments.cli import UsageError
-from experiments.config import Config
+from experiments.config import MODEL_FIELDS, Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,19 +92,14 @@ def build(config: Config, dataset: Dataset) -> Run:
 def make_model(config: Config, num_classes: int, *, parallel: bool):
   """The configured network. UsageError where a field does not fit it."""
   over_devices = parallel and config.statistics == "global"
+  given = {name: getattr(config, name) for name in MODEL_FIELDS}
   try:
     return create_model(
       config.model,
       num_classes=num_classes,
-      depth=config.depth,
-      width=config.width,
-      dilations=config.dilations,
-      solver=config.solver,
-      unfolding=config.unfolding,
-      step=config.step,
-      norm=config.norm,
       dtype=jnp.dtype(config.precision),
       axis_name=training.AXIS if over_devices else None,
+      **{name: value for name, value in given.items() if value is not None},
     )
   except ValueError as error:
     raise UsageError(f"--{error}") from error

@@ -6,7 +6,8 @@ from typing import Any
 from cscjax import checks
 from cscjax.data import DATASETS
 from cscjax.models import MODELS
-from cscjax.models.msd_csc import SOLVERS, STEPS
+from cscjax.models.layers import PURSUITS, SOLVERS
+from cscjax.models.spectral import STEPS
 from cscjax.training import MODES
 
 PRECISIONS = ("float32", "bfloat16")
@@ -26,13 +27,19 @@ class Config:
   """
 
   model: str = _flag("msd_csc", "Network to train.", tuple(MODELS))
-  depth: int = _flag(12, "Layers d.")
-  width: int = _flag(32, "New channels w of each layer.")
-  dilations: tuple[int, ...] = _flag((1, 2, 3), "Dilations s, taken in turn by the layers.")
-  solver: str = _flag("ista", "Pursuit that each layer unfolds.", SOLVERS)
-  unfolding: int = _flag(0, "Iterations of the pursuit after the first one.")
-  step: str = _flag("bounded", "Step of the unfoldings: below 2/L, or a free scalar.", STEPS)
-  norm: bool = _flag(True, "Batch norm; else a bias alone.")
+  # The network's own fields. None is its default; one that it does not take is an error.
+  depth: int | None = _flag(None, "Layers d; 6 n + 2 for the Res-CSC family.")
+  width: int | None = _flag(None, "Channels: new ones of a layer, or those of the first layer or stage.")
+  dilations: tuple[int, ...] | None = _flag(None, "Dilations s, taken in turn by the layers of MSD-CSC.")
+  solver: str | None = _flag(None, "Iteration that the pursuit unfolds.", SOLVERS)
+  unfolding: int | None = _flag(None, "Iterations of the pursuit after the first one.")
+  pursuit: str | None = _flag(
+    None, "Layer by layer, over several layers, or ML-LISTA.", (*PURSUITS, "lista")
+  )
+  step: str | None = _flag(None, "Step of the unfoldings: below 2/L, or a free scalar.", STEPS)
+  c: float | None = _flag(None, "Constant c of Res-CSC (eq. 5) in place of the trained one.")
+  norm: bool | None = _flag(None, "Batch norm; else a bias alone.")
+  remat: bool | None = _flag(None, "Whether the Res-CSC family computes blocks again to save memory.")
 
   dataset: str = _flag("cifar10", "Data set.", DATASETS)
   data_dir: str | None = _flag(None, "Directory of TFDS's data and of the cache of decoded images.")
@@ -70,13 +77,14 @@ class Config:
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      if field.metadata["choices"]:
-        checks.one_of(field.name, getattr(self, field.name), field.metadata["choices"])
-    for name in ("depth", "width", "epochs", "batch_size", "evaluate_epochs"):
+      value = getattr(self, field.name)
+      if field.metadata["choices"] and not (value is None and field.default is None):
+        checks.one_of(field.name, value, field.metadata["choices"])
+    for name in ("epochs", "batch_size", "evaluate_epochs"):
       checks.positive_int(name, getattr(self, name))
     if self.max_steps is not None:
       checks.positive_int("max_steps", self.max_steps)
-    for name in ("unfolding", "shift", "seed"):
+    for name in ("shift", "seed"):
       checks.int_at_least(name, getattr(self, name), 0)
     for name in ("weight_decay", "warmup_epochs", "checkpoint_seconds", "dispatch_seconds"):
       checks.in_range(name, getattr(self, name), 0)
@@ -84,14 +92,25 @@ class Config:
       checks.in_range(name, getattr(self, name), 0, 1)
     checks.in_range("learning_rate", self.learning_rate, 0, low_open=True)
     checks.in_range("decay_factor", self.decay_factor, 0, 1, low_open=True)
-    if not self.dilations:
-      checks.fail("dilations", self.dilations, "at least one")
-    for name in ("dilations", "decay_epochs"):
-      for value in getattr(self, name):
-        checks.positive_int(name, value)
+    for value in self.decay_epochs:
+      checks.positive_int("decay_epochs", value)
     if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
       checks.fail("decay_epochs", self.decay_epochs, "rising epochs")
 
+
+MODEL_FIELDS = (
+  "depth",
+  "width",
+  "dilations",
+  "solver",
+  "unfolding",
+  "pursuit",
+  "step",
+  "c",
+  "norm",
+  "remat",
+)
+"""Fields that go to the network."""
 
 RESUMABLE = frozenset(
   {

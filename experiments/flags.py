@@ -29,7 +29,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     elif kind is str:
       flags.DEFINE_string(name, default, text, flag_values=values)
     else:  # a list flag, so that a later one replaces an earlier one
-      flags.DEFINE_list(name, [str(v) for v in default], text, flag_values=values)
+      flags.DEFINE_list(name, default and [str(v) for v in default], text, flag_values=values)
 
 
 def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from cscjax import training
-from cscjax.data import Dataset, load_dataset
+from cscjax.data import Dataset, dataset_shape, load_dataset
 from cscjax.plots import learning_curves
 from experiments import cli, flags
-from experiments.build import Run, build, chance_accuracy
+from experiments.build import Run, build, chance_accuracy, make_model
 from experiments.config import Config
 from experiments.progress import create_progress
 from experiments.workdir import open_workdir, write_config, write_json
@@ -52,6 +52,7 @@ class Signals:
 def main() -> int:
   """Runs what the flags ask for and returns the exit code."""
   config, signals = flags.config_from_flags(), Signals()
+  make_model(config, dataset_shape(config.dataset)[1], parallel=False)  # refused before any data is read
   with signals.caught(), open_workdir(config) as workdir:
     dataset = load_dataset(
       config.dataset,
@@ -90,7 +91,8 @@ def train(
   progress.close()
   checkpoints.close()
   summary = summarize(config, run, dataset, outcome, log.rows)
-  title = f"{config.model}, depth {config.depth}, unfolding {config.unfolding}, {config.dataset}"
+  given = [f"{name} {getattr(config, name)}" for name in ("depth", "solver", "unfolding")]
+  title = ", ".join([config.dataset, config.model, *(g for g in given if not g.endswith(" None"))])
   learning_curves(log.rows, title=title).savefig(workdir / "curves.png", dpi=120)
   write_json(workdir / "summary.json", summary)
   return summary

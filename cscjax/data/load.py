@@ -9,7 +9,7 @@ from cscjax.data.cache import cache_folder, read_cache, write_cache
 from cscjax.data.dataset import DataError, Dataset, Split, make_dataset
 from cscjax.data.digits import digits
 from cscjax.data.download import download as download_splits
-from cscjax.data.image_sets import IMAGE_SETS, in_canonical_order, one_line
+from cscjax.data.image_sets import IMAGE_SETS, IMAGE_SHAPE, in_canonical_order, one_line
 from cscjax.data.prepared import find_prepared, read_prepared
 from cscjax.data.synthetic import gaussian_centers
 
@@ -53,6 +53,21 @@ def load_dataset(
     num_classes = IMAGE_SETS[name]
     train, test = load_images(name, find_data_dir(data_dir), download)
   return make_dataset(name, num_classes, train, test, validation_fraction)
+
+
+def dataset_shape(name: str) -> tuple[tuple[int, ...], int]:
+  """The shape of one example and the number of classes, without loading anything.
+
+  Args:
+    name: One of `DATASETS`.
+
+  Raises:
+    ValueError: `name` is not one of them.
+  """
+  checks.one_of("dataset", name, DATASETS)
+  if name in IMAGE_SETS:
+    return IMAGE_SHAPE, IMAGE_SETS[name]
+  return {"digits": ((8, 8, 1), 10), "gaussian_centers": ((100, 1), 100)}[name]
 
 
 def find_data_dir(data_dir: str | os.PathLike[str] | None, create: bool = False) -> pathlib.Path:

@@ -1,117 +1,239 @@
-"""The MSD-CSC layer: it declares filters, thresholds and the step, and calls a pursuit."""
+"""The layers of the unfolded networks: they declare filters, thresholds and the step of a pursuit."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
+from flax import struct
 
-from cscjax.dictionaries import ConvDictionary, IdentityAugmented
-from cscjax.ops import power_iteration
-from cscjax.solvers import unfolded_pursuit
+from cscjax import checks
+from cscjax.dictionaries import Code, ConvDictionary, Dictionary, IdentityAugmented
+from cscjax.models.norms import shared_norms
+from cscjax.models.spectral import STEPS, trained_step
+from cscjax.ops import Padding
+from cscjax.solvers.multilayer import layered_pursuit, multilayer_pursuit
+from cscjax.solvers.steps import Prox
 
-INITIAL_POWER_ITERATIONS = 50  # from a random vector, when the parameters are made
-TRAINING_POWER_ITERATIONS = 2  # in each training step, from the vector that the last one left
+SOLVERS = ("ista", "fista")
+PURSUITS = {"layer": layered_pursuit, "multilayer": multilayer_pursuit}
 
 
-class MSDCSCLayer(nn.Module):
-  """Codes its input over D = [I, F^T] by layered thresholding and `unfolding` further iterations.
-
-      start           a = x,  z = relu(N_0(F x))
-      each unfolding  r = a + F^T z - x,  z <- relu(N_k(z - step F r)),  a <- a - step r
-
-  `a` is clipped at 0 but for its first `signed` channels. N_k is batch norm whose bias is the negative
-  threshold (eq. 2); all N_k share scale and bias, so that parameters do not grow with the unfolding,
-  and keep their own running statistics. Unfolding 0 is a layer of the MSDNet (Proposition 1).
-
-  The step is 2 sigmoid(k) / L with k trained from 0, below 2/L, so that every unfolding descends.
-  L = 1 + lambda_max(F F^T) (Lemma 2) is followed by the power method, which goes on in each training
-  step from where the last one stopped (collection "spectral"); no gradient flows through it.
+class LayerProblem(NamedTuple):
+  """What a pursuit asks of a layer.
 
   Attributes:
-    width: New channels w.
-    dilation: Of the 3-tap filters F.
+    dictionary: In the compute type.
+    proxes: For the first iteration and each unfolding.
+    step: Of the unfoldings, a scalar; 0 where there are none.
+  """
+
+  dictionary: Dictionary
+  proxes: list[Prox]
+  step: jax.Array | float
+
+
+class UnfoldedLayer(nn.Module):
+  """A layer that codes its input by layered thresholding and `unfolding` further iterations.
+
+      start           code = relu(N_0(D^T x))
+      each unfolding  code <- relu(N_k(code - step D^T (D code - x)))
+
+  N_k is batch norm whose bias is the negative threshold (eq. 2); all N_k share scale and bias, so that
+  parameters do not grow with the unfolding, and keep their own running statistics. The step is
+  2 sigmoid(k) / L with k trained from 0, below 2/L, so that every unfolding descends; L, the largest
+  eigenvalue of D^T D, is followed by the power method, see `tracked_lipschitz`.
+
+  Attributes:
+    width: New channels of the code.
     unfolding: Iterations after the first one, >= 0.
     solver: "ista" or "fista"; the same up to unfolding 1.
-    signed: Leading channels of the input that are no codes (the image's own).
     step: "bounded" as above, or "free": a trained scalar from 1, for comparison.
     norm: False replaces batch norm by a bias.
     dtype: Of the convolutions; parameters, statistics and L are float32.
     axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
+
+  Raises:
+    ValueError: When made, if a field is out of range.
   """
 
   width: int
-  dilation: int = 1
   unfolding: int = 0
   solver: str = "ista"
-  signed: int = 0
   step: str = "bounded"
   norm: bool = True
   dtype: Any = jnp.float32
   axis_name: str | None = None
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-    """Returns the code ([..., H, W, C], [..., H, W, w]) of x [N, H, W, C] or [N, L, C].
+  def __post_init__(self):
+    checks.positive_int("width", self.width)
+    checks.int_at_least("unfolding", self.unfolding, 0)
+    checks.one_of("solver", self.solver, SOLVERS)
+    checks.one_of("step", self.step, STEPS)
+    super().__post_init__()
+
+  def __call__(self, x: jax.Array, *, train: bool = False) -> Code:
+    """Returns the code of x [N, H, W, C] or [N, L, C].
 
     With `train` batch statistics are those of the batch, and "batch_stats" and "spectral" are updated.
     """
-    rank = x.ndim - 2
-    shape = (3,) * rank + (x.shape[-1], self.width)
-    filters = self.param("filters", nn.initializers.he_normal(), shape)
-    scale = self.param("scale", nn.initializers.ones, (self.width,)) if self.norm else 1
-    bias = self.param("bias", nn.initializers.zeros, (self.width,))
+    return pursue([self], x, solver=self.solver, train=train)[0]
 
-    def new_code(z, index):
-      if self.norm:
-        z = nn.BatchNorm(
-          use_running_average=not train,
-          momentum=0.9,
-          use_scale=False,
-          use_bias=False,
-          axis_name=self.axis_name,
-          name=f"norm_{index}",
-        )(z)
-      return nn.relu(z * scale + bias).astype(self.dtype)
+  def problem(self, shape: tuple[int, ...], *, train: bool = False) -> LayerProblem:
+    """The layer's part in a pursuit, for an input of shape `shape`."""
+    raise NotImplementedError
+
+  def _filters(self, name, kernel, shape, initializer=None):
+    """A parameter [kernel..., C, width]."""
+    initializer = initializer or nn.initializers.he_normal()
+    return self.param(name, initializer, (kernel,) * (len(shape) - 2) + (shape[-1], self.width))
+
+  def _thresholds(self, train):
+    """relu(N_k(z)) for each iteration."""
+    count, axis_name = self.unfolding + 1, self.axis_name
+    norms = shared_norms(self, self.width, count, norm=self.norm, axis_name=axis_name, train=train)
+    return [lambda z, norm=norm: nn.relu(norm(z)).astype(self.dtype) for norm in norms]
+
+  def _step(self, dictionary, shape, train, identity=False):
+    if self.unfolding == 0:
+      return 0.0
+    step = trained_step(self, dictionary, shape, train=train, kind=self.step, identity=identity)
+    return step.astype(self.dtype)
+
+
+class MSDCSCLayer(UnfoldedLayer):
+  """Codes its input over D = [I, F^T]; unfolding 0 is a layer of the MSDNet (Proposition 1).
+
+      start           a = x,  z = relu(N_0(F x))
+      each unfolding  r = a + F^T z - x,  z <- relu(N_k(z - step F r)),  a <- a - step r
+
+  `a` is clipped at 0 but for its first `signed` channels. L = 1 + lambda_max(F F^T) (Lemma 2). The code
+  is the pair (a [N, H, W, C], z [N, H, W, width]). Further fields and errors: `UnfoldedLayer`.
+
+  Attributes:
+    dilation: Of the 3-tap filters F.
+    signed: Leading channels of the input that are no codes (the image's own).
+  """
+
+  dilation: int = 1
+  signed: int = 0
+
+  @nn.compact
+  def problem(self, shape: tuple[int, ...], *, train: bool = False) -> LayerProblem:
+    """See `UnfoldedLayer.problem`."""
+    filters = self._filters("filters", 3, shape)
+    new_code = self._thresholds(train)
 
     def kept_code(a):
       is_code = jnp.arange(a.shape[-1]) >= self.signed
       return jnp.where(is_code, nn.relu(a), a)
 
     def first(code):
-      return code[0], new_code(code[1], 0)  # x is clipped already
+      return code[0], new_code[0](code[1])  # x is clipped already
 
-    def later(index):
-      return lambda code: (kept_code(code[0]), new_code(code[1], index))
+    def later(threshold):
+      return lambda code: (kept_code(code[0]), threshold(code[1]))
 
-    conv = ConvDictionary(filters.astype(self.dtype), dilation=self.dilation)
-    return unfolded_pursuit(
-      IdentityAugmented(conv),
-      x.astype(self.dtype),
-      [first, *(later(k + 1) for k in range(self.unfolding))],
-      step=self._step(conv.replace(filters=filters), x.shape, train) if self.unfolding else 0,
-      accelerate=self.solver == "fista",
-    )
+    conv = ConvDictionary(filters, dilation=self.dilation)
+    step = self._step(conv, shape, train, identity=True)
+    dictionary = IdentityAugmented(_cast(conv, self.dtype))
+    return LayerProblem(dictionary, [first, *map(later, new_code[1:])], step)
 
-  def _step(self, conv: ConvDictionary, shape: tuple[int, ...], train: bool) -> jax.Array:
-    """The step as a scalar of the compute type."""
-    if self.step == "free":
-      return self.param("step", nn.initializers.ones, ()).astype(self.dtype)
-    logit = self.param("step_logit", nn.initializers.zeros, ())
-    conv = conv.replace(filters=lax.stop_gradient(conv.filters))
-    code_shape = (1, *shape[1:-1], self.width)  # L does not depend on the batch
 
-    def gram(z):
-      return conv.analysis(conv.synthesis(z))
+class CSCLayer(UnfoldedLayer):
+  """Codes its input over a convolutional dictionary; unfolding 0 is a convolution, norm and ReLU.
 
-    def initial():
-      start = jax.random.normal(self.make_rng("params"), code_shape)
-      return power_iteration(gram, start, INITIAL_POWER_ITERATIONS)
+  The code is [N, H', W', width]. Further fields and errors: `UnfoldedLayer`.
 
-    state = self.variable("spectral", "state", initial)
-    if train and not self.is_initializing():
-      start = lax.stop_gradient(state.value[1])
-      state.value = power_iteration(gram, start, TRAINING_POWER_ITERATIONS)
-    lipschitz = 1 + state.value[0]
-    return (2 * nn.sigmoid(logit) / lipschitz).astype(self.dtype)
+  Attributes:
+    kernel: Taps of the filters along each axis.
+    stride: Of the filters.
+    padding: See `cscjax.ops.Padding`.
+    untied: Whether the unfoldings' analysis has filters of its own, see `UntiedDictionary`.
+  """
+
+  kernel: int = 3
+  stride: int = 1
+  padding: Padding = "SAME"
+  untied: bool = False
+
+  @nn.compact
+  def problem(self, shape: tuple[int, ...], *, train: bool = False) -> LayerProblem:
+    """See `UnfoldedLayer.problem`."""
+    filters = self._filters("filters", self.kernel, shape)
+    conv = ConvDictionary(filters, stride=self.stride, padding=self.padding)
+    step = self._step(conv, shape, train)
+    dictionary = _cast(conv, self.dtype)
+    if self.untied and self.unfolding:
+      encoder = self._filters("filters_analysis", self.kernel, shape, lambda *_: filters)
+      dictionary = UntiedDictionary(dictionary, _cast(conv.replace(filters=encoder), self.dtype))
+    return LayerProblem(dictionary, self._thresholds(train), step)
+
+
+class UntiedDictionary(struct.PyTreeNode):
+  """A dictionary whose analysis is learned apart from its synthesis: no adjoint pair.
+
+  Iterations over it are LISTA's with coupled weights, code <- S(code - step B^T (D code - x)) (Chen et
+  al. 2018, after Gregor & LeCun 2010).
+
+  Attributes:
+    decoder: D.
+    encoder: B.
+  """
+
+  decoder: ConvDictionary
+  encoder: ConvDictionary
+
+  @property
+  def signal_ndim(self) -> int:
+    """That of D."""
+    return self.decoder.signal_ndim
+
+  def analysis(self, x: jax.Array) -> jax.Array:
+    """B^T x."""
+    return self.encoder.analysis(x)
+
+  def synthesis(self, code: jax.Array, signal_shape: Sequence[int] | None = None) -> jax.Array:
+    """D code."""
+    return self.decoder.synthesis(code, signal_shape)
+
+  def residual(self, code: jax.Array, x: jax.Array) -> jax.Array:
+    """D code - x."""
+    return self.decoder.residual(code, x)
+
+
+def pursue(
+  layers: Sequence[UnfoldedLayer],
+  x: jax.Array,
+  *,
+  pursuit: str = "layer",
+  solver: str = "ista",
+  train: bool = False,
+) -> list[Code]:
+  """Codes `x` over layers on top of each other.
+
+  Args:
+    layers: Bound modules, of equal `unfolding` and `dtype`.
+    x: The first layer's input.
+    pursuit: "layer": each layer's iterations end before the next one's begin; "multilayer": they go
+      through all layers, see `multilayer_pursuit`.
+    solver: "ista" or "fista".
+    train: See `UnfoldedLayer`.
+
+  Returns:
+    Each layer's code.
+  """
+  problems, signal = [], jax.ShapeDtypeStruct(x.shape, layers[0].dtype)
+  for layer in layers:
+    problems.append(layer.problem(signal.shape, train=train))
+    parts = jax.tree.leaves(jax.eval_shape(problems[-1].dictionary.analysis, signal))
+    channels = sum(part.shape[-1] for part in parts)
+    signal = jax.ShapeDtypeStruct((*parts[0].shape[:-1], channels), layer.dtype)
+  dictionaries, proxes, steps = zip(*problems, strict=True)
+  x, accelerate = x.astype(layers[0].dtype), solver == "fista"
+  return PURSUITS[pursuit](dictionaries, x, proxes, steps=steps, accelerate=accelerate)
+
+
+def _cast(dictionary, dtype):
+  return jax.tree.map(lambda leaf: leaf.astype(dtype), dictionary)

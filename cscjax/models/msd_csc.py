@@ -9,10 +9,8 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import join
-from cscjax.models.layers import MSDCSCLayer
-
-SOLVERS = ("ista", "fista")
-STEPS = ("bounded", "free")
+from cscjax.models.layers import PURSUITS, SOLVERS, MSDCSCLayer, pursue
+from cscjax.models.spectral import STEPS
 
 
 class MSDCSC(nn.Module):
@@ -30,10 +28,15 @@ class MSDCSC(nn.Module):
     dilations: Taken in turn, each >= 1.
     unfolding: Iterations after the first one in each layer, >= 0.
     solver: "ista" or "fista".
-    step: "bounded" or "free", see `MSDCSCLayer`.
+    pursuit: "layer": each layer iterates on its own; "multilayer": the layers between two poolings
+      together, see `multilayer_pursuit`.
+    step: "bounded" or "free", see `UnfoldedLayer`.
     norm: False replaces batch norm by a bias.
     dtype: Of the convolutions: float32 or bfloat16. Logits are float32.
     axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
+
+  Raises:
+    ValueError: When made, if a field is out of range.
   """
 
   num_classes: int
@@ -42,10 +45,24 @@ class MSDCSC(nn.Module):
   dilations: Sequence[int] = (1, 2, 3)
   unfolding: int = 0
   solver: str = "ista"
+  pursuit: str = "layer"
   step: str = "bounded"
   norm: bool = True
   dtype: Any = jnp.float32
   axis_name: str | None = None
+
+  def __post_init__(self):
+    for name in ("num_classes", "depth", "width"):
+      checks.positive_int(name, getattr(self, name))
+    checks.int_at_least("unfolding", self.unfolding, 0)
+    checks.one_of("solver", self.solver, SOLVERS)
+    checks.one_of("pursuit", self.pursuit, PURSUITS)
+    checks.one_of("step", self.step, STEPS)
+    if not self.dilations:
+      checks.fail("dilations", self.dilations, "at least one")
+    for dilation in self.dilations:
+      checks.positive_int("dilations", dilation)
+    super().__post_init__()
 
   @nn.compact
   def __call__(
@@ -64,41 +81,33 @@ class MSDCSC(nn.Module):
       pooling.
 
     Raises:
-      ValueError: If `x` has the wrong number of axes or a field is out of range.
+      ValueError: If `x` has the wrong number of axes.
     """
-    self._check(x)
-    signed, pools, codes = x.shape[-1], (self.depth // 3, 2 * self.depth // 3), []
-    for i in range(self.depth):
-      code = MSDCSCLayer(
-        width=self.width,
-        dilation=self.dilations[i % len(self.dilations)],
-        unfolding=self.unfolding,
-        solver=self.solver,
-        signed=signed,
-        step=self.step,
-        norm=self.norm,
-        dtype=self.dtype,
-        axis_name=self.axis_name,
-        name=f"layer_{i}",
-      )(x, train=train)
-      codes.append(code)
-      x = join(code)
-      if i + 1 in pools:
+    if x.ndim not in (3, 4):
+      checks.fail("x", x.shape, "[N, H, W, C] or [N, L, C]")
+    signed, codes = x.shape[-1], []
+    starts = [0, *sorted({self.depth // 3, 2 * self.depth // 3} - {0})]
+    for start, end in zip(starts, [*starts[1:], self.depth], strict=True):
+      if start > 0:
         window = (2,) * (x.ndim - 2)
         x = nn.max_pool(x, window, strides=window, padding="SAME")
-    x = jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim - 1)))
+      block = [self._layer(i, signed) for i in range(start, end)]
+      codes += pursue(block, x, pursuit=self.pursuit, solver=self.solver, train=train)
+      x = join(codes[-1])
+    x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim - 1)))
     logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
 
-  def _check(self, x):
-    for name in ("num_classes", "depth", "width"):
-      checks.positive_int(name, getattr(self, name))
-    checks.int_at_least("unfolding", self.unfolding, 0)
-    checks.one_of("solver", self.solver, SOLVERS)
-    checks.one_of("step", self.step, STEPS)
-    if not self.dilations:
-      checks.fail("dilations", self.dilations, "at least one")
-    for dilation in self.dilations:
-      checks.positive_int("dilations", dilation)
-    if x.ndim not in (3, 4):
-      checks.fail("x", x.shape, "[N, H, W, C] or [N, L, C]")
+  def _layer(self, index, signed):
+    return MSDCSCLayer(
+      width=self.width,
+      dilation=self.dilations[index % len(self.dilations)],
+      unfolding=self.unfolding,
+      solver=self.solver,
+      signed=signed,
+      step=self.step,
+      norm=self.norm,
+      dtype=self.dtype,
+      axis_name=self.axis_name,
+      name=f"layer_{index}",
+    )

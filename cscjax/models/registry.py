@@ -1,21 +1,51 @@
 """The networks by the names that the command line uses."""
 
-from collections.abc import Callable
+import dataclasses
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
 from cscjax import checks
+from cscjax.models.ml_csc import MLCSC
 from cscjax.models.msd_csc import MSDCSC
+from cscjax.models.res_csc import ResCSC
 
 
-def _msdnet(**fields) -> MSDCSC:
-  if fields.setdefault("unfolding", 0) != 0:
-    checks.fail("unfolding", fields["unfolding"], "0 for msdnet (its unfolded form is msd_csc)")
-  return MSDCSC(**fields)
+class ModelEntry(NamedTuple):
+  """A network of the registry.
+
+  Attributes:
+    module: Its class.
+    fixed: Fields that make it what its name says.
+  """
+
+  module: type[nn.Module]
+  fixed: dict[str, Any]
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"msd_csc": MSDCSC, "msdnet": _msdnet}
-"""Name -> builder, which takes the module's fields as keywords."""
+MODELS: dict[str, ModelEntry] = {
+  "msd_csc": ModelEntry(MSDCSC, {}),
+  "msdnet": ModelEntry(MSDCSC, {"unfolding": 0}),
+  "res_csc": ModelEntry(ResCSC, {"rule": "res_csc"}),
+  "res_csc_simplified": ModelEntry(ResCSC, {"rule": "simplified"}),
+  "resnet": ModelEntry(ResCSC, {"rule": "resnet"}),
+  "plain": ModelEntry(ResCSC, {"rule": "plain"}),
+  "ml_csc": ModelEntry(MLCSC, {}),
+  "feed_forward": ModelEntry(MLCSC, {"unfolding": 0}),
+}
+
+
+def model_fields(name: str) -> dict[str, Any]:
+  """The fields that a network takes, with their defaults; `num_classes`, which has none, is left out.
+
+  Raises:
+    ValueError: If the name is unknown (the message lists the names).
+  """
+  module, fixed = MODELS[checks.one_of("model", name, MODELS)]
+  fields = {f.name: f.default for f in dataclasses.fields(module) if f.init}
+  for unwanted in ("num_classes", "parent", "name"):
+    del fields[unwanted]
+  return fields | fixed
 
 
 def create_model(name: str, **fields) -> nn.Module:
@@ -23,9 +53,19 @@ def create_model(name: str, **fields) -> nn.Module:
 
   Args:
     name: A key of `MODELS`.
-    **fields: Of the network's module, `num_classes` among them.
+    **fields: Of the network's module, `num_classes` among them; see `model_fields`. One that the name
+      fixes may only be given its value.
 
   Raises:
-    ValueError: If the name is unknown (the message lists the names) or a field does not fit.
+    ValueError: If the name is unknown (the message lists the names), the network does not take a field,
+      or a value does not fit.
   """
-  return MODELS[checks.one_of("model", name, MODELS)](**fields)
+  known = model_fields(name)
+  for field, value in fields.items():
+    if field not in (*known, "num_classes"):
+      checks.fail(field, value, f"nothing, {name} does not take it (it takes {', '.join(known)})")
+  module, fixed = MODELS[name]
+  for field, value in fixed.items():
+    if fields.get(field, value) != value:
+      checks.fail(field, fields[field], f"{value!r} for {name}")
+  return module(**fields | fixed)

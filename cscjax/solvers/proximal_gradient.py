@@ -59,7 +59,7 @@ def ista(
       several parts takes one for all or one for each part.
     iterations: How many, >= 0.
     step: A scalar > 0, and < 2/L to converge; 1/L by `lipschitz` if None (no gradient flows through
-      it).
+      it). Where that is not exact it comes from below, and the step can be 1 % or so above 1/L.
     nonnegative: Whether the code is constrained to be >= 0 (eq. 2).
     init: Code to start from; 0 if None.
 

@@ -7,6 +7,9 @@ import optax
 
 from cscjax import checks
 
+DECAYED = ("filters", "kernel")
+"""How the names of the parameters begin that weight decay is for."""
+
 
 def step_schedule(
   learning_rate: float, boundaries: Sequence[int], *, factor: float = 0.1, warmup_steps: int = 0
@@ -48,7 +51,7 @@ def sgd(
     schedule: Step -> learning rate.
     momentum: In [0, 1).
     nesterov: Whether the momentum is Nesterov's.
-    weight_decay: >= 0. Biases, scales and the solver's steps are not decayed.
+    weight_decay: >= 0, of the parameters named in `DECAYED`: no biases, scales or solver steps.
 
   Raises:
     ValueError: If an argument is out of range.
@@ -57,7 +60,8 @@ def sgd(
   checks.in_range("weight_decay", weight_decay, 0)
 
   def is_kernel(params):
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+    # By name: in stacked blocks a bias has two axes as well.
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.startswith(DECAYED), params)
 
   return optax.chain(
     optax.add_decayed_weights(weight_decay, mask=is_kernel),

@@ -11,7 +11,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from cscjax.data import DataError, load_dataset
+from cscjax.data import DataError, dataset_shape, load_dataset
 from cscjax.data.cache import cache_folder
 from cscjax.data.shards import read_shards
 from tests.data.conftest import rows
@@ -228,3 +228,9 @@ def test_real_cifar10_from_tfds_and_from_sheets(real_data, tmp_path):
   start = time.perf_counter()
   load_dataset("cifar10", data_dir=tmp_path, download=False)
   assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("name", ["digits", "gaussian_centers"])
+def test_the_shape_of_a_data_set_is_that_of_its_arrays(name):
+  data = load_dataset(name)
+  assert dataset_shape(name) == (data.example_shape, data.num_classes)

@@ -8,13 +8,7 @@ from experiments.config import Config
 
 BAD = [
   {"model": "vgg"},
-  {"depth": 0},
-  {"depth": -6},
-  {"width": 0},
-  {"dilations": ()},
-  {"dilations": (1, 0)},
   {"solver": "admm"},
-  {"unfolding": -1},
   {"step": "large"},
   {"dataset": "mnist"},
   {"validation_fraction": 1.0},

@@ -13,7 +13,7 @@ from cscjax.models import create_model
 
 def train(mode, model_axis):
   mesh = training.create_mesh(mode)
-  fields = {"num_classes": 5, "depth": 3, "width": 4, "unfolding": 2, "solver": "fista"}
+  fields = {"num_classes": 5, "depth": 2, "width": 4, "unfolding": 2, "solver": "fista"}
   optimizer = training.sgd(training.step_schedule(0.05, []), momentum=0.9, weight_decay=1e-4)
   recipe = training.Recipe(
     create_model("msd_csc", **fields, axis_name=model_axis),

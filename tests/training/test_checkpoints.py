@@ -1,5 +1,6 @@
 """Checkpoints: exact round trips, and what is damaged is never used."""
 
+import contextlib
 import json
 
 import flax.linen as nn
@@ -27,24 +28,28 @@ def assert_same(left, right):
   jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
+def restore(folder):
+  with contextlib.closing(training.Checkpoints(folder)) as checkpoints:
+    return checkpoints.restore(make_state(0))
+
+
 @pytest.fixture
 def saved(tmp_path):
-  checkpoints = training.Checkpoints(tmp_path)
-  for step in (3, 7, 12):
-    checkpoints.save(make_state(step), seconds=step / 2)
-  checkpoints.close()
+  with contextlib.closing(training.Checkpoints(tmp_path)) as checkpoints:
+    for step in (3, 7, 12):
+      checkpoints.save(make_state(step), seconds=step / 2)
   return tmp_path
 
 
 def test_the_newest_comes_back_bit_for_bit_and_two_are_kept(saved):
-  restored = training.Checkpoints(saved).restore(make_state(0))
+  restored = restore(saved)
   assert_same(restored.state, make_state(12))
   assert restored.seconds == 6.0
   assert sorted(int(p.name) for p in saved.iterdir() if p.name.isdigit()) == [7, 12]
 
 
 def test_an_empty_directory_has_none(tmp_path):
-  assert training.Checkpoints(tmp_path / "new").restore(make_state(0)) is None
+  assert restore(tmp_path / "new") is None
 
 
 def files(folder):
@@ -67,12 +72,13 @@ def remove(path):
 
 @pytest.mark.parametrize("damage", [cut, flip, remove])
 @pytest.mark.filterwarnings("ignore:skipped the damaged checkpoint")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from Orbax's threads
 def test_a_damaged_file_never_gives_a_wrong_state(saved, damage):
   for name in [p.relative_to(saved / "12") for p in files(saved / "12")]:
     folder = saved.parent / f"{damage.__name__}-{str(name).replace('/', '-')}"
     _copy(saved, folder)
     damage(folder / "12" / name)
-    restored = training.Checkpoints(folder).restore(make_state(0))
+    restored = restore(folder)
     # A file that holds nothing of the state may be damaged without harm.
     assert_same(restored.state, make_state(int(restored.state.step)))
     assert restored.seconds == int(restored.state.step) / 2
@@ -83,7 +89,7 @@ def test_damaged_arrays_are_skipped_with_a_warning(saved):
     if path.parent.name == "d":
       cut(path)
   with pytest.warns(UserWarning, match="damaged checkpoint of step 12"):
-    restored = training.Checkpoints(saved).restore(make_state(0))
+    restored = restore(saved)
   assert_same(restored.state, make_state(7))
 
 
@@ -92,18 +98,18 @@ def test_a_wrong_digest_is_found(saved):
   meta = json.loads(path.read_text())
   path.write_text(json.dumps({**meta, "digest": meta["digest"][::-1]}))
   with pytest.warns(UserWarning, match="digest"):
-    assert int(training.Checkpoints(saved).restore(make_state(0)).state.step) == 7
+    assert int(restore(saved).state.step) == 7
 
 
 def test_an_unfinished_write_is_not_a_checkpoint(saved):
   _copy(saved / "12", saved / "20.orbax-checkpoint-tmp")
-  assert int(training.Checkpoints(saved).restore(make_state(0)).state.step) == 12
+  assert int(restore(saved).state.step) == 12
 
 
 def test_saving_the_same_step_again_changes_nothing(saved):
-  checkpoints = training.Checkpoints(saved)
-  checkpoints.save(make_state(12), seconds=100.0)
-  assert checkpoints.restore(make_state(0)).seconds == 6.0
+  with contextlib.closing(training.Checkpoints(saved)) as checkpoints:
+    checkpoints.save(make_state(12), seconds=100.0)
+  assert restore(saved).seconds == 6.0
 
 
 def _copy(source, target):

@@ -1,0 +1,61 @@
+"""Batch norm as the models use it: its bias is the negative threshold (eq. 2)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+MOMENTUM = 0.9  # of the running statistics
+
+
+class Norm(nn.Module):
+  """Batch norm with scale and bias, over all axes but the channels.
+
+  Attributes:
+    norm: False leaves the bias alone.
+    dtype: Of the result; statistics and parameters are float32.
+    axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
+  """
+
+  norm: bool = True
+  dtype: Any = None
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:
+    """The normalised z; with `train` by the batch's statistics, and "batch_stats" is updated."""
+    (apply,) = shared_norms(self, z.shape[-1], 1, norm=self.norm, axis_name=self.axis_name, train=train)
+    return apply(z).astype(self.dtype or z.dtype)
+
+
+def shared_norms(
+  module: nn.Module, features: int, count: int, *, norm: bool, axis_name: str | None, train: bool
+) -> list[Callable[[jax.Array], jax.Array]]:
+  """N_0, N_1, ...: one scale and one bias, and running statistics for each.
+
+  Args:
+    module: In whose compact method this is called, once; it gets the parameters "scale" and "bias".
+    features: Channels.
+    count: How many.
+    norm: Whether there is a batch norm; else each is z + bias.
+    axis_name: As in `Norm`.
+    train: Whether to use and collect the batch's statistics.
+  """
+  bias = module.param("bias", nn.initializers.zeros, (features,))
+  if not norm:
+    return [lambda z: z + bias] * count
+  scale = module.param("scale", nn.initializers.ones, (features,))
+
+  def make(index):
+    standardize = nn.BatchNorm(
+      use_running_average=not train,
+      momentum=MOMENTUM,
+      use_scale=False,
+      use_bias=False,
+      axis_name=axis_name,
+      name=f"norm_{index}",
+    )
+    return lambda z: standardize(z) * scale + bias
+
+  return [make(index) for index in range(count)]

@@ -1,0 +1,213 @@
+"""Res-CSC, and the plain network, ResNet and simplified Res-CSC that it contains (Table 2)."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cscjax import checks
+from cscjax.dictionaries import ConvDictionary
+from cscjax.models.norms import Norm
+from cscjax.models.spectral import trained_step
+from cscjax.solvers.residual import initialized_thresholding
+
+
+class Rule(NamedTuple):
+  """Which terms a block's second layer has beside its dictionary's analysis (eq. 5).
+
+  Attributes:
+    keep: X_prev.
+    correct: c D^T D X_prev.
+  """
+
+  keep: bool
+  correct: bool
+
+
+RULES = {
+  "plain": Rule(keep=False, correct=False),
+  "simplified": Rule(keep=False, correct=True),
+  "resnet": Rule(keep=True, correct=False),
+  "res_csc": Rule(keep=True, correct=True),
+}
+
+
+class ResCSCBlock(nn.Module):
+  """Two layers: X = relu(N_1(D_1^T X_prev)), then a step from the code X_prev over D_2 (eq. 4, 5).
+
+      res_csc     relu(X_prev + N_2(D_2^T (X + c D_2 X_prev)))
+
+  and without the terms that the other rules leave out. c = -2 sigmoid(k) / lambda_max(D_2^T D_2) with k
+  trained from 0, so that it starts at the -L of eq. 5; see `tracked_lipschitz`.
+
+  Attributes:
+    features: Channels of the code.
+    stride: Of D_1. X_prev is subsampled likewise, and gets channels of zeros.
+    rule: One of `RULES`.
+    c: A constant in place of the trained one.
+    norm: False replaces batch norm by a bias.
+    dtype: Of the convolutions; parameters, statistics and lambda_max are float32.
+    axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
+  """
+
+  features: int
+  stride: int = 1
+  rule: str = "res_csc"
+  c: float | None = None
+  norm: bool = True
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """X_prev [N, H, W, C] -> [N, H/stride, W/stride, features], rounded up."""
+    rank, initializer = x.ndim - 2, nn.initializers.he_normal()
+    shape = (3,) * rank + (x.shape[-1], self.features)
+    filters = self.param("filters_1", initializer, shape)
+    first = ConvDictionary(filters.astype(self.dtype), stride=self.stride)
+    filters = self.param("filters_2", initializer, (*shape[:-2], self.features, self.features))
+    second = ConvDictionary(filters.astype(self.dtype))
+    code = nn.relu(self._norm("norm_1")(first.analysis(x), train=train))
+    rule, c = RULES[self.rule], None
+    if rule.correct:
+      c = self.c
+      if c is None:
+        c = -trained_step(self, second.replace(filters=filters), code.shape, train=train)
+      c = jnp.asarray(c, self.dtype)
+    return initialized_thresholding(
+      second,
+      code,
+      shortcut(x, self.features, self.stride),
+      nn.relu,
+      c=c,
+      keep=rule.keep,
+      transform=lambda z: self._norm("norm_2")(z, train=train),
+    )
+
+  def _norm(self, name):
+    return Norm(self.norm, self.dtype, self.axis_name, name=name)
+
+
+def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
+  """The identity between stages, without parameters (He et al. 2016, option A).
+
+  Args:
+    x: [N, H, W, C] or [N, L, C].
+    features: >= C, channels to fill up to with zeros.
+    stride: Every so many positions are kept.
+  """
+  x = x[(slice(None), *(slice(None, None, stride) for _ in range(x.ndim - 2)))]
+  return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, features - x.shape[-1])])
+
+
+class ResCSC(nn.Module):
+  """Residual convolutional sparse coding network, the CIFAR ResNet with another rule in its blocks.
+
+  A convolution, three stages of n = (depth - 2) / 6 blocks with width, 2 width and 4 width channels at
+  full, half and quarter resolution, global average pooling, a linear classifier. At width 16 and 10
+  classes 0.27, 0.46, 0.66, 0.85, 1.73 and 3.48 million parameters at depth 20, 32, 44, 56, 110 and 218;
+  the four rules have the same ones, but for the scalar k of each block that has a trained c.
+
+  The equal blocks of a stage run under `nn.scan` with stacked parameters and statistics, so that
+  compiling does not take longer for more of them.
+
+  Attributes:
+    num_classes: Of the classifier.
+    depth: 6 n + 2 layers, n >= 1.
+    width: Channels of the first stage.
+    rule: "res_csc", "resnet", "simplified" or "plain", see `initialized_thresholding`.
+    c: A constant in place of the trained one of each block.
+    remat: Whether the equal blocks are computed again in the backward pass, to save memory.
+    norm: False replaces batch norm by a bias.
+    dtype: Of the convolutions: float32 or bfloat16. Logits are float32.
+    axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
+
+  Raises:
+    ValueError: When made, if a field is out of range or a rule without c gets one.
+  """
+
+  num_classes: int
+  depth: int = 20
+  width: int = 16
+  rule: str = "res_csc"
+  c: float | None = None
+  remat: bool = False
+  norm: bool = True
+  dtype: Any = jnp.float32
+  axis_name: str | None = None
+
+  def __post_init__(self):
+    for name in ("num_classes", "width"):
+      checks.positive_int(name, getattr(self, name))
+    if checks.positive_int("depth", self.depth) < 8 or self.depth % 6 != 2:
+      checks.fail("depth", self.depth, "6 n + 2 layers, n >= 1")
+    checks.one_of("rule", self.rule, RULES)
+    if self.c is not None and not RULES[self.rule].correct:
+      checks.fail("c", self.c, f"none for the rule {self.rule}")
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, *, train: bool = False, return_codes: bool = False
+  ) -> jax.Array | tuple[jax.Array, list[jax.Array]]:
+    """Classifies a batch.
+
+    Args:
+      x: Normalised images [N, H, W, C] or signals [N, L, C].
+      train: Whether batch norm uses the batch's statistics and updates its running ones (pass
+        mutable=["batch_stats", "spectral"]).
+      return_codes: Whether to return the codes too.
+
+    Returns:
+      Logits [N, num_classes], float32; with `return_codes` also each block's code.
+
+    Raises:
+      ValueError: If `x` has the wrong number of axes.
+    """
+    if x.ndim not in (3, 4):
+      checks.fail("x", x.shape, "[N, H, W, C] or [N, L, C]")
+    shape = (3,) * (x.ndim - 2) + (x.shape[-1], self.width)
+    filters = self.param("filters", nn.initializers.he_normal(), shape).astype(self.dtype)
+    x = ConvDictionary(filters).analysis(x.astype(self.dtype))
+    x = nn.relu(Norm(self.norm, self.dtype, self.axis_name, name="norm")(x, train=train))
+    codes, repeats = [], (self.depth - 2) // 6
+    for stage in range(3):
+      if stage > 0:
+        x = self._block(stage, f"transition_{stage}", stride=2)(x, train=train)
+        codes.append(x)
+      equal = repeats - (stage > 0)
+      if equal:
+        x, stacked = self._scan(equal, train, return_codes)(
+          self._block(stage, f"stage_{stage}"), x, None
+        )
+        codes += [] if stacked is None else list(stacked)
+    x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim - 1)))
+    logits = nn.Dense(self.num_classes, name="classifier")(x)
+    return (logits, codes) if return_codes else logits
+
+  def _block(self, stage, name, stride=1):
+    return ResCSCBlock(
+      features=self.width * 2**stage,
+      stride=stride,
+      rule=self.rule,
+      c=self.c,
+      norm=self.norm,
+      dtype=self.dtype,
+      axis_name=self.axis_name,
+      name=name,
+    )
+
+  def _scan(self, length, train, return_codes):
+    """(block, x, None) -> x after `length` blocks of their own parameters, and their codes."""
+
+    def body(block, x, _):
+      x = block(x, train=train)
+      return x, x if return_codes else None
+
+    return nn.scan(
+      nn.remat(body, prevent_cse=False) if self.remat else body,
+      variable_axes={"params": 0, "batch_stats": 0, "spectral": 0},
+      split_rngs={"params": True},
+      length=length,
+    )

@@ -1,0 +1,82 @@
+"""The layers of a network: python -m experiments.describe --flagfile=experiments/msdcsc12.flags.
+
+A table of output shapes, dictionaries, dilations, weights and forward FLOPs (of one example, 2 a
+multiply-add) for whatever the flags of experiments.run name. With --json one object: parameters,
+filter_parameters, forward_flops, layers.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags as absl_flags
+
+from cscjax.data import dataset_shape
+from cscjax.models import describe
+from cscjax.training import parameter_count
+from experiments import cli, flags
+from experiments.build import make_model
+from experiments.config import Config
+
+
+def main() -> None:
+  """Prints what the flags name."""
+  config = flags.config_from_flags()
+  if absl_flags.FLAGS.json:
+    print(json.dumps(summarize(config)))
+  else:
+    print(table(summarize(config)))
+
+
+def summarize(config: Config) -> dict[str, Any]:
+  """The object that --json prints."""
+  example_shape, num_classes = dataset_shape(config.dataset)
+  model = make_model(config, num_classes, parallel=False)
+  x = jax.ShapeDtypeStruct((1, *example_shape), jnp.float32)
+  params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+  layers = describe(model, example_shape)
+  return {
+    "model": config.model,
+    "dataset": config.dataset,
+    "parameters": parameter_count(params),
+    "filter_parameters": sum(layer.weights for layer in layers if layer.stride),
+    "forward_flops": sum(layer.forward_flops for layer in layers),
+    "layers": [dataclasses.asdict(layer) for layer in layers],
+  }
+
+
+def table(summary: dict[str, Any]) -> str:
+  """The same as a table for people."""
+  rows = [("layer", "output", "dictionary", "stride", "dilation", "weights", "MFLOPs")]
+  for layer in summary["layers"]:
+    repeats = f"{layer['repeats']} x " if layer["repeats"] > 1 else ""
+    rows.append(
+      (
+        layer["name"],
+        _shape(layer["output"]),
+        repeats + _shape(layer["dictionary"]),
+        _shape(layer["stride"][:1]),
+        _shape(layer["dilation"][:1]),
+        f"{layer['weights']:,}",
+        f"{layer['forward_flops'] / 1e6:,.2f}",
+      )
+    )
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+  lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+  totals = (
+    f"{summary['parameters']:,} parameters, {summary['filter_parameters']:,} of them filter weights;"
+    f" {summary['forward_flops'] / 1e6:,.1f} MFLOPs forward"
+  )
+  return "\n".join([*(line.rstrip() for line in lines), totals])
+
+
+def _shape(sizes):
+  return "x".join(map(str, sizes)) or "-"
+
+
+if __name__ == "__main__":
+  flags.define_flags()
+  absl_flags.DEFINE_bool("json", False, "One JSON object instead of a table.")
+  cli.run(main)

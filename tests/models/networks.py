@@ -1,0 +1,75 @@
+"""What the tests of the networks share: random variables, and a layer's parts for NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxprs_in_params
+
+from tests.models import references
+
+
+def randomized(variables, seed=0):
+  """All but the filters moved off their initial values, so that a mistake with them shows.
+
+  In float64 where that is on: Flax makes running statistics in float32.
+  """
+  rng, dtype = np.random.default_rng(seed), jnp.result_type(float)
+
+  def move(path, leaf):
+    name = path[-1].key if isinstance(path[-1], jax.tree_util.DictKey) else None
+    if name in ("scale", "var"):
+      return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), dtype)
+    if name in ("bias", "mean", "step_logit"):
+      return jnp.asarray(0.2 * rng.normal(size=leaf.shape), dtype)
+    return leaf.astype(dtype)
+
+  return jax.tree_util.tree_map_with_path(move, variables)
+
+
+def initialized(model, x, seed=0):
+  """Randomized variables of a model."""
+  return randomized(jax.jit(model.init)(jax.random.key(seed), x), seed)
+
+
+def norm_of(params, stats, index=0):
+  """N_index of a layer or `Norm`, for NumPy."""
+  scale, bias = np.asarray(params["scale"]), np.asarray(params["bias"])
+  stats = stats[f"norm_{index}"]
+  return references.batch_norm(np.asarray(stats["mean"]), np.asarray(stats["var"]), scale, bias)
+
+
+def thresholds_of(params, stats, count):
+  """relu(N_k) for each iteration of a layer."""
+  norms = [norm_of(params, stats, index) for index in range(count)]
+  return [lambda v, norm=norm: references.relu(norm(v)) for norm in norms]
+
+
+def step_of(params, spectral, identity=0.0):
+  """2 sigmoid(k) / L, L as the model has estimated it."""
+  largest = float(spectral["state"][0]) + identity
+  return 2 / (1 + np.exp(-float(params["step_logit"]))) / largest
+
+
+def size_of(tree, part):
+  """Number of scalars in the leaves whose name contains `part`."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return sum(leaf.size for path, leaf in leaves if part in jax.tree_util.keystr(path))
+
+
+def leaf_names(tree):
+  return sorted(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree))
+
+
+def counted(function, *arguments):
+  """How often each convolution primitive occurs in a function, inside its loops once."""
+  counts = {}
+
+  def visit(jaxpr):
+    for equation in jaxpr.eqns:
+      name = equation.primitive.name
+      counts[name] = counts.get(name, 0) + 1
+      for inner in jaxprs_in_params(equation.params):
+        visit(inner)
+
+  visit(jax.make_jaxpr(function)(*arguments).jaxpr)
+  return {name: count for name, count in counts.items() if name.startswith("csc_conv")}
