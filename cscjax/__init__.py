@@ -14,22 +14,34 @@ from cscjax.dictionaries import (
   to_matrix,
 )
 from cscjax.ops import hard_threshold, nonnegative_soft_threshold, soft_threshold
-from cscjax.solvers import SolverResult, fista, ista, layered_thresholding, unfolded_pursuit
+from cscjax.solvers import (
+  MultilayerResult,
+  SolverResult,
+  fista,
+  ista,
+  layered_bp,
+  layered_thresholding,
+  ml_fista,
+  ml_ista,
+)
 
 __all__ = [
   "ConvDictionary",
   "Dictionary",
   "IdentityAugmented",
   "MatrixDictionary",
+  "MultilayerResult",
   "SolverResult",
   "fista",
   "hard_threshold",
   "ista",
+  "layered_bp",
   "layered_thresholding",
   "lipschitz",
+  "ml_fista",
+  "ml_ista",
   "mutual_coherence",
   "nonnegative_soft_threshold",
   "soft_threshold",
   "to_matrix",
-  "unfolded_pursuit",
 ]

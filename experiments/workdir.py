@@ -15,8 +15,9 @@ from typing import Any
 
 import jax
 
+from cscjax.models import model_fields
 from experiments.cli import UsageError
-from experiments.config import RESUMABLE, Config
+from experiments.config import MODEL_FIELDS, RESUMABLE, Config
 
 
 @contextlib.contextmanager
@@ -43,12 +44,15 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
 
 
 def write_config(workdir: pathlib.Path, config: Config) -> None:
-  """config.json: all flags, and the versions, revision and device that the run has now."""
+  """config.json: all flags, what the network's own fields came to, versions, revision and device."""
   device = jax.devices()[0]
+  given = {name: getattr(config, name) for name in MODEL_FIELDS}
+  fields = model_fields(config.model) | {k: v for k, v in given.items() if v is not None}
   write_json(
     workdir / "config.json",
     {
       "flags": dataclasses.asdict(config),
+      "model_fields": {k: v for k, v in fields.items() if k in MODEL_FIELDS},
       "versions": {
         "python": platform.python_version(),
         **{p: importlib.metadata.version(p) for p in ("cscjax", "jax", "jaxlib", "flax", "optax")},

@@ -190,7 +190,9 @@ def _geometry(filters, stride, dilation, padding):
     pads = tuple((low, high) for low, high in padding)
   except (TypeError, ValueError):
     checks.fail("padding", padding, expected)
-  if len(pads) != rank or not all(isinstance(n, numbers.Integral) and int(n) >= 0 for p in pads for n in p):
+  if len(pads) != rank or not all(
+    isinstance(n, numbers.Integral) and int(n) >= 0 for p in pads for n in p
+  ):
     checks.fail("padding", padding, expected)
   return strides, dilations, pads
 

@@ -1,7 +1,23 @@
 """Pursuits: pure functions from a dictionary and a signal to a sparse code."""
 
 from cscjax.solvers.layered import layered_thresholding
+from cscjax.solvers.multilayer import layered_pursuit, multilayer_pursuit
+from cscjax.solvers.multilayer_bp import MultilayerResult, layered_bp, ml_fista, ml_ista
 from cscjax.solvers.proximal_gradient import SolverResult, fista, ista
+from cscjax.solvers.residual import initialized_thresholding
 from cscjax.solvers.unfolded import unfolded_pursuit
 
-__all__ = ["SolverResult", "fista", "ista", "layered_thresholding", "unfolded_pursuit"]
+__all__ = [
+  "MultilayerResult",
+  "SolverResult",
+  "fista",
+  "initialized_thresholding",
+  "ista",
+  "layered_bp",
+  "layered_pursuit",
+  "layered_thresholding",
+  "ml_fista",
+  "ml_ista",
+  "multilayer_pursuit",
+  "unfolded_pursuit",
+]
