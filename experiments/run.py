@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from absl import flags as absl_flags
+
 from cscjax import training
 from cscjax.data import Dataset, dataset_shape, load_dataset
 from cscjax.plots import learning_curves
@@ -138,4 +140,5 @@ def summarize(
 
 if __name__ == "__main__":
   flags.define_flags()
+  absl_flags.adopt_module_key_flags(flags)  # so that --help lists them
   cli.run(main)

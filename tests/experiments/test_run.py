@@ -1,13 +1,17 @@
 """experiments.run as a process: outputs, exit codes, resume, signals."""
 
+import dataclasses
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+
+from experiments.config import Config
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ("--dataset=digits", "--depth=2", "--width=4", "--unfolding=1", "--epochs=3", "--batch_size=64")
@@ -200,3 +204,9 @@ def test_a_validation_split(tmp_path):
   summary = json.loads(done.stdout.splitlines()[-1])
   assert 0.3 < summary["validation_accuracy"] <= 1
   assert [r["split"] for r in rows(tmp_path)].count("test") == 1
+
+
+def test_help_lists_every_flag():
+  text = run("--help").stdout
+  missing = [f.name for f in dataclasses.fields(Config) if not re.search(rf"--(\[no\])?{f.name}:", text)]
+  assert not missing

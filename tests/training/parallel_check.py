@@ -10,20 +10,23 @@ import numpy as np
 from cscjax import training
 from cscjax.models import create_model
 
+MSD_CSC = {"name": "msd_csc", "depth": 2, "unfolding": 2, "solver": "fista"}
+RES_CSC = {"name": "res_csc", "depth": 14}  # its blocks run in a scan
 
-def train(mode, model_axis):
+
+def train(mode, model_axis, network):
   mesh = training.create_mesh(mode)
-  fields = {"num_classes": 5, "depth": 2, "width": 4, "unfolding": 2, "solver": "fista"}
+  fields = {**network, "num_classes": 5, "width": 4}
   optimizer = training.sgd(training.step_schedule(0.05, []), momentum=0.9, weight_decay=1e-4)
   recipe = training.Recipe(
-    create_model("msd_csc", **fields, axis_name=model_axis),
+    create_model(**fields, axis_name=model_axis),
     optimizer,
     16,
     shift=1,
     flip=True,
     axis_name=None if mesh is None else training.AXIS,
   )
-  plain = create_model("msd_csc", **fields)
+  plain = create_model(**fields)
   state = training.create_train_state(plain, optimizer, (8, 8, 3), jax.random.key(0))
   rng = np.random.default_rng(0)
   data = training.DeviceData(
@@ -53,15 +56,17 @@ def distance(left, right):
   )
 
 
-one = train("jit", None)
-same = train("pmap", training.AXIS)
-apart = train("auto", None)
+one = train("jit", None, MSD_CSC)
+same = train("pmap", training.AXIS, MSD_CSC)
+apart = train("auto", None, MSD_CSC)
+scanned = [train(mode, axis, RES_CSC) for mode, axis in (("jit", None), ("pmap", training.AXIS))]
 json.dump(
   {
     "devices": jax.device_count(),
     "count": [float(run[1].count) for run in (one, same, apart)],
     "global": distance(same, one),
     "device": distance(apart, one),
+    "scanned": distance(*scanned),
     "finite": bool(np.isfinite(apart[1].loss)),
   },
   sys.stdout,

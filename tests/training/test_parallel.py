@@ -22,6 +22,7 @@ def test_four_devices_train_like_one_unless_statistics_are_each_devices_own():
   report = json.loads(done.stdout)
   assert report["devices"] == 4
   assert report["global"] < 2e-3  # 8 steps in float32; relative to 1e-3 + |value|
+  assert report["scanned"] < 2e-3
   assert report["device"] > 10 * report["global"]
   assert report["finite"]
   assert report["count"] == [70, 70, 70]  # each example is counted once
