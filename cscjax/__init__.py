@@ -23,6 +23,7 @@ from cscjax.solvers import (
   layered_thresholding,
   ml_fista,
   ml_ista,
+  unfolded_pursuit,
 )
 
 __all__ = [
@@ -44,4 +45,5 @@ __all__ = [
   "nonnegative_soft_threshold",
   "soft_threshold",
   "to_matrix",
+  "unfolded_pursuit",
 ]
