@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,7 @@ def train_steps(
   Returns:
     The state `count` steps later. Metrics restart with the first step of an epoch.
   """
+  chex.assert_equal_shape_prefix((data.images, data.labels), 1)
   steps_per_epoch = data.labels.shape[0] // recipe.batch_size
   shuffle_key, augment_key = jax.random.split(key)
   epoch_key = jax.random.fold_in(shuffle_key, state.step // steps_per_epoch)
@@ -103,6 +105,7 @@ def evaluate_batches(
     first: int32, traced.
     count: int32, traced.
   """
+  chex.assert_equal_shape_prefix((data.images, data.labels), 1)
   total = data.labels.shape[0]
 
   def body(i, metrics):
@@ -156,6 +159,7 @@ def _local(tree: Any, recipe: Recipe) -> Any:
 
 def _sums(recipe, logits, labels, counted) -> EpochMetrics:
   """Sums over a batch, over all devices."""
+  chex.assert_shape((labels, counted), logits.shape[:1])
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   correct = counted & (jnp.argmax(logits, axis=-1) == labels)
   sums = EpochMetrics(

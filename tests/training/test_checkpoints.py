@@ -3,6 +3,7 @@
 import contextlib
 import json
 
+import chex
 import flax.linen as nn
 import jax
 import numpy as np
@@ -24,10 +25,6 @@ def make_state(step):
   return state.replace(step=np.int32(step))
 
 
-def assert_same(left, right):
-  jax.tree.map(np.testing.assert_array_equal, left, right)
-
-
 def restore(folder):
   with contextlib.closing(training.Checkpoints(folder)) as checkpoints:
     return checkpoints.restore(make_state(0))
@@ -43,7 +40,7 @@ def saved(tmp_path):
 
 def test_the_newest_comes_back_bit_for_bit_and_two_are_kept(saved):
   restored = restore(saved)
-  assert_same(restored.state, make_state(12))
+  chex.assert_trees_all_equal(restored.state, make_state(12))
   assert restored.seconds == 6.0
   assert sorted(int(p.name) for p in saved.iterdir() if p.name.isdigit()) == [7, 12]
 
@@ -80,7 +77,7 @@ def test_a_damaged_file_never_gives_a_wrong_state(saved, damage):
     damage(folder / "12" / name)
     restored = restore(folder)
     # A file that holds nothing of the state may be damaged without harm.
-    assert_same(restored.state, make_state(int(restored.state.step)))
+    chex.assert_trees_all_equal(restored.state, make_state(int(restored.state.step)))
     assert restored.seconds == int(restored.state.step) / 2
 
 
@@ -90,7 +87,7 @@ def test_damaged_arrays_are_skipped_with_a_warning(saved):
       cut(path)
   with pytest.warns(UserWarning, match="damaged checkpoint of step 12"):
     restored = restore(saved)
-  assert_same(restored.state, make_state(7))
+  chex.assert_trees_all_equal(restored.state, make_state(7))
 
 
 def test_a_wrong_digest_is_found(saved):

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ def test_grouping_of_steps_does_not_matter():
     for count in groups:
       state = train(state, data, jax.random.key(1), np.int32(count))
     results.append(state)
-  jax.tree.map(np.testing.assert_array_equal, *results)
+  chex.assert_trees_all_equal(*results)
   assert int(results[0].step) == 12
   assert not np.array_equal(results[0].params["layer_0"]["filters"], start.params["layer_0"]["filters"])
 

@@ -1,0 +1,32 @@
+"""The README's example prints what the README says; its commands name files that are there."""
+
+import contextlib
+import io
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_example():
+  code, expected = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.DOTALL).groups()
+  assert len([line for line in code.splitlines() if line.strip()]) <= 12
+  printed = io.StringIO()
+  with contextlib.redirect_stdout(printed):
+    exec(compile(code, "README.md", "exec"), {})
+  assert printed.getvalue() == expected
+
+
+def test_flagfiles_and_modules_exist():
+  for name in re.findall(r"--flagfile=(\S+?\.flags)", README):
+    assert (ROOT / name).is_file(), name
+  for module in re.findall(r"python -m (experiments\.\w+)", README):
+    assert (ROOT / module.replace(".", "/")).with_suffix(".py").is_file(), module
+  table = README.split("| flagfile |")[1].split("Each file's header")[0]
+  listed = {
+    name
+    for name in re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+    for name in re.findall(r"`(\w+)`", name)
+  }
+  assert listed == {path.stem for path in (ROOT / "experiments").glob("*.flags")}
