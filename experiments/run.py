@@ -55,17 +55,18 @@ def main() -> int:
   """Runs what the flags ask for and returns the exit code."""
   config, signals = flags.config_from_flags(), Signals()
   make_model(config, dataset_shape(config.dataset)[1], parallel=False)  # refused before any data is read
-  with signals.caught(), open_workdir(config) as workdir:
+  with signals.caught():
     dataset = load_dataset(
       config.dataset,
       data_dir=config.data_dir,
       validation_fraction=config.validation_fraction,
       download=config.download,
     )
-    run = build(config, dataset)
-    write_config(workdir, config)
-    summary = train(config, run, dataset, workdir, signals)
-    print(json.dumps(summary, allow_nan=False), flush=True)
+    with open_workdir(config) as workdir:
+      run = build(config, dataset)
+      write_config(workdir, config)
+      summary = train(config, run, dataset, workdir, signals)
+      print(json.dumps(summary, allow_nan=False), flush=True)
   return 128 + signals.received if summary["status"] == "interrupted" else 0
 
 

@@ -110,8 +110,6 @@ def load_images(
   except DataError as error:
     damage = f"damaged cache: {error}"
   prepared = find_prepared(data_dir, name)
-  if damage is not None and (prepared is not None or download):
-    _log.warning("%s; rebuilding it", damage)
   if prepared is not None:
     found = read_prepared(prepared, name)
   elif download:
@@ -121,6 +119,8 @@ def load_images(
       raise DataError(_missing(name, data_dir, damage, str(error))) from error
   else:
     raise DataError(_missing(name, data_dir, damage, "downloading is off"))
+  if damage is not None:
+    _log.warning("%s; it is made anew", damage)
   return fill_cache(name, data_dir, *found, require_cache=require_cache)
 
 
