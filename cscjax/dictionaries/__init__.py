@@ -1,6 +1,7 @@
 """Dictionaries: pairs of adjoint maps between signals and codes, as pytrees."""
 
-from cscjax.dictionaries.base import Code, Dictionary, join, mutual_coherence, to_matrix
+from cscjax.dictionaries.base import Code, Dictionary, join, to_matrix
+from cscjax.dictionaries.coherence import atom_norms, mutual_coherence
 from cscjax.dictionaries.conv import ConvDictionary
 from cscjax.dictionaries.identity import IdentityAugmented
 from cscjax.dictionaries.lipschitz import lipschitz
@@ -12,6 +13,7 @@ __all__ = [
   "Dictionary",
   "IdentityAugmented",
   "MatrixDictionary",
+  "atom_norms",
   "join",
   "lipschitz",
   "mutual_coherence",

@@ -75,19 +75,3 @@ def to_matrix(dictionary: Dictionary, signal_shape: Sequence[int]) -> jax.Array:
   signals = jnp.eye(size, dtype=dtype).reshape(size, *signal_shape)
   rows = jax.tree.leaves(dictionary.analysis(signals))
   return jnp.concatenate([row.reshape(size, -1) for row in rows], axis=1)
-
-
-def mutual_coherence(dictionary: Dictionary, signal_shape: Sequence[int]) -> jax.Array:
-  """Largest |<d_i, d_j>| / (||d_i|| ||d_j||) over pairs of different atoms (Lemma 1), in 0..1.
-
-  Made from the explicit matrix, so for small signals.
-
-  Args:
-    dictionary: Any dictionary.
-    signal_shape: Shape of one signal without batch.
-  """
-  matrix = to_matrix(dictionary, signal_shape)
-  norms = jnp.linalg.norm(matrix, axis=0)
-  atoms = matrix / jnp.where(norms > 0, norms, 1)
-  gram = jnp.abs(atoms.T @ atoms)
-  return jnp.max(gram.at[jnp.diag_indices(gram.shape[0])].set(0))

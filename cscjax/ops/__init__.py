@@ -1,6 +1,8 @@
-"""Thresholds, convolution and its adjoint, and the power method: plain functions over arrays."""
+"""Thresholds, convolution and its adjoint, largest eigenvalues: plain functions over arrays."""
 
 from cscjax.ops.conv import Padding, analysis_shape, conv, conv_adjoint, synthesis_shape
+from cscjax.ops.lanczos import lanczos_max
+from cscjax.ops.lowpass import tikhonov_lowpass
 from cscjax.ops.power import power_iteration
 from cscjax.ops.thresholds import hard_threshold, nonnegative_soft_threshold, soft_threshold
 
@@ -10,8 +12,10 @@ __all__ = [
   "conv",
   "conv_adjoint",
   "hard_threshold",
+  "lanczos_max",
   "nonnegative_soft_threshold",
   "power_iteration",
   "soft_threshold",
   "synthesis_shape",
+  "tikhonov_lowpass",
 ]

@@ -1,15 +1,23 @@
 """Pursuits: pure functions from a dictionary and a signal to a sparse code."""
 
+from cscjax.solvers.admm import admm
+from cscjax.solvers.certificates import beta_max, duality_gap
+from cscjax.solvers.iterate import SolverResult
 from cscjax.solvers.layered import layered_thresholding
 from cscjax.solvers.multilayer import layered_pursuit, multilayer_pursuit
 from cscjax.solvers.multilayer_bp import MultilayerResult, layered_bp, ml_fista, ml_ista
-from cscjax.solvers.proximal_gradient import SolverResult, fista, ista
+from cscjax.solvers.omp import OMPResult, omp
+from cscjax.solvers.proximal_gradient import fista, ista
 from cscjax.solvers.residual import initialized_thresholding
 from cscjax.solvers.unfolded import unfolded_pursuit
 
 __all__ = [
   "MultilayerResult",
+  "OMPResult",
   "SolverResult",
+  "admm",
+  "beta_max",
+  "duality_gap",
   "fista",
   "initialized_thresholding",
   "ista",
@@ -19,5 +27,6 @@ __all__ = [
   "ml_fista",
   "ml_ista",
   "multilayer_pursuit",
+  "omp",
   "unfolded_pursuit",
 ]

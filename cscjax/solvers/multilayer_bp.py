@@ -1,6 +1,7 @@
 """Basis pursuit over several layers, solved: ML-ISTA, ML-FISTA and layered basis pursuit."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +13,10 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join
 from cscjax.ops import nonnegative_soft_threshold, soft_threshold
 from cscjax.solvers.arguments import as_signal, as_step, per_part
+from cscjax.solvers.iterate import SolverResult
+from cscjax.solvers.lasso import sum_signals
 from cscjax.solvers.multilayer import Chain, bottom_up, check_lengths, top_down
-from cscjax.solvers.proximal_gradient import SolverResult, fista, ista
+from cscjax.solvers.proximal_gradient import fista, ista
 from cscjax.solvers.steps import extrapolate, momentum
 
 
@@ -142,17 +145,23 @@ class _State(NamedTuple):
 
 def _solve(dictionaries, x, betas, iterations, steps, nonnegative, accelerate):
   checks.int_at_least("iterations", iterations, 0)
-  x, codes, betas, steps, thresholds = _problem(dictionaries, x, betas, steps)
+  problem = _problem(dictionaries, x, betas, steps)
+  return _iterate(tuple(dictionaries), problem, iterations, bool(nonnegative), accelerate)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _iterate(dictionaries, problem, iterations, nonnegative, accelerate):
+  x, codes, betas, steps, thresholds = problem
   shrink = nonnegative_soft_threshold if nonnegative else soft_threshold
   proxes = [lambda point, t=threshold: jax.tree.map(shrink, point, t) for threshold in thresholds]
   batch = x.ndim - dictionaries[0].signal_ndim
 
   def objective(chain):
-    value = 0.5 * _sum(jnp.square(x - chain.signals[0]), batch)
+    value = 0.5 * sum_signals(jnp.square(x - chain.signals[0]), batch)
     for point, beta in zip(chain.points, betas, strict=True):
-      penalty = jax.tree.map(lambda p, b: _sum(b * jnp.abs(p), batch), point, beta)
+      penalty = jax.tree.map(lambda p, b: sum_signals(b * jnp.abs(p), batch), point, beta)
       value += sum(jax.tree.leaves(penalty))
-    return value
+    return value.astype(x.dtype)
 
   def body(state, _):
     chain = state.chain
@@ -185,8 +194,3 @@ def _problem(dictionaries, x, betas, steps) -> _Problem:
       values.append(value)
     signal = join(code)
   return problem
-
-
-def _sum(array, batch):
-  """Sum over all axes but the first `batch`."""
-  return jnp.sum(array, axis=tuple(range(batch, array.ndim)))

@@ -105,7 +105,7 @@ CALLS = {
   "lipschitz: other channels": ("signal_shape", lambda: cscjax.lipschitz(CONV, (6, 5, 3))),
   "lipschitz: other length": ("signal_shape", lambda: cscjax.lipschitz(MATRIX, (4,))),
   "lipschitz: a number": ("signal_shape", lambda: cscjax.lipschitz(MATRIX, 3)),
-  "lipschitz: no iterations": ("iterations", lambda: cscjax.lipschitz(CONV, (6, 5, 2), iterations=0)),
+  "lipschitz: tolerance 0": ("tolerance", lambda: cscjax.lipschitz(CONV, (6, 5, 2), tolerance=0)),
   "to_matrix: no channels": ("signal_shape", lambda: cscjax.to_matrix(CONV, (5, 2))),
   "to_matrix: a fraction": ("signal_shape", lambda: cscjax.to_matrix(MATRIX, (3.0,))),
   "coherence: no channels": ("signal_shape", lambda: cscjax.mutual_coherence(CONV_1D, (2,))),

@@ -179,7 +179,8 @@ def test_types_are_kept(x64, name, dtype, solve):
   for step in (None, np.float64(0.1)):
     run = functools.partial(solve, beta=beta, iterations=2, step=step)
     result = jax.eval_shape(run, *_typed(name, dtype))
-    assert {leaf.dtype for leaf in jax.tree.leaves(result)} == {jnp.dtype(dtype)}
+    leaves = jax.tree.leaves((result.code, result.objective))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(dtype)}
 
 
 @each_solver

@@ -1,0 +1,206 @@
+"""Mutual coherence and the norms of atoms, without the explicit matrix."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cscjax import checks, ops
+from cscjax.dictionaries.base import Code, Dictionary, check_signal_shape
+from cscjax.dictionaries.conv import ConvDictionary
+from cscjax.dictionaries.geometry import axes, meets_itself
+from cscjax.dictionaries.identity import IdentityAugmented
+from cscjax.dictionaries.matrix import MatrixDictionary
+
+BLOCK = 2**22  # numbers in a block of columns of the Gram matrix, or of their atoms
+
+
+def mutual_coherence(dictionary: Dictionary, signal_shape: Sequence[int] | None = None) -> jax.Array:
+  """mu(D): largest |<d_i, d_j>| / (||d_i|| ||d_j||) over pairs of different atoms (Lemma 1), in 0..1.
+
+  Atoms that are 0 are left out. The explicit matrix is never made, nor the whole Gram matrix.
+
+  Without a shape, that of all shifts of the filters on an unbounded grid, where no atom is cut. Two
+  shifts of dilated filters share taps only where stride * p = dilation * u, p a shift of the code and u
+  of the filters' taps: mu then depends on stride s and dilation t through s / gcd(s, t) alone. So at
+  stride 1 dilation leaves it as it is, and at other strides can only raise it.
+
+  With a shape, that of `to_matrix`: atoms cut by a border and shifts around a circle are in, those
+  that do not fit are not. In Fig. S1's example (0.47, and 0 with dilation 2) the dilated atoms that
+  would overlap do not fit into the image any more. Dilation can raise it, too: where shifts around a
+  circle meet a second time, or atoms are cut. A larger signal has the same pairs of atoms as one of
+  twice a filter's extent, so sizes are cut to that.
+
+  Args:
+    dictionary: Any dictionary.
+    signal_shape: Shape of one signal without batch: (n,), (L, C) or (H, W, C). Needed by a dictionary
+      that is not one of this package; of no account for `MatrixDictionary`.
+
+  Returns:
+    A scalar of the dictionary's floating type, computed in float32 at least. 0 where there is but one
+    atom.
+
+  Raises:
+    ValueError: If `signal_shape` does not fit the dictionary, or is needed and missing.
+  """
+  dtype = jnp.result_type(float, *jax.tree.leaves(dictionary))
+  precise = jnp.promote_types(dtype, jnp.float32)
+  dictionary = jax.tree.map(lambda leaf: jnp.asarray(leaf, precise), dictionary)
+  if isinstance(dictionary, MatrixDictionary) and signal_shape is None:
+    signal_shape = dictionary.atoms.shape[:1]
+  if signal_shape is None:
+    return _over_all_shifts(dictionary).astype(dtype)
+  shape = check_signal_shape(dictionary, signal_shape)
+  conv = dictionary.conv if isinstance(dictionary, IdentityAugmented) else dictionary
+  if isinstance(conv, ConvDictionary) and _has_just_all_shifts(conv, shape):
+    return _over_all_shifts(dictionary).astype(dtype)
+  if isinstance(dictionary, IdentityAugmented):
+    return _beside_identity(dictionary.conv, _enough(dictionary.conv, shape)).astype(dtype)
+  if isinstance(dictionary, ConvDictionary):
+    shape = _enough(dictionary, shape)
+  return _largest_in_gram(dictionary, shape).astype(dtype)
+
+
+def atom_norms(dictionary: Dictionary, signal_shape: Sequence[int]) -> Code:
+  """||d_j|| of every atom, those cut by a border among them, shaped like a code without batch.
+
+  Args:
+    dictionary: Any dictionary.
+    signal_shape: As in `to_matrix`.
+
+  Raises:
+    ValueError: If `signal_shape` does not fit the dictionary.
+  """
+  shape = check_signal_shape(dictionary, signal_shape)
+  if isinstance(dictionary, IdentityAugmented):
+    return jnp.ones(shape, dictionary.conv.filters.dtype), atom_norms(dictionary.conv, shape)
+  if isinstance(dictionary, MatrixDictionary):
+    return jnp.linalg.norm(dictionary.atoms, axis=0)
+  if isinstance(dictionary, ConvDictionary) and not meets_itself(dictionary, shape):
+    squares = dictionary.replace(filters=jnp.square(dictionary.filters))
+    return jnp.sqrt(squares.analysis(jnp.ones(shape, squares.filters.dtype)))
+  norms = _map_atoms(dictionary, shape, lambda _, atoms: _norms(atoms))
+  return _unflatten(norms, _code_shapes(dictionary, shape))
+
+
+def _over_all_shifts(dictionary):
+  if isinstance(dictionary, IdentityAugmented):
+    filters = dictionary.conv.filters
+    flat = filters.reshape(-1, filters.shape[-1]).T
+    beside = jnp.max(jnp.abs(flat) * _reciprocal(_norms(flat))[:, None])
+    return jnp.maximum(beside, _over_all_shifts(dictionary.conv))
+  if isinstance(dictionary, ConvDictionary):
+    return _largest_correlation(dictionary)
+  checks.fail("signal_shape", None, f"a shape, for a {type(dictionary).__name__}")
+
+
+def _has_just_all_shifts(conv: ConvDictionary, shape: tuple[int, ...]) -> bool:
+  """Whether no atom is cut, and any two overlap as on an unbounded grid and not a second time."""
+  sizes = list(zip(axes(conv), shape[:-1], strict=True))
+  room = all(n >= 2 * axis.extent - 1 for axis, n in sizes)
+  whole_turns = all(n % axis.stride == 0 for axis, n in sizes)
+  return room and (conv.padding == "VALID" or (conv.padding == "CIRCULAR" and whole_turns))
+
+
+def _largest_correlation(dictionary: ConvDictionary) -> jax.Array:
+  """The filters' cross-correlations at the lags that the stride lets occur."""
+  *kernel, channels, count = dictionary.filters.shape
+  atoms = jnp.moveaxis(dictionary.filters, -1, 0).reshape(count, -1)
+  atoms = (atoms * _reciprocal(_norms(atoms))[:, None]).reshape(count, *kernel, channels)
+  steps = [axis.stride // math.gcd(axis.stride, axis.dilation) for axis in axes(dictionary)]
+  reach = [(k - 1) // s * s for k, s in zip(kernel, steps, strict=True)]
+  lags = [2 * r // s + 1 for r, s in zip(reach, steps, strict=True)]
+  zero_lag = tuple(n // 2 for n in lags)
+
+  def largest(item):
+    index, atom = item
+    against = ops.conv(atom, jnp.moveaxis(atoms, 0, -1), stride=steps, padding=[(r, r) for r in reach])
+    return jnp.max(jnp.abs(against).at[(*zero_lag, index)].set(0))
+
+  batch = max(1, BLOCK // max(math.prod(lags) * count, atoms[0].size))
+  return jnp.max(lax.map(largest, (jnp.arange(count), atoms), batch_size=min(batch, count)))
+
+
+def _largest_in_gram(dictionary, shape):
+  norms = jnp.concatenate([jnp.ravel(part) for part in jax.tree.leaves(atom_norms(dictionary, shape))])
+  scale = _reciprocal(norms)
+
+  def largest(indices, atoms):
+    gram = jnp.abs(_flatten(dictionary.analysis(atoms.reshape(-1, *shape)), len(indices)))
+    gram = gram.at[jnp.arange(len(indices)), indices].set(0)
+    return jnp.max(gram * scale, axis=1) * scale[indices]
+
+  return jnp.max(_map_atoms(dictionary, shape, largest))
+
+
+def _beside_identity(conv, shape):
+  """mu([I, F^T]): an atom against a unit vector is its entry there."""
+
+  def largest(_, atoms):
+    return jnp.max(jnp.abs(atoms), axis=1) * _reciprocal(_norms(atoms))
+
+  return jnp.maximum(jnp.max(_map_atoms(conv, shape, largest)), _largest_in_gram(conv, shape))
+
+
+def _enough(conv: ConvDictionary, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """The smallest shape with all pairs of overlapping atoms that `shape` has.
+
+  Along an axis, two overlapping filters of extent e cover at most 2 e - 1 sites. With 2 e + s - 2 there
+  is room for every such pair away from the borders, wherever the stride s puts it, and none for one that
+  meets both borders (or itself around the circle); those at a border are the same at any size that
+  leaves the same remainder by the stride.
+  """
+  spatial = []
+  for n, axis in zip(shape[:-1], axes(conv), strict=True):
+    enough = 2 * axis.extent + axis.stride - 2
+    spatial.append(min(n, enough + (n - enough) % axis.stride))
+  return (*spatial, shape[-1])
+
+
+def _map_atoms(
+  dictionary: Dictionary,
+  shape: tuple[int, ...],
+  function: Callable[[jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+  """function(indices [b], atoms [b, n]) -> [b] over all atoms, a block at a time."""
+  shapes = _code_shapes(dictionary, shape)
+  size = sum(math.prod(s.shape) for s in jax.tree.leaves(shapes))
+  block = min(size, max(1, BLOCK // max(size, math.prod(shape))))
+
+  def step(first):
+    indices = jnp.minimum(first + jnp.arange(block), size - 1)  # the last atom may come again
+    dtype = jnp.result_type(*jax.tree.leaves(dictionary))
+    codes = _unflatten(jax.nn.one_hot(indices, size, dtype=dtype), shapes)
+    return function(indices, dictionary.synthesis(codes, (block, *shape)).reshape(block, -1))
+
+  return lax.map(step, jnp.arange(0, size, block)).reshape(-1)[:size]
+
+
+def _code_shapes(dictionary, shape) -> Any:
+  return jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def _flatten(code, batch):
+  return jnp.concatenate([part.reshape(batch, -1) for part in jax.tree.leaves(code)], axis=1)
+
+
+def _unflatten(array, shapes):
+  """[..., size] -> a code with leading axes."""
+  leaves, treedef = jax.tree.flatten(shapes)
+  parts, start = [], 0
+  for leaf in leaves:
+    end = start + math.prod(leaf.shape)
+    parts.append(array[..., start:end].reshape(*array.shape[:-1], *leaf.shape))
+    start = end
+  return jax.tree.unflatten(treedef, parts)
+
+
+def _norms(rows):
+  return jnp.linalg.norm(rows, axis=-1)
+
+
+def _reciprocal(norms):
+  return jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)

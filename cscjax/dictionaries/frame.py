@@ -1,0 +1,157 @@
+"""Inverting D D^T in signal space: what a splitting solver needs of a dictionary."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cscjax import checks
+from cscjax.dictionaries.base import Code, Dictionary
+from cscjax.dictionaries.conv import ConvDictionary
+from cscjax.dictionaries.identity import IdentityAugmented
+from cscjax.dictionaries.matrix import MatrixDictionary
+
+
+class Canvas(NamedTuple):
+  """A dictionary as part of a circular one, whose D D^T the Fourier transform diagonalises.
+
+  D code = crop_signal(dictionary.synthesis(embed_code(code))). A circular or a dense dictionary is its
+  own canvas.
+
+  Attributes:
+    dictionary: The circular one.
+    signal_shape: Of one of its signals.
+    embed_signal: Signal -> signal of the canvas, zeros around it.
+    crop_signal: The adjoint.
+    embed_code: Code -> code of the canvas, zeros around it.
+    crop_code: The adjoint.
+  """
+
+  dictionary: Dictionary
+  signal_shape: tuple[int, ...]
+  embed_signal: Callable[[jax.Array], jax.Array]
+  crop_signal: Callable[[jax.Array], jax.Array]
+  embed_code: Callable[[Code], Code]
+  crop_code: Callable[[Code], Code]
+
+
+def canvas(dictionary: Dictionary, signal_shape: Sequence[int]) -> Canvas:
+  """The canvas of a dense dictionary, of a convolution of stride 1, or of the identity beside one.
+
+  Args:
+    dictionary: D.
+    signal_shape: Shape of one signal without batch.
+
+  Raises:
+    ValueError: For any other dictionary.
+  """
+  shape = tuple(signal_shape)
+  augmented = isinstance(dictionary, IdentityAugmented)
+  conv = dictionary.conv if augmented else dictionary
+  is_conv = isinstance(conv, ConvDictionary) and all(s == 1 for s in jax.tree.leaves(conv.stride))
+  if not is_conv and not isinstance(conv, MatrixDictionary):
+    checks.fail("dictionary", type(conv).__name__, "a dense one or a convolution of stride 1")
+  if not isinstance(conv, ConvDictionary) or conv.padding == "CIRCULAR":
+    return Canvas(dictionary, shape, *[lambda array: array] * 4)
+  spatial, lows, larger, reach = _margins(conv, shape)
+  code_spatial = jax.eval_shape(conv.analysis, jax.ShapeDtypeStruct(shape, conv.filters.dtype)).shape[
+    :-1
+  ]
+  embed_signal, crop_signal = _window(lows, spatial, larger)
+  embed_code, crop_code = _window(reach, code_spatial, larger)
+  wrapped: Dictionary = conv.replace(padding="CIRCULAR")
+  if augmented:
+    wrapped = dictionary.replace(conv=wrapped)
+    embed_code, crop_code = (
+      lambda code, kept=kept, new=new: (kept(code[0]), new(code[1]))
+      for kept, new in ((embed_signal, embed_code), (crop_signal, crop_code))
+    )
+  return Canvas(wrapped, (*larger, shape[-1]), embed_signal, crop_signal, embed_code, crop_code)
+
+
+def frame_inverse(
+  dictionary: Dictionary, signal_shape: Sequence[int], ridge: jax.Array
+) -> Callable[[jax.Array], jax.Array]:
+  """The map (ridge I + D D^T)^-1 on signals, for the dictionary of a `Canvas`.
+
+  Args:
+    dictionary: A dense or a circular one.
+    signal_shape: Shape of one signal without batch.
+    ridge: > 0, a scalar.
+
+  Returns:
+    Signals [batch..., *signal_shape] -> the same, computed in float32 at least.
+  """
+  shape = tuple(signal_shape)
+  precise = jnp.promote_types(jnp.result_type(*jax.tree.leaves(dictionary)), jnp.float32)
+  if isinstance(dictionary, MatrixDictionary):
+    atoms = dictionary.atoms.astype(precise)
+    inverse = jnp.linalg.inv(atoms @ atoms.T + ridge * jnp.eye(shape[0]))
+    return lambda x: (x.astype(precise) @ inverse).astype(x.dtype)
+  axes = tuple(range(-len(shape), -1))
+  dictionary = jax.tree.map(lambda leaf: leaf.astype(precise), dictionary)
+  blocks = jnp.linalg.inv(frame_spectrum(dictionary, shape) + ridge * jnp.eye(shape[-1]))
+
+  def apply(x):
+    spectrum = jnp.fft.rfftn(x.astype(precise), axes=axes)
+    product = jnp.einsum("...c,...cd->...d", spectrum, blocks)
+    return jnp.fft.irfftn(product, s=shape[:-1], axes=axes).astype(x.dtype)
+
+  return apply
+
+
+def squared_atom_norm(dictionary: Dictionary) -> jax.Array:
+  """||d||^2 of an uncut atom on average (one of F^T, where the identity is beside it)."""
+  atoms = jax.tree.leaves(dictionary)[0]
+  return jnp.sum(jnp.square(atoms)) / atoms.shape[-1]
+
+
+def frame_spectrum(dictionary: Dictionary, signal_shape: Sequence[int]) -> jax.Array:
+  """D D^T of a circular dictionary in the Fourier domain, a [C, C] block a frequency.
+
+  Args:
+    dictionary: A circular convolution, or the identity beside one.
+    signal_shape: Shape of one signal without batch, (H, W, C) or (L, C).
+
+  Returns:
+    [H, W / 2 + 1, C, C], or [L / 2 + 1, C, C]: a row spectrum x block is the spectrum of D D^T x.
+  """
+  *spatial, channels = signal_shape
+  origin = (0,) * len(spatial)
+  impulses = jnp.zeros((channels, *signal_shape), jnp.result_type(*jax.tree.leaves(dictionary)))
+  for channel in range(channels):
+    impulses = impulses.at[(channel, *origin, channel)].set(1)
+  images = dictionary.synthesis(dictionary.analysis(impulses), impulses.shape)
+  spectrum = jnp.fft.rfftn(images, axes=tuple(range(1, len(spatial) + 1)))
+  return jnp.moveaxis(spectrum, 0, -2)
+
+
+def _margins(conv, shape):
+  """Along each axis: signal size, where it begins on the canvas, size of the canvas, where codes begin.
+
+  The taps of an atom reach from -low to size + high, so that on a canvas of size + low + high they never
+  wrap; a circular atom begins (span - 1) // 2 before its position.
+  """
+  spatial, rank = shape[:-1], len(shape) - 1
+  dilations = (conv.dilation,) * rank if isinstance(conv.dilation, int) else conv.dilation
+  spans = [(k - 1) * d + 1 for k, d in zip(conv.filters.shape[:-2], dilations, strict=True)]
+  reach = [(span - 1) // 2 for span in spans]
+  if conv.padding == "SAME":
+    margins = [(low, span - 1 - low) for low, span in zip(reach, spans, strict=True)]
+  else:
+    margins = [(0, 0)] * rank if conv.padding == "VALID" else conv.padding
+  larger = [n + low + high for n, (low, high) in zip(spatial, margins, strict=True)]
+  return spatial, [low for low, _ in margins], larger, reach
+
+
+def _window(starts, sizes, larger):
+  """Embedding of [..., sizes, C] into zeros [..., larger, C], and its adjoint."""
+  pads = [(a, total - n - a) for a, n, total in zip(starts, sizes, larger, strict=True)]
+  window = tuple(slice(a, a + n) for a, n in zip(starts, sizes, strict=True))
+
+  def embed(array):
+    batch = [(0, 0)] * (array.ndim - len(pads) - 1)
+    return jnp.pad(array, [*batch, *pads, (0, 0)])
+
+  return embed, lambda array: array[(..., *window, slice(None))]

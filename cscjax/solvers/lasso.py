@@ -1,0 +1,123 @@
+"""The problem that the one-layer solvers solve, with its data in one floating type."""
+
+import functools
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from cscjax import checks
+from cscjax.dictionaries import Code, Dictionary
+from cscjax.ops import nonnegative_soft_threshold, soft_threshold
+from cscjax.solvers.arguments import as_signal, per_part
+
+
+class Lasso(struct.PyTreeNode):
+  """min 1/2 sum mask (x - D code)^2 + sum beta |code|, optionally code >= 0.
+
+  Attributes:
+    dictionary: D.
+    x: Signals, batch axes first; 0 where the mask is.
+    beta: For each part of the code an array that broadcasts against it.
+    mask: Weights in 0..1 that broadcast against `x`; None where all are 1.
+    nonnegative: Whether the code is constrained to be >= 0.
+  """
+
+  dictionary: Dictionary
+  x: jax.Array
+  beta: Any
+  mask: jax.Array | None
+  nonnegative: bool = struct.field(pytree_node=False)
+
+  @classmethod
+  def make(
+    cls, dictionary: Dictionary, x: ArrayLike, beta: Any, mask: ArrayLike | None, nonnegative: bool
+  ) -> Self:
+    """Checks the arguments of a solver; ValueError where they do not fit."""
+    x = as_signal(dictionary, x)
+    checks.all_at_least("beta", beta, 0)
+    if mask is not None:
+      mask = _as_mask(mask, x)
+      x = jnp.where(mask > 0, x, 0)  # a missing pixel may hold a NaN
+    beta = per_part("beta", beta, jax.eval_shape(dictionary.analysis, x))
+    return cls(dictionary, x, beta, mask, nonnegative)
+
+  @property
+  def batch_ndim(self) -> int:
+    """How many leading axes of `x` are batch."""
+    return self.x.ndim - self.dictionary.signal_ndim
+
+  def zero_code(self) -> Code:
+    """The code 0."""
+    shapes = jax.eval_shape(self.dictionary.analysis, self.x)
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+  def as_code(self, init: Code | None) -> Code:
+    """A code to start from, 0 if None; ValueError where it does not fit."""
+    code = self.zero_code()
+    if init is None:
+      return code
+    got, expected = jax.tree.structure(init), jax.tree.structure(code)
+    if got != expected:
+      checks.fail("init", got, f"a code of structure {expected}")
+    for part, zeros in zip(jax.tree.leaves(init), jax.tree.leaves(code), strict=True):
+      if jnp.shape(part) != zeros.shape:
+        checks.fail("init", jnp.shape(part), f"a code of shape {zeros.shape}")
+    return jax.tree.map(lambda part, zeros: jnp.asarray(part, zeros.dtype), init, code)
+
+  def residual(self, rebuilt: jax.Array) -> jax.Array:
+    """mask (D code - x), the gradient of the data term with respect to D code."""
+    return self.weigh(rebuilt - self.x)
+
+  def weigh(self, signal: jax.Array) -> jax.Array:
+    """The mask times a signal."""
+    return signal if self.mask is None else self.mask * signal
+
+  def prox(self, point: Code, step: jax.Array) -> Code:
+    """argmin_g 1/2 ||g - point||^2 + step sum beta |g|, `step` one for all or one a signal."""
+    shrink = nonnegative_soft_threshold if self.nonnegative else soft_threshold
+    return jax.tree.map(lambda p, b: shrink(p, b * per_signal(step, p)), point, self.beta)
+
+  def objective(self, code: Code, rebuilt: jax.Array) -> jax.Array:
+    """The value at `code`, given D code: [batch...], in float32 at least."""
+    total = functools.partial(sum_signals, batch_ndim=self.batch_ndim)
+    penalty = jax.tree.map(lambda c, b: total(b * jnp.abs(c)), code, self.beta)
+    data = total(self.weigh(jnp.square(self.x - rebuilt)))
+    return 0.5 * data + sum(jax.tree.leaves(penalty))
+
+  def norm(self, code: Code) -> jax.Array:
+    """Euclidean norm of each signal's code: [batch...], in float32 at least."""
+    squares = jax.tree.map(lambda c: sum_signals(jnp.square(c), self.batch_ndim), code)
+    return jnp.sqrt(sum(jax.tree.leaves(squares)))
+
+
+def sum_signals(array: jax.Array, batch_ndim: int) -> jax.Array:
+  """Sum over all axes but the first `batch_ndim`, in float32 at least."""
+  precise = jnp.promote_types(array.dtype, jnp.float32)
+  return jnp.sum(array, axis=tuple(range(batch_ndim, array.ndim)), dtype=precise)
+
+
+def per_signal(value: jax.Array, array: jax.Array) -> jax.Array:
+  """A scalar, or one value a signal [batch...], in the type and with the axes of `array`."""
+  return value.astype(array.dtype).reshape(
+    value.shape + (1,) * (array.ndim - value.ndim) * bool(value.ndim)
+  )
+
+
+def _as_mask(mask, x):
+  if not isinstance(mask, Tracer):
+    values = np.asarray(mask, np.float64)
+    if not np.all((values >= 0) & (values <= 1)):
+      checks.fail("mask", f"values from {values.min():g} to {values.max():g}", "weights in 0..1")
+  mask = jnp.asarray(mask, x.dtype)
+  try:
+    fits = jnp.broadcast_shapes(mask.shape, x.shape) == x.shape
+  except ValueError:
+    fits = False
+  if not fits:
+    checks.fail("mask", mask.shape, f"a shape that broadcasts to the signal's {x.shape}")
+  return mask

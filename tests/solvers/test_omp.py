@@ -1,0 +1,174 @@
+"""OMP against scikit-learn, Tropp's recovery condition and dictionaries that are hard for it."""
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.linear_model
+
+import cscjax
+from cscjax.solvers.omp import omp
+from tests import references
+
+
+def _problem(seed, n=12, m=20, batch=()):
+  rng = np.random.default_rng(seed)
+  atoms = rng.normal(size=(n, m)) * np.exp(rng.normal(size=m))  # norms from 0.1 to 10
+  return cscjax.MatrixDictionary(jnp.asarray(atoms)), atoms, rng.normal(size=(*batch, n))
+
+
+def _reference(atoms, x, sparsity):
+  """Scikit-learn's code; it expects unit atoms."""
+  norms = np.linalg.norm(atoms, axis=0)
+  return sklearn.linear_model.orthogonal_mp(atoms / norms, x, n_nonzero_coefs=sparsity) / norms
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("sparsity", [1, 12])
+def test_against_scikit_learn(sparsity):
+  dictionary, atoms, x = _problem(0, batch=(6,))
+  result = omp(dictionary, x, sparsity=sparsity)
+  expected = np.stack([_reference(atoms, signal, sparsity) for signal in x])
+  np.testing.assert_allclose(result.code, expected, atol=1e-9)
+  assert result.support.shape == (6, sparsity)
+  for i in range(6):
+    assert set(result.support[i].tolist()) == set(np.flatnonzero(expected[i]).tolist())
+
+
+@pytest.mark.usefixtures("x64")
+def test_picks_and_norms_step_by_step():
+  """The first j picks are those of a pursuit that ends after j, with its residual."""
+  dictionary, atoms, x = _problem(1)
+  result = omp(dictionary, x, sparsity=6)
+  assert result.residual_norm[0] == pytest.approx(np.linalg.norm(x))
+  for j in range(1, 7):
+    code = _reference(atoms, x, j)
+    assert set(result.support[:j].tolist()) == set(np.flatnonzero(code).tolist())
+    assert result.residual_norm[j] == pytest.approx(np.linalg.norm(x - atoms @ code))
+
+
+@pytest.mark.usefixtures("x64")
+def test_tolerance_stops_each_signal_on_its_own():
+  dictionary, atoms, x = _problem(2, batch=(2, 3))
+  tolerance = 1.0
+  result = omp(dictionary, x, tolerance=tolerance)
+  assert result.support.shape == (2, 3, 12)
+  picks = np.sum(np.asarray(result.support) >= 0, axis=-1)
+  assert len(np.unique(picks)) > 1
+  for index in np.ndindex(2, 3):
+    k, norms = picks[index], np.asarray(result.residual_norm[index])
+    assert norms[k] <= tolerance < norms[k - 1]
+    np.testing.assert_array_equal(norms[k:], norms[k])
+    np.testing.assert_array_equal(result.support[index][k:], -1)
+    np.testing.assert_allclose(result.code[index], _reference(atoms, x[index], k), atol=1e-9)
+    assert norms[k] == pytest.approx(np.linalg.norm(x[index] - atoms @ result.code[index]))
+
+
+@pytest.mark.usefixtures("x64")
+@hypothesis.given(st.integers(0, 10**6))
+def test_recovers_codes_within_tropps_bound(seed):
+  """Identity and rotated identity in R^16: mu = 1/4, so that two non-zeros are below 2.5."""
+  rng = np.random.default_rng(seed)
+  hadamard = np.array([[1.0]])
+  for _ in range(4):
+    hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+  atoms = np.hstack([np.eye(16), hadamard / 4])
+  assert references.coherence(atoms) == pytest.approx(0.25)
+  code = np.zeros(32)
+  code[rng.choice(32, 2, replace=False)] = rng.choice([-1, 1], 2) * rng.uniform(0.1, 2, 2)
+  result = omp(cscjax.MatrixDictionary(jnp.asarray(atoms)), atoms @ code, sparsity=4)
+  np.testing.assert_allclose(result.code, code, atol=1e-12)
+  assert result.support.tolist()[2:] == [-1, -1]  # nothing left beyond rounding
+
+
+def test_float32():
+  dictionary, atoms, x = _problem(3, batch=(5,))
+  result = omp(jax.tree.map(lambda a: a.astype(jnp.float32), dictionary), np.float32(x), sparsity=4)
+  assert result.code.dtype == result.residual_norm.dtype == jnp.float32
+  assert result.support.dtype == jnp.int32
+  expected = np.stack([_reference(atoms, signal, 4) for signal in x])
+  np.testing.assert_allclose(result.code, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_dependent_and_zero_atoms(size):
+  """Copies, multiples and sums of atoms, and zeros: never NaN, never a dependent pick."""
+  rng = np.random.default_rng(4)
+  a = rng.normal(size=(8, 3))
+  atoms = np.hstack([np.zeros((8, 1)), a, a, -3 * a, a[:, :1] + a[:, 1:2]]) * size
+  x = np.stack([a @ [1, 2, 3], rng.normal(size=8), np.zeros(8)])
+  result = omp(cscjax.MatrixDictionary(jnp.asarray(atoms, jnp.float32)), np.float32(x), sparsity=8)
+  assert np.all(np.isfinite(result.code))
+  assert np.all(np.sum(np.asarray(result.support) >= 0, axis=-1) <= 3)
+  best = np.stack([np.linalg.lstsq(a, signal)[0] @ a.T for signal in x])
+  np.testing.assert_allclose(result.code @ atoms.T, best, atol=1e-4)
+  assert result.support[2].tolist() == [-1] * 8
+
+
+@pytest.mark.usefixtures("x64")
+def test_nearly_dependent_atoms_stay_orthogonal():
+  """Atoms 1e-6 apart: Gram-Schmidt done once would lose half of the digits."""
+  rng = np.random.default_rng(5)
+  atoms = rng.normal(size=(10, 1)) + 1e-6 * rng.normal(size=(10, 6))
+  x = atoms @ rng.normal(size=6) + rng.normal(size=10)
+  result = omp(cscjax.MatrixDictionary(jnp.asarray(atoms)), x, sparsity=6)
+  residual = x - atoms @ np.asarray(result.code)
+  best = x - atoms @ np.linalg.lstsq(atoms, x)[0]
+  np.testing.assert_allclose(residual, best, atol=1e-7)
+  assert result.residual_norm[-1] == pytest.approx(np.linalg.norm(best), rel=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
+def test_jit_vmap_and_empty_batch():
+  dictionary, _, x = _problem(6, batch=(3,))
+  expected = omp(dictionary, x, sparsity=4)
+  for got in (
+    jax.jit(lambda d, x: omp(d, x, sparsity=4))(dictionary, x),
+    jax.vmap(lambda x: omp(dictionary, x, sparsity=4))(x),
+  ):
+    np.testing.assert_array_equal(got.support, expected.support)
+    np.testing.assert_allclose(got.code, expected.code, atol=1e-12)
+  assert omp(dictionary, x[:0], sparsity=4).code.shape == (0, 20)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradient_against_finite_differences():
+  """Also after a stop: two atoms of six span the signal, the other picks do nothing."""
+  rng = np.random.default_rng(7)
+  atoms = np.linalg.qr(rng.normal(size=(6, 6)))[0] * np.arange(1, 7)
+  weights = rng.normal(size=6)
+
+  def value(scale, shift):
+    dictionary = cscjax.MatrixDictionary(scale * jnp.asarray(atoms))
+    result = omp(dictionary, atoms[:, 1] + (2 + shift) * atoms[:, 4], sparsity=4)
+    return result.code @ weights + 0 * jnp.sum(result.residual_norm)
+
+  got = jax.grad(value, argnums=(0, 1))(1.0, 0.0)
+  h = 1e-6
+  np.testing.assert_allclose(got[0], (value(1 + h, 0) - value(1 - h, 0)) / (2 * h), rtol=1e-6)
+  np.testing.assert_allclose(got[1], (value(1, h) - value(1, -h)) / (2 * h), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("name", "arguments"),
+  [
+    ("sparsity", {}),
+    ("sparsity", {"sparsity": 0}),
+    ("sparsity", {"sparsity": 13}),
+    ("sparsity", {"sparsity": 2.0}),
+    ("tolerance", {"tolerance": -1.0}),
+    ("tolerance", {"tolerance": np.nan}),
+    ("tolerance", {"tolerance": np.ones(2)}),
+    ("x", {"x": np.zeros(11), "sparsity": 2}),
+    ("x", {"x": 1.0, "sparsity": 2}),
+    ("dictionary", {"dictionary": cscjax.ConvDictionary(jnp.ones((3, 3, 1, 2))), "sparsity": 2}),
+    ("dictionary", {"dictionary": np.ones((12, 20)), "sparsity": 2}),
+  ],
+)
+def test_bad_input_names_the_argument(name, arguments):
+  dictionary, _, x = _problem(0)
+  arguments = {"dictionary": dictionary, "x": x, **arguments}
+  with pytest.raises(ValueError, match=f"^{name}: "):
+    omp(**arguments)

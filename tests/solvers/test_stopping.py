@@ -1,0 +1,221 @@
+"""Tolerances, traces, the flags, and what certifies a result."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cscjax
+from tests import references
+from tests.solvers.problems import PROBLEMS, dense, flat
+
+SOLVERS = {
+  "ista": cscjax.ista,
+  "fista": cscjax.fista,
+  "fista_adaptive": functools.partial(cscjax.fista, step="adaptive"),
+  "admm": cscjax.admm,
+}
+each_solver = pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
+EVERYTHING = ("objective", "step_residual", "support")
+
+
+@each_solver
+def test_a_tolerance_stops_where_the_residual_says(x64, solve):
+  problem = dense(1)
+  fixed = solve(problem.dictionary, problem.x, 0.2, iterations=2000, record=EVERYTHING)
+  result = solve(
+    problem.dictionary, problem.x, 0.2, tolerance=1e-4, max_iterations=2000, record=EVERYTHING
+  )
+  done = int(result.iterations)
+  assert done == 1 + np.argmax(fixed.step_residual <= 1e-4)
+  assert 2 < done < 2000
+  for name in EVERYTHING:  # the traces agree up to the stop, and repeat their last value after it
+    first = done + (name != "step_residual")
+    ours, theirs = getattr(result, name), getattr(fixed, name)
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours[:first], theirs[:first], rtol=1e-9)
+    np.testing.assert_array_equal(ours[first:], ours[first - 1])
+  assert bool(result.converged)
+  assert fixed.converged is None
+
+
+@each_solver
+def test_the_iterations_run_out(solve):
+  problem = dense(1)
+  result = solve(problem.dictionary, problem.x, 0.2, tolerance=0.0, max_iterations=3, record=EVERYTHING)
+  assert int(result.iterations) == 3
+  assert not bool(result.converged)
+  assert result.objective.shape == (4,)
+
+
+@each_solver
+def test_what_is_recorded(x64, solve):
+  problem = PROBLEMS["augmented"]() if solve is not cscjax.ista else dense(0)
+  x = np.stack([problem.x, -problem.x, 2 * problem.x])
+  result = solve(problem.dictionary, x, 0.2, iterations=5, record=EVERYTHING)
+  assert result.objective.shape == result.support.shape == (6, 3)
+  assert result.step_residual.shape == (5, 3)
+  for i in range(3):
+    code = flat(jax.tree.map(lambda c, i=i: c[i], result.code))
+    assert int(result.support[-1, i]) == np.count_nonzero(code)
+    expected = references.lasso_objective(problem.d, x[i].ravel(), code, 0.2)
+    np.testing.assert_allclose(result.objective[-1, i], expected, rtol=1e-12)
+  np.testing.assert_array_equal(result.support[:, 0], result.support[:, 1])
+  bare = solve(problem.dictionary, x, 0.2, iterations=5, record=())
+  assert bare.objective is bare.support is bare.step_residual is None
+  np.testing.assert_array_equal(*(jax.tree.leaves(r.code)[0] for r in (bare, result)))
+
+
+def test_the_step_residual_of_ista(x64):
+  problem = dense(3)
+  result = cscjax.ista(problem.dictionary, problem.x, 0.1, iterations=4, record=["step_residual"])
+  codes = [references.pursue(problem.d, problem.x, 0.1, k)[0] for k in range(5)]
+  moves = [np.linalg.norm(b - a) / np.linalg.norm(b) for a, b in itertools.pairwise(codes)]
+  np.testing.assert_allclose(result.step_residual, moves, rtol=1e-10)
+  assert result.objective is None
+
+
+def test_what_is_not_recorded_is_not_computed():
+  """The objective of ADMM takes a synthesis of its own, in every iteration."""
+  problem = PROBLEMS["circular"]()
+
+  def flops(record):
+    run = jax.jit(
+      lambda x: cscjax.admm(problem.dictionary, x, 0.1, rho=1.0, iterations=8, record=record)
+    )
+    return run.lower(jnp.asarray(problem.x, jnp.float32)).compile().cost_analysis()["flops"]
+
+  assert flops(()) < 0.85 * flops(("objective",))
+
+
+@pytest.mark.parametrize("solve", [cscjax.ista, cscjax.fista])
+def test_divergence_is_flagged(solve):
+  problem = dense(1)
+  x = jnp.stack([jnp.asarray(problem.x, jnp.float32), jnp.zeros(8)])
+  run = functools.partial(solve, problem.dictionary, x, 0.1)
+  for iterations in (40, 2000):  # large, and not finite
+    result = run(step=4 * problem.step, iterations=iterations)
+    np.testing.assert_array_equal(result.diverged, [True, False])
+  np.testing.assert_array_equal(run(iterations=40).diverged, [False, False])
+  stopped = run(step=4 * problem.step, tolerance=1e-6, max_iterations=10**6)
+  assert int(stopped.iterations) < 10**6
+  np.testing.assert_array_equal(stopped.converged, [False, True])
+
+
+def test_a_nan_in_the_signal_is_flagged():
+  problem = dense(1)
+  x = np.stack([problem.x, problem.x])
+  x[0, 3] = np.nan
+  for solve in SOLVERS.values():
+    result = solve(problem.dictionary, x, 0.1, tolerance=1e-4, max_iterations=5000)
+    np.testing.assert_array_equal(result.diverged, [True, False])
+    assert int(result.iterations) < 5000
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("name", ["dense", "circular", "augmented"])
+def test_beta_max(x64, name, nonnegative):
+  problem = PROBLEMS[name]()
+  x = np.stack([problem.x, -3 * problem.x])
+  largest = cscjax.beta_max(problem.dictionary, x, nonnegative=nonnegative)
+  for i in range(2):
+    pull = problem.d.T @ x[i].ravel()
+    np.testing.assert_allclose(largest[i], np.max(pull if nonnegative else np.abs(pull)), rtol=1e-12)
+    for factor, is_zero in ((1.001, True), (0.999, False)):
+      result = cscjax.fista(
+        problem.dictionary, x[i], factor * largest[i], iterations=3, nonnegative=nonnegative
+      )
+      assert np.all(flat(result.code) == 0) == is_zero
+
+
+@each_solver
+def test_check_beta(solve):
+  """Only where it was asked for: the ill-conditioned example of the paper has the code 0."""
+  dictionary = cscjax.MatrixDictionary(jnp.array([[0.1, 0.1, 0.2], [0.1, 0.2, 0.1]]))
+  run = functools.partial(solve, dictionary, jnp.ones(2), iterations=3)
+  with pytest.raises(ValueError, match=r"beta: .*beta_max = 0\.3\b.*got 0\.333"):
+    run(1 / 3, check_beta=True)
+  assert np.any(run(0.29, check_beta=True).code != 0)
+  with pytest.raises(ValueError, match=r"check_beta: .*under jit"):
+    jax.jit(lambda beta: run(beta, check_beta=True).code)(0.1)
+
+
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_duality_gap_bounds_the_distance_to_the_optimum(x64, nonnegative):
+  problem = PROBLEMS["circular"]()
+  mask = np.random.default_rng(0).choice([0, 0.5, 1], problem.x.shape)
+  options = {"mask": mask, "nonnegative": nonnegative}
+  run = functools.partial(cscjax.fista, problem.dictionary, problem.x, 0.2, **options)
+  best = run(tolerance=1e-12, max_iterations=50000).objective[-1]
+  gaps = []
+  for iterations in (0, 3, 30, 300, 3000):
+    result = run(iterations=iterations)
+    gap = cscjax.duality_gap(problem.dictionary, problem.x, result.code, 0.2, **options)
+    assert gap >= result.objective[-1] - best - 1e-12
+    gaps.append(float(gap))
+  assert gaps == sorted(gaps, reverse=True)
+  assert gaps[-1] < 1e-8 * best
+
+
+def test_a_second_call_compiles_nothing(caplog):
+  problem = PROBLEMS["circular"]()
+  calls = [
+    lambda x, solve=solve: solve(problem.dictionary, x, 0.1, iterations=3)
+    for solve in (*SOLVERS.values(), functools.partial(cscjax.fista, step="backtracking"))
+  ]
+  for call in calls:
+    call(problem.x)
+  with jax.log_compiles(), caplog.at_level("WARNING"):
+    for call in calls:
+      call(2 * problem.x)
+  assert not [record for record in caplog.records if "Compiling" in record.message]
+
+
+@pytest.mark.parametrize(
+  ("name", "arguments"),
+  {
+    "two counts": ("iterations", {"iterations": 5, "tolerance": 1e-3}),
+    "a bound without a tolerance": ("max_iterations", {"max_iterations": 5}),
+    "a bound of 0": ("max_iterations", {"tolerance": 1e-3, "max_iterations": 0}),
+    "negative tolerance": ("tolerance", {"tolerance": -1e-3}),
+    "tolerance NaN": ("tolerance", {"tolerance": np.nan}),
+    "tolerance of each signal": ("tolerance", {"tolerance": np.ones(2)}),
+    "an unknown trace": ("record", {"record": ("loss",)}),
+    "a trace by itself": ("record", {"record": "objective"}),
+    "unknown mode": ("differentiate", {"differentiate": "adjoint"}),
+    "unrolled to a tolerance": ("differentiate", {"tolerance": 1e-3, "differentiate": "unrolled"}),
+    "remat to a tolerance": ("differentiate", {"tolerance": 1e-3, "differentiate": "remat"}),
+    "negative weights": ("mask", {"mask": -np.ones(8)}),
+    "weights above 1": ("mask", {"mask": 2 * np.ones(8)}),
+    "weights NaN": ("mask", {"mask": np.full(8, np.nan)}),
+    "shape of the mask": ("mask", {"mask": np.ones(7)}),
+    "a mask that broadcasts the signal": ("mask", {"mask": np.ones((2, 8))}),
+  }.values(),
+)
+@each_solver
+def test_bad_arguments(solve, name, arguments):
+  problem = dense(0)
+  with pytest.raises(ValueError, match=rf"^{name}: expected .*got"):
+    solve(problem.dictionary, problem.x, 0.1, **arguments)
+
+
+@pytest.mark.parametrize(
+  ("solve", "name", "arguments"),
+  [
+    (cscjax.fista, "step", {"step": "armijo"}),
+    (cscjax.ista, "step", {"step": -1.0}),
+    (cscjax.fista, "step", {"step": np.ones(8)}),
+    (cscjax.fista, "differentiate", {"step": "adaptive", "differentiate": "unrolled"}),
+    (cscjax.admm, "rho", {"rho": 0.0}),
+    (cscjax.admm, "rho", {"rho": np.ones(2)}),
+    (cscjax.admm, "relaxation", {"relaxation": 2.0}),
+    (cscjax.admm, "relaxation", {"relaxation": 0.5}),
+  ],
+)
+def test_bad_arguments_of_one_solver(solve, name, arguments):
+  problem = dense(0)
+  with pytest.raises(ValueError, match=rf"^{name}: expected .*got"):
+    solve(problem.dictionary, problem.x, 0.1, **arguments)
