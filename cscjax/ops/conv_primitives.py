@@ -2,11 +2,10 @@
 
     conv(x, w) -> y      input_transpose(y, w) -> x      filter_transpose(x, y) -> w
 
-XLA's CPU backend has a fast convolution for one layout alone ([N, spatial..., C] with filters
-[kernel..., C, m]), and inside a loop (`lax.scan`, `lax.fori_loop`) it does not bring others into it:
-the gradients that JAX derives then run 10 to 200 times slower than outside. As primitives the
-transposes are written in that layout on the CPU, while other platforms keep JAX's own. Being closed
-under transposition they have forward- and reverse-mode derivatives of every order.
+The gradients that JAX derives for a convolution run 10 to 200 times slower inside a loop (`lax.scan`,
+`lax.fori_loop`) on the CPU than outside. As primitives the three have lowerings of their own there
+(`conv_cpu`), while other platforms keep JAX's. Being closed under transposition they have forward- and
+reverse-mode derivatives of every order.
 
 Arrays have one batch axis, geometry is explicit: `strides`, `dilations` and `pads` with one entry an
 axis, `sizes` the spatial shape of x, or of w.
@@ -20,6 +19,8 @@ from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from cscjax.ops import conv_cpu
 
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 
@@ -47,39 +48,6 @@ def _filter(x, y, *, sizes, **geometry):
   return jax.linear_transpose(lambda w: _conv(x, w, sizes=sizes, **geometry), w)(y)[0]
 
 
-def _input_cpu(y, w, *, strides, dilations, pads, sizes):
-  rank = y.ndim - 2
-  new_pads = []
-  for h, k, n, s, d, (low, _) in zip(*sizes, y.shape[1:-1], strides, dilations, pads, strict=True):
-    before = (k - 1) * d - low
-    new_pads.append((before, h + (k - 1) * d - ((n - 1) * s + 1) - before))
-  return lax.conv_general_dilated(
-    y,
-    jnp.swapaxes(jnp.flip(w, range(rank)), -1, -2),
-    (1,) * rank,
-    new_pads,
-    lhs_dilation=strides,
-    rhs_dilation=dilations,
-    dimension_numbers=_LAYOUTS[rank],
-  )
-
-
-def _filter_cpu(x, y, *, strides, dilations, pads, sizes):
-  rank = x.ndim - 2
-  new_pads = []
-  for h, k, n, s, d, (low, _) in zip(*sizes, y.shape[1:-1], strides, dilations, pads, strict=True):
-    new_pads.append((low, (k - 1) * d + (n - 1) * s + 1 - h - low))
-  grad = lax.conv_general_dilated(
-    jnp.swapaxes(x, 0, -1),  # the batch is what is summed over: it takes the channels' place
-    jnp.moveaxis(y, 0, -2),
-    dilations,
-    new_pads,
-    rhs_dilation=strides,
-    dimension_numbers=_LAYOUTS[rank],
-  )
-  return jnp.moveaxis(grad, 0, -2)
-
-
 def _primitive(name, implementation, cpu_implementation):
   primitive = Primitive(name)
 
@@ -99,9 +67,9 @@ def _primitive(name, implementation, cpu_implementation):
   return primitive
 
 
-_conv_p = _primitive("csc_conv", _conv, _conv)
-_input_p = _primitive("csc_conv_input_transpose", _input, _input_cpu)
-_filter_p = _primitive("csc_conv_filter_transpose", _filter, _filter_cpu)
+_conv_p = _primitive("csc_conv", _conv, conv_cpu.conv)
+_input_p = _primitive("csc_conv_input_transpose", _input, conv_cpu.input_transpose)
+_filter_p = _primitive("csc_conv_filter_transpose", _filter, conv_cpu.filter_transpose)
 
 # Rules take (cotangent, left, right) and give the cotangent of the one that is not known.
 ad.defbilinear(
@@ -126,7 +94,8 @@ def _fold_batch(primitive, args, dims, **params):
   left, right = args
   if dims[1] is None:
     left = jnp.moveaxis(left, dims[0], 0)
-    out = primitive.bind(left.reshape(-1, *left.shape[2:]), right, **params)
+    joined = left.reshape(left.shape[0] * left.shape[1], *left.shape[2:])
+    out = primitive.bind(joined, right, **params)
     return out.reshape(*left.shape[:2], *out.shape[1:]), 0
   return _loop(primitive, args, dims, **params)
 

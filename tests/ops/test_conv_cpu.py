@@ -1,0 +1,119 @@
+"""The CPU's three maps against matrices built tap by tap, on both sides of where each form is used."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from cscjax import ops
+from cscjax.ops import conv_cpu
+from tests import references
+
+CHANNELS = (1, 8, 9)  # few, the most that count as few, more
+
+
+def _check(spatial, kernel, channels, strides, dilations, pads, dtype=np.float64, error=1e-13):
+  """conv, its input transpose and its filter transpose, each within `error` times the largest entry."""
+  geometry = {"stride": strides, "dilation": dilations, "padding": pads}
+  rng = np.random.default_rng(0)
+  w, other = rng.normal(size=(2, *kernel, channels, 2))
+  shape = references.code_spatial(w, spatial, **geometry)
+  x, y = rng.normal(size=(3, *spatial, channels)), rng.normal(size=(3, *shape, 2))
+  w, x, y = (np.asarray(jnp.asarray(a, dtype), np.float64) for a in (w, x, y))  # rounded to the type
+
+  def run(function, *arguments):
+    sizes = (spatial, kernel)
+    function = partial(function, strides=strides, dilations=dilations, pads=pads, sizes=sizes)
+    out = jax.jit(function)(*(jnp.asarray(a, dtype) for a in arguments))
+    assert out.dtype == dtype
+    return np.asarray(out, np.float64)
+
+  def close(got, expected):
+    np.testing.assert_allclose(got, expected, rtol=0, atol=error * (1 + np.abs(expected).max()))
+
+  d = references.conv_matrix(w, spatial, **geometry)
+  close(run(conv_cpu.conv, x, w), (x.reshape(3, -1) @ d).reshape(y.shape))
+  close(run(conv_cpu.input_transpose, y, w), (y.reshape(3, -1) @ d.T).reshape(x.shape))
+  by_w = run(conv_cpu.filter_transpose, x, y)
+  assert by_w.shape == w.shape
+  along = np.sum(
+    (x.reshape(3, -1) @ references.conv_matrix(other, spatial, **geometry)) * y.reshape(3, -1)
+  )
+  np.testing.assert_allclose(np.sum(by_w * other), along, atol=error * np.sum(np.abs(by_w * other)))
+
+
+@given(
+  spatial=st.tuples(st.integers(1, 6), st.integers(1, 5)),
+  kernel=st.tuples(st.integers(1, 4), st.integers(1, 3)),
+  channels=st.sampled_from(CHANNELS),
+  strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+  dilations=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+  pads=st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2),
+  tile=st.sampled_from([1, 200, 1000, 2**19]),
+)
+@settings(max_examples=14)
+def test_images(x64, spatial, kernel, channels, strides, dilations, pads, tile):
+  """Also with tiles of a row, and of some rows that need not divide the height."""
+  geometry = {"stride": strides, "dilation": dilations, "padding": pads}
+  assume(min(references.code_spatial(np.zeros((*kernel, 1, 1)), spatial, **geometry)) >= 1)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(conv_cpu, "_TILE", tile)
+    _check(spatial, kernel, channels, strides, dilations, pads)
+
+
+@pytest.mark.parametrize("channels", [1, 9])
+@pytest.mark.parametrize(
+  ("length", "stride", "dilation", "pad"), [(11, 2, 1, (1, 0)), (3, 1, 2, (4, 4))]
+)
+def test_signals(x64, monkeypatch, channels, length, stride, dilation, pad):
+  monkeypatch.setattr(conv_cpu, "_TILE", 40)
+  _check((length,), (4,), channels, (stride,), (dilation,), (pad,))
+
+
+# Seven rows in tiles of two: the last tile begins in the one before it.
+def test_tiles_that_overlap(x64, monkeypatch):
+  monkeypatch.setattr(conv_cpu, "_TILE", 4 * 3 * 6 * 2)
+  _check((8, 7), (2, 2), 1, (1, 1), (1, 1), ((0, 0), (0, 0)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  ("spatial", "kernel", "channels", "pads"),
+  [((12, 12), (8, 8), 1, ((3, 4), (3, 4))), ((2, 2), (3, 3), 40, ((1, 1), (1, 1)))],
+)
+def test_rounding(dtype, spatial, kernel, channels, pads):
+  """Sums are taken in float32 at least: bfloat16 is rounded once, at the end."""
+  error = 2e-6 if dtype == jnp.float32 else 0.5 * float(jnp.finfo(dtype).eps) * 1.01
+  _check(spatial, kernel, channels, (1, 1), (1, 1), pads, dtype, error)
+
+
+@pytest.mark.parametrize("channels", [2, 9])
+def test_derivatives_of_every_kind_on_a_tiny_map(x64, channels):
+  """3x3 on 2x2: Hessian-vector product and vmap against finite differences and one at a time."""
+  rng = np.random.default_rng(1)
+  w, tangent = jnp.asarray(rng.normal(size=(2, 3, 3, channels, 3)))
+  codes = jnp.asarray(rng.normal(size=(2, 2, 2, 3)))
+
+  def energy(w, code):
+    return jnp.sum(ops.conv(ops.conv_adjoint(code, w, (2, 2)), w) ** 2)
+
+  gradient = jax.jit(jax.grad(energy))
+  h = 1e-5
+  expected = (gradient(w + h * tangent, codes[0]) - gradient(w - h * tangent, codes[0])) / (2 * h)
+  bent = jax.jit(lambda t: jax.jvp(lambda w: gradient(w, codes[0]), (w,), (t,))[1])(tangent)
+  np.testing.assert_allclose(bent, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+  mapped = jax.jit(jax.vmap(gradient, (None, 0)))(w, codes)
+  for got, code in zip(mapped, codes, strict=True):
+    np.testing.assert_allclose(got, gradient(w, code), rtol=1e-10, atol=1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 9])
+def test_empty_batches(channels):
+  w = jnp.ones((3, 3, channels, 2))
+  x, code = jnp.ones((0, 2, 4, 4, channels)), jnp.ones((2, 0, 4, 4, 2))
+  assert jax.vmap(lambda x: ops.conv(x, w))(x).shape == (0, 2, 4, 4, 2)
+  assert jax.vmap(lambda c: ops.conv_adjoint(c, w, (4, 4)))(code).shape == (2, 0, 4, 4, channels)
