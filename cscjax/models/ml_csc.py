@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import checks
+from cscjax.dictionaries import ConvDictionary
 from cscjax.models.layers import PURSUITS, SOLVERS, CSCLayer, pursue
 from cscjax.models.spectral import STEPS
 
@@ -80,8 +81,7 @@ class MLCSC(nn.Module):
     if rank not in (1, 2) or min(x.shape[1:-1]) < 2**UNFOLDED:
       checks.fail("x", x.shape, f"[N, H, W, C] or [N, L, C] of at least {2**UNFOLDED} along an axis")
     strided = [
-      self._layer(i, kernel=4, stride=2, padding=((1, 1),) * rank, unfolding=self.unfolding)
-      for i in range(UNFOLDED)
+      self._layer(i, kernel=4, **_strided(rank), unfolding=self.unfolding) for i in range(UNFOLDED)
     ]
     together = "multilayer" if self.pursuit == "lista" else self.pursuit
     codes = pursue(strided, x, pursuit=together, solver=self.solver, train=train)
@@ -90,10 +90,28 @@ class MLCSC(nn.Module):
       x = self._layer(i)(x, train=train)
       codes.append(x)
       if i > UNFOLDED:
-        x = nn.max_pool(x, (2,) * rank, strides=(2,) * rank, padding="SAME")
+        x = _pool(x)
     x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim - 1)))
     logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
+
+  def pursuit_layers(self, x: jax.Array) -> list[tuple[ConvDictionary, jax.Array, jax.Array]]:
+    """Each layer's dictionary, input and code, for `cscjax.theory.certify`.
+
+    Called on a bound model: `model.bind(variables).pursuit_layers(x)`. Dictionaries are without the
+    batch norm's scale, on which neither coherence nor sparsity depend.
+
+    Args:
+      x: A batch as for a call.
+    """
+    codes = self(x, return_codes=True)[1]
+    layers, signal = [], x.astype(self.dtype)
+    for i, code in enumerate(codes):
+      filters = self.variables["params"][f"layer_{i}"]["filters"]
+      geometry = _strided(x.ndim - 2) if i < UNFOLDED else {}
+      layers.append((ConvDictionary(filters, **geometry), signal, code))
+      signal = _pool(code) if i > UNFOLDED else code
+    return layers
 
   def _layer(self, index, **fields):
     return CSCLayer(
@@ -107,3 +125,13 @@ class MLCSC(nn.Module):
       name=f"layer_{index}",
       **fields,
     )
+
+
+def _strided(rank):
+  """Geometry of the first layers, 4x4 with stride 2."""
+  return {"stride": 2, "padding": ((1, 1),) * rank}
+
+
+def _pool(x):
+  window = (2,) * (x.ndim - 2)
+  return nn.max_pool(x, window, strides=window, padding="SAME")

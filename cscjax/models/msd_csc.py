@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import checks
-from cscjax.dictionaries import join
+from cscjax.dictionaries import ConvDictionary, IdentityAugmented, join
 from cscjax.models.layers import PURSUITS, SOLVERS, MSDCSCLayer, pursue
 from cscjax.models.spectral import STEPS
 
@@ -86,17 +86,42 @@ class MSDCSC(nn.Module):
     if x.ndim not in (3, 4):
       checks.fail("x", x.shape, "[N, H, W, C] or [N, L, C]")
     signed, codes = x.shape[-1], []
-    starts = [0, *sorted({self.depth // 3, 2 * self.depth // 3} - {0})]
+    starts = [0, *self._pooled()]
     for start, end in zip(starts, [*starts[1:], self.depth], strict=True):
       if start > 0:
-        window = (2,) * (x.ndim - 2)
-        x = nn.max_pool(x, window, strides=window, padding="SAME")
+        x = _pool(x)
       block = [self._layer(i, signed) for i in range(start, end)]
       codes += pursue(block, x, pursuit=self.pursuit, solver=self.solver, train=train)
       x = join(codes[-1])
     x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim - 1)))
     logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
+
+  def pursuit_layers(
+    self, x: jax.Array
+  ) -> list[tuple[IdentityAugmented, jax.Array, tuple[jax.Array, jax.Array]]]:
+    """Each layer's dictionary [I, F^T], input and code, for `cscjax.theory.certify`.
+
+    Called on a bound model: `model.bind(variables).pursuit_layers(x)`. F is the filters without the
+    batch norm's scale, on which neither coherence nor sparsity depend.
+
+    Args:
+      x: A batch as for a call.
+    """
+    codes = self(x, return_codes=True)[1]
+    layers, signal = [], x.astype(self.dtype)
+    for i, code in enumerate(codes):
+      if i in self._pooled():
+        signal = _pool(signal)
+      filters = self.variables["params"][f"layer_{i}"]["filters"]
+      conv = ConvDictionary(filters, dilation=self.dilations[i % len(self.dilations)])
+      layers.append((IdentityAugmented(conv), signal, code))
+      signal = join(code)
+    return layers
+
+  def _pooled(self):
+    """The layers before which the signal is pooled."""
+    return sorted({self.depth // 3, 2 * self.depth // 3} - {0})
 
   def _layer(self, index, signed):
     return MSDCSCLayer(
@@ -111,3 +136,8 @@ class MSDCSC(nn.Module):
       axis_name=self.axis_name,
       name=f"layer_{index}",
     )
+
+
+def _pool(x):
+  window = (2,) * (x.ndim - 2)
+  return nn.max_pool(x, window, strides=window, padding="SAME")

@@ -1,0 +1,36 @@
+"""The theory as functions: of any dictionary, code or trained network."""
+
+from cscjax.theory.certify import Certificate, CertificateRow, Pursuable, certify
+from cscjax.theory.reconstruction import LassoProblem, failed_dimensions, ill_conditioned_example
+from cscjax.theory.sparsity import patch_norm, patch_sparsity, stripe_sparsity, support_size
+from cscjax.theory.spectrum import msd_csc_spectrum
+from cscjax.theory.stability import (
+  LayerStability,
+  Recovery,
+  bp_recovery,
+  layered_stability,
+  thresholding_recovery,
+)
+from cscjax.theory.uniqueness import is_unique, uniqueness_bound
+
+__all__ = [
+  "Certificate",
+  "CertificateRow",
+  "LassoProblem",
+  "LayerStability",
+  "Pursuable",
+  "Recovery",
+  "bp_recovery",
+  "certify",
+  "failed_dimensions",
+  "ill_conditioned_example",
+  "is_unique",
+  "layered_stability",
+  "msd_csc_spectrum",
+  "patch_norm",
+  "patch_sparsity",
+  "stripe_sparsity",
+  "support_size",
+  "thresholding_recovery",
+  "uniqueness_bound",
+]

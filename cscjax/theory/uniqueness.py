@@ -1,0 +1,31 @@
+"""When a sparse code is the only one so sparse (Lemma 1)."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+def uniqueness_bound(coherence: ArrayLike) -> jax.Array:
+  """(1 + 1 / mu) / 2 of Lemma 1 (Donoho & Elad 2003): a code with fewer nonzeros is the sparsest one.
+
+  Args:
+    coherence: mu(D) by `mutual_coherence`, in 0..1, any shape.
+
+  Returns:
+    The bound, infinite at mu = 0.
+  """
+  coherence = jnp.asarray(coherence, float)
+  return jnp.where(coherence > 0, (1 + 1 / jnp.where(coherence > 0, coherence, 1)) / 2, jnp.inf)
+
+
+def is_unique(sparsity: ArrayLike, coherence: ArrayLike) -> jax.Array:
+  """Whether a code of this sparsity is the unique sparsest one of the signal it makes.
+
+  Sufficient, not necessary.
+
+  Args:
+    sparsity: `support_size` of a code for Lemma 1; `stripe_sparsity` for the local form (Papyan, Sulam &
+      Elad 2017, Theorem 5), which says that no other code is as sparse in its densest stripe.
+    coherence: mu(D). Shapes broadcast.
+  """
+  return jnp.asarray(sparsity) < uniqueness_bound(coherence)

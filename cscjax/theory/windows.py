@@ -1,0 +1,68 @@
+"""Sums over patches of a signal and stripes of a code, the neighbourhoods of the local theory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cscjax.dictionaries import ConvDictionary
+from cscjax.dictionaries.geometry import axes
+
+
+def patch_sums(conv: ConvDictionary, sites: jax.Array) -> jax.Array:
+  """Sums over the sites that each atom covers from its first tap to its last.
+
+  Args:
+    conv: Whose atoms.
+    sites: [..., H, W] or [..., L] on the signal's grid.
+
+  Returns:
+    [..., H', W'] on the code's grid.
+  """
+  for i, axis in enumerate(axes(conv)):
+    at = i - len(conv.filters.shape[:-2])
+    size, extent = sites.shape[at], axis.extent
+    if conv.padding == "CIRCULAR":
+      low, high = (extent - 1) // 2, extent // 2
+    elif isinstance(conv.padding, str):
+      ((low, high),) = lax.padtype_to_pads((size,), (extent,), (axis.stride,), conv.padding)
+    else:
+      low, high = conv.padding[i]
+    circular = conv.padding == "CIRCULAR"
+    sites = _window_sums(sites, at, extent, axis.stride, (low, high), circular)
+  return sites
+
+
+def stripe_sums(conv: ConvDictionary, positions: jax.Array, spatial: tuple[int, ...]) -> jax.Array:
+  """Sums over the positions of all atoms whose extent overlaps that of the atom at each position.
+
+  Args:
+    conv: Whose atoms.
+    positions: [..., H', W'] or [..., L'] on the code's grid.
+    spatial: (H, W) or (L,) of the signal.
+
+  Returns:
+    Of the shape of `positions`.
+  """
+  for i, axis in enumerate(axes(conv)):
+    at = i - len(conv.filters.shape[:-2])
+    reach = (axis.extent - 1) // axis.stride
+    circular = conv.padding == "CIRCULAR"
+    if circular and spatial[i] % axis.stride:  # the step that closes the circle is a shorter one
+      reach += 1
+    positions = _window_sums(positions, at, 2 * reach + 1, 1, (reach, reach), circular)
+  return positions
+
+
+def _window_sums(values, axis, window, stride, pads, circular):
+  size = values.shape[axis]
+  if circular and window >= size:  # every window is the whole circle, each site once
+    whole = jnp.sum(values, axis=axis, keepdims=True)
+    return jnp.repeat(whole, -(-size // stride), axis=axis)
+  widths = [(0, 0)] * values.ndim
+  widths[axis] = pads
+  values = jnp.pad(values, widths, mode="wrap" if circular else "constant")
+  sizes, strides = np.ones(values.ndim, int), np.ones(values.ndim, int)
+  sizes[axis], strides[axis] = window, stride
+  zero = np.zeros((), values.dtype)
+  return lax.reduce_window(values, zero, lax.add, tuple(sizes), tuple(strides), "VALID")

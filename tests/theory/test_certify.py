@@ -1,0 +1,89 @@
+"""The certificate of dictionaries and of networks: its numbers, its table, its errors."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cscjax
+from cscjax import theory
+from tests import references
+
+D = np.hstack(
+  [np.eye(16), np.kron(*[np.kron([[1, 1], [1, -1]], [[1, 1], [1, -1]])] * 2) / 4]
+)  # mu = 1/4
+
+
+def _two_layers():
+  dictionaries = [cscjax.MatrixDictionary(jnp.asarray(d)) for d in (D, np.eye(32))]
+  code = jnp.zeros((2, 32)).at[0, 3].set(2.0).at[1, [3, 4]].set(1.0)
+  return dictionaries, dictionaries[0].synthesis(code), [code, code]
+
+
+def test_rows(x64):
+  dictionaries, x, codes = _two_layers()
+  certificate = theory.certify(dictionaries, x, 0.01, codes=codes)
+  first, second = certificate.rows
+  np.testing.assert_allclose(first.coherence, references.coherence(D), rtol=1e-12)
+  assert (first.layer, first.sparsity, first.unique) == (1, 2, True)  # the denser one of the two
+  np.testing.assert_allclose(first.uniqueness_bound, 2.5, rtol=1e-12)
+  np.testing.assert_allclose(first.misfit, 0, atol=1e-12)
+  # One 2: beta is 2 / 4 + 0.01 and the others give 0.01. Two 1: 2 / 4 + 0.01, and 1 / 4 + 0.01.
+  errors = [0.5 + 0.01 + 0.25 + 0.01, 0.5 + 0.01 + 0.01]
+  np.testing.assert_allclose(first.thresholding_error, max(errors[0] * np.sqrt(2), errors[1]), rtol=1e-9)
+  assert first.bp_error == np.inf  # 2 >= (1 + 4) / 3
+  assert first.failed == ("bp",)
+  assert second.failed == ("thresholding", "bp")  # what the first layer leaves is too much
+  assert (second.coherence, second.uniqueness_bound) == (0, np.inf)
+
+
+def test_table(x64):
+  dictionaries, x, codes = _two_layers()
+  certificate = theory.certify(dictionaries, x, 0.01, codes=codes)
+  lines = str(certificate).splitlines()
+  assert lines[0] == "noise 0.01"
+  assert len(lines) == 4
+  assert len({len(line) for line in lines[1:]}) == 1
+  assert lines[1].split()[:5] == ["layer", "mu", "stripe", "bound", "unique"]
+  assert lines[2].split()[:5] == ["1", "0.250", "2", "2.50", "yes"]
+
+
+@pytest.mark.parametrize("method", ["thresholding", "bp"])
+def test_makes_codes(x64, method):
+  dictionaries, x, _ = _two_layers()
+  betas = [0.1, 0.2]
+  if method == "bp":
+    codes = [r.code for r in cscjax.layered_bp(dictionaries, x, betas)]
+  else:
+    codes = cscjax.layered_thresholding(dictionaries, x, betas, steps=[1.0, 1.0], nonnegative=False)
+  made = theory.certify(dictionaries, x, 0.0, betas=betas, method=method)
+  assert made == theory.certify(dictionaries, x, 0.0, betas=betas, codes=codes)
+  assert made.rows[0].misfit > 0
+
+
+def test_a_network(x64):
+  dictionaries, x, codes = _two_layers()
+
+  class Network:
+    def pursuit_layers(self, x):
+      return list(zip(dictionaries, [x, codes[0]], codes, strict=True))
+
+  assert isinstance(Network(), theory.Pursuable)
+  assert theory.certify(Network(), x, 0.01) == theory.certify(dictionaries, x, 0.01, codes=codes)
+  with pytest.raises(ValueError, match="codes"):
+    theory.certify(Network(), x, 0.01, codes=codes)
+
+
+@pytest.mark.parametrize(
+  ("name", "changes"),
+  [
+    ("codes", {"codes": None}),
+    ("codes", {"codes": [jnp.zeros((2, 32))]}),
+    ("betas", {"betas": [0.1]}),
+    ("noise", {"noise": -1.0}),
+    ("method", {"method": "omp"}),
+  ],
+)
+def test_bad_input(name, changes):
+  dictionaries, x, codes = _two_layers()
+  with pytest.raises(ValueError, match=name):
+    theory.certify(dictionaries, x, **{"noise": 0.1, "codes": codes, **changes})

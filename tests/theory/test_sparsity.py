@@ -1,0 +1,139 @@
+"""Local sparsity against a count atom by atom, from which sites each atom covers."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cscjax
+from cscjax import theory
+from tests import references
+
+GEOMETRIES = [
+  {"padding": "SAME"},
+  {"padding": "CIRCULAR", "dilation": 2},
+  {"padding": "CIRCULAR", "stride": 3},  # 3 divides neither size
+  {"padding": "VALID", "stride": 2},
+  {"padding": ((1, 0),), "dilation": 2, "stride": 2},
+]
+
+
+def _extents(taps, spatial, geometry):
+  """[positions, sites]: whether the site is between an atom's first and last tap, on or off the signal.
+
+  Sites off the signal are there twice, before and behind it, unless it is a circle.
+  """
+  axes, kernel = [], (taps,) * len(spatial)
+  geometry = {"stride": 1, "dilation": 1, **geometry}
+  for i, n in enumerate(spatial):
+    stride, dilation = geometry["stride"], geometry["dilation"]
+    pad, count = references.leading_pad(n, taps, stride, dilation, _padding(geometry, kernel), i)
+    covered = np.zeros((count, 3 * n + 60), bool)
+    for p in range(count):
+      for site in range((taps - 1) * dilation + 1):
+        place = p * stride - pad + site
+        covered[p, place % n if geometry["padding"] == "CIRCULAR" else place + 30] = True
+    axes.append((covered, 0 if geometry["padding"] == "CIRCULAR" else 30))
+  return axes
+
+
+def _padding(geometry, kernel):
+  padding = geometry["padding"]
+  return padding if isinstance(padding, str) else tuple(padding) * len(kernel)
+
+
+def _counts(code, signal, taps, spatial, geometry):
+  """Nonzeros of the code in each atom's stripe and of the signal in its patch, by brute force."""
+  axes = _extents(taps, spatial, geometry)
+  positions = list(itertools.product(*(range(len(covered)) for covered, _ in axes)))
+  stripes, patches = [], []
+  for p in positions:
+    stripe = patch = 0
+    for q in positions:
+      if all(np.any(c[i] & c[j]) for (c, _), i, j in zip(axes, p, q, strict=True)):
+        stripe += np.count_nonzero(code[q])
+    for site in itertools.product(*map(range, spatial)):
+      if all(c[i, s + low] for (c, low), i, s in zip(axes, p, site, strict=True)):
+        patch += np.count_nonzero(signal[site])
+    stripes.append(stripe)
+    patches.append(patch)
+  return np.array(stripes), np.array(patches)
+
+
+def _problem(rank, geometry, seed=0, density=0.3):
+  rng = np.random.default_rng(seed)
+  taps, spatial = 3, ((13,) if rank == 1 else (5, 7))
+  geometry = {**geometry, "padding": _padding(geometry, spatial)}
+  filters = rng.normal(size=(*(taps,) * rank, 2, 3))
+  dictionary = cscjax.ConvDictionary(jnp.asarray(filters), **geometry)
+  positions = references.code_spatial(filters, spatial, **geometry)
+  code, signal = (
+    rng.normal(size=(2, *s)) * (rng.random((2, *s)) < density) for s in ((*positions, 3), (*spatial, 2))
+  )
+  return dictionary, code, signal, taps, spatial, geometry
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_conv(rank, geometry):
+  dictionary, code, signal, taps, spatial, geometry = _problem(rank, geometry)
+  stripe = theory.stripe_sparsity(dictionary, jnp.asarray(code), (*spatial, 2))
+  patch = theory.patch_sparsity(dictionary, jnp.asarray(signal))
+  norm = theory.patch_norm(dictionary, jnp.asarray(signal))
+  for i in range(2):
+    stripes, patches = _counts(code[i], signal[i], taps, spatial, geometry)
+    uneven = geometry["padding"] == "CIRCULAR" and geometry.get("stride", 1) > 1
+    assert stripe[i] == max(stripes) or (uneven and stripe[i] >= max(stripes))
+    assert patch[i] == max(patches)
+    assert 0 < norm[i] <= np.linalg.norm(signal[i])
+
+
+@pytest.mark.parametrize("padding", ["SAME", "CIRCULAR"])
+def test_patch_norm(x64, padding):
+  signal = np.random.default_rng(1).normal(size=(9, 2))
+  dictionary = cscjax.ConvDictionary(jnp.ones((2, 2, 3)), dilation=2, padding=padding)
+  mode = "wrap" if padding == "CIRCULAR" else "constant"
+  padded = np.pad(signal, ((1, 1), (0, 0)), mode=mode)
+  expected = max(np.linalg.norm(padded[i : i + 3]) for i in range(9))
+  np.testing.assert_allclose(theory.patch_norm(dictionary, jnp.asarray(signal)), expected, rtol=1e-12)
+
+
+def test_identity_augmented():
+  """Every atom's stripe from the sites that it covers, the identity's atoms covering one."""
+  rng = np.random.default_rng(2)
+  conv = cscjax.ConvDictionary(jnp.ones((3, 2, 3)), dilation=2)
+  a, z = (rng.normal(size=(11, k)) * (rng.random((11, k)) < 0.3) for k in (2, 3))
+  covers = [{i} for i in range(11)] + [set(range(i - 2, i + 3)) for i in range(11)]
+  nonzeros = [np.count_nonzero(row) for row in (*a, *z)]
+  stripes = [sum(n for c, n in zip(covers, nonzeros, strict=True) if c & cover) for cover in covers[11:]]
+  found = theory.stripe_sparsity(cscjax.IdentityAugmented(conv), (jnp.asarray(a), jnp.asarray(z)))
+  assert found == max(stripes)
+  size = theory.support_size(cscjax.IdentityAugmented(conv), (jnp.asarray(a), jnp.asarray(z)))
+  assert size == sum(nonzeros)
+
+
+def test_dense_is_global():
+  dictionary = cscjax.MatrixDictionary(jnp.ones((4, 6)))
+  code = jnp.array([[0, 1, 0, -2, 0, 0], [1, 1, 1, 1, 0, 3]], float)
+  for count in (theory.support_size, theory.stripe_sparsity):
+    np.testing.assert_array_equal(count(dictionary, code), [2, 5])
+  np.testing.assert_array_equal(theory.patch_sparsity(dictionary, jnp.array([0, 1.0, 2, 0])), 2)
+
+
+def test_a_filter_longer_than_the_circle_counts_once():
+  dictionary = cscjax.ConvDictionary(jnp.ones((4, 1, 1)), dilation=3, padding="CIRCULAR")
+  assert theory.stripe_sparsity(dictionary, jnp.ones((5, 1))) == 5
+  assert theory.patch_sparsity(dictionary, jnp.ones((5, 1))) == 5
+
+
+@pytest.mark.parametrize(
+  ("name", "call"),
+  [
+    ("signal_shape", lambda d: theory.patch_sparsity(d, jnp.ones((5, 3)))),
+    ("code", lambda d: theory.stripe_sparsity(d, jnp.ones((5, 1)), (6, 2))),
+  ],
+)
+def test_bad_input(name, call):
+  with pytest.raises(ValueError, match=name):
+    call(cscjax.ConvDictionary(jnp.ones((3, 2, 1))))
