@@ -1,0 +1,5 @@
+"""Convolutional dictionary learning."""
+
+from cscjax.learning.dictionary_learning import LearningResult, LearningState, learn_dictionary
+
+__all__ = ["LearningResult", "LearningState", "learn_dictionary"]

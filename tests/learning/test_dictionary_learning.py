@@ -1,0 +1,228 @@
+"""learn_dictionary: planted dictionaries, one step against dense algebra, supports, resuming."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.signal
+
+from cscjax.learning import LearningState, learn_dictionary
+from tests import references
+
+ATOMS, SIZE = 4, 5
+
+
+def _planted(rank=2, side=24, channels=1, images=12, nonnegative=False):
+  """(filters [k.., C, m] of norm 1, images): two per cent of the codes are not 0, wrapped around."""
+  rng = np.random.default_rng(0)
+  filters = rng.normal(size=(*(SIZE,) * rank, channels, ATOMS))
+  filters /= _norms(filters)
+  shape = (images, *(side,) * rank, ATOMS)
+  code = rng.choice([-1, 1], shape) * rng.uniform(1, 2, shape) * (rng.uniform(size=shape) < 0.02)
+  code = np.abs(code) if nonnegative else code
+  d = references.conv_matrix(filters, (side,) * rank, padding="CIRCULAR")
+  x = code.reshape(images, -1) @ d.T
+  return filters, np.float32(x.reshape(images, *(side,) * rank, channels))
+
+
+def _norms(filters):
+  return np.linalg.norm(np.asarray(filters).reshape(-1, filters.shape[-1]), axis=0)
+
+
+def _recovered(learned, planted, signed):
+  """How many planted atoms have a learned one that correlates with them above 0.95 at some shift."""
+  found = 0
+  for a in np.moveaxis(planted, -1, 0):
+    best = 0
+    for b in np.moveaxis(np.asarray(learned, np.float64), -1, 0):
+      # The channels fit at shift 0 alone, the middle of the last axis.
+      correlation = scipy.signal.correlate(a, b)[..., a.shape[-1] - 1]
+      best = max(best, np.max(correlation if signed else np.abs(correlation)))
+    found += best > 0.95
+  return found
+
+
+@pytest.mark.parametrize(
+  ("rank", "side", "channels", "nonnegative"), [(2, 16, 3, True), (1, 200, 1, False)]
+)
+def test_recovers_a_planted_dictionary(rank, side, channels, nonnegative):
+  """With room for the shift and two atoms too many."""
+  planted, x = _planted(rank, side, channels, nonnegative=nonnegative)
+  arguments = {"kernel": ((SIZE + 2, ATOMS + 2),), "batch_size": 4, "nonnegative": nonnegative}
+  result = learn_dictionary(x, 0.3, steps=100, key=jax.random.key(1), **arguments)
+  learned = result.dictionary.filters
+  assert _recovered(learned, planted, nonnegative) >= 3
+  np.testing.assert_allclose(_norms(learned), 1, rtol=1e-5)
+  assert np.mean(result.objective[-10:]) < 0.75 * result.objective[0]
+  # Noise is not near them: the criterion would tell.
+  noise = np.random.default_rng(1).normal(size=learned.shape)
+  assert _recovered(noise / _norms(noise), planted, nonnegative) == 0
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("padding", "nonnegative"), [("CIRCULAR", False), ("SAME", True)])
+def test_one_step_against_dense_algebra(padding, nonnegative):
+  rng = np.random.default_rng(1)
+  x, filters = rng.normal(size=(3, 4, 5, 2)), rng.normal(size=(3, 2, 2, 3))
+  filters /= _norms(filters)
+  beta, rate = np.array([0.5, 0.3, 0.4]), 0.2
+  result = learn_dictionary(
+    x,
+    beta,
+    kernel=(((3, 2), 3),),
+    steps=1,
+    coding_iterations=800,
+    padding=padding,
+    nonnegative=nonnegative,
+    optimizer=optax.sgd(rate),
+    init=filters,
+  )
+  d = references.conv_matrix(filters, (4, 5), padding=padding)
+  betas = np.tile(beta, 20)
+  codes = [
+    references.pursue(d, signal.ravel(), betas, 3000, nonnegative=nonnegative, accelerate=True)
+    for signal in x
+  ]
+  assert result.objective[0] == pytest.approx(np.mean([trace[-1] for _, trace in codes]))
+  used = np.mean([np.count_nonzero(code.reshape(20, 3), axis=0) for code, _ in codes], axis=0)
+  np.testing.assert_allclose(result.support[0], used)
+
+  def data_term(filters):
+    d = references.conv_matrix(filters, (4, 5), padding=padding)
+    errors = [signal.ravel() - d @ code for signal, (code, _) in zip(x, codes, strict=True)]
+    return np.mean([0.5 * error @ error for error in errors])
+
+  gradient = np.zeros_like(filters)
+  for index in np.ndindex(filters.shape):
+    step = np.zeros_like(filters)
+    step[index] = 0.5
+    gradient[index] = data_term(filters + step) - data_term(filters - step)  # exact: it is quadratic
+  energy = np.mean([np.sum(code.reshape(20, 3) ** 2, axis=0) for code, _ in codes], axis=0)
+  expected = filters - rate * gradient / energy.max()
+  np.testing.assert_allclose(result.dictionary.filters, expected / _norms(expected), atol=1e-6)
+
+
+def _noise_images(images=6, side=12, channels=1):
+  return np.float32(np.random.default_rng(2).normal(size=(images, side, side, channels)))
+
+
+def test_atoms_of_several_sizes_keep_their_supports():
+  kernel = ((3, 4), ((5, 2), 3), (6, 2))
+  result = learn_dictionary(_noise_images(channels=3), 0.5, kernel=kernel, steps=5)
+  filters = np.asarray(result.dictionary.filters)
+  assert filters.shape == (6, 6, 3, 9)
+  np.testing.assert_allclose(_norms(filters), 1, rtol=1e-5)
+  for atoms, rows, columns in (
+    (filters[..., :4], slice(1, 4), slice(1, 4)),
+    (filters[..., 4:7], slice(0, 5), slice(2, 4)),
+    (filters[..., 7:], slice(0, 6), slice(0, 6)),
+  ):
+    assert np.all(atoms[rows, columns] != 0)
+    outside = atoms.copy()
+    outside[rows, columns] = 0
+    assert np.all(outside == 0)
+
+
+def test_a_resumed_run_ends_with_the_same_bits():
+  x = _noise_images(images=5)
+  arguments = {"kernel": ((3, 2), (4, 3)), "batch_size": 2}
+  whole = learn_dictionary(x, 0.5, steps=4, key=jax.random.key(3), **arguments)
+  parts, state = [], None
+  for steps in (1, 3):
+    key = jax.random.key(3) if state is None else None
+    parts.append(learn_dictionary(x, 0.5, steps=steps, key=key, state=state, **arguments))
+    state = jax.tree.map(np.asarray, parts[-1].state)  # as it comes from a file
+  for got, expected in zip(jax.tree.leaves(state), jax.tree.leaves(whole.state), strict=True):
+    np.testing.assert_array_equal(got, expected)
+  np.testing.assert_array_equal(np.concatenate([p.objective for p in parts]), whole.objective)
+  np.testing.assert_array_equal(np.concatenate([p.support for p in parts]), whole.support)
+  assert whole.state.step == 4
+
+
+def test_minibatches_take_their_turns():
+  """Image i holds energy 4^i alone and is not coded: the objective tells which images were drawn."""
+  x = np.zeros((5, 4, 4, 1), np.float32)
+  x[:, 0, 0, 0] = np.sqrt(2 * 2 * 4.0 ** np.arange(5))
+  result = learn_dictionary(x, 1e3, kernel=((2, 1),), steps=8, batch_size=2, key=jax.random.key(4))
+  drawn = []
+  for value in np.rint(np.asarray(result.objective)).astype(int):
+    images = [i for i in range(5) if value // 4**i % 4]
+    assert len(images) == 2
+    assert value == sum(4**i for i in images)
+    drawn.append(images)
+  for first, second in zip(drawn[::2], drawn[1::2], strict=True):
+    assert not set(first) & set(second)
+  assert len({tuple(sorted(images)) for images in drawn}) > 2
+
+
+def test_unused_atoms_keep_their_value():
+  init = np.random.default_rng(5).normal(size=(3, 3, 1, 2))
+  init /= _norms(init)
+  result = learn_dictionary(_noise_images(), 1e3, kernel=((3, 2),), steps=3, init=init)
+  assert not np.any(result.support)
+  np.testing.assert_allclose(result.dictionary.filters, init, rtol=1e-6)
+
+
+def test_init_is_projected_and_zeros_are_replaced():
+  init = np.ones((3, 3, 1, 2)) * [2.0, 0.0]
+  result = learn_dictionary(_noise_images(), 1e3, kernel=((2, 1), (3, 1)), steps=1, init=init)
+  filters = np.asarray(result.dictionary.filters)
+  np.testing.assert_allclose(filters[:2, :2, 0, 0], 0.5, rtol=1e-6)
+  assert not np.any(filters[2, :, 0, 0])
+  np.testing.assert_allclose(_norms(filters), 1, rtol=1e-6)
+  assert np.std(filters[..., 1]) > 0.1
+
+
+def test_key_jit_and_types():
+  x = _noise_images()
+  learn = jax.jit(lambda x, beta, key: learn_dictionary(x, beta, kernel=((3, 2),), steps=2, key=key))
+  got = learn(x, 0.5, jax.random.key(0))
+  expected = learn_dictionary(x, 0.5, kernel=((3, 2),), steps=2)
+  np.testing.assert_allclose(got.dictionary.filters, expected.dictionary.filters, atol=1e-5)
+  other = learn(x, 0.5, jax.random.key(1))
+  assert np.max(np.abs(other.dictionary.filters - got.dictionary.filters)) > 0.01
+  assert got.objective.dtype == got.dictionary.filters.dtype == jnp.float32
+  integers = learn_dictionary(np.int32(10 * x), 5, kernel=((3, 2),), steps=1)
+  assert integers.dictionary.filters.dtype == jnp.float32
+
+
+_X = np.zeros((2, 6, 6, 1), np.float32)
+_STATE = LearningState(
+  jnp.zeros((3, 3, 1, 2)), optax.sgd(0.1).init(jnp.zeros((3, 3, 1, 2))), jnp.zeros(2, jnp.uint32), 0
+)
+
+
+@pytest.mark.parametrize(
+  ("name", "arguments"),
+  [
+    ("images", {"images": _X[:0]}),
+    ("images", {"images": _X[0, 0]}),
+    ("images", {"images": _X[None]}),
+    ("images", {"images": np.full_like(_X, np.nan)}),
+    ("kernel", {"kernel": ((7, 2),)}),
+    ("kernel", {"kernel": ((3, 0),)}),
+    ("kernel", {"kernel": (((3, 3, 3), 2),)}),
+    ("kernel", {"kernel": ()}),
+    ("kernel", {"kernel": (3, 2)}),
+    ("kernel", {"kernel": 3}),
+    ("beta", {"beta": -0.1}),
+    ("beta", {"beta": np.ones(3)}),
+    ("beta", {"beta": np.nan}),
+    ("steps", {"steps": 0}),
+    ("batch_size", {"batch_size": 3}),
+    ("batch_size", {"batch_size": 0}),
+    ("coding_iterations", {"coding_iterations": 0}),
+    ("padding", {"padding": "VALID"}),
+    ("padding", {"padding": ((1, 1), (1, 1))}),
+    ("init", {"init": np.ones((3, 3, 1, 3))}),
+    ("init", {"init": np.full((3, 3, 1, 2), np.inf)}),
+    ("state", {"state": _STATE}),  # of another optimizer
+    ("state", {"state": _STATE, "optimizer": optax.sgd(0.1), "kernel": ((3, 3),)}),
+    ("state", {"state": _STATE, "optimizer": optax.sgd(0.1), "key": jax.random.key(0)}),
+  ],
+)
+def test_bad_input_names_the_argument(name, arguments):
+  arguments = {"images": _X, "beta": 0.1, "kernel": ((3, 2),), "steps": 1, **arguments}
+  with pytest.raises(ValueError, match=f"^{name}: "):
+    learn_dictionary(**arguments)
