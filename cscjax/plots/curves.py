@@ -1,0 +1,81 @@
+"""Curves: what a run learned, how solvers converged."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from cscjax import checks
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+
+def learning_curves(rows: Sequence[dict[str, Any]], *, title: str = "") -> "Figure":
+  """Loss and accuracy against the epoch, a line for each split.
+
+  Args:
+    rows: Of metrics.jsonl: epoch, split, loss, accuracy (0..1).
+    title: Above both panels.
+  """
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(9, 3.6), layout="constrained")
+  panels = figure.subplots(1, 2)
+  for panel, quantity, scale in zip(panels, ("loss", "accuracy"), (1, 100), strict=True):
+    for split in sorted({row["split"] for row in rows}):
+      points = [
+        (r["epoch"], scale * r[quantity])
+        for r in rows
+        if r["split"] == split and r[quantity] is not None
+      ]
+      if points:
+        panel.plot(*zip(*points, strict=True), marker=".", label=split)
+    panel.set_xlabel("epoch")
+    panel.grid(alpha=0.3)
+  panels[0].set_ylabel("cross-entropy loss")
+  panels[1].set_ylabel("accuracy (%)")
+  if rows:
+    panels[1].legend()
+  figure.suptitle(title)
+  return figure
+
+
+def convergence_curves(
+  objectives: Mapping[str, ArrayLike], *, optimum: float | None = None, title: str = ""
+) -> "Figure":
+  """Objectives of several solvers against the iteration, on a logarithmic scale.
+
+  Args:
+    objectives: For each solver's name its trace [iterations + 1], as `SolverResult.objective` of one
+      signal; the first value is the one before the first iteration.
+    optimum: Objective f* > 0 of the solution. With it the relative gap (f - f*) / f* is drawn, where
+      it is above 0: in float32 nothing below about 1e-6 means anything.
+    title: Above the panel.
+
+  Raises:
+    ValueError: If there is no trace, one is no vector of finite values, or `optimum` is not positive.
+  """
+  from matplotlib.figure import Figure
+
+  if not objectives:
+    checks.fail("objectives", objectives, "one trace at least")
+  if optimum is not None:
+    optimum = checks.in_range("optimum", float(optimum), 0, low_open=True)
+  figure = Figure(figsize=(6, 4), layout="constrained")
+  panel = figure.subplots()
+  for name, trace in objectives.items():
+    values = np.asarray(trace, np.float64)
+    if values.ndim != 1 or not values.size or not np.all(np.isfinite(values)):
+      checks.fail(f"objectives[{name!r}]", values.shape, "a vector of finite values")
+    if optimum is not None:
+      values = (values - optimum) / optimum
+    panel.plot(values, label=name)
+  panel.set_yscale("log")
+  panel.set_xlabel("iteration")
+  panel.set_ylabel("objective $f$" if optimum is None else "relative gap $(f - f^*) / f^*$")
+  panel.grid(alpha=0.3)
+  panel.legend()
+  panel.set_title(title)
+  return figure

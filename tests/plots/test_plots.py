@@ -1,0 +1,209 @@
+"""What the figures hold: arrays, lines, labels. How they look is for eyes."""
+
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import cscjax
+from cscjax import plots
+
+
+def images(figure):
+  """The arrays of all pictures but colour bars, in order."""
+  return [np.asarray(drawn.get_array()) for panel in figure.axes for drawn in panel.get_images()]
+
+
+def titles(figure):
+  return [panel.get_title() for panel in figure.axes if panel.get_title()]
+
+
+def test_does_not_touch_pyplot():
+  code = (
+    "import sys, cscjax.plots; assert 'matplotlib' not in sys.modules;"
+    "cscjax.plots.convergence_curves({'a': [1.0]}); assert 'matplotlib.pyplot' not in sys.modules"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_tiles_are_the_atoms_in_reading_order():
+  filters = np.random.default_rng(0).normal(size=(2, 3, 1, 5))
+  (picture,) = images(plots.atoms(filters, scale="shared", columns=2))
+  assert picture.shape == (3 * 3 + 1, 2 * 4 + 1)
+  for index in range(5):
+    row, column = divmod(index, 2)
+    tile = picture[3 * row + 1 : 3 * row + 3, 4 * column + 1 : 4 * column + 4]
+    np.testing.assert_allclose(tile, filters[..., 0, index])
+  assert np.ma.is_masked(np.ma.masked_invalid(picture)[0, 0])  # a gap between tiles
+  assert np.isnan(picture.filled(np.nan) if np.ma.isMA(picture) else picture)[7:, 5:].all()  # no atom
+
+
+def test_each_atom_fills_the_range():
+  filters = np.random.default_rng(0).normal(size=(3, 3, 1, 4)) * [1, 10, 100, 1000]
+  figure = plots.atoms(filters, columns=4)
+  (picture,) = images(figure)
+  for index in range(4):
+    tile = picture[1:4, 4 * index + 1 : 4 * index + 4]
+    assert np.max(np.abs(tile)) == pytest.approx(1)
+  (drawn,) = figure.axes[0].get_images()
+  assert drawn.get_clim() == (-1, 1)  # 0 is the neutral colour
+
+
+def test_coloured_atoms_are_mid_grey_at_0():
+  filters = np.zeros((1, 3, 3, 1))
+  filters[0, :, :, 0] = [[0.5, 0, -0.5], [0, 0, 0], [0.25, 0.25, 0.25]]
+  (picture,) = images(plots.atoms(filters))
+  np.testing.assert_allclose(picture[1, 1:4], [[1, 0.5, 0], [0.5] * 3, [0.75] * 3])
+  np.testing.assert_allclose(picture[0], 1)  # gaps are white
+
+
+def test_a_smaller_atom_is_a_smaller_tile():
+  filters = np.ones((4, 4, 1, 2))
+  filters[..., 1] = 0
+  filters[1:3, 0:3, 0, 1] = [[1, 0, 1], [0, 1, 0]]
+  picture = np.ma.filled(np.ma.masked_invalid(images(plots.atoms(filters, columns=2))[0]), np.nan)
+  np.testing.assert_array_equal(np.isfinite(picture[1:5, 1:5]), True)
+  expected = np.full((4, 4), np.nan)
+  expected[1:3, 0:3] = [[1, 0, 1], [0, 1, 0]]  # the zeros inside stay
+  np.testing.assert_array_equal(picture[1:5, 6:10], expected)
+
+
+def test_one_dimensional_atoms_are_lines():
+  filters = np.random.default_rng(0).normal(size=(7, 2, 3))
+  figure = plots.atoms(filters, title="waves")
+  assert figure.get_suptitle() == "waves"
+  for index, panel in enumerate(figure.axes[:3]):
+    _, *lines = panel.get_lines()  # the first is the axis
+    np.testing.assert_allclose([line.get_ydata() for line in lines], filters[..., index].T)
+  assert not figure.axes[3].axison  # 2 x 2 panels for three atoms
+
+
+def test_code_shows_activity_and_the_most_used_channels():
+  code = np.zeros((4, 5, 3))
+  code[1, 2, 0] = -2
+  code[[0, 3, 3], [4, 0, 1], 2] = [1, -3, 5]
+  code[1, 2, 2] = 1
+  figure = plots.code(jnp.asarray(code), channels=2, title="mine")
+  (activity,) = images(figure)
+  np.testing.assert_allclose(activity, np.abs(code).sum(-1))
+  assert titles(figure) == ["activity Σ|code|", "channel 2: 4 non-zeros", "channel 0: 1 non-zeros"]
+  assert figure.get_suptitle() == "mine: 8.33% of 60 coefficients are not 0"
+  points = figure.axes[1].collections[0]
+  found = {
+    tuple(place): value for place, value in zip(points.get_offsets(), points.get_array(), strict=True)
+  }
+  assert found == {(4, 0): 1, (2, 1): 1, (0, 3): -3, (1, 3): 5}  # (column, row)
+  assert points.get_clim() == (-5, 5)
+
+
+def test_a_code_of_zeros_is_drawn():
+  assert plots.code(np.zeros((3, 3, 2)), title="").get_suptitle().startswith("0.00% of 18")
+
+
+def test_reconstruction_shows_the_difference_and_psnr():
+  rng = np.random.default_rng(0)
+  image = rng.uniform(0, 255, size=(6, 5, 1))
+  rebuilt = image + 255 * 0.1 * rng.choice([-1, 1], size=image.shape)  # 20 dB
+  observed = image + 255 * 0.01  # 40 dB
+  figure = plots.reconstruction(image, rebuilt, observed=observed, peak=255)
+  assert titles(figure) == ["image", "observed: 40.0 dB", "rebuilt: 20.0 dB", "difference"]
+  first, _, third, difference = images(figure)
+  np.testing.assert_allclose(first, image[..., 0] / 255)
+  np.testing.assert_allclose(third, np.clip(rebuilt[..., 0] / 255, 0, 1))
+  np.testing.assert_allclose(difference, (rebuilt - image)[..., 0])
+
+
+def test_reconstruction_in_colour():
+  image = np.random.default_rng(0).uniform(size=(4, 4, 3))
+  rebuilt = image.copy()
+  rebuilt[0, 0] -= [0.2, 0, 0]
+  figure = plots.reconstruction(image, rebuilt)
+  *_, difference = images(figure)
+  np.testing.assert_allclose(difference[0, 0], [0, 0.5, 0.5], atol=1e-12)
+  np.testing.assert_allclose(difference[1:], 0.5)
+  assert titles(figure)[1] == f"rebuilt: {-10 * math.log10(0.04 / 48):.1f} dB"
+  assert titles(plots.reconstruction(image, image))[1] == "rebuilt: inf dB"
+
+
+def test_convergence_curves_are_relative_gaps():
+  traces = {"a": jnp.asarray([4.0, 3.0, 2.5]), "b": np.array([4.0, 2.0])}
+  figure = plots.convergence_curves(traces, optimum=2.0)
+  (panel,) = figure.axes
+  assert panel.get_yscale() == "log"
+  lines = {line.get_label(): line.get_ydata() for line in panel.get_lines()}
+  np.testing.assert_allclose(lines["a"], [1, 0.5, 0.25])
+  np.testing.assert_allclose(lines["b"], [1, 0])
+  assert panel.get_xlabel() == "iteration"
+  assert "gap" in panel.get_ylabel()
+  (panel,) = plots.convergence_curves(traces).axes
+  np.testing.assert_allclose(panel.get_lines()[0].get_ydata(), traces["a"])
+
+
+def test_figure_s1():
+  """The paper's example: the filter (1 2, 3 4) on 4x4 pixels, mu = 0.47 and 0."""
+  filters = np.array([[1.0, 2.0], [3.0, 4.0]])[:, :, None, None]
+  figure = plots.convolutional_matrices(filters, (4, 4, 1))
+  assert titles(figure) == ["dilation 1: µ = 0.47", "dilation 2: µ = 0.00"]
+  first, second = images(figure)
+  assert (first.shape, second.shape) == ((9, 16), (4, 16))
+  np.testing.assert_allclose(first[0], [1, 2, 0, 0, 3, 4] + 10 * [0])
+  np.testing.assert_allclose(second[3], 5 * [0] + [1, 0, 2] + 5 * [0] + [3, 0, 4])
+
+
+def test_learning_curves_skip_what_is_missing():
+  rows = [
+    {"epoch": 1, "split": "train", "loss": 2.0, "accuracy": 0.1},
+    {"epoch": 2, "split": "train", "loss": None, "accuracy": 0.4},
+    {"epoch": 2, "split": "test", "loss": 1.0, "accuracy": 0.5},
+  ]
+  loss, accuracy = plots.learning_curves(rows).axes
+  assert [line.get_label() for line in loss.get_lines()] == ["test", "train"]
+  np.testing.assert_allclose(loss.get_lines()[1].get_xydata(), [[1, 2]])
+  np.testing.assert_allclose(accuracy.get_lines()[1].get_xydata(), [[1, 10], [2, 40]])
+
+
+def test_every_figure_can_be_written(tmp_path):
+  """Of what a solver returns, on a problem small enough for a test."""
+  filters = jax.random.normal(jax.random.key(0), (3, 3, 1, 4))
+  dictionary = cscjax.ConvDictionary(filters, padding="CIRCULAR")
+  x = jax.random.uniform(jax.random.key(1), (8, 8, 1))
+  result = cscjax.fista(dictionary, x, 0.1, iterations=5)
+  figures = [
+    plots.atoms(filters, scale="shared"),
+    plots.atoms(filters[0]),
+    plots.code(result.code),
+    plots.reconstruction(x, dictionary.synthesis(result.code)),
+    plots.convergence_curves({"FISTA": result.objective}),
+    plots.convolutional_matrices(filters, (4, 4, 1), dilations=(1,), padding="SAME"),
+  ]
+  for index, figure in enumerate(figures):
+    assert isinstance(figure, Figure)
+    figure.savefig(tmp_path / f"{index}.png", dpi=40)
+
+
+BAD = {
+  "filters": lambda: plots.atoms(np.zeros((3, 3, 2, 4))),
+  "scale": lambda: plots.atoms(np.zeros((3, 3, 1, 4)), scale="all"),
+  "columns": lambda: plots.atoms(np.zeros((3, 3, 1, 4)), columns=0),
+  "code": lambda: plots.code(np.zeros((1, 3, 3, 4))),
+  "channels": lambda: plots.code(np.zeros((3, 3, 4)), channels=0),
+  "image": lambda: plots.reconstruction(np.zeros((3, 3)), np.zeros((3, 3))),
+  "rebuilt": lambda: plots.reconstruction(np.zeros((3, 3, 1)), np.zeros((3, 4, 1))),
+  "observed": lambda: plots.reconstruction(*[np.zeros((3, 3, 1))] * 2, observed=np.zeros((3, 3, 3))),
+  "peak": lambda: plots.reconstruction(*[np.zeros((3, 3, 1))] * 2, peak=0),
+  "objectives": lambda: plots.convergence_curves({}),
+  r"objectives\['a'\]": lambda: plots.convergence_curves({"a": np.zeros((2, 2))}),
+  "optimum": lambda: plots.convergence_curves({"a": [1.0]}, optimum=0),
+  "dilations": lambda: plots.convolutional_matrices(np.ones((2, 2, 1, 1)), (4, 4, 1), dilations=()),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_names_the_argument(name):
+  with pytest.raises(ValueError, match=f"^{name}: expected"):
+    BAD[name]()
