@@ -1,7 +1,8 @@
 """Convolutional sparse coding in JAX: what a notebook needs, in one namespace.
 
 The layers below it can be imported alone: `cscjax.ops`, `cscjax.dictionaries`, `cscjax.solvers`,
-`cscjax.models`, `cscjax.data`, `cscjax.training`; each imports only from those before it.
+`cscjax.theory`, `cscjax.learning`, `cscjax.models`, `cscjax.plots`, `cscjax.data`, `cscjax.training`;
+each imports only from those before it.
 """
 
 from cscjax.dictionaries import (
@@ -13,37 +14,66 @@ from cscjax.dictionaries import (
   mutual_coherence,
   to_matrix,
 )
-from cscjax.ops import hard_threshold, nonnegative_soft_threshold, soft_threshold
+from cscjax.learning import LearningResult, learn_dictionary
+from cscjax.ops import (
+  hard_threshold,
+  nonnegative_soft_threshold,
+  soft_threshold,
+  tikhonov_lowpass,
+)
 from cscjax.solvers import (
   MultilayerResult,
+  OMPResult,
   SolverResult,
+  admm,
+  beta_max,
+  duality_gap,
   fista,
   ista,
   layered_bp,
   layered_thresholding,
   ml_fista,
   ml_ista,
+  omp,
   unfolded_pursuit,
+)
+from cscjax.theory import (
+  certify,
+  failed_dimensions,
+  stripe_sparsity,
+  uniqueness_bound,
 )
 
 __all__ = [
   "ConvDictionary",
   "Dictionary",
   "IdentityAugmented",
+  "LearningResult",
   "MatrixDictionary",
   "MultilayerResult",
+  "OMPResult",
   "SolverResult",
+  "admm",
+  "beta_max",
+  "certify",
+  "duality_gap",
+  "failed_dimensions",
   "fista",
   "hard_threshold",
   "ista",
   "layered_bp",
   "layered_thresholding",
+  "learn_dictionary",
   "lipschitz",
   "ml_fista",
   "ml_ista",
   "mutual_coherence",
   "nonnegative_soft_threshold",
+  "omp",
   "soft_threshold",
+  "stripe_sparsity",
+  "tikhonov_lowpass",
   "to_matrix",
   "unfolded_pursuit",
+  "uniqueness_bound",
 ]

@@ -16,11 +16,12 @@ ALLOWED = {
   "dictionaries": {"checks", "ops"},
   "solvers": {"checks", "ops", "dictionaries"},
   "theory": {"checks", "ops", "dictionaries", "solvers"},
+  "learning": {"checks", "ops", "dictionaries", "solvers"},
   "models": BELOW_MODELS,
   "data": BELOW_MODELS,
   "training": BELOW_MODELS,
   "plots": BELOW_MODELS,
-  "cscjax": BELOW_MODELS,  # __init__.py: what a notebook needs
+  "cscjax": BELOW_MODELS | {"learning"},  # __init__.py: what a notebook needs
 }
 ALLOWED["experiments"] = set(ALLOWED)
 

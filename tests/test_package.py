@@ -9,9 +9,18 @@ import pytest
 import cscjax
 import cscjax.dictionaries
 import cscjax.ops
+import cscjax.plots
 import cscjax.solvers
 
-PACKAGES = [cscjax, cscjax.ops, cscjax.dictionaries, cscjax.solvers]
+PACKAGES = [
+  cscjax,
+  cscjax.ops,
+  cscjax.dictionaries,
+  cscjax.solvers,
+  cscjax.theory,
+  cscjax.learning,
+  cscjax.plots,
+]
 
 
 def _public():

@@ -1,0 +1,124 @@
+"""The problems of the suite `solvers`: min over G of 1/2 ||x - D G||^2 + beta ||G||_1, circular.
+
+Photographs in 0..1 without their low-pass part. `china128x16` needs nothing that cscjax does not
+install; the others are made of what SPORCO (dictionaries, one photograph) and scikit-image bring.
+"""
+
+import importlib.resources
+import importlib.util
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from cscjax.ops.lowpass import tikhonov_lowpass
+from experiments import cli
+
+
+class Problem(NamedTuple):
+  """Arrays in float32, as every library gets them."""
+
+  x: np.ndarray  # [N, H, W, C]
+  filters: np.ndarray  # [kh, kw, C, m], columns of norm 1
+  beta: float
+
+
+def make(case: str) -> Problem:
+  """The problem of that name.
+
+  Raises:
+    UsageError: If there is none, or a package that it needs is missing.
+  """
+  if case not in CASES:
+    raise cli.UsageError(f"--cases: unknown {case}; there are {', '.join(CASES)}")
+  if case not in available():
+    raise cli.UsageError(f"--cases: {case} needs SPORCO and scikit-image (pip install 'cscjax[bench]')")
+  return CASES[case]()
+
+
+def available() -> tuple[str, ...]:
+  """The cases that can be made here."""
+  peers = all(importlib.util.find_spec(name) for name in ("sporco", "skimage"))
+  return tuple(CASES) if peers else BASE_CASES
+
+
+def _china():
+  from sklearn.datasets import load_sample_image
+
+  image = load_sample_image("china.jpg")[100:228, 200:328].mean(axis=-1, keepdims=True) / 255
+  return _problem(image[None], _cosines(8, 4), 0.02)
+
+
+def _camera():
+  return _problem(_halved(_scikit_image("camera"))[None], _sporco_filters("G:8x8x32"), 0.02)
+
+
+def _astronaut():
+  return _problem(_halved(_scikit_image("astronaut"))[None], _sporco_filters("RGB:8x8x3x64"), 0.01)
+
+
+def _barbara():
+  return _problem(_grey_barbara()[None], _sporco_filters("G:8x8x96"), 0.01)
+
+
+def _batch():
+  quarters = [_patches(image)[:8] for image in (_grey_barbara(), _scikit_image("camera"))]
+  return _problem(np.concatenate(quarters), _sporco_filters("G:8x8x32"), 0.02)
+
+
+BASE_CASES = ("china128x16",)
+CASES = {
+  "china128x16": _china,
+  "g256x32": _camera,
+  "c256x64": _astronaut,
+  "g512x96": _barbara,
+  "b16x128x32": _batch,
+}
+
+
+def _problem(x, filters, beta):
+  x = np.asarray(x, np.float32)
+  filters = filters / np.sqrt(np.sum(np.square(filters), axis=(0, 1, 2)))
+  high = x - np.asarray(tikhonov_lowpass(jnp.asarray(x), 5.0, 16))
+  return Problem(high.astype(np.float32), filters.astype(np.float32), beta)
+
+
+def _cosines(size, count):
+  """The products of the first `count` vectors of the discrete cosine transform: count^2 filters."""
+  position, frequency = np.arange(size)[:, None] + 0.5, np.arange(count)
+  basis = np.cos(np.pi / size * position * frequency)
+  return np.einsum("hi,wj->hwij", basis, basis).reshape(size, size, 1, -1)
+
+
+def _scikit_image(name):
+  from skimage import data  # pyright: ignore[reportMissingImports]
+
+  return np.atleast_3d(getattr(data, name)()) / 255
+
+
+def _sporco_filters(name):
+  from sporco.util import convdicts  # pyright: ignore[reportMissingImports]
+
+  filters = convdicts()[name]
+  return filters[:, :, None] if filters.ndim == 3 else filters
+
+
+def _grey_barbara():
+  from PIL import Image
+
+  with (importlib.resources.files("sporco") / "data" / "barbara.png").open("rb") as file:
+    image = np.asarray(Image.open(file).convert("L"), np.float64) / 255
+  return image[10:522, 100:612, None]  # as in SPORCO's examples
+
+
+def _halved(image):
+  """Means of 2x2 pixels."""
+  h, w, c = image.shape
+  return image.reshape(h // 2, 2, w // 2, 2, c).mean(axis=(1, 3))
+
+
+def _patches(image, size=128):
+  """[H, W, C] cut into [N, size, size, C], row by row."""
+  h, w, c = image.shape
+  tiles = image.reshape(h // size, size, w // size, size, c)
+  return tiles.swapaxes(1, 2).reshape(-1, size, size, c)

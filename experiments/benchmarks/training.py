@@ -1,0 +1,190 @@
+"""Suites `train`, `compile` and `memory`: the whole training step of every network.
+
+Where PyTorch is installed, `train` times its version of each network in turn with ours. `peak_bytes` is
+what XLA plans for ours (temporaries and arguments), and what the steps add to a process of their own
+(CPU) or PyTorch's allocator holds (CUDA) for the other.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from cscjax import training
+from cscjax.models import create_model, describe
+from experiments.benchmarks import rates
+
+_MSD6 = {"model": "msd_csc", "depth": 6}
+_MSD12 = {"model": "msd_csc", "depth": 12}
+CASES: dict[str, dict[str, Any]] = {
+  **{
+    f"{rule}{depth}": {"model": rule, "depth": depth}
+    for rule in ("plain", "resnet")
+    for depth in (20, 56)
+  },
+  "res_csc_simplified20": {"model": "res_csc_simplified", "depth": 20},
+  **{f"res_csc{depth}": {"model": "res_csc", "depth": depth} for depth in (20, 56, 110, 218)},
+  **{
+    f"res_csc{depth}_remat": {"model": "res_csc", "depth": depth, "remat": True} for depth in (20, 218)
+  },
+  "feed_forward": {"model": "feed_forward"},
+  "ml_csc_u1": {"model": "ml_csc", "unfolding": 1},
+  "ml_csc_u2": {"model": "ml_csc", "unfolding": 2},
+  "ml_csc_u2_fista": {"model": "ml_csc", "unfolding": 2, "solver": "fista"},
+  "msdnet6": {"model": "msdnet", "depth": 6},
+  "msdcsc6_u1": {**_MSD6, "unfolding": 1},
+  "msdcsc6_u2": {**_MSD6, "unfolding": 2},
+  "msdnet12": {"model": "msdnet", "depth": 12},
+  "msdcsc12_u1": {**_MSD12, "unfolding": 1},
+  "msdcsc12_u2": {**_MSD12, "unfolding": 2},
+  "msdcsc12_u2_fista": {**_MSD12, "unfolding": 2, "solver": "fista"},
+}
+_DEPTHS = ("res_csc20", "res_csc20_remat", "res_csc218", "res_csc218_remat")
+_NOT_TIMED = ("res_csc110", "res_csc20_remat", "res_csc218", "res_csc218_remat")
+SUITES = {
+  "train": tuple(case for case in CASES if case not in _NOT_TIMED),
+  "compile": ("res_csc20", "res_csc56", "res_csc110", "res_csc218", "msdcsc12_u2"),
+  "memory": _DEPTHS,
+}
+BLOCKS = 5  # timed calls after one that warms up
+BLOCK_SECONDS = 1.0
+STEPS = 32  # of an epoch of the random data, which a call must not cross
+RATE = 1e-3  # of learning; so low that random labels do not make it diverge
+
+
+def rows(suite: str, cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str, Any]]:
+  """Measures the cases one after the other; ours and PyTorch's row where both are timed."""
+  timed, peak = suite == "train", None
+  beside = timed and rates.has_pytorch()
+  if timed:
+    peak = rates.measure(precision)
+  for case in cases:
+    fields = dict(CASES[case])
+    model = create_model(fields.pop("model"), num_classes=10, dtype=np.dtype(precision), **fields)
+    step, arguments, compile_seconds = compile_step(model, batch)
+    programs: dict[str, Any] = {"cscjax": Program(step, arguments, compile_seconds)}
+    if beside:
+      from experiments.benchmarks import pytorch_training
+
+      state, data, _ = arguments
+      variables = {"params": state.params, **state.variables}
+      programs["pytorch"] = pytorch_training.Program(model, variables, data, batch, precision, RATE)
+    seconds = time_steps({name: program.run for name, program in programs.items()}) if timed else {}
+    for framework, program in programs.items():
+      peak_bytes = program.peak_bytes
+      if peak_bytes is None:
+        peak_bytes = pytorch_training.resident_bytes(CASES[case], batch, precision)
+      row = {
+        "suite": suite,
+        "case": case,
+        "framework": framework,
+        "device": jax.devices()[0].device_kind,
+        "precision": precision,
+        "batch": batch,
+        "seconds": seconds.get(framework),
+        "compile_seconds": program.compile_seconds,
+        "peak_bytes": peak_bytes,
+        # Forward, and twice as much backward.
+        "flops": 3 * batch * sum(layer.forward_flops for layer in describe(model, (32, 32, 3))),
+      }
+      yield row | judged(row, seconds, peak, program.bytes_accessed)
+
+
+def judged(
+  row: dict, seconds: dict[str, float], peak: rates.Rates | None, accessed: float | None
+) -> dict:
+  """What follows from a row's time: its speed, its shares of the device's rates, and the ratio of times.
+
+  Args:
+    row: With seconds, batch and flops.
+    seconds: Of both frameworks, {} where nothing is timed.
+    peak: The device's rates.
+    accessed: Bytes that the step reads and writes, where known.
+  """
+  names = ("images_per_second", "flops_per_second", "matmul_fraction", "copy_fraction", "times_pytorch")
+  if peak is None:
+    return dict.fromkeys(names)
+  time_of_step, theirs = row["seconds"], seconds.get("pytorch")
+  speed = row["flops"] / time_of_step
+  values = (
+    row["batch"] / time_of_step,
+    speed,
+    speed / peak.flops,
+    accessed and accessed / time_of_step / peak.bytes,
+    theirs and time_of_step / theirs,
+  )
+  return dict(zip(names, values, strict=True))
+
+
+class Program:
+  """Our compiled steps.
+
+  Attributes:
+    compile_seconds: What compilation took.
+    peak_bytes: What XLA plans.
+    bytes_accessed: By one step, as XLA counts what its fused operations read and write; None if unknown.
+  """
+
+  def __init__(self, step: Any, arguments: tuple, compile_seconds: float):
+    self.step, self.arguments, self.compile_seconds = step, arguments, compile_seconds
+    memory = step.memory_analysis()
+    self.peak_bytes = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    self.bytes_accessed = (step.cost_analysis() or {}).get("bytes accessed")
+
+  def run(self, count: int) -> float:
+    """Seconds a step, over `count` steps from the same state; ends when the device has."""
+    start = time.perf_counter()
+    jax.block_until_ready(self.step(*self.arguments, np.int32(count)))
+    return (time.perf_counter() - start) / count
+
+
+def compile_step(model: Any, batch: int) -> tuple[Any, tuple, float]:
+  """The compiled training program, its arguments but for the count of steps, and the seconds it took."""
+  optimizer = training.sgd(
+    training.step_schedule(RATE, []), momentum=0.9, nesterov=True, weight_decay=1e-4
+  )
+  state = training.create_train_state(model, optimizer, (32, 32, 3), jax.random.key(0))
+  rng = np.random.default_rng(0)
+  data = training.DeviceData(
+    *jax.device_put(
+      (
+        rng.integers(0, 256, (STEPS * batch, 32, 32, 3), dtype=np.uint8),
+        rng.integers(0, 10, STEPS * batch).astype(np.int32),
+        np.full(3, 0.5, np.float32),
+        np.full(3, 0.25, np.float32),
+      )
+    )
+  )
+  train = jax.jit(partial(training.train_steps, training.Recipe(model, optimizer, batch)))
+  arguments = (state, data, jax.random.key(1))
+  start = time.perf_counter()
+  compiled = train.lower(*arguments, np.int32(1)).compile()
+  return compiled, arguments, time.perf_counter() - start
+
+
+def time_steps(programs: dict[str, Callable[[int], float]]) -> dict[str, float]:
+  """Median seconds a step of each program, over blocks of about `BLOCK_SECONDS` that take turns."""
+  counts, blocks = {}, {name: [] for name in programs}
+  for name, run in programs.items():
+    run(1)
+    counts[name] = int(np.clip(BLOCK_SECONDS / run(1), 1, STEPS))
+  for _ in range(BLOCKS):
+    for name, run in programs.items():
+      blocks[name].append(run(counts[name]))
+  return {name: statistics.median(seconds) for name, seconds in blocks.items()}
+
+
+def line(row: dict[str, Any]) -> str:
+  """A row for people."""
+  text = f"{row['case']:20}{row['framework']:8}"
+  if row["seconds"] is not None:
+    text += f"{row['seconds']:8.4f} s/step{row['images_per_second']:9.1f} images/s"
+    text += f"{row['flops_per_second'] / 1e9:8.1f} GFLOP/s ({row['matmul_fraction']:4.0%} of a product)"
+  text += f"  compile {row['compile_seconds']:5.1f} s  memory {row['peak_bytes'] / 2**20:6.0f} MiB"
+  if row["times_pytorch"] is not None and row["framework"] == "cscjax":
+    text += f"  {row['times_pytorch']:5.2f} x PyTorch's time"
+  return text
