@@ -1,0 +1,1 @@
+"""Three notebooks to learn from, stored with their text outputs."""
