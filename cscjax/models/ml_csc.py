@@ -10,6 +10,7 @@ from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.models.layers import PURSUITS, SOLVERS, CSCLayer, pursue
 from cscjax.models.spectral import STEPS
+from cscjax.ops import max_pool
 
 WIDTHS = (1, 2, 4, 8, 16, 16)  # of the layers, in units of the first one's
 UNFOLDED = 3  # layers of stride 2, coded together
@@ -90,7 +91,7 @@ class MLCSC(nn.Module):
       x = self._layer(i)(x, train=train)
       codes.append(x)
       if i > UNFOLDED:
-        x = _pool(x)
+        x = max_pool(x)
     x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim - 1)))
     logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
@@ -110,7 +111,7 @@ class MLCSC(nn.Module):
       filters = self.variables["params"][f"layer_{i}"]["filters"]
       geometry = _strided(x.ndim - 2) if i < UNFOLDED else {}
       layers.append((ConvDictionary(filters, **geometry), signal, code))
-      signal = _pool(code) if i > UNFOLDED else code
+      signal = max_pool(code) if i > UNFOLDED else code
     return layers
 
   def _layer(self, index, **fields):
@@ -130,8 +131,3 @@ class MLCSC(nn.Module):
 def _strided(rank):
   """Geometry of the first layers, 4x4 with stride 2."""
   return {"stride": 2, "padding": ((1, 1),) * rank}
-
-
-def _pool(x):
-  window = (2,) * (x.ndim - 2)
-  return nn.max_pool(x, window, strides=window, padding="SAME")

@@ -3,6 +3,7 @@
 from cscjax.ops.conv import Padding, analysis_shape, conv, conv_adjoint, synthesis_shape
 from cscjax.ops.lanczos import lanczos_max
 from cscjax.ops.lowpass import tikhonov_lowpass
+from cscjax.ops.pooling import max_pool
 from cscjax.ops.power import power_iteration
 from cscjax.ops.thresholds import hard_threshold, nonnegative_soft_threshold, soft_threshold
 
@@ -13,6 +14,7 @@ __all__ = [
   "conv_adjoint",
   "hard_threshold",
   "lanczos_max",
+  "max_pool",
   "nonnegative_soft_threshold",
   "power_iteration",
   "soft_threshold",

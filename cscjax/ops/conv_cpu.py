@@ -1,9 +1,10 @@
 """The three maps of a convolution as XLA's CPU backend runs them fast, also inside a loop.
 
 XLA has a fast CPU convolution for one layout alone, [N, H, W, C] with filters [kh, kw, C, m], and inside
-a loop it does not bring others into it: the transposes are written as convolutions in that layout. Two
-kinds of convolution are slow even so, and are matrix products here:
+a loop it does not bring others into it: the input transpose is written as a convolution in that layout.
+Three kinds of convolution are slow even so, and are matrix products here:
 
+- the filter transpose, whose images would have to take the channels' place: 2 to 5 times slower;
 - few output channels, the synthesis of an image (`_shift_add`), which runs at about 6 GFLOP/s a channel;
 - filters with more taps than the signal has pixels, such as 3x3 on 2x2 (`_patches`): XLA exchanges
   signal and filters there, and is 20 to 80 times slower.
@@ -20,6 +21,7 @@ from jax import lax
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 _FEW_CHANNELS = 8  # signals of up to so many channels are synthesised by `_shift_add`
 _TILE = 2**19  # numbers in a tile of `_shift_add`: 2 MB, which stays in the cache
+_PRODUCT = 2**22  # numbers in the copies for one product of `filter_transpose`
 
 
 def conv(x, w, *, strides, dilations, pads, sizes):
@@ -42,18 +44,55 @@ def input_transpose(y, w, *, strides, dilations, pads, sizes):
 
 
 def filter_transpose(x, y, *, strides, dilations, pads, sizes):
-  """[N, H, W, C], [N, H', W', m] -> [kh, kw, C, m]."""
-  rank = x.ndim - 2
+  """[N, H, W, C], [N, H', W', m] -> [kh, kw, C, m].
+
+  One matrix product over the pixels of shifted copies of x and of y: a tap is a shift of one of them
+  against the other. Along the axes from `split` on it is x that is copied, once a tap, along those
+  before it y (not possible with a stride); of the choices the one with the fewest copies is taken.
+  """
+  rank, kernel = x.ndim - 2, sizes[1]
+  if not x.size or not y.size:
+    return jnp.zeros((*kernel, x.shape[-1], y.shape[-1]), x.dtype)
+
+  def taps(split):
+    """Of x and of y along each axis."""
+    return (1,) * split + kernel[split:], kernel[:split] + (1,) * (rank - split)
+
+  def copies(split):
+    return [math.prod(t) * a.shape[-1] for t, a in zip(taps(split), (x, y), strict=True)]
+
+  first_strided = next((axis for axis, s in enumerate(strides) if s > 1), rank)
+  split = min(range(first_strided + 1), key=lambda split: sum(copies(split)))
+  (x_taps, y_taps), grid = taps(split), x.shape[1 : split + 1] + y.shape[split + 1 : -1]
+  x_pads, y_pads = [(0, 0)] * rank, [(0, 0)] * rank
+  for axis, (k, d, (low, _)) in enumerate(zip(kernel, dilations, pads, strict=True)):
+    reach = (k - 1) * d
+    if axis < split:
+      y_pads[axis] = (reach - low, x.shape[axis + 1] + low - y.shape[axis + 1])
+    else:
+      span = (y.shape[axis + 1] - 1) * strides[axis] + 1
+      x_pads[axis] = (low, span + reach - x.shape[axis + 1] - low)
+
   ones = (1,) * rank
-  if math.prod(y.shape[1:-1]) > math.prod(x.shape[1:-1]):  # the taps, as below, outnumber the pixels
-    patches = _patches(x, sizes[1], y.shape[1:-1], strides, pads, ones, dilations)
-    return _matmul(patches.T, y.reshape(-1, y.shape[-1])).reshape(*sizes[1], x.shape[-1], y.shape[-1])
-  new_pads = []
-  for h, k, n, s, d, (low, _) in zip(*sizes, y.shape[1:-1], strides, dilations, pads, strict=True):
-    new_pads.append((low, (k - 1) * d + (n - 1) * s + 1 - h - low))
-  # The batch is what is summed over: it takes the channels' place.
-  grad = _convolve(jnp.swapaxes(x, 0, -1), jnp.moveaxis(y, 0, -2), dilations, new_pads, ones, strides)
-  return jnp.moveaxis(grad, 0, -2)
+
+  def product(x, y):
+    left = _patches(x, x_taps, grid, strides, x_pads, ones, dilations)
+    right = _patches(y, y_taps, grid, ones, y_pads, ones, dilations)
+    return jnp.matmul(left.T, right, preferred_element_type=dtype)
+
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  images = _divisor(x.shape[0], _PRODUCT // (math.prod(grid) * sum(copies(split))))
+  xs, ys = (a.reshape(-1, images, *a.shape[1:]) for a in (x, y))
+  if len(xs) == 1:
+    total = product(x, y)
+  else:
+    start = jnp.zeros(copies(split), dtype)
+    total = lax.fori_loop(0, len(xs), lambda i, total: total + product(xs[i], ys[i]), start)
+  total = total.astype(x.dtype).reshape(*x_taps, x.shape[-1], *y_taps, y.shape[-1])
+  pairs = [axis for i in range(rank) for axis in (i, rank + 1 + i)]  # of which one has size 1
+  total = total.transpose(*pairs, rank, 2 * rank + 1)
+  # y moved by a tap is x moved against it: its taps are in reverse order.
+  return jnp.flip(total.reshape(*kernel, x.shape[-1], y.shape[-1]), range(split))
 
 
 def _convolve(x, w, strides, pads, upsampling, dilations):
@@ -71,6 +110,11 @@ def _convolve(x, w, strides, pads, upsampling, dilations):
   )
   patches = _patches(x, taps, shape, strides, pads, upsampling, dilations)
   return _matmul(patches, w.reshape(-1, w.shape[-1])).reshape(x.shape[0], *shape, w.shape[-1])
+
+
+def _divisor(n, limit):
+  """The largest divisor of n that is at most `limit`; 1 at least."""
+  return max(d for d in range(1, n + 1) if n % d == 0 and d <= max(limit, 1))
 
 
 def _patches(x, taps, shape, strides, pads, upsampling, dilations):

@@ -5,7 +5,14 @@ from cscjax.training.checkpoints import Checkpoints
 from cscjax.training.loop import Outcome, Plan, Programs, Progress, fit
 from cscjax.training.metrics_log import MetricsLog
 from cscjax.training.optim import sgd, step_schedule
-from cscjax.training.parallel import AXIS, MODES, compile_for, create_mesh, replicate
+from cscjax.training.parallel import (
+  AXIS,
+  MODES,
+  compile_for,
+  compiler_options,
+  create_mesh,
+  replicate,
+)
 from cscjax.training.state import EpochMetrics, TrainState, create_train_state, parameter_count
 from cscjax.training.steps import DeviceData, Recipe, evaluate_batches, train_steps
 
@@ -24,6 +31,7 @@ __all__ = [
   "TrainState",
   "augment",
   "compile_for",
+  "compiler_options",
   "create_mesh",
   "create_train_state",
   "evaluate_batches",

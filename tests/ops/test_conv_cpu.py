@@ -57,11 +57,12 @@ def _check(spatial, kernel, channels, strides, dilations, pads, dtype=np.float64
 )
 @settings(max_examples=14)
 def test_images(x64, spatial, kernel, channels, strides, dilations, pads, tile):
-  """Also with tiles of a row, and of some rows that need not divide the height."""
+  """Also in tiles of a row, or of some rows that need not divide the height; in blocks of an image."""
   geometry = {"stride": strides, "dilation": dilations, "padding": pads}
   assume(min(references.code_spatial(np.zeros((*kernel, 1, 1)), spatial, **geometry)) >= 1)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(conv_cpu, "_TILE", tile)
+    patch.setattr(conv_cpu, "_PRODUCT", tile)
     _check(spatial, kernel, channels, strides, dilations, pads)
 
 

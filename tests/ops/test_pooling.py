@@ -1,0 +1,62 @@
+"""Max-pooling against loops over the windows, and its gradient against that of `lax.reduce_window`."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cscjax.ops import max_pool
+
+SHAPES = [(2, 4, 6, 3), (1, 5, 3, 2), (3, 1, 1, 1), (2, 7, 4), (2, 1, 3), (0, 4, 4, 2)]
+
+
+def windows(x):
+  """The largest of each window, one at a time."""
+  sizes = [-(-n // 2) for n in x.shape[1:-1]]
+  out = np.empty((x.shape[0], *sizes, x.shape[-1]), x.dtype)
+  for place in itertools.product(*map(range, sizes)):
+    window = x[:, *(slice(2 * i, 2 * i + 2) for i in place)]
+    out[:, *place] = window.max(axis=tuple(range(1, x.ndim - 1)))
+  return out
+
+
+def untied(shape):
+  """All values differ, and all are negative: a zero beyond the border would win."""
+  order = np.random.default_rng(0).permutation(int(np.prod(shape)))
+  return jnp.asarray(-1.0 - order.reshape(shape), jnp.float32)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values(shape):
+  x = untied(shape)
+  got = jax.jit(max_pool)(x)
+  assert got.dtype == x.dtype
+  np.testing.assert_array_equal(got, windows(np.asarray(x)))
+
+
+@pytest.mark.parametrize("shape", [s for s in SHAPES if 0 not in s])
+def test_gradient_without_ties(shape):
+  x = untied(shape)
+  window = (2,) * (x.ndim - 2)
+
+  def pull(pool):
+    out, back = jax.vjp(pool, x)
+    return back(jnp.arange(1.0, out.size + 1).reshape(out.shape))[0]
+
+  expected = pull(lambda x: nn.max_pool(x, window, strides=window, padding="SAME"))
+  np.testing.assert_array_equal(pull(max_pool), expected)
+
+
+def test_equal_largest_values_share_the_gradient():
+  x = jnp.array([[3.0, 3.0], [1.0, 3.0]]).reshape(1, 2, 2, 1)
+  gradient = jax.grad(lambda x: max_pool(x).sum())(x).reshape(2, 2)
+  np.testing.assert_allclose(gradient, [[1 / 3, 1 / 3], [0, 1 / 3]])
+
+
+def test_bfloat16():
+  x = untied((1, 3, 3, 1)).astype(jnp.bfloat16)
+  assert max_pool(x).dtype == jnp.bfloat16
+  np.testing.assert_array_equal(max_pool(x).astype(jnp.float32), windows(np.asarray(x, np.float32)))
