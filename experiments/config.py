@@ -7,6 +7,7 @@ from cscjax import checks
 from cscjax.data import DATASETS
 from cscjax.models import MODELS
 from cscjax.models.layers import PURSUITS, SOLVERS
+from cscjax.models.remat import REMAT
 from cscjax.models.spectral import STEPS
 from cscjax.training import MODES
 
@@ -39,7 +40,9 @@ class Config:
   step: str | None = _flag(None, "Step of the unfoldings: below 2/L, or a free scalar.", STEPS)
   c: float | None = _flag(None, "Constant c of Res-CSC (eq. 5) in place of the trained one.")
   norm: bool | None = _flag(None, "Batch norm; else a bias alone.")
-  remat: bool | None = _flag(None, "Whether the Res-CSC family computes blocks again to save memory.")
+  remat: str | None = _flag(
+    None, "What the backward pass computes again: nothing, cheap operations, or all of a block.", REMAT
+  )
 
   dataset: str = _flag("cifar10", "Data set.", DATASETS)
   data_dir: str | None = _flag(None, "Directory of TFDS's data and of the cache of decoded images.")
@@ -68,6 +71,9 @@ class Config:
     "global", "Batch norm over the whole batch, or over each device's part.", STATISTICS
   )
 
+  compilation_cache: str | None = _flag(
+    None, "Directory of compiled programs, beside the cache of decoded images if none; 'off': keep none."
+  )
   workdir: str | None = _flag(None, "Where the run is kept and resumed; a new one under runs/ if none.")
   evaluate_epochs: int = _flag(1, "Epochs between evaluations.")
   checkpoint_seconds: float = _flag(300.0, "Seconds between checkpoints within an epoch.")
@@ -121,6 +127,7 @@ RESUMABLE = frozenset(
     "parallel",
     "workdir",
     "checkpoint_seconds",
+    "compilation_cache",
     "dispatch_seconds",
   }
 )

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary, IdentityAugmented, join
 from cscjax.models.layers import PURSUITS, SOLVERS, MSDCSCLayer, pursue
+from cscjax.models.remat import REMAT, rematerialized
 from cscjax.models.spectral import STEPS
+from cscjax.ops import max_pool
 
 
 class MSDCSC(nn.Module):
@@ -32,6 +34,7 @@ class MSDCSC(nn.Module):
       together, see `multilayer_pursuit`.
     step: "bounded" or "free", see `UnfoldedLayer`.
     norm: False replaces batch norm by a bias.
+    remat: What of each pursuit is computed again in the backward pass, see `rematerialized`.
     dtype: Of the convolutions: float32 or bfloat16. Logits are float32.
     axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
 
@@ -48,6 +51,7 @@ class MSDCSC(nn.Module):
   pursuit: str = "layer"
   step: str = "bounded"
   norm: bool = True
+  remat: str = "none"
   dtype: Any = jnp.float32
   axis_name: str | None = None
 
@@ -58,6 +62,7 @@ class MSDCSC(nn.Module):
     checks.one_of("solver", self.solver, SOLVERS)
     checks.one_of("pursuit", self.pursuit, PURSUITS)
     checks.one_of("step", self.step, STEPS)
+    checks.one_of("remat", self.remat, REMAT)
     if not self.dilations:
       checks.fail("dilations", self.dilations, "at least one")
     for dilation in self.dilations:
@@ -86,12 +91,15 @@ class MSDCSC(nn.Module):
     if x.ndim not in (3, 4):
       checks.fail("x", x.shape, "[N, H, W, C] or [N, L, C]")
     signed, codes = x.shape[-1], []
-    starts = [0, *self._pooled()]
-    for start, end in zip(starts, [*starts[1:], self.depth], strict=True):
-      if start > 0:
-        x = _pool(x)
-      block = [self._layer(i, signed) for i in range(start, end)]
-      codes += pursue(block, x, pursuit=self.pursuit, solver=self.solver, train=train)
+    for group in self._groups():
+      if group[0] in self._pooled():
+        x = max_pool(x)
+
+      def code(module, x, group=group):
+        layers = [module._layer(i, signed) for i in group]
+        return pursue(layers, x, pursuit=self.pursuit, solver=self.solver, train=train)
+
+      codes += rematerialized(code, self.remat)(self, x)
       x = join(codes[-1])
     x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim - 1)))
     logits = nn.Dense(self.num_classes, name="classifier")(x)
@@ -112,7 +120,7 @@ class MSDCSC(nn.Module):
     layers, signal = [], x.astype(self.dtype)
     for i, code in enumerate(codes):
       if i in self._pooled():
-        signal = _pool(signal)
+        signal = max_pool(signal)
       filters = self.variables["params"][f"layer_{i}"]["filters"]
       conv = ConvDictionary(filters, dilation=self.dilations[i % len(self.dilations)])
       layers.append((IdentityAugmented(conv), signal, code))
@@ -122,6 +130,14 @@ class MSDCSC(nn.Module):
   def _pooled(self):
     """The layers before which the signal is pooled."""
     return sorted({self.depth // 3, 2 * self.depth // 3} - {0})
+
+  def _groups(self):
+    """The layers that iterate together."""
+    if self.pursuit == "layer":
+      return [[i] for i in range(self.depth)]
+    starts = [0, *self._pooled()]
+    ends = [*starts[1:], self.depth]
+    return [list(range(start, end)) for start, end in zip(starts, ends, strict=True)]
 
   def _layer(self, index, signed):
     return MSDCSCLayer(
@@ -136,8 +152,3 @@ class MSDCSC(nn.Module):
       axis_name=self.axis_name,
       name=f"layer_{index}",
     )
-
-
-def _pool(x):
-  window = (2,) * (x.ndim - 2)
-  return nn.max_pool(x, window, strides=window, padding="SAME")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.models.norms import Norm
+from cscjax.models.remat import REMAT, rematerialized
 from cscjax.models.spectral import trained_step
 from cscjax.solvers.residual import initialized_thresholding
 
@@ -118,7 +119,7 @@ class ResCSC(nn.Module):
     width: Channels of the first stage.
     rule: "res_csc", "resnet", "simplified" or "plain", see `initialized_thresholding`.
     c: A constant in place of the trained one of each block.
-    remat: Whether the equal blocks are computed again in the backward pass, to save memory.
+    remat: What of the equal blocks is computed again in the backward pass, see `rematerialized`.
     norm: False replaces batch norm by a bias.
     dtype: Of the convolutions: float32 or bfloat16. Logits are float32.
     axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
@@ -132,7 +133,7 @@ class ResCSC(nn.Module):
   width: int = 16
   rule: str = "res_csc"
   c: float | None = None
-  remat: bool = False
+  remat: str = "elementwise"
   norm: bool = True
   dtype: Any = jnp.float32
   axis_name: str | None = None
@@ -143,6 +144,7 @@ class ResCSC(nn.Module):
     if checks.positive_int("depth", self.depth) < 8 or self.depth % 6 != 2:
       checks.fail("depth", self.depth, "6 n + 2 layers, n >= 1")
     checks.one_of("rule", self.rule, RULES)
+    checks.one_of("remat", self.remat, REMAT)
     if self.c is not None and not RULES[self.rule].correct:
       checks.fail("c", self.c, f"none for the rule {self.rule}")
     super().__post_init__()
@@ -206,7 +208,7 @@ class ResCSC(nn.Module):
       return x, x if return_codes else None
 
     return nn.scan(
-      nn.remat(body, prevent_cse=False) if self.remat else body,
+      rematerialized(body, self.remat, scanned=True),
       variable_axes={"params": 0, "batch_stats": 0, "spectral": 0},
       split_rngs={"params": True},
       length=length,

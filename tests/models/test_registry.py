@@ -42,7 +42,8 @@ def test_fields_are_the_modules_own(name):
     ("feed_forward", "unfolding", 1),
     ("msdnet", "unfolding", 1),
     ("ml_csc", "depth", 6),
-    ("msd_csc", "remat", True),
+    ("msd_csc", "remat", "layer"),
+    ("ml_csc", "remat", "all"),
     ("msd_csc", "parent", None),
   ],
 )

@@ -160,26 +160,6 @@ def test_blocks_start_apart(x64):
   np.testing.assert_allclose(np.std(filters), np.sqrt(2 / (9 * 4)), rtol=0.2)  # He-normal
 
 
-def test_remat(x64):
-  x = images()
-  variables = networks.initialized(small(depth=8), x)
-
-  def loss(model, params):
-    logits, updates = model.apply(
-      {**variables, "params": params}, x, train=True, mutable=["batch_stats", "spectral"]
-    )
-    return jnp.sum(jnp.sin(logits)), updates
-
-  results = [
-    jax.jit(jax.value_and_grad(functools.partial(loss, small(depth=8, remat=remat)), has_aux=True))(
-      variables["params"]
-    )
-    for remat in (False, True)
-  ]
-  for one, other in zip(*map(jax.tree.leaves, results), strict=True):
-    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
-
-
 def test_c_follows_the_filters(x64):
   """It starts at -1/lambda_max, and a training step's power iterations go on towards the new one."""
   block = ResCSCBlock(3, dtype=jnp.float64)
