@@ -20,6 +20,7 @@ from cscjax.data import Dataset, dataset_shape, load_dataset
 from cscjax.plots import learning_curves
 from experiments import cli, flags
 from experiments.build import Run, build, chance_accuracy, make_model
+from experiments.compilation_cache import use_compilation_cache
 from experiments.config import Config
 from experiments.progress import create_progress
 from experiments.workdir import open_workdir, write_config, write_json
@@ -63,6 +64,7 @@ def main() -> int:
       download=config.download,
     )
     with open_workdir(config) as workdir:
+      use_compilation_cache(config)
       run = build(config, dataset)
       write_config(workdir, config)
       summary = train(config, run, dataset, workdir, signals)

@@ -17,6 +17,15 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("cscjax")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _shared_compilation_cache(tmp_path_factory):
+  """Processes that the tests start compile a program once."""
+  folder = tmp_path_factory.getbasetemp().parent / "compiled"  # of all workers
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+    yield
+
+
 @pytest.fixture
 def x64():
   """Float64 for one test, whatever the default is."""

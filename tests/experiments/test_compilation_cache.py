@@ -1,0 +1,70 @@
+"""A second start of the same command compiles nothing, and a damaged cache does no harm."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = (
+  "--dataset=digits",
+  "--depth=2",
+  "--width=4",
+  "--unfolding=1",
+  "--max_steps=3",
+  "--batch_size=64",
+)
+
+
+def run(workdir, *flags):
+  environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+  command = [sys.executable, "-m", "experiments.run", *TINY, f"--workdir={workdir}", *flags]
+  return subprocess.run(
+    command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+  )
+
+
+def accuracy(done):
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout.splitlines()[-1])["test_accuracy"]
+
+
+def programs(folder):
+  """The entries, without what JAX notes of their use."""
+  return {
+    path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name.endswith("-cache")
+  }
+
+
+def test_a_second_start_compiles_nothing(tmp_path):
+  flags = (f"--data_dir={tmp_path}",)
+  first = accuracy(run(tmp_path / "one", *flags))
+  folder = tmp_path / "cscjax_cache" / "compiled"
+  before = programs(folder)
+  assert len(before) > 5
+  assert accuracy(run(tmp_path / "two", *flags)) == first
+  assert programs(folder) == before
+
+
+def test_damaged_programs_are_compiled_again(tmp_path):
+  folder = tmp_path / "programs"
+  flags = (f"--compilation_cache={folder}",)
+  first = accuracy(run(tmp_path / "one", *flags))
+  for name in programs(folder):
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+  assert accuracy(run(tmp_path / "two", *flags)) == first
+
+
+def test_it_can_be_switched_off(tmp_path):
+  accuracy(run(tmp_path / "run", f"--data_dir={tmp_path}", "--compilation_cache=off"))
+  assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_place_that_cannot_be_made_is_one_line(tmp_path):
+  (tmp_path / "file").touch()
+  done = run(tmp_path / "run", f"--compilation_cache={tmp_path / 'file' / 'below'}")
+  assert done.returncode == 2
+  assert done.stderr.startswith("error: --compilation_cache: cannot write to ")
+  assert done.stderr.count("\n") == 1
