@@ -1,9 +1,11 @@
 """Speed and memory, one row a measurement: python -m experiments.benchmark --suite=train --json.
 
-Suites: `train` (median time of a training step), `compile` (time to trace and compile one),
-`memory` (XLA's own plan of its memory), `gradients` (differentiating a solver against the number of
-its iterations), `solvers` (time to a relative objective gap, beside SPORCO and SCICO where they are
-installed: pip install 'cscjax[bench]'). Prints one JSON object a row with --json, else a table.
+Suites: `train` (median time of a training step, beside PyTorch's), `compile` (time to trace and compile
+one), `memory` (time and XLA's plan of its memory against what is computed again), `convolutions` (those
+of the networks one by one, beside PyTorch's), `dense` (ways to write the dense connection), `gradients`
+(differentiating a solver against the number of its iterations), `solvers` (time to a relative objective
+gap, beside SPORCO and SCICO). Peers are measured where they are installed: pip install 'cscjax[bench]'.
+Prints one JSON object a row with --json, else a table.
 """
 
 import json
@@ -14,25 +16,39 @@ from typing import Any
 from absl import flags
 
 from experiments import cli
-from experiments.benchmarks import gradients, problems, solvers, training
+from experiments.benchmarks import (
+  convolutions,
+  dense_connection,
+  gradients,
+  problems,
+  solvers,
+  training,
+)
 
-SUITES = (*training.SUITES, "gradients", "solvers")
+SUITES = (*training.SUITES, "convolutions", "dense", "gradients", "solvers")
 
 
 def main() -> None:
   """Prints a row for each case of the suite."""
   args = flags.FLAGS
+  if args.batch_size < 1:
+    raise cli.UsageError(f"--batch_size: expected an integer >= 1, got {args.batch_size}")
   if args.suite == "solvers":
     cases = _known(args.cases, problems.CASES) or problems.available()
     if not args.cases and cases != tuple(problems.CASES):
       print("without SPORCO and scikit-image only", *cases, file=sys.stderr)
     _print(solvers.rows(cases, args.solvers, args.scico_python), solvers.line)
   elif args.suite == "gradients":
-    _print(gradients.rows(_known(args.cases, gradients.CASES) or tuple(gradients.CASES)), gradients.line)
+    cases = _known(args.cases, gradients.CASES) or tuple(gradients.CASES)
+    _print(gradients.rows(cases), gradients.line)
+  elif args.suite == "dense":
+    cases = _known(args.cases, dense_connection.CASES) or tuple(dense_connection.CASES)
+    _print(dense_connection.rows(cases, args.batch_size), dense_connection.line)
+  elif args.suite == "convolutions":
+    cases = _known(args.cases, convolutions.CASES) or tuple(convolutions.CASES)
+    _print(convolutions.rows(cases, args.batch_size, args.precision), convolutions.line)
   else:
     cases = _known(args.cases, training.CASES) or training.SUITES[args.suite]
-    if args.batch_size < 1:
-      raise cli.UsageError(f"--batch_size: expected an integer >= 1, got {args.batch_size}")
     _print(training.rows(args.suite, cases, args.batch_size, args.precision), training.line)
 
 
@@ -52,9 +68,9 @@ def define_flags() -> None:
   """Defines this command's flags."""
   flags.DEFINE_enum("suite", "train", SUITES, "What to measure.")
   flags.DEFINE_list("cases", None, "Cases to run; those of the suite if none are named.")
-  flags.DEFINE_integer("batch_size", 128, "Images a step (training).")
+  flags.DEFINE_integer("batch_size", 128, "Images a step (not solvers, gradients).")
   flags.DEFINE_enum(
-    "precision", "float32", ("float32", "bfloat16"), "Type of the convolutions (training)."
+    "precision", "float32", ("float32", "bfloat16"), "Of convolutions (training, convolutions)."
   )
   flags.DEFINE_list("solvers", list(solvers.SOLVERS), "Solvers to run (solvers).")
   flags.DEFINE_string(

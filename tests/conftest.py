@@ -26,6 +26,14 @@ def _shared_compilation_cache(tmp_path_factory):
     yield
 
 
+@pytest.fixture(scope="module")
+def fast_compilation():
+  """Programs that compile faster and run slower, for tests that run them once."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def x64():
   """Float64 for one test, whatever the default is."""

@@ -1,8 +1,9 @@
 """Suites `train`, `compile` and `memory`: the whole training step of every network.
 
-Where PyTorch is installed, `train` times its version of each network in turn with ours. `peak_bytes` is
-what XLA plans for ours (temporaries and arguments), and what the steps add to a process of their own
-(CPU) or PyTorch's allocator holds (CUDA) for the other.
+`train` and `memory` time it, `train` in turn with PyTorch's version of the network where that is
+installed. `peak_bytes` is what XLA plans for ours (temporaries and arguments), and what the steps add to
+a process of their own (CPU) or PyTorch's allocator holds (CUDA) for the other. `dispatch_seconds` is
+what a call of our program takes that does no step: a run makes about one call a second.
 """
 
 import statistics
@@ -16,6 +17,7 @@ import numpy as np
 
 from cscjax import training
 from cscjax.models import create_model, describe
+from cscjax.models.remat import REMAT
 from experiments.benchmarks import rates
 
 _MSD6 = {"model": "msd_csc", "depth": 6}
@@ -28,9 +30,6 @@ CASES: dict[str, dict[str, Any]] = {
   },
   "res_csc_simplified20": {"model": "res_csc_simplified", "depth": 20},
   **{f"res_csc{depth}": {"model": "res_csc", "depth": depth} for depth in (20, 56, 110, 218)},
-  **{
-    f"res_csc{depth}_remat": {"model": "res_csc", "depth": depth, "remat": True} for depth in (20, 218)
-  },
   "feed_forward": {"model": "feed_forward"},
   "ml_csc_u1": {"model": "ml_csc", "unfolding": 1},
   "ml_csc_u2": {"model": "ml_csc", "unfolding": 2},
@@ -38,17 +37,21 @@ CASES: dict[str, dict[str, Any]] = {
   "msdnet6": {"model": "msdnet", "depth": 6},
   "msdcsc6_u1": {**_MSD6, "unfolding": 1},
   "msdcsc6_u2": {**_MSD6, "unfolding": 2},
+  "msdcsc6_u4": {**_MSD6, "unfolding": 4},
   "msdnet12": {"model": "msdnet", "depth": 12},
   "msdcsc12_u1": {**_MSD12, "unfolding": 1},
   "msdcsc12_u2": {**_MSD12, "unfolding": 2},
   "msdcsc12_u2_fista": {**_MSD12, "unfolding": 2, "solver": "fista"},
 }
-_DEPTHS = ("res_csc20", "res_csc20_remat", "res_csc218", "res_csc218_remat")
-_NOT_TIMED = ("res_csc110", "res_csc20_remat", "res_csc218", "res_csc218_remat")
 SUITES = {
-  "train": tuple(case for case in CASES if case not in _NOT_TIMED),
+  "train": tuple(case for case in CASES if case not in ("res_csc110", "res_csc218")),
   "compile": ("res_csc20", "res_csc56", "res_csc110", "res_csc218", "msdcsc12_u2"),
-  "memory": _DEPTHS,
+  "memory": tuple(
+    f"{case}_{remat}" for case in ("res_csc20", "res_csc218", "msdcsc12_u2") for remat in REMAT
+  ),
+}
+CASES |= {
+  case: CASES[case.rpartition("_")[0]] | {"remat": case.rpartition("_")[2]} for case in SUITES["memory"]
 }
 BLOCKS = 5  # timed calls after one that warms up
 BLOCK_SECONDS = 1.0
@@ -58,10 +61,8 @@ RATE = 1e-3  # of learning; so low that random labels do not make it diverge
 
 def rows(suite: str, cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str, Any]]:
   """Measures the cases one after the other; ours and PyTorch's row where both are timed."""
-  timed, peak = suite == "train", None
-  beside = timed and rates.has_pytorch()
-  if timed:
-    peak = rates.measure(precision)
+  timed, beside = suite != "compile", suite == "train" and rates.has_pytorch()
+  peak = rates.measure(precision) if timed else None
   for case in cases:
     fields = dict(CASES[case])
     model = create_model(fields.pop("model"), num_classes=10, dtype=np.dtype(precision), **fields)
@@ -87,6 +88,7 @@ def rows(suite: str, cases: Sequence[str], batch: int, precision: str) -> Iterat
         "batch": batch,
         "seconds": seconds.get(framework),
         "compile_seconds": program.compile_seconds,
+        "dispatch_seconds": program.dispatch_seconds() if timed else None,
         "peak_bytes": peak_bytes,
         # Forward, and twice as much backward.
         "flops": 3 * batch * sum(layer.forward_flops for layer in describe(model, (32, 32, 3))),
@@ -137,9 +139,16 @@ class Program:
 
   def run(self, count: int) -> float:
     """Seconds a step, over `count` steps from the same state; ends when the device has."""
+    return self._call(count) / count
+
+  def dispatch_seconds(self) -> float | None:
+    """Median seconds of a call that does no step."""
+    return statistics.median(self._call(0) for _ in range(BLOCKS))
+
+  def _call(self, count):
     start = time.perf_counter()
     jax.block_until_ready(self.step(*self.arguments, np.int32(count)))
-    return (time.perf_counter() - start) / count
+    return time.perf_counter() - start
 
 
 def compile_step(model: Any, batch: int) -> tuple[Any, tuple, float]:
@@ -159,7 +168,9 @@ def compile_step(model: Any, batch: int) -> tuple[Any, tuple, float]:
       )
     )
   )
-  train = jax.jit(partial(training.train_steps, training.Recipe(model, optimizer, batch)))
+  train = training.compile_for(
+    None, partial(training.train_steps, training.Recipe(model, optimizer, batch))
+  )
   arguments = (state, data, jax.random.key(1))
   start = time.perf_counter()
   compiled = train.lower(*arguments, np.int32(1)).compile()

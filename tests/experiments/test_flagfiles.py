@@ -14,6 +14,7 @@ from experiments.build import build, make_model
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.glob("*.flags"))
+pytestmark = pytest.mark.usefixtures("fast_compilation")
 FILTER_WEIGHTS = {6: 143_424, 9: 339_552, 12: 618_624}  # Table 3
 
 

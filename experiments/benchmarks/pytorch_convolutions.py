@@ -1,0 +1,57 @@
+"""The convolutions in PyTorch, eager, to be set beside ours; see `convolutions`.
+
+Signals and codes are [N, C, H, W], filters [m, C, kh, kw], all in memory channels last.
+"""
+
+import time
+
+import numpy as np
+import torch  # pyright: ignore[reportMissingImports]
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
+
+from experiments.benchmarks.convolutions import APPLICATIONS, Arrays, Geometry
+from experiments.benchmarks.pytorch_training import DEVICE, ON_GPU, set_up
+
+_SIGNAL, _FILTERS = (0, 3, 1, 2), (3, 2, 0, 1)  # from our axes
+
+
+class Program:
+  """One of the maps, of our arrays."""
+
+  def __init__(self, geometry: Geometry, operation: str, arrays: Arrays, precision: str):
+    set_up()
+    self.geometry, self.operation = geometry, operation
+    self.signal, self.filters, self.code = (
+      torch.tensor(array.transpose(axes)).to(
+        DEVICE, getattr(torch, precision), memory_format=torch.channels_last
+      )
+      for array, axes in zip(arrays, (_SIGNAL, _FILTERS, _SIGNAL), strict=True)
+    )
+
+  def run(self, count: int) -> float:
+    """Seconds of `APPLICATIONS` applications, over `count` times as many."""
+    start = time.perf_counter()
+    for _ in range(count * APPLICATIONS):
+      self.apply()
+    if ON_GPU:
+      torch.cuda.synchronize()
+    return (time.perf_counter() - start) / count
+
+  def result(self) -> np.ndarray:
+    """The map's value with our axes, in float32."""
+    axes = _FILTERS if self.operation == "filter_gradient" else _SIGNAL
+    return self.apply().float().permute(*np.argsort(axes)).cpu().numpy()
+
+  def apply(self) -> torch.Tensor:
+    """The map's value."""
+    size, stride, dilation = self.geometry.size, self.geometry.stride, self.geometry.dilation
+    span = (self.geometry.taps - 1) * dilation + 1
+    # PyTorch pads both sides alike: one more zero at the end, where "SAME" has it, is the signal's.
+    low, odd = divmod((self.geometry.code_size - 1) * stride + span - size, 2)
+    settings = {"stride": stride, "padding": low, "dilation": dilation}
+    if self.operation == "synthesis":
+      return F.conv_transpose2d(self.code, self.filters, **settings)[..., :size, :size]
+    signal = F.pad(self.signal, (0, odd, 0, odd)) if odd else self.signal
+    if self.operation == "analysis":
+      return F.conv2d(signal, self.filters, **settings)
+    return torch.nn.grad.conv2d_weight(signal, self.filters.shape, self.code, **settings)
