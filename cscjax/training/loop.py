@@ -124,6 +124,10 @@ def fit(
   began, saved = time.perf_counter() - seconds, time.perf_counter()
   pace, evaluation_pace = Pace(plan.dispatch_seconds), Pace(plan.dispatch_seconds)
   step = int(state.step)
+  due = plan.splits_after(step)
+  written = {row["split"] for row in log.rows if row["step"] == step}
+  if due and not written.issuperset(["train", *due]):
+    log.drop_after(step - 1)  # some of its rows were lost, or it has become the last step
   evaluated_step = log.rows[-1]["step"] if log.rows else 0
 
   def elapsed():
@@ -131,7 +135,7 @@ def fit(
 
   while True:
     due = plan.splits_after(step) if step > evaluated_step else []
-    if not due and step == plan.total_steps:
+    if not due and step >= plan.total_steps:
       return Outcome("ok", state, elapsed())
     if stopped():
       checkpoints.save(state, elapsed())
