@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from cscjax import training
-from cscjax.data import Dataset, dataset_shape, load_dataset
+from cscjax.data import DataError, Dataset, dataset_shape, load_dataset
 from cscjax.plots import learning_curves
 from experiments import cli, flags
 from experiments.build import Run, build, chance_accuracy, make_model, make_plan
@@ -57,12 +57,17 @@ def main() -> int:
   """Runs what the flags ask for and returns the exit code."""
   config, signals = flags.config_from_flags(), Signals()
   make_model(config, dataset_shape(config.dataset)[1], parallel=False)  # refused before any data is read
-  dataset = load_dataset(
-    config.dataset,
-    data_dir=config.data_dir,
-    validation_fraction=config.validation_fraction,
-    download=config.download,
-  )
+  try:
+    dataset = load_dataset(
+      config.dataset,
+      data_dir=config.data_dir,
+      validation_fraction=config.validation_fraction,
+      download=config.download,
+    )
+  except DataError:
+    raise
+  except ValueError as error:  # a fraction that is right for other data
+    raise cli.UsageError(f"--{error}") from error
   make_plan(config, dataset)  # refused before anything is written
   with signals.caught(), open_workdir(config) as workdir:
     use_compilation_cache(config)

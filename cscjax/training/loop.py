@@ -85,7 +85,7 @@ class Outcome:
   """How a run ended.
 
   Attributes:
-    status: "ok" after the last step, "diverged" where a loss was not finite, "interrupted".
+    status: "ok" after the last step, "diverged" where a state was not finite, "interrupted".
     state: The last state.
     seconds: Wall time, that of earlier calls on the same run included.
   """
@@ -109,7 +109,7 @@ def fit(
   """Trains from `state` to the end of the plan.
 
   After each evaluation there are rows in `log` and a checkpoint, in this order: a run killed between
-  the two does the epoch again and drops the rows. The state of a loss that is not finite is not saved.
+  the two does the epoch again and drops the rows. A state that is not finite is not saved.
 
   Args:
     state: Where to begin, at any step.
