@@ -6,13 +6,23 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 
 def fail(name: str, got: Any, expected: str) -> NoReturn:
-  """Raises the ValueError that all checks share."""
-  raise ValueError(f"{name}: expected {expected}, got {got!r}")
+  """Raises the ValueError that all checks share, in one line of readable length."""
+  shown = " ".join(repr(got).split())
+  shown = shown if len(shown) <= 200 else shown[:199] + "…"
+  raise ValueError(f"{name}: expected {expected}, got {shown}")
+
+
+def boolean(name: str, value: Any) -> bool:
+  """Returns `value` if it is True or False, else raises ValueError."""
+  if not isinstance(value, bool | np.bool_):
+    fail(name, value, "True or False")
+  return bool(value)
 
 
 def positive_int(name: str, value: Any) -> int:
@@ -34,9 +44,9 @@ def in_range(
   is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
   number = float(value) if is_number else math.nan
   if not (low <= number < high and math.isfinite(number)) or (low_open and number == low):
-    lower = f"> {low:g}" if low_open else f">= {low:g}"
+    lower = "" if math.isinf(low) else f" > {low:g}" if low_open else f" >= {low:g}"
     upper = "" if math.isinf(high) else f" and < {high:g}"
-    fail(name, value, f"a number {lower}{upper}")
+    fail(name, value, f"a finite number{lower}{upper}")
   return number
 
 
@@ -48,15 +58,41 @@ def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:
   return value
 
 
+def real_array(name: str, value: Any) -> jax.Array:
+  """Returns `value` as an array if it is one of real numbers, or a tracer of one, else ValueError."""
+  try:
+    array = jnp.asarray(value)
+  except (TypeError, ValueError):
+    fail(name, value, "an array of real numbers")
+  if not _is_real(array.dtype):
+    fail(name, array.dtype.name, "an array of real numbers")
+  return array
+
+
+def all_real(name: str, value: Any) -> None:
+  """Raises ValueError unless each leaf is an array, or a tracer, of real numbers; lists are none."""
+  for leaf in jax.tree.leaves(value, is_leaf=lambda node: node is None):
+    if not isinstance(leaf, jax.Array | np.ndarray):
+      fail(name, leaf, "an array of real numbers")
+    if not _is_real(leaf.dtype):
+      fail(name, leaf.dtype.name, "an array of real numbers")
+
+
 def all_at_least(name: str, value: Any, minimum: float, *, open_bound: bool = False) -> None:
   """Raises ValueError where a concrete leaf is below `minimum` or not finite; tracers pass."""
   for leaf in jax.tree.leaves(value):
     if isinstance(leaf, Tracer):
       continue
-    try:
-      values = np.asarray(leaf).astype(np.float64)
-    except (TypeError, ValueError):
+    values = np.asarray(leaf)
+    if not _is_real(values.dtype):
       fail(name, leaf, "numbers")
+    values = values.astype(np.float64)
     above = values > minimum if open_bound else values >= minimum
     if not np.all(above & np.isfinite(values)):
       fail(name, leaf, f"finite values {'>' if open_bound else '>='} {minimum:g}")
+
+
+def _is_real(dtype: Any) -> bool:
+  """Whether numbers of this type are real; truth values are, words, keys and objects are no numbers."""
+  kinds = (jnp.floating, jnp.integer, jnp.bool_)
+  return any(jnp.issubdtype(dtype, kind) for kind in kinds)

@@ -17,8 +17,8 @@ def run(main: Callable[[], int | None]) -> None:
   """Parses the flags, runs `main()` and exits with what it returns (None is 0).
 
   Bad flags, positional arguments, `UsageError` and `DataError` end in one line on stderr and exit
-  code 2. Every other exception is a bug and keeps its traceback. Log messages below WARNING are
-  shown only with --verbosity=0 or more.
+  code 2, Ctrl-C in exit code 130. Every other exception is a bug and keeps its traceback. Log messages
+  below WARNING are shown only with --verbosity=0 or more.
   """
   app.run(lambda _: _guarded(main), flags_parser=_parse)
 
@@ -26,7 +26,7 @@ def run(main: Callable[[], int | None]) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
-  except flags.Error as error:
+  except (flags.Error, UnicodeDecodeError) as error:  # the latter from a flagfile that is no text
     _fail(error)
   if flags.FLAGS["verbosity"].using_default_value:
     # absl's default would show the libraries' INFO messages.
@@ -43,6 +43,8 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
     return main()
   except (UsageError, DataError) as error:
     _fail(error)
+  except KeyboardInterrupt:
+    return 130
 
 
 def _fail(error: Exception) -> NoReturn:

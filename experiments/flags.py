@@ -1,6 +1,7 @@
 """The command-line flags of a run: one for each field of `Config`."""
 
 import dataclasses
+import pathlib
 import types
 import typing
 from typing import Any
@@ -9,10 +10,17 @@ from absl import flags
 
 from experiments.cli import UsageError
 from experiments.config import Config
+from experiments.workdir import read_flags
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines a flag for each field of `Config`, with its default, help and choices."""
+  """Defines a flag for each field of `Config`, with its default, help and choices, and --from_config."""
+  flags.DEFINE_string(
+    "from_config",
+    None,
+    "config.json of a run to repeat, all but its workdir; flags given beside it replace its.",
+    flag_values=values,
+  )
   hints = typing.get_type_hints(Config)
   for field in dataclasses.fields(Config):
     name, text = field.name, field.metadata["help"]
@@ -36,8 +44,10 @@ def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
   """The configuration that the parsed flags ask for.
 
   Raises:
-    UsageError: Where a value is out of range.
+    UsageError: Where a value is out of range, or the file of --from_config is none of a run.
   """
+  if parsed.from_config is not None:
+    _take_from(pathlib.Path(parsed.from_config).expanduser(), parsed)
   values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)}
   try:
     for name, value in values.items():
@@ -46,6 +56,21 @@ def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
     return Config(**values)
   except ValueError as error:
     raise UsageError(f"--{error}") from error
+
+
+def _take_from(path, parsed):
+  """Sets the flags that the command line does not, as a run's config.json tells them."""
+  names = {field.name for field in dataclasses.fields(Config)}
+  try:
+    for name, value in read_flags(path).items():
+      if name not in names:
+        raise ValueError(f"{path}: there is no flag {name}")
+      if value is None and parsed[name].default is not None:
+        raise ValueError(f"{path}: {name} is null")
+      if name != "workdir" and value is not None and not parsed[name].present:
+        parsed[name].parse(value)
+  except (OSError, ValueError, flags.Error) as error:
+    raise UsageError(f"--from_config: {error}") from error
 
 
 def _integer(name, text):

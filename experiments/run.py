@@ -2,7 +2,8 @@
 
 Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to --workdir and resumes
 what that holds. The last line on stdout is the summary. Exit code 0 for a run that ended, also a
-diverged one; 2 for bad flags or data; 130 or 143 after a clean stop on SIGINT or SIGTERM.
+diverged one; 2 for bad flags or data, or where the files cannot be written (a full disk); 130 or 143
+after a clean stop on SIGINT or SIGTERM.
 """
 
 import contextlib
@@ -16,14 +17,14 @@ from typing import Any
 from absl import flags as absl_flags
 
 from cscjax import training
-from cscjax.data import Dataset, dataset_shape, load_dataset
+from cscjax.data import DataError, Dataset, dataset_shape, load_dataset
 from cscjax.plots import learning_curves
 from experiments import cli, flags
-from experiments.build import Run, build, chance_accuracy, make_model
+from experiments.build import Run, build, chance_accuracy, make_model, make_plan
 from experiments.compilation_cache import use_compilation_cache
 from experiments.config import Config
 from experiments.progress import create_progress
-from experiments.workdir import open_workdir, write_config, write_json
+from experiments.workdir import open_workdir, replaced, write_config, write_json
 
 
 class Signals:
@@ -56,19 +57,24 @@ def main() -> int:
   """Runs what the flags ask for and returns the exit code."""
   config, signals = flags.config_from_flags(), Signals()
   make_model(config, dataset_shape(config.dataset)[1], parallel=False)  # refused before any data is read
-  with signals.caught():
+  try:
     dataset = load_dataset(
       config.dataset,
       data_dir=config.data_dir,
       validation_fraction=config.validation_fraction,
       download=config.download,
     )
-    with open_workdir(config) as workdir:
-      use_compilation_cache(config)
-      run = build(config, dataset)
-      write_config(workdir, config)
-      summary = train(config, run, dataset, workdir, signals)
-      print(json.dumps(summary, allow_nan=False), flush=True)
+  except DataError:
+    raise
+  except ValueError as error:  # a fraction that is right for other data
+    raise cli.UsageError(f"--{error}") from error
+  make_plan(config, dataset)  # refused before anything is written
+  with signals.caught(), open_workdir(config) as workdir:
+    use_compilation_cache(config)
+    run = build(config, dataset)
+    write_config(workdir, config)
+    summary = train(config, run, dataset, workdir, signals)
+  print(json.dumps(summary, allow_nan=False), flush=True)
   return 128 + signals.received if summary["status"] == "interrupted" else 0
 
 
@@ -76,29 +82,28 @@ def train(
   config: Config, run: Run, dataset: Dataset, workdir: pathlib.Path, signals: Signals
 ) -> dict[str, Any]:
   """Trains from the last checkpoint of `workdir`, or from the start, and writes its files."""
-  checkpoints = training.Checkpoints(workdir / "checkpoints")
-  restored = checkpoints.restore(run.state)
-  state, seconds = restored if restored else (run.state, 0.0)
-  step = int(state.step)
-  log = training.MetricsLog(workdir / "metrics.jsonl", last_step=step)
-  print(f"{workdir}: step {step} of {run.plan.total_steps}", file=sys.stderr, flush=True)
-  progress = create_progress(step, run.plan.total_steps)
-  outcome = training.fit(
-    training.replicate(run.mesh, state),
-    run.programs,
-    run.plan,
-    log=log,
-    checkpoints=checkpoints,
-    progress=progress,
-    stopped=lambda: signals.received != 0,
-    seconds=seconds,
-  )
-  progress.close()
-  checkpoints.close()
+  with contextlib.closing(training.Checkpoints(workdir / "checkpoints")) as checkpoints:
+    restored = checkpoints.restore(run.state)
+    state, seconds = restored if restored else (run.state, 0.0)
+    step = int(state.step)
+    log = training.MetricsLog(workdir / "metrics.jsonl", last_step=step)
+    print(f"{workdir}: step {step} of {run.plan.total_steps}", file=sys.stderr, flush=True)
+    with contextlib.closing(create_progress(step, run.plan.total_steps)) as progress:
+      outcome = training.fit(
+        training.replicate(run.mesh, state),
+        run.programs,
+        run.plan,
+        log=log,
+        checkpoints=checkpoints,
+        progress=progress,
+        stopped=lambda: signals.received != 0,
+        seconds=seconds,
+      )
   summary = summarize(config, run, dataset, outcome, log.rows)
   given = [f"{name} {getattr(config, name)}" for name in ("depth", "solver", "unfolding")]
   title = ", ".join([config.dataset, config.model, *(g for g in given if not g.endswith(" None"))])
-  learning_curves(log.rows, title=title).savefig(workdir / "curves.png", dpi=120)
+  with replaced(workdir / "curves.png") as scratch:
+    learning_curves(log.rows, title=title).savefig(scratch, format="png", dpi=120)
   write_json(workdir / "summary.json", summary)
   return summary
 
@@ -120,7 +125,8 @@ def summarize(
   if complete and (last["test"] or 0.0) <= chance_accuracy(dataset.test.labels):
     status = "diverged"
   if outcome.status == "diverged":
-    print(f"diverged: the loss of step {int(outcome.state.bad_step)} is not finite", file=sys.stderr)
+    bad = int(outcome.state.bad_step)
+    print(f"diverged: the loss or the parameters of step {bad} are not finite", file=sys.stderr)
   rates = [row["images_per_second"] for row in rows if row["split"] == "train"]
   rates = [rate for rate in rates if rate is not None]
   summary = {

@@ -25,7 +25,8 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
   """Makes the directory of a run and holds its lock, which ends with the process however it ends.
 
   Raises:
-    UsageError: If it cannot be written, another run holds it, or what it holds is another run's.
+    UsageError: If it cannot be written, then or by what the context holds (a full disk), another run
+      holds it, or what it holds is another run's.
   """
   stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
   workdir = pathlib.Path(config.workdir or f"runs/{config.dataset}-{config.model}-{stamp}")
@@ -39,12 +40,15 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise UsageError(f"--workdir: another run is using {workdir}") from None
-    _check_same_run(workdir, config)
-    yield workdir
+    try:
+      _check_same_run(workdir, config)
+      yield workdir
+    except OSError as error:
+      raise UsageError(f"--workdir: {workdir}: {error}") from error
 
 
 def write_config(workdir: pathlib.Path, config: Config) -> None:
-  """config.json: all flags, what the network's own fields came to, versions, revision and device."""
+  """config.json: all flags, what the network's own fields came to, versions, revision, XLA, device."""
   device = jax.devices()[0]
   given = {name: getattr(config, name) for name in MODEL_FIELDS}
   fields = model_fields(config.model) | {k: v for k, v in given.items() if v is not None}
@@ -58,26 +62,52 @@ def write_config(workdir: pathlib.Path, config: Config) -> None:
         **{p: importlib.metadata.version(p) for p in ("cscjax", "jax", "jaxlib", "flax", "optax")},
       },
       "git_revision": _git_revision(),
+      "xla_flags": os.environ.get("XLA_FLAGS"),
       "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
     },
   )
 
 
+def read_flags(path: pathlib.Path) -> dict[str, Any]:
+  """The flags that a config.json tells.
+
+  Raises:
+    ValueError: If the file is damaged or another one.
+    OSError: If it cannot be read.
+  """
+  try:
+    flags = json.loads(path.read_text())["flags"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(f"{path} is not the config.json of a run ({error!r})") from error
+  if not isinstance(flags, dict):
+    raise ValueError(f"{path} is not the config.json of a run (flags: {flags!r})")
+  return flags
+
+
 def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
   """Replaces a JSON file in one step."""
+  with replaced(path) as scratch:
+    scratch.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a path to write to, which takes the place of `path` in one step unless there is an error."""
   scratch = path.with_name(path.name + ".tmp")
-  scratch.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+  yield scratch
   os.replace(scratch, path)
 
 
 def _check_same_run(workdir, config):
   path = workdir / "config.json"
   if not path.exists():
+    if (workdir / "checkpoints").exists():
+      raise UsageError(f"--workdir: {workdir} holds checkpoints and no config.json; choose another one")
     return
   try:
-    old = json.loads(path.read_text())["flags"]
-  except (ValueError, KeyError, TypeError) as error:
-    raise UsageError(f"--workdir: {path} is not readable ({error}); choose another one") from error
+    old = read_flags(path)
+  except ValueError as error:
+    raise UsageError(f"--workdir: {error}; choose another one") from error
   new = json.loads(json.dumps(dataclasses.asdict(config)))
   for name in sorted(new.keys() - RESUMABLE):
     if old.get(name) != new[name]:

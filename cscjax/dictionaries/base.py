@@ -45,8 +45,17 @@ def join(code: Code) -> jax.Array:
   return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
 
+def check_dictionary(dictionary: Any) -> None:
+  """ValueError where it is none, or its atoms are no real numbers."""
+  for leaf in jax.tree.leaves(dictionary):
+    checks.real_array("dictionary", leaf)
+  if not isinstance(dictionary, Dictionary):
+    checks.fail("dictionary", type(dictionary).__name__, "a Dictionary (MatrixDictionary(atoms), ...)")
+
+
 def check_signal_shape(dictionary: Dictionary, signal_shape: Sequence[int]) -> tuple[int, ...]:
   """`signal_shape` as a tuple; ValueError where it is not the shape of one signal without batch."""
+  check_dictionary(dictionary)
   ndim = dictionary.signal_ndim
   if not isinstance(signal_shape, Sequence) or len(signal_shape) != ndim:
     checks.fail("signal_shape", signal_shape, f"the {ndim} sizes of one signal, without batch")

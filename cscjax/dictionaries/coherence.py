@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cscjax import checks, ops
-from cscjax.dictionaries.base import Code, Dictionary, check_signal_shape
+from cscjax.dictionaries.base import Code, Dictionary, check_dictionary, check_signal_shape
 from cscjax.dictionaries.conv import ConvDictionary
 from cscjax.dictionaries.geometry import axes, meets_itself
 from cscjax.dictionaries.identity import IdentityAugmented
@@ -46,6 +46,7 @@ def mutual_coherence(dictionary: Dictionary, signal_shape: Sequence[int] | None 
   Raises:
     ValueError: If `signal_shape` does not fit the dictionary, or is needed and missing.
   """
+  check_dictionary(dictionary)
   dtype = jnp.result_type(float, *jax.tree.leaves(dictionary))
   precise = jnp.promote_types(dtype, jnp.float32)
   dictionary = jax.tree.map(lambda leaf: jnp.asarray(leaf, precise), dictionary)

@@ -55,6 +55,8 @@ class ConvDictionary(struct.PyTreeNode):
       signal_shape: (..., H, W, C) of the signal, as `x.shape`. Without it the size that fits the
         code exactly: stride * H' for "SAME" and "CIRCULAR".
     """
+    checks.all_real("filters", self.filters)
+    checks.all_real("code", code)
     rank, channels = self.filters.ndim - 2, self.filters.shape[-2]
     if signal_shape is None:
       if code.ndim <= rank:

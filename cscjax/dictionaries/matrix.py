@@ -38,7 +38,9 @@ class MatrixDictionary(struct.PyTreeNode):
     return self.synthesis(code) - x
 
   def _check(self, name, array, axis):
-    if self.atoms.ndim != 2:
-      checks.fail("atoms", tuple(self.atoms.shape), "a matrix [n, m]")
+    checks.all_real("atoms", self.atoms)
+    checks.all_real(name, array)
+    if self.atoms.ndim != 2 or not self.atoms.size:
+      checks.fail("atoms", tuple(self.atoms.shape), "a matrix [n, m], no axis empty")
     if array.ndim < 1 or array.shape[-1] != self.atoms.shape[axis]:
       checks.fail(name, tuple(array.shape), f"[..., {self.atoms.shape[axis]}]")

@@ -136,6 +136,9 @@ def learn_dictionary(
     checks.fail("batch_size", batch_size, f"at most the number of images, {len(images)}")
   checks.positive_int("coding_iterations", coding_iterations)
   checks.one_of("padding", padding, ("CIRCULAR", "SAME"))
+  checks.boolean("nonnegative", nonnegative)
+  if not isinstance(optimizer, optax.GradientTransformation):
+    checks.fail("optimizer", optimizer, "one of Optax")
   shape = jax.ShapeDtypeStruct((*mask.shape[:-2], images.shape[-1], mask.shape[-1]), images.dtype)
   if state is None:
     state = _start(shape, mask, optimizer, init, key)
@@ -207,17 +210,20 @@ def _minibatch(images, batch_size, state):
 
 
 def _as_images(images):
-  images = jnp.asarray(images)
+  images = checks.real_array("images", images)
   if images.ndim not in (3, 4) or images.size == 0:
     checks.fail("images", images.shape, "[N, H, W, C] or [N, L, C], no axis empty")
   images = images.astype(jnp.result_type(float, images))
   if not isinstance(images, Tracer) and not bool(jnp.all(jnp.isfinite(images))):
-    checks.fail("images", "values that are not", "finite values")
+    checks.fail("images", "NaN or infinity", "finite values")
   return images
 
 
 def _start(shape, mask, optimizer, init, key):
-  noise_key, batch_key = jax.random.split(jax.random.key(0) if key is None else key)
+  try:
+    noise_key, batch_key = jax.random.split(jax.random.key(0) if key is None else key)
+  except TypeError:
+    checks.fail("key", key, "one made by jax.random.key")
   noise = jax.random.normal(noise_key, shape.shape, shape.dtype)
   filters = project(noise, mask, noise)
   if init is not None:

@@ -203,6 +203,13 @@ class UntiedDictionary(struct.PyTreeNode):
     return self.decoder.residual(code, x)
 
 
+def check_input(x: jax.Array, *, least: int = 1) -> None:
+  """ValueError unless `x` is a batch of images or signals of at least this size along each axis."""
+  checks.all_real("x", x)
+  if x.ndim not in (3, 4) or min(x.shape[1:-1]) < least or x.shape[-1] < 1:
+    checks.fail("x", x.shape, f"[N, H, W, C] or [N, L, C] of at least {least} along an axis")
+
+
 def pursue(
   layers: Sequence[UnfoldedLayer],
   x: jax.Array,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
-from cscjax.models.layers import PURSUITS, SOLVERS, CSCLayer, pursue
+from cscjax.models.layers import PURSUITS, SOLVERS, CSCLayer, check_input, pursue
 from cscjax.models.spectral import STEPS
 from cscjax.ops import max_pool
 
@@ -78,9 +78,8 @@ class MLCSC(nn.Module):
     Raises:
       ValueError: If `x` has the wrong number of axes or is too small.
     """
+    check_input(x, least=2**UNFOLDED)
     rank = x.ndim - 2
-    if rank not in (1, 2) or min(x.shape[1:-1]) < 2**UNFOLDED:
-      checks.fail("x", x.shape, f"[N, H, W, C] or [N, L, C] of at least {2**UNFOLDED} along an axis")
     strided = [
       self._layer(i, kernel=4, **_strided(rank), unfolding=self.unfolding) for i in range(UNFOLDED)
     ]

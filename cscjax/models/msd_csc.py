@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary, IdentityAugmented, join
-from cscjax.models.layers import PURSUITS, SOLVERS, MSDCSCLayer, pursue
+from cscjax.models.layers import PURSUITS, SOLVERS, MSDCSCLayer, check_input, pursue
 from cscjax.models.remat import REMAT, rematerialized
 from cscjax.models.spectral import STEPS
 from cscjax.ops import max_pool
@@ -63,8 +63,8 @@ class MSDCSC(nn.Module):
     checks.one_of("pursuit", self.pursuit, PURSUITS)
     checks.one_of("step", self.step, STEPS)
     checks.one_of("remat", self.remat, REMAT)
-    if not self.dilations:
-      checks.fail("dilations", self.dilations, "at least one")
+    if not isinstance(self.dilations, Sequence) or not self.dilations:
+      checks.fail("dilations", self.dilations, "a sequence of at least one")
     for dilation in self.dilations:
       checks.positive_int("dilations", dilation)
     super().__post_init__()
@@ -88,8 +88,7 @@ class MSDCSC(nn.Module):
     Raises:
       ValueError: If `x` has the wrong number of axes.
     """
-    if x.ndim not in (3, 4):
-      checks.fail("x", x.shape, "[N, H, W, C] or [N, L, C]")
+    check_input(x)
     signed, codes = x.shape[-1], []
     for group in self._groups():
       if group[0] in self._pooled():

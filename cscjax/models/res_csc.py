@@ -1,5 +1,6 @@
 """Res-CSC, and the plain network, ResNet and simplified Res-CSC that it contains (Table 2)."""
 
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
+from cscjax.models.layers import check_input
 from cscjax.models.norms import Norm
 from cscjax.models.remat import REMAT, rematerialized
 from cscjax.models.spectral import trained_step
@@ -145,8 +147,10 @@ class ResCSC(nn.Module):
       checks.fail("depth", self.depth, "6 n + 2 layers, n >= 1")
     checks.one_of("rule", self.rule, RULES)
     checks.one_of("remat", self.remat, REMAT)
-    if self.c is not None and not RULES[self.rule].correct:
-      checks.fail("c", self.c, f"none for the rule {self.rule}")
+    if self.c is not None:
+      checks.in_range("c", self.c, -math.inf)
+      if not RULES[self.rule].correct:
+        checks.fail("c", self.c, f"none for the rule {self.rule}")
     super().__post_init__()
 
   @nn.compact
@@ -167,8 +171,7 @@ class ResCSC(nn.Module):
     Raises:
       ValueError: If `x` has the wrong number of axes.
     """
-    if x.ndim not in (3, 4):
-      checks.fail("x", x.shape, "[N, H, W, C] or [N, L, C]")
+    check_input(x)
     shape = (3,) * (x.ndim - 2) + (x.shape[-1], self.width)
     filters = self.param("filters", nn.initializers.he_normal(), shape).astype(self.dtype)
     x = ConvDictionary(filters).analysis(x.astype(self.dtype))

@@ -175,6 +175,7 @@ def _spans(filters, dilations):
 
 def _geometry(filters, stride, dilation, padding):
   """Checked (strides, dilations, padding) with one entry an axis."""
+  checks.all_real("filters", filters)
   rank = filters.ndim - 2
   if rank not in (1, 2):
     checks.fail("filters", tuple(filters.shape), "[kh, kw, C, m], or [k, C, m] for 1-D signals")
@@ -205,6 +206,7 @@ def _per_axis(name, value, rank):
 
 
 def _check_channels(name, array, filters, axis):
+  checks.all_real(name, array)
   rank = filters.ndim - 2
   if array.ndim < rank + 1 or array.shape[-1] != filters.shape[axis]:
     spatial = "H, W" if rank == 2 else "L"

@@ -37,7 +37,7 @@ def tikhonov_lowpass(
   checks.all_at_least("strength", strength, 0)
   if jnp.ndim(strength) != 0:
     checks.fail("strength", jnp.shape(strength), "a scalar")
-  x = jnp.asarray(x)
+  x = checks.real_array("x", x)
   if x.ndim <= spatial_axes or x.size == 0:
     checks.fail("x", x.shape, f"at least {spatial_axes + 1} axes, none of them empty")
   dtype = jnp.result_type(float, x)

@@ -18,9 +18,15 @@ def learning_curves(rows: Sequence[dict[str, Any]], *, title: str = "") -> "Figu
   Args:
     rows: Of metrics.jsonl: epoch, split, loss, accuracy (0..1).
     title: Above both panels.
+
+  Raises:
+    ValueError: If a row lacks one of these.
   """
   from matplotlib.figure import Figure
 
+  for row in rows:
+    if not {"epoch", "split", "loss", "accuracy"} <= set(row):
+      checks.fail("rows", row, "epoch, split, loss and accuracy in each")
   figure = Figure(figsize=(9, 3.6), layout="constrained")
   panels = figure.subplots(1, 2)
   for panel, quantity, scale in zip(panels, ("loss", "accuracy"), (1, 100), strict=True):

@@ -196,7 +196,8 @@ def _beta_on(on, problem):
   def embed(beta, code):
     return jnp.broadcast_to(beta, jnp.broadcast_shapes(beta.shape, code.shape))
 
-  single = jax.eval_shape(problem.dictionary.analysis, problem.x[(0,) * problem.batch_ndim])
+  signal = jax.ShapeDtypeStruct(problem.x.shape[problem.batch_ndim :], problem.x.dtype)
+  single = jax.eval_shape(problem.dictionary.analysis, signal)
   outside = on.embed_code(jax.tree.map(lambda c: jnp.ones(c.shape, c.dtype), single))
   if jax.tree.map(jnp.shape, outside) == jax.tree.map(jnp.shape, single):
     return problem.beta

@@ -1,21 +1,33 @@
 """What the solvers make of their arguments: one floating type, one penalty for each part of a code."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, lipschitz
+from cscjax.dictionaries.base import check_dictionary
+
+
+def check_lengths(dictionaries: Sequence[Dictionary], **values: Any) -> None:
+  """ValueError where an argument has not one value for each dictionary, or there is none."""
+  if not isinstance(dictionaries, Sequence) or not dictionaries:
+    checks.fail("dictionaries", dictionaries, "a sequence of at least one")
+  for name, value in values.items():
+    count = len(value) if isinstance(value, Sequence) or np.ndim(value) else value
+    if count != len(dictionaries):
+      checks.fail(name, count, f"one for each of {len(dictionaries)} dictionaries")
 
 
 def as_signal(dictionary: Dictionary, x: ArrayLike) -> jax.Array:
   """`x` in the floating type of signal and dictionary together (integers are converted)."""
-  if not isinstance(dictionary, Dictionary):
-    checks.fail("dictionary", type(dictionary).__name__, "a Dictionary (MatrixDictionary(atoms), ...)")
-  x = jnp.asarray(x)
+  check_dictionary(dictionary)
+  x = checks.real_array("x", x)
   if x.ndim < dictionary.signal_ndim:
     checks.fail("x", x.shape, f"at least {dictionary.signal_ndim} axes")
   return x.astype(jnp.result_type(float, x, *jax.tree.leaves(dictionary)))

@@ -64,7 +64,7 @@ def duality_gap(
     ValueError: If shapes do not fit or a value is out of range.
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
-  code = problem.as_code(code)
+  code = problem.as_code(code, "code")
   rebuilt = dictionary.synthesis(code, problem.x.shape)
   dual = -problem.residual(rebuilt)
   pull = jax.tree.map(_positive(problem), _pull(problem, dual))

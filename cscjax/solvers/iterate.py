@@ -1,7 +1,7 @@
 """Loops: a fixed number of iterations, or as many as a tolerance asks for; records; derivatives."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -82,7 +82,7 @@ class Loop(NamedTuple):
       if jnp.ndim(tolerance) != 0:
         checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
       count = checks.positive_int("max_iterations", 1000 if max_iterations is None else max_iterations)
-    if isinstance(record, str):
+    if isinstance(record, str) or not isinstance(record, Iterable):
       checks.fail("record", record, f"a sequence of names among {', '.join(RECORDS)}")
     for name in record:
       checks.one_of("record", name, RECORDS)

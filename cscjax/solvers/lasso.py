@@ -40,6 +40,7 @@ class Lasso(struct.PyTreeNode):
     """Checks the arguments of a solver; ValueError where they do not fit."""
     x = as_signal(dictionary, x)
     checks.all_at_least("beta", beta, 0)
+    checks.boolean("nonnegative", nonnegative)
     if mask is not None:
       mask = _as_mask(mask, x)
       x = jnp.where(mask > 0, x, 0)  # a missing pixel may hold a NaN
@@ -56,17 +57,18 @@ class Lasso(struct.PyTreeNode):
     shapes = jax.eval_shape(self.dictionary.analysis, self.x)
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-  def as_code(self, init: Code | None) -> Code:
-    """A code to start from, 0 if None; ValueError where it does not fit."""
+  def as_code(self, init: Code | None, name: str = "init") -> Code:
+    """A code to start from, 0 if None; ValueError that begins with `name` where it does not fit."""
     code = self.zero_code()
     if init is None:
       return code
     got, expected = jax.tree.structure(init), jax.tree.structure(code)
     if got != expected:
-      checks.fail("init", got, f"a code of structure {expected}")
+      checks.fail(name, got, f"a code of structure {expected}")
     for part, zeros in zip(jax.tree.leaves(init), jax.tree.leaves(code), strict=True):
-      if jnp.shape(part) != zeros.shape:
-        checks.fail("init", jnp.shape(part), f"a code of shape {zeros.shape}")
+      shape = checks.real_array(name, part).shape
+      if shape != zeros.shape:
+        checks.fail(name, shape, f"a code of shape {zeros.shape}")
     return jax.tree.map(lambda part, zeros: jnp.asarray(part, zeros.dtype), init, code)
 
   def residual(self, rebuilt: jax.Array) -> jax.Array:
@@ -109,6 +111,7 @@ def per_signal(value: jax.Array, array: jax.Array) -> jax.Array:
 
 
 def _as_mask(mask, x):
+  mask = checks.real_array("mask", mask)
   if not isinstance(mask, Tracer):
     values = np.asarray(mask, np.float64)
     if not np.all((values >= 0) & (values <= 1)):

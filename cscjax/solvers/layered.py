@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join
 from cscjax.ops import nonnegative_soft_threshold, soft_threshold
-from cscjax.solvers.arguments import as_signal, as_step, per_part
+from cscjax.solvers.arguments import as_signal, as_step, check_lengths, per_part
 
 
 def layered_thresholding(
@@ -43,10 +43,8 @@ def layered_thresholding(
     ValueError: If the numbers of dictionaries, betas and steps differ, a value is out of range, or
       shapes do not fit.
   """
-  shrink = nonnegative_soft_threshold if nonnegative else soft_threshold
-  for name, values in (("betas", betas), ("steps", steps)):
-    if values is not None and len(values) != len(dictionaries):
-      checks.fail(name, len(values), f"one for each of {len(dictionaries)} dictionaries")
+  check_lengths(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
+  shrink = nonnegative_soft_threshold if checks.boolean("nonnegative", nonnegative) else soft_threshold
   codes = []
   for i, dictionary in enumerate(dictionaries):
     x = as_signal(dictionary, x)

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join
+from cscjax.solvers.arguments import check_lengths
 from cscjax.solvers.steps import Prox, extrapolate, momentum, proximal_gradient_step
 from cscjax.solvers.unfolded import unfolded_pursuit
 
@@ -55,6 +56,8 @@ def multilayer_pursuit(
   for layer in proxes:
     if not layer or len(layer) != len(proxes[0]):
       checks.fail("proxes", [len(p) for p in proxes], "as many for each layer, at least one")
+  if len(proxes[0]) > 1:
+    checks.all_at_least("steps", steps, 0, open_bound=True)
   codes, signal = [], x
   for dictionary, layer in zip(dictionaries, proxes, strict=True):
     codes.append(layer[0](dictionary.analysis(signal)))
@@ -109,15 +112,6 @@ def bottom_up(dictionaries, x, chain, steps, proxes) -> list[Code]:
     codes.append(proximal_gradient_step(dictionary, point, signal - below, step, prox))
     below = join(codes[-1])
   return codes
-
-
-def check_lengths(dictionaries, **values) -> None:
-  """ValueError where an argument has not one value for each dictionary, or there is none."""
-  if not dictionaries:
-    checks.fail("dictionaries", dictionaries, "at least one")
-  for name, value in values.items():
-    if len(value) != len(dictionaries):
-      checks.fail(name, len(value), f"one for each of {len(dictionaries)} dictionaries")
 
 
 def _split_like(signal: jax.Array, code: Code) -> Code:

@@ -12,10 +12,10 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join
 from cscjax.ops import nonnegative_soft_threshold, soft_threshold
-from cscjax.solvers.arguments import as_signal, as_step, per_part
+from cscjax.solvers.arguments import as_signal, as_step, check_lengths, per_part
 from cscjax.solvers.iterate import SolverResult
 from cscjax.solvers.lasso import sum_signals
-from cscjax.solvers.multilayer import Chain, bottom_up, check_lengths, top_down
+from cscjax.solvers.multilayer import Chain, bottom_up, top_down
 from cscjax.solvers.proximal_gradient import fista, ista
 from cscjax.solvers.steps import extrapolate, momentum
 
@@ -114,8 +114,9 @@ def layered_bp(
   Raises:
     ValueError: As `ml_ista`.
   """
+  check_lengths(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
+  checks.all_at_least("betas", betas, 0)
   given = [None] * len(dictionaries) if steps is None else steps
-  check_lengths(dictionaries, betas=betas, steps=given)
   solve = fista if accelerate else ista
   results, signal = [], x
   for dictionary, beta, step in zip(dictionaries, betas, given, strict=True):
@@ -145,6 +146,7 @@ class _State(NamedTuple):
 
 def _solve(dictionaries, x, betas, iterations, steps, nonnegative, accelerate):
   checks.int_at_least("iterations", iterations, 0)
+  checks.boolean("nonnegative", nonnegative)
   problem = _problem(dictionaries, x, betas, steps)
   return _iterate(tuple(dictionaries), problem, iterations, bool(nonnegative), accelerate)
 
@@ -179,8 +181,8 @@ def _iterate(dictionaries, problem, iterations, nonnegative, accelerate):
 
 
 def _problem(dictionaries, x, betas, steps) -> _Problem:
+  check_lengths(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   given = [None] * len(dictionaries) if steps is None else steps
-  check_lengths(dictionaries, betas=betas, steps=given)
   problem = _Problem(as_signal(dictionaries[0], x), [], [], [], [])
   signal, product = problem.x, jnp.ones((), problem.x.dtype)
   for dictionary, beta, step in zip(dictionaries, betas, given, strict=True):

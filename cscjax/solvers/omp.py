@@ -144,4 +144,4 @@ def _pursue(atoms, scale, x, picks, tolerance):
 def _norm(array):
   """Norms over the first axis, with derivative 0 instead of NaN at 0."""
   square = jnp.sum(jnp.square(array), axis=0)
-  return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+  return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))

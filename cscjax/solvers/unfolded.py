@@ -30,17 +30,19 @@ def unfolded_pursuit(
     dictionary: D.
     x: The layer's signal.
     proxes: Unfolding + 1 proximal operators, or what the network puts in their place.
-    step: 1/L, or any other; the first iteration takes none (it is part of the filters, eq. 5).
+    step: 1/L, or any other > 0; the first iteration takes none (it is part of the filters, eq. 5).
     accelerate: FISTA instead of ISTA.
 
   Returns:
     The code.
 
   Raises:
-    ValueError: If there is no proximal operator, or shapes do not fit.
+    ValueError: If there is no proximal operator, the step is not positive, or shapes do not fit.
   """
   if not proxes:
     checks.fail("proxes", proxes, "at least one")
+  if len(proxes) > 1:
+    checks.all_at_least("step", step, 0, open_bound=True)
   code = proxes[0](dictionary.analysis(x))
   previous, t = code, 1.0
   for prox in proxes[1:]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join, mutual_coherence
 from cscjax.solvers import layered_bp, layered_thresholding
+from cscjax.solvers.arguments import check_lengths
 from cscjax.theory.stability import METHODS, layered_stability
 from cscjax.theory.uniqueness import is_unique, uniqueness_bound
 
@@ -139,17 +139,17 @@ def certify(
 
 
 def _layers(dictionaries, x, betas, codes, method) -> Sequence[tuple[Dictionary, jax.Array, Code]]:
-  x = jnp.asarray(x)
+  x = checks.real_array("x", x)
   if isinstance(dictionaries, Pursuable):
     if codes is not None:
       checks.fail("codes", "codes", "none for a network, which brings its own")
     return dictionaries.pursuit_layers(x)
+  check_lengths(dictionaries)
   if codes is None:
     if betas is None:
       checks.fail("codes", None, "one for each dictionary, or betas to make them")
     codes = _code(dictionaries, x, betas, method)
-  if len(codes) != len(dictionaries):
-    checks.fail("codes", len(codes), f"one for each of {len(dictionaries)} dictionaries")
+  check_lengths(dictionaries, codes=codes)
   signals = [x, *(join(code) for code in codes[:-1])]
   return list(zip(dictionaries, signals, codes, strict=True))
 

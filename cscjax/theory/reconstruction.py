@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, MatrixDictionary
+from cscjax.solvers.arguments import as_signal
 
 
 class LassoProblem(NamedTuple):
@@ -49,7 +50,9 @@ def failed_dimensions(dictionary: Dictionary, code: Code, x: ArrayLike, beta: Ar
     ValueError: If shapes do not fit or beta is negative.
   """
   checks.all_at_least("beta", beta, 0)
-  return jnp.abs(dictionary.residual(code, jnp.asarray(x))) > 2 * jnp.asarray(beta)
+  x = as_signal(dictionary, x)
+  jax.eval_shape(dictionary.analysis, x)  # raises where the shapes do not fit
+  return jnp.abs(dictionary.residual(code, x)) > 2 * jnp.asarray(beta)
 
 
 def ill_conditioned_example() -> LassoProblem:

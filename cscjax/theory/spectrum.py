@@ -23,8 +23,9 @@ def msd_csc_spectrum(eigenvalues: ArrayLike, columns: int) -> jax.Array:
     [r + c], ascending.
 
   Raises:
-    ValueError: If `eigenvalues` is no vector or `columns` is below 1.
+    ValueError: If `eigenvalues` is no vector of finite numbers or `columns` is below 1.
   """
+  checks.all_at_least("eigenvalues", eigenvalues, -jnp.inf)
   eigenvalues = jnp.asarray(eigenvalues, float)
   if eigenvalues.ndim != 1:
     checks.fail("eigenvalues", eigenvalues.shape, "a vector [r]")

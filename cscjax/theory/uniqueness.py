@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from cscjax import checks
+
 
 def uniqueness_bound(coherence: ArrayLike) -> jax.Array:
   """(1 + 1 / mu) / 2 of Lemma 1 (Donoho & Elad 2003): a code with fewer nonzeros is the sparsest one.
@@ -13,7 +15,11 @@ def uniqueness_bound(coherence: ArrayLike) -> jax.Array:
 
   Returns:
     The bound, infinite at mu = 0.
+
+  Raises:
+    ValueError: If a coherence is negative or not finite.
   """
+  checks.all_at_least("coherence", coherence, 0)
   coherence = jnp.asarray(coherence, float)
   return jnp.where(coherence > 0, (1 + 1 / jnp.where(coherence > 0, coherence, 1)) / 2, jnp.inf)
 
@@ -27,5 +33,9 @@ def is_unique(sparsity: ArrayLike, coherence: ArrayLike) -> jax.Array:
     sparsity: `support_size` of a code for Lemma 1; `stripe_sparsity` for the local form (Papyan, Sulam &
       Elad 2017, Theorem 5), which says that no other code is as sparse in its densest stripe.
     coherence: mu(D). Shapes broadcast.
+
+  Raises:
+    ValueError: If a value is negative or not finite.
   """
+  checks.all_at_least("sparsity", sparsity, 0)
   return jnp.asarray(sparsity) < uniqueness_bound(coherence)

@@ -85,7 +85,7 @@ class Outcome:
   """How a run ended.
 
   Attributes:
-    status: "ok" after the last step, "diverged" where a loss was not finite, "interrupted".
+    status: "ok" after the last step, "diverged" where a state was not finite, "interrupted".
     state: The last state.
     seconds: Wall time, that of earlier calls on the same run included.
   """
@@ -109,7 +109,7 @@ def fit(
   """Trains from `state` to the end of the plan.
 
   After each evaluation there are rows in `log` and a checkpoint, in this order: a run killed between
-  the two does the epoch again and drops the rows. The state of a loss that is not finite is not saved.
+  the two does the epoch again and drops the rows. A state that is not finite is not saved.
 
   Args:
     state: Where to begin, at any step.
@@ -124,6 +124,10 @@ def fit(
   began, saved = time.perf_counter() - seconds, time.perf_counter()
   pace, evaluation_pace = Pace(plan.dispatch_seconds), Pace(plan.dispatch_seconds)
   step = int(state.step)
+  due = plan.splits_after(step)
+  written = {row["split"] for row in log.rows if row["step"] == step}
+  if due and not written.issuperset(["train", *due]):
+    log.drop_after(step - 1)  # some of its rows were lost, or it has become the last step
   evaluated_step = log.rows[-1]["step"] if log.rows else 0
 
   def elapsed():
@@ -131,7 +135,7 @@ def fit(
 
   while True:
     due = plan.splits_after(step) if step > evaluated_step else []
-    if not due and step == plan.total_steps:
+    if not due and step >= plan.total_steps:
       return Outcome("ok", state, elapsed())
     if stopped():
       checkpoints.save(state, elapsed())

@@ -4,7 +4,12 @@ import json
 import math
 import os
 import pathlib
+import warnings
+from collections.abc import Iterator
 from typing import Any
+
+KEYS = frozenset({"step", "epoch", "split", "loss", "accuracy", "images_per_second"})
+"""What every row has; those of a run have more."""
 
 
 class MetricsLog:
@@ -18,14 +23,12 @@ class MetricsLog:
     """Opens the file; rows after `last_step` and unfinished lines are dropped from it.
 
     Args:
-      path: Made if it is not there.
+      path: Made if it is not there. Of lines that are damaged it is warned.
       last_step: The step that the run goes on from.
     """
     self._path = path
-    self.rows = [row for row in _read(path) if row["step"] <= last_step]
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text("".join(_line(row) for row in self.rows))
-    os.replace(scratch, path)
+    self.rows = list(_read(path))
+    self.drop_after(last_step)
 
   def write(self, row: dict[str, Any]) -> None:
     """Appends a row; numbers that are not finite become null."""
@@ -33,19 +36,34 @@ class MetricsLog:
     self.rows.append(row)
     with self._path.open("a") as file:
       file.write(_line(row))
+      file.flush()
+      os.fsync(file.fileno())  # before the checkpoint that relies on it
+
+  def drop_after(self, step: int) -> None:
+    """Writes the file anew without the rows of later steps."""
+    self.rows = [row for row in self.rows if row["step"] <= step]
+    scratch = self._path.with_suffix(".tmp")
+    scratch.write_text("".join(_line(row) for row in self.rows))
+    os.replace(scratch, self._path)
 
 
-def _line(row):
+def _line(row: dict[str, Any]) -> str:
   return json.dumps(row, allow_nan=False) + "\n"
 
 
-def _read(path):
+def _read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+  """The whole rows of a file."""
   if not path.exists():
     return
-  for line in path.read_text(errors="replace").splitlines():
+  damaged = 0
+  for line in path.read_bytes().splitlines(keepends=True):
     try:
       row = json.loads(line)
-    except json.JSONDecodeError:
-      continue  # cut off by a kill
-    if isinstance(row, dict) and isinstance(row.get("step"), int):
+      if not (isinstance(row["step"], int) and row.keys() >= KEYS):
+        raise ValueError
+    except (ValueError, TypeError, KeyError):
+      damaged += line.endswith(b"\n")  # else it was cut off by a kill
+    else:
       yield row
+  if damaged:
+    warnings.warn(f"{path}: dropped {damaged} damaged lines", stacklevel=4)

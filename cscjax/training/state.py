@@ -43,7 +43,8 @@ class TrainState(struct.PyTreeNode):
     variables: The model's other collections: running statistics, the power method's vectors.
     opt_state: Of the optimizer.
     metrics: Sums of the current epoch, so that a resumed epoch reports all of it.
-    bad_step: int32, the first step whose loss was not finite, -1 while there is none.
+    bad_step: int32, the first step whose loss, or whose new parameters, were not finite, -1 while there
+      is none.
   """
 
   step: jax.Array

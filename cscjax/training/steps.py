@@ -137,10 +137,13 @@ def _train_step(recipe, state, data, batch, key):
     # The state is the same on every device: running statistics of their own are averaged too.
     loss, grads, variables = lax.pmean((loss, grads, variables), recipe.axis_name)
   updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
-  is_first_bad = (state.bad_step < 0) & ~jnp.isfinite(loss)
+  params = optax.apply_updates(state.params, updates)
+  # A loss that is finite can have a gradient that is not.
+  is_finite = jnp.isfinite(loss + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params)))
+  is_first_bad = (state.bad_step < 0) & ~is_finite
   return TrainState(
     step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
+    params=params,
     variables=variables,
     opt_state=opt_state,
     metrics=_add(state.metrics, metrics),

@@ -2,59 +2,26 @@
 
 import dataclasses
 import json
-import pathlib
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from experiments.config import Config
-
-ROOT = pathlib.Path(__file__).parents[2]
-TINY = ("--dataset=digits", "--depth=2", "--width=4", "--unfolding=1", "--epochs=3", "--batch_size=64")
-
-
-def command(*arguments):
-  return [sys.executable, "-m", "experiments.run", *arguments]
-
-
-def run(*arguments):
-  return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
-def start(*arguments):
-  return subprocess.Popen(
-    command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-  )
-
-
-def steps_saved(workdir):
-  folder = workdir / "checkpoints"
-  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
-
-
-def wait_for(condition, process, seconds=120):
-  deadline = time.monotonic() + seconds
-  while not condition():
-    assert process.poll() is None, process.communicate()[1]
-    assert time.monotonic() < deadline
-    time.sleep(0.02)
-
-
-def final_digest(workdir):
-  """SHA-256 of the last state, as it was saved."""
-  last = steps_saved(workdir)[-1]
-  return json.loads((workdir / "checkpoints" / str(last) / "meta" / "metadata").read_text())["digest"]
-
-
-def rows(workdir):
-  """The metrics without what depends on the clock."""
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  timed = {"seconds", "images_per_second"}
-  return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+from tests.faults.harness import (
+  EPOCH,
+  OFTEN,
+  TINY,
+  assert_refused,
+  contents,
+  final_digest,
+  rows,
+  run,
+  start,
+  steps_saved,
+  wait_for,
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +70,10 @@ def test_a_finished_run_gives_its_summary_again(finished):
 
 
 def test_killed_in_an_epoch_it_resumes_and_ends_with_the_same_bits(finished, tmp_path):
-  killed, epoch = tmp_path / "killed", 22
-  often = ("--checkpoint_seconds=0", "--dispatch_seconds=0")
-  for least in (1, epoch + 1):
-    process = start(*TINY, *often, f"--workdir={killed}")
-    wait_for(lambda least=least: [s for s in steps_saved(killed) if s >= least and s % epoch], process)
+  killed = tmp_path / "killed"
+  for least in (1, EPOCH + 1):
+    process = start(*TINY, *OFTEN, f"--workdir={killed}")
+    wait_for(lambda least=least: [s for s in steps_saved(killed) if s >= least and s % EPOCH], process)
     process.send_signal(signal.SIGKILL)
     process.wait()
   done = run(*TINY, f"--workdir={killed}")
@@ -141,17 +107,6 @@ def test_a_second_run_on_the_same_workdir_stops(tmp_path):
   assert_refused(second, "--workdir")
 
 
-def assert_refused(done, *names):
-  """Exit code 2 and one line on stderr that names what was wrong."""
-  assert done.returncode == 2, done.stderr
-  lines = done.stderr.strip().splitlines()
-  assert len(lines) == 1, done.stderr
-  assert lines[0].startswith("error: ")
-  for name in names:
-    assert name in lines[0]
-  assert done.stdout == ""
-
-
 @pytest.mark.parametrize(
   ("arguments", "name"),
   [
@@ -172,7 +127,7 @@ def assert_refused(done, *names):
 def test_bad_flags(tmp_path, arguments, name):
   workdir = tmp_path / "run"
   assert_refused(run("--dataset=digits", *arguments, f"--workdir={workdir}"), name)
-  assert not (workdir / "config.json").exists()
+  assert not workdir.exists()
 
 
 def test_missing_data_without_network(tmp_path):
@@ -182,9 +137,17 @@ def test_missing_data_without_network(tmp_path):
 
 def test_another_configuration_does_not_touch_a_run(finished):
   workdir, _ = finished
-  before = {p: p.read_bytes() for p in workdir.glob("*.json*")}
+  before = contents(workdir)
   assert_refused(run(*TINY, "--unfolding=2", f"--workdir={workdir}"), "--unfolding", str(workdir))
-  assert {p: p.read_bytes() for p in workdir.glob("*.json*")} == before
+  assert contents(workdir) == before
+
+
+def test_its_config_repeats_it(finished, tmp_path):
+  workdir, _ = finished
+  again = run(f"--from_config={workdir / 'config.json'}", f"--workdir={tmp_path / 'again'}")
+  assert again.returncode == 0, again.stderr
+  assert final_digest(tmp_path / "again") == final_digest(workdir)
+  assert rows(tmp_path / "again") == rows(workdir)
 
 
 def test_a_loss_that_is_not_finite_is_reported_not_a_crash(tmp_path):

@@ -2,14 +2,17 @@
 
 import contextlib
 import json
+import resource
 
 import chex
 import flax.linen as nn
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from cscjax import training
+from tests.faults.harness import cut, flip, remove
 
 
 class Tiny(nn.Module):
@@ -53,20 +56,6 @@ def files(folder):
   return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
 
 
-def cut(path):
-  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip(path):
-  content = bytearray(path.read_bytes())
-  content[len(content) // 2] ^= 0xFF
-  path.write_bytes(bytes(content))
-
-
-def remove(path):
-  path.unlink()
-
-
 @pytest.mark.parametrize("damage", [cut, flip, remove])
 @pytest.mark.filterwarnings("ignore:skipped the damaged checkpoint")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from Orbax's threads
@@ -107,6 +96,30 @@ def test_saving_the_same_step_again_changes_nothing(saved):
   with contextlib.closing(training.Checkpoints(saved)) as checkpoints:
     checkpoints.save(make_state(12), seconds=100.0)
   assert restore(saved).seconds == 6.0
+
+
+def test_where_it_cannot_be_written_the_old_ones_stay(saved):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with contextlib.closing(training.Checkpoints(saved)) as checkpoints:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+      with pytest.raises(OSError, match=r"cannot write the checkpoint of step 20: .*too large"):
+        checkpoints.save(make_state(20), seconds=1.0)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    chex.assert_trees_all_equal(checkpoints.restore(make_state(0)).state, make_state(12))
+    checkpoints.save(make_state(20), seconds=1.0)
+  assert int(restore(saved).state.step) == 20
+
+
+def test_where_orbax_fails_it_is_one_line(saved, monkeypatch):
+  def fail(*args, **kwargs):
+    raise ValueError("RESOURCE_EXHAUSTED: No space\nleft on device")
+
+  with contextlib.closing(training.Checkpoints(saved)) as checkpoints:
+    monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
+    with pytest.raises(OSError, match=r"step 20: RESOURCE_EXHAUSTED: No space left on device$"):
+      checkpoints.save(make_state(20), seconds=1.0)
 
 
 def _copy(source, target):

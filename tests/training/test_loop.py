@@ -118,6 +118,32 @@ def test_a_finished_run_is_left_alone(tmp_path):
   assert len(rows) == 6
 
 
+@pytest.mark.parametrize("lost", ["train", "test"])
+def test_rows_that_were_lost_are_made_again(tmp_path, lost):
+  _, rows, _, _ = run(tmp_path, total=20)
+  path = tmp_path / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text("".join(line for line in lines if f'"{lost}"' not in line or '"step": 20' not in line))
+  _, again, saved, _ = run(tmp_path, start=20, total=20)
+  places = [(row["step"], row["split"], row["loss"]) for row in rows]
+  assert [(row["step"], row["split"], row["loss"]) for row in again] == places
+  assert saved == [20]
+
+
+def test_a_step_that_becomes_the_last_one_gets_the_last_ones_rows(tmp_path):
+  run(tmp_path, split="validation", stop_at=lambda calls, evaluated: len(calls) > 7)
+  outcome, rows, _, _ = run(tmp_path, split="validation", start=10, total=10)
+  assert outcome.status == "ok"
+  assert [r["split"] for r in rows] == ["train", "validation", "test"]
+
+
+def test_a_run_beyond_its_last_step_has_ended(tmp_path):
+  run(tmp_path, total=20)
+  outcome, rows, saved, evaluated = run(tmp_path, start=20, total=10)
+  assert (outcome.status, int(outcome.state.step), saved, evaluated) == ("ok", 20, [], [])
+  assert len(rows) == 4
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path):
   outcome, rows, saved, _ = run(tmp_path, bad_at=13)
   assert outcome.status == "diverged"

@@ -1,0 +1,129 @@
+"""Real runs as processes, and what can happen to them: kills, damaged files, full disks.
+
+What a run left is read from its files alone, so that nothing of the program under test has to work.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = ("--dataset=digits", "--depth=2", "--width=4", "--unfolding=1", "--epochs=3", "--batch_size=64")
+EPOCH = 22  # steps of the digits at this batch
+OFTEN = ("--checkpoint_seconds=0", "--dispatch_seconds=0")  # a checkpoint after every step
+
+
+def command(*arguments):
+  return [sys.executable, "-m", "experiments.run", *map(str, arguments)]
+
+
+def run(*arguments, **options):
+  """Runs to the end: exit code, stdout, stderr."""
+  return subprocess.run(
+    command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, **options
+  )
+
+
+def start(*arguments):
+  return subprocess.Popen(
+    command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
+
+
+def wait_for(condition, process, seconds=120):
+  deadline = time.monotonic() + seconds
+  while not condition():
+    assert process.poll() is None, process.communicate()[1]
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+
+
+def steps_saved(workdir):
+  """The steps of the whole checkpoints, rising."""
+  folder = workdir / "checkpoints"
+  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+
+
+def writes_under_way(workdir, since):
+  """Whether a checkpoint was begun after the time `since` and is not finished."""
+  for path in (workdir / "checkpoints").glob("*-tmp*"):
+    with contextlib.suppress(FileNotFoundError):  # it is finished now
+      if path.stat().st_mtime >= since:
+        return True
+  return False
+
+
+def final_digest(workdir):
+  """SHA-256 of the last state, as it was saved."""
+  last = steps_saved(workdir)[-1]
+  return json.loads((workdir / "checkpoints" / str(last) / "meta" / "metadata").read_text())["digest"]
+
+
+def rows(workdir):
+  """The metrics without what depends on the clock."""
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  timed = {"seconds", "images_per_second"}
+  return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+
+
+def summary(done):
+  """What a run that ended printed last."""
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def assert_refused(done, *names):
+  """Exit code 2 and one line on stderr that names what was wrong."""
+  assert done.returncode == 2, done.stderr
+  lines = done.stderr.strip().splitlines()
+  assert len(lines) == 1, done.stderr
+  assert lines[0].startswith("error: ")
+  for name in names:
+    assert name in lines[0]
+  assert done.stdout == ""
+
+
+def contents(folder):
+  """Every file below a folder with its bytes: equal before and after if nothing was touched."""
+  return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 0xFF
+  path.write_bytes(bytes(content))
+
+
+def remove(path):
+  path.unlink()
+
+
+@contextlib.contextmanager
+def small_disk(folder, size="1m"):
+  """A file system of its own under `folder`; PermissionError where it may not be mounted."""
+  folder.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+  try:
+    subprocess.run(mount, check=True, capture_output=True)
+  except (OSError, subprocess.CalledProcessError) as error:
+    raise PermissionError(f"cannot mount a tmpfs: {error}") from error
+  try:
+    yield folder
+  finally:
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(path, spare=0):
+  """Writes a file that leaves `spare` bytes of its disk."""
+  with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+    while file.write(bytes(4096)):
+      pass
+  os.truncate(path, max(path.stat().st_size - spare, 0))

@@ -1,0 +1,136 @@
+"""Kills short runs at random moments until they end, and compares them with one that was left alone.
+
+    python -m tests.faults.kills --kills=50 --seed=0 --results=experiments/results/kills.json
+
+A run saves a checkpoint after every step. It is started and killed (SIGKILL) up to five times, each time
+after a random share of the time that the whole run takes or, every other time, once a checkpoint is seen
+being written; then it may end. Its last state and its metrics have to be those of the run left alone.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import random
+import re
+import sys
+import tempfile
+import time
+
+from absl import app, flags
+
+from tests.faults import harness
+
+FLAGS = (*harness.TINY, *harness.OFTEN, "--epochs=2")
+KILLS_A_RUN = 5
+
+
+def measure(kills: int, seed: int, folder: pathlib.Path) -> dict:
+  """Does so many kills and tells what came of them; `folder` is for the runs."""
+  chance = random.Random(seed)
+  flags_of_all = (*FLAGS, f"--compilation_cache={folder / 'compiled'}")
+  harness.summary(harness.run(*flags_of_all, f"--workdir={folder / 'compiling'}"))
+  began = time.monotonic()
+  harness.summary(harness.run(*flags_of_all, f"--workdir={folder / 'alone'}"))
+  usual = time.monotonic() - began
+  runs, done = [], 0
+  while done < kills:
+    workdir = folder / str(len(runs))
+    command = (*flags_of_all, f"--workdir={workdir}")
+    killed = []
+    for i in range(min(KILLS_A_RUN, kills - done)):
+      found = _kill(command, workdir, chance, usual, in_write=i % 2 == 1)
+      if found is None:
+        break  # it ended before
+      killed.append(found)
+    done += len(killed)
+    runs.append({"kills": killed, **_finish(command, workdir, folder / "alone")})
+  return {
+    "kills": done,
+    "kills_in_a_checkpoint_write": sum(kill["in_write"] for run in runs for kill in run["kills"]),
+    "kills_before_the_first_checkpoint": sum(k["step"] is None for run in runs for k in run["kills"]),
+    "runs": len(runs),
+    "runs_resumed": sum(run["resumed"] for run in runs),
+    "runs_with_the_same_bits": sum(run["same_state"] and run["same_metrics"] for run in runs),
+    "each_run": runs,
+  }
+
+
+def _kill(command, workdir, chance, usual, in_write):
+  """Starts the run and kills it; None if it ended before."""
+  started = time.time()
+  process, began = harness.start(*command), time.monotonic()
+  wait = chance.uniform(0, usual)
+  more = chance.uniform(0, 0.05)  # into a write
+  while process.poll() is None and (elapsed := time.monotonic() - began) < wait:
+    time.sleep(min(0.01, wait - elapsed))
+  if in_write:
+    while process.poll() is None and not harness.writes_under_way(workdir, started):
+      time.sleep(0.001)
+    time.sleep(more)
+  process.kill()
+  process.communicate()
+  if process.returncode == 0:
+    return None
+  saved = harness.steps_saved(workdir)
+  return {
+    "seconds": round(time.monotonic() - began, 3),
+    "step": saved[-1] if saved else None,
+    "in_write": harness.writes_under_way(workdir, started),
+  }
+
+
+def _finish(command, workdir, alone):
+  """Lets the run end and compares it."""
+  saved = harness.steps_saved(workdir)
+  done = harness.run(*command)
+  (step,) = re.findall(r": step (\d+) of ", done.stderr)
+  return {
+    "resumed": done.returncode == 0 and int(step) == (saved[-1] if saved else 0),
+    "same_state": harness.final_digest(workdir) == harness.final_digest(alone),
+    "same_metrics": harness.rows(workdir) == harness.rows(alone),
+    "skipped_checkpoints": done.stderr.count("skipped the damaged checkpoint"),
+  }
+
+
+def main(_):
+  """Measures and writes the results; 1 if a run did not resume or ended with other bits."""
+  with tempfile.TemporaryDirectory() as folder:
+    found = measure(flags.FLAGS.kills, flags.FLAGS.seed, pathlib.Path(folder))
+  about = {
+    "command": "python -m tests.faults.kills " + " ".join(sys.argv[1:]),
+    "run": "python -m experiments.run " + " ".join(FLAGS),
+    "seed": flags.FLAGS.seed,
+    "date": f"{datetime.date.today()}",
+    "device": f"{os.cpu_count()} cores, {_processor()}",
+    "versions": {
+      "python": platform.python_version(),
+      **{p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "flax", "orbax-checkpoint")},
+    },
+  }
+  text = json.dumps(about | found, indent=1) + "\n"
+  # One kill a line.
+  text = re.sub(r'\{\s+"seconds": (.*),\s+"step": (.*),\s+"in_write": (.*)\s+\}', _one_line, text)
+  if flags.FLAGS.results:
+    pathlib.Path(flags.FLAGS.results).write_text(text)
+  print(json.dumps({name: value for name, value in found.items() if name != "each_run"}))
+  return 0 if found["runs_resumed"] == found["runs_with_the_same_bits"] == found["runs"] else 1
+
+
+def _one_line(match):
+  return '{{"seconds": {}, "step": {}, "in_write": {}}}'.format(*match.groups())
+
+
+def _processor():
+  """The processor's name as Linux tells it."""
+  found = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+  return found.group(1) if found else platform.processor()
+
+
+if __name__ == "__main__":
+  flags.DEFINE_integer("kills", 50, "How many.", lower_bound=1)
+  flags.DEFINE_integer("seed", 0, "Of the moments.")
+  flags.DEFINE_string("results", None, "JSON file to write.")
+  app.run(main)

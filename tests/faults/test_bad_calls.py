@@ -1,0 +1,229 @@
+"""Wrong calls over the whole package: one line that names the argument. To extend it, add a line.
+
+Shapes, ranges and names in convolutions and solvers are in tests/solvers/test_bad_input.py.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import cscjax
+from cscjax import data, models, plots, theory, training
+
+NAN = float("nan")
+MATRIX = cscjax.MatrixDictionary(jnp.eye(3, 5) + 0.1)
+FILTERS = jax.random.normal(jax.random.key(0), (3, 3, 2, 4))
+CONV = cscjax.ConvDictionary(FILTERS)
+VECTOR, IMAGE = jnp.ones(3), jnp.ones((6, 5, 2))
+IMAGES = jnp.ones((3, 8, 8, 1))
+BATCH, PICTURE = jnp.ones((2, 8, 8, 3)), jnp.ones((6, 5, 1))
+WORDS = np.array(["a", "b", "c"])
+
+
+def fista(x=VECTOR, beta=0.1, dictionary=MATRIX, **options):
+  return cscjax.fista(dictionary, x, beta, **options)
+
+
+def learn(images=IMAGES, beta=0.1, kernel=((3, 2),), **options):
+  return cscjax.learn_dictionary(images, beta, kernel=kernel, **{"steps": 1, **options})
+
+
+def network(name="msd_csc", x=BATCH, **fields):
+  model = models.create_model(name, **{"num_classes": 3, **fields})
+  return jax.eval_shape(model.init, jax.random.key(0), x)
+
+
+def small(x):
+  return network(x=x, depth=2, width=4)
+
+
+def certify(dictionaries=(MATRIX,), x=VECTOR, noise=0.1, **options):
+  return cscjax.certify(dictionaries, x, noise, **options)
+
+
+# What is wrong: (how the message begins, call).
+CALLS = {
+  # types of arrays
+  "x complex": ("x", lambda: fista(VECTOR + 1j)),
+  "x words": ("x", lambda: fista(WORDS)),
+  "x objects": ("x", lambda: fista(np.array([None, 1, 2]))),
+  "x None": ("x", lambda: fista(None)),
+  "x ragged": ("x", lambda: fista([[1, 2, 3], [1]])),
+  "x a random key": ("x", lambda: fista(jax.random.key(0))),
+  "x complex, traced": ("x", lambda: jax.eval_shape(fista, jax.ShapeDtypeStruct((3,), jnp.complex64))),
+  "x complex, omp": ("x", lambda: cscjax.omp(MATRIX, VECTOR + 1j, sparsity=1)),
+  "x complex, admm": ("x", lambda: cscjax.admm(MATRIX, VECTOR + 1j, 0.1)),
+  "x complex, beta_max": ("x", lambda: cscjax.beta_max(MATRIX, VECTOR + 1j)),
+  "x complex, conv": ("x", lambda: CONV.analysis(IMAGE + 1j)),
+  "x a list, conv": ("x", lambda: CONV.analysis(np.ones((6, 5, 2)).tolist())),
+  "code a list, conv": ("code", lambda: CONV.synthesis([[1.0]])),
+  "code words, matrix": ("code", lambda: MATRIX.synthesis(WORDS)),
+  "filters None": ("filters", lambda: cscjax.ConvDictionary(None).analysis(IMAGE)),
+  "filters a word": ("filters", lambda: cscjax.ConvDictionary("abc").analysis(IMAGE)),
+  "filters complex": ("filters", lambda: cscjax.ConvDictionary(FILTERS * 1j).analysis(IMAGE)),
+  "filters OIHW": ("x", lambda: cscjax.ConvDictionary(jnp.ones((4, 2, 3, 3))).analysis(IMAGE)),
+  "images NCHW": ("x", lambda: CONV.analysis(jnp.ones((7, 2, 6, 5)))),
+  "filters above the image, VALID": (
+    "filters",
+    lambda: cscjax.ConvDictionary(jnp.ones((9, 9, 2, 4)), padding="VALID").analysis(IMAGE),
+  ),
+  "atoms a list": ("atoms", lambda: cscjax.MatrixDictionary([[1.0]]).analysis(jnp.ones(1))),
+  "atoms None": ("atoms", lambda: cscjax.MatrixDictionary(None).analysis(VECTOR)),
+  "no atoms": ("atoms", lambda: cscjax.MatrixDictionary(jnp.ones((3, 0))).analysis(VECTOR)),
+  "atoms complex": (
+    "dictionary",
+    lambda: fista(dictionary=cscjax.MatrixDictionary(1j * MATRIX.atoms)),
+  ),
+  # solvers
+  "beta complex": ("beta", lambda: fista(beta=0.1j)),
+  "beta a number in words": ("beta", lambda: fista(beta="0.1")),
+  "beta a dict": ("beta", lambda: fista(beta={"a": 0.1})),
+  "step complex": ("step", lambda: fista(step=1j)),
+  "step unknown": ("step", lambda: fista(step="fast")),
+  "tolerance NaN": ("tolerance", lambda: fista(tolerance=NAN)),
+  "tolerance negative": ("tolerance", lambda: fista(tolerance=-1e-3)),
+  "tolerance a word": ("tolerance", lambda: fista(tolerance="small")),
+  "max_iterations 0": ("max_iterations", lambda: fista(tolerance=0.1, max_iterations=0)),
+  "iterations True": ("iterations", lambda: fista(iterations=True)),
+  "mask NaN": ("mask", lambda: fista(mask=jnp.array([NAN, 1, 1]))),
+  "mask complex": ("mask", lambda: fista(mask=jnp.ones(3) * 1j)),
+  "mask words": ("mask", lambda: fista(mask=WORDS)),
+  "init complex": ("init", lambda: fista(init=jnp.ones(5) * 1j)),
+  "nonnegative a word": ("nonnegative", lambda: fista(nonnegative="no")),
+  "nonnegative an array": ("nonnegative", lambda: fista(nonnegative=jnp.ones(3))),
+  "record a number": ("record", lambda: fista(record=3)),
+  "record unknown": ("record", lambda: fista(record=("time",))),
+  "rho 0": ("rho", lambda: cscjax.admm(MATRIX, VECTOR, 0.1, rho=0)),
+  "relaxation 3": ("relaxation", lambda: cscjax.admm(MATRIX, VECTOR, 0.1, relaxation=3)),
+  "stride 2, admm": (
+    "dictionary",
+    lambda: cscjax.admm(cscjax.ConvDictionary(FILTERS, stride=2), IMAGE, 0.1),
+  ),
+  "code of another shape": ("code", lambda: cscjax.duality_gap(MATRIX, VECTOR, jnp.ones(3), 0.1)),
+  "no layers": ("dictionaries", lambda: cscjax.layered_thresholding([], VECTOR, [])),
+  "one layer, no list": ("dictionaries", lambda: cscjax.layered_thresholding(MATRIX, VECTOR, [0.1])),
+  "one beta, no list": ("betas", lambda: cscjax.ml_ista([MATRIX], VECTOR, 0.1)),
+  "one step, no list": ("steps", lambda: cscjax.ml_fista([MATRIX], VECTOR, [0.1], steps=0.1)),
+  "beta < 0, ml_ista": ("betas", lambda: cscjax.ml_ista([MATRIX], VECTOR, [-1])),
+  "beta < 0, layered_bp": ("betas", lambda: cscjax.layered_bp([MATRIX], VECTOR, [-1])),
+  "step 0, unfolded": (
+    "step",
+    lambda: cscjax.unfolded_pursuit(MATRIX, VECTOR, [jnp.abs] * 2, step=0),
+  ),
+  "step NaN, unfolded": (
+    "step",
+    lambda: cscjax.unfolded_pursuit(MATRIX, VECTOR, [jnp.abs] * 2, step=NAN),
+  ),
+  # functions of a dictionary, theory
+  "lipschitz of None": ("dictionary", lambda: cscjax.lipschitz(None, (3,))),
+  "to_matrix of atoms": ("dictionary", lambda: cscjax.to_matrix(MATRIX.atoms, (3,))),
+  "coherence of a list": ("dictionary", lambda: cscjax.mutual_coherence([1, 2])),
+  "coherence < 0": ("coherence", lambda: cscjax.uniqueness_bound(-0.5)),
+  "coherence NaN": ("coherence", lambda: cscjax.uniqueness_bound(NAN)),
+  "sparsity < 0": ("sparsity", lambda: theory.is_unique(-1, 0.5)),
+  "failed dimensions of another x": (
+    "x",
+    lambda: cscjax.failed_dimensions(MATRIX, jnp.ones(5), jnp.ones(4), 0.1),
+  ),
+  "eigenvalues NaN": ("eigenvalues", lambda: theory.msd_csc_spectrum(jnp.array([NAN]), 2)),
+  "certify nothing": ("dictionaries", lambda: certify((), betas=())),
+  "certify a dictionary": ("dictionaries", lambda: certify(MATRIX, betas=[0.1])),
+  "certify words": ("x", lambda: certify(x=WORDS, betas=[0.1])),
+  "certify with noise NaN": ("noise", lambda: certify(noise=NAN, betas=[0.1])),
+  "low-pass of complex": ("x", lambda: cscjax.tikhonov_lowpass(IMAGE * 1j, 1.0)),
+  "low-pass of no image": ("x", lambda: cscjax.tikhonov_lowpass(jnp.ones((0, 6, 5, 1)), 1.0)),
+  "low-pass strength NaN": ("strength", lambda: cscjax.tikhonov_lowpass(IMAGE, NAN)),
+  # learning
+  "no images": ("images", lambda: learn(jnp.ones((0, 8, 8, 1)))),
+  "images NaN": ("images", lambda: learn(jnp.full((3, 8, 8, 1), NAN))),
+  "images infinite": ("images", lambda: learn(jnp.full((3, 8, 8, 1), jnp.inf))),
+  "images complex": ("images", lambda: learn(IMAGES * 1j)),
+  "images of two axes": ("images", lambda: learn(jnp.ones((8, 8)))),
+  "learning beta < 0": ("beta", lambda: learn(beta=-1)),
+  "atoms above the images": ("kernel", lambda: learn(kernel=((9, 2),))),
+  "learning init NaN": ("init", lambda: learn(init=jnp.full((3, 3, 1, 2), NAN))),
+  "seed for a key": ("key", lambda: learn(key=3)),
+  "rate for an optimizer": ("optimizer", lambda: learn(optimizer=0.1)),
+  "state of another optimizer": ("state", lambda: learn(state=optax.EmptyState())),
+  # networks
+  "network: x of two axes": ("x", lambda: small(jnp.ones((8, 8)))),
+  "network: x without pixels": ("x", lambda: small(jnp.ones((2, 0, 8, 3)))),
+  "network: x without channels": ("x", lambda: small(jnp.ones((2, 8, 8, 0)))),
+  "network: x complex": ("x", lambda: small(BATCH * 1j)),
+  "network: x too small": ("x", lambda: network("ml_csc", jnp.ones((2, 4, 4, 3)))),
+  "resnet: x of two axes": ("x", lambda: network("resnet", jnp.ones((8, 8)))),
+  "network: no classes": ("num_classes", lambda: network(num_classes=0)),
+  "network: width NaN": ("width", lambda: network(width=NAN)),
+  "network: one dilation, no list": ("dilations", lambda: network(dilations=3)),
+  "network: no dilations": ("dilations", lambda: network(dilations=())),
+  "network: c NaN": ("c", lambda: network("res_csc", c=NAN)),
+  "network: c a word": ("c", lambda: network("res_csc", c="small")),
+  # pictures
+  "picture: atoms in words": ("filters", lambda: plots.atoms("abc")),
+  "picture: atoms complex": ("filters", lambda: plots.atoms(jnp.ones((3, 3, 1, 4)) * 1j)),
+  "picture: code in words": ("code", lambda: plots.code(WORDS)),
+  "picture: no code": ("code", lambda: plots.code(jnp.ones((3, 3, 0)))),
+  "picture: image complex": ("image", lambda: plots.reconstruction(PICTURE * 1j, PICTURE)),
+  "picture: two channels": ("image", lambda: plots.reconstruction(IMAGE, IMAGE)),
+  "picture: rows of another file": ("rows", lambda: plots.learning_curves([{"epoch": 1}])),
+  "picture: trace NaN": ("objectives", lambda: plots.convergence_curves({"ista": [1, NAN]})),
+  # data, training
+  "data set unknown": ("dataset", lambda: data.load_dataset("mnist")),
+  "validation of no example": (
+    "validation_fraction",
+    lambda: data.load_dataset("digits", validation_fraction=1e-9),
+  ),
+  "noise NaN": ("noise", lambda: data.gaussian_centers(noise=NAN)),
+  "schedule of rate 0": ("learning_rate", lambda: training.step_schedule(0.0, [])),
+}
+
+
+@pytest.mark.parametrize("what", CALLS)
+def test_names_the_argument_in_one_line(what):
+  name, call = CALLS[what]
+  with pytest.raises(ValueError, match=rf"^{name}\b.+") as error:
+    call()
+  assert "\n" not in str(error.value)
+  assert len(str(error.value)) < 400
+
+
+BAD = VECTOR.at[0].set(NAN)
+# What cannot be checked without waiting for the device is told by the result.
+RESULTS = {
+  "ista": lambda: cscjax.ista(MATRIX, BAD, 0.1).diverged,
+  "ista, infinite": lambda: cscjax.ista(MATRIX, VECTOR.at[0].set(jnp.inf), 0.1).diverged,
+  "ista, atoms": lambda: (
+    cscjax.ista(MATRIX.replace(atoms=MATRIX.atoms.at[0].set(NAN)), BAD, 0.1).diverged
+  ),
+  "ista, init": lambda: cscjax.ista(MATRIX, VECTOR, 0.1, init=jnp.full(5, NAN)).diverged,
+  "fista": lambda: fista(BAD).diverged,
+  "fista, adaptive": lambda: fista(BAD, step="adaptive").diverged,
+  "fista, to a tolerance": lambda: fista(BAD, tolerance=1e-3).diverged,
+  "admm": lambda: cscjax.admm(MATRIX, BAD, 0.1).diverged,
+  "omp": lambda: jnp.isnan(cscjax.omp(MATRIX, BAD, sparsity=1).residual_norm[-1]),
+  "beta_max": lambda: jnp.isnan(cscjax.beta_max(MATRIX, BAD)),
+  "duality_gap": lambda: jnp.isnan(cscjax.duality_gap(MATRIX, BAD, jnp.ones(5), 0.1)),
+  "low-pass": lambda: jnp.isnan(cscjax.tikhonov_lowpass(IMAGE.at[0].set(NAN), 1.0)).any(),
+}
+
+
+@pytest.mark.parametrize("what", RESULTS)
+def test_a_signal_that_is_not_finite_is_told_by_the_result(what):
+  assert bool(RESULTS[what]())
+
+
+@pytest.mark.parametrize(
+  "solve",
+  [
+    fista,
+    lambda x: fista(x, tolerance=1e-3),
+    lambda x: fista(x, step="adaptive"),
+    lambda x: cscjax.ista(MATRIX, x, 0.1),
+    lambda x: cscjax.admm(MATRIX, x, 0.1),
+    lambda x: cscjax.omp(MATRIX, x, sparsity=1),
+  ],
+)
+def test_an_empty_batch_has_an_empty_code(solve):
+  assert solve(jnp.ones((0, 3))).code.shape == (0, 5)

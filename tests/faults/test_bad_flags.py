@@ -1,0 +1,198 @@
+"""A wrong command line: exit code 2, one line that names what is wrong, nothing written.
+
+In this process, up to where a run would begin. To extend it, add a line: (what the line names, flags),
+or (what the line names, a function that prepares a folder and returns the flags).
+"""
+
+import json
+
+import numpy as np
+import pytest
+from absl import flags as absl_flags
+from absl.testing import flagsaver
+
+from cscjax.data import Split
+from cscjax.data.cache import write_cache
+from experiments import cli, flags, run
+from tests.faults.harness import contents, cut
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _flags():
+  if "epochs" not in absl_flags.FLAGS:
+    flags.define_flags()
+
+
+def refuse(arguments, capsys):
+  """What the command says; it has to exit with code 2 and print nothing else."""
+
+  def command():
+    cli._parse(["run", *map(str, arguments)])
+    cli._guarded(run.main)
+
+  with flagsaver.flagsaver(), pytest.raises(SystemExit) as error:
+    command()
+  said = capsys.readouterr()
+  assert error.value.code == 2
+  assert said.out == ""
+  (line,) = said.err.splitlines()
+  assert line.startswith("error: ")
+  return line
+
+
+FLAGS = {
+  "no value": ("epochs", ["--epochs"]),
+  "a float for an integer": ("--epochs", ["--epochs=1e3"]),
+  "a fraction of layers": ("--depth", ["--depth=20.5"]),
+  "no number": ("--c", ["--c=small"]),
+  "neither yes nor no": ("--norm", ["--norm=perhaps"]),
+  "a fraction in a list": ("--dilations", ["--dilations=1,2.5"]),
+  "an empty list": ("--dilations", ["--dilations="]),
+  "a dilation of 0": ("--dilations", ["--dilations=1,0"]),
+  "epochs not rising": ("--decay_epochs", ["--decay_epochs=5,5"]),
+  "epochs in words": ("--decay_epochs", ["--decay_epochs=late"]),
+  "width 0": ("--width", ["--width=0"]),
+  "unfolding -1": ("--unfolding", ["--unfolding=-1"]),
+  "max_steps -1": ("--max_steps", ["--max_steps=-1"]),
+  "momentum NaN": ("--momentum", ["--momentum=nan"]),
+  "seconds NaN": ("--checkpoint_seconds", ["--checkpoint_seconds=nan"]),
+  "seconds infinite": ("--dispatch_seconds", ["--dispatch_seconds=inf"]),
+  "7 layers": ("--depth", ["--model=res_csc", "--depth=7"]),
+  "c NaN": ("--c", ["--model=res_csc", "--c=nan"]),
+  "c infinite": ("--c", ["--model=res_csc", "--c=-inf"]),
+  "c where there is none": ("--c", ["--model=resnet", "--c=0.1"]),
+  "dilations where there are none": ("--dilations", ["--model=plain", "--dilations=1,2"]),
+  "solver where there is none": ("--solver", ["--model=resnet", "--solver=fista"]),
+  "batch above the data": ("--batch_size", ["--batch_size=1438"]),
+  "batch above what validation leaves": (
+    "--batch_size",
+    ["--batch_size=1000", "--validation_fraction=0.5"],
+  ),
+  "validation of no example": ("--validation_fraction", ["--validation_fraction=0.0001"]),
+  "validation of all": ("--validation_fraction", ["--validation_fraction=0.9999"]),
+}
+
+
+@pytest.mark.parametrize("what", FLAGS)
+def test_flags(what, tmp_path, capsys):
+  name, arguments = FLAGS[what]
+  line = refuse(["--dataset=digits", f"--workdir={tmp_path / 'run'}", *arguments], capsys)
+  assert name in line
+  assert list(tmp_path.iterdir()) == []
+
+
+def flagfile(content):
+  def prepare(folder):
+    (folder / "my.flags").write_bytes(content)
+    return ["--dataset=digits", f"--flagfile={folder / 'my.flags'}", f"--workdir={folder / 'run'}"]
+
+  return prepare
+
+
+def from_config(change):
+  """A config.json that was changed: text -> bytes."""
+
+  def prepare(folder):
+    whole = json.dumps({"flags": {"dataset": "digits", "epochs": 3, "decay_epochs": [75, 115]}})
+    (folder / "config.json").write_bytes(change(whole))
+    return [f"--from_config={folder / 'config.json'}", f"--workdir={folder / 'run'}"]
+
+  return prepare
+
+
+def instead(old, new):
+  return lambda text: text.replace(old, new).encode()
+
+
+def workdir(**files):
+  """A workdir with these in it; None is a folder."""
+
+  def prepare(folder):
+    (folder / "run").mkdir()
+    (folder / "run" / "lock").touch()
+    for name, content in files.items():
+      path = folder / "run" / name.replace("_json", ".json")
+      path.mkdir() if content is None else path.write_bytes(content)
+    return ["--dataset=digits", f"--workdir={folder / 'run'}"]
+
+  return prepare
+
+
+def in_the_way(folder):
+  (folder / "run").write_text("a file")
+  return ["--dataset=digits", f"--workdir={folder / 'run'}"]
+
+
+def below_a_file(folder):
+  (folder / "file").write_text("a file")
+  return ["--dataset=digits", f"--workdir={folder / 'file' / 'run'}"]
+
+
+def data_dir(prepare):
+  def with_flags(folder):
+    prepare(folder / "data")
+    return [
+      "--dataset=cifar10",
+      "--nodownload",
+      f"--data_dir={folder / 'data'}",
+      f"--workdir={folder / 'run'}",
+    ]
+
+  return with_flags
+
+
+FILES = {
+  "flagfile: a folder": ("flagfile", lambda folder: [f"--flagfile={folder}"]),
+  "flagfile: no text": ("utf-8", flagfile(b"--epochs=3\n\xff\xfe\x00")),
+  "flagfile: unknown flag": ("unfoldings", flagfile(b"--unfoldings=3\n")),
+  "flagfile: bad value": ("--epochs", flagfile(b"--epochs=many\n")),
+  "flagfile: no flags": ("hello", flagfile(b"hello\n")),
+  "from_config: none": ("--from_config", lambda folder: [f"--from_config={folder / 'none.json'}"]),
+  "from_config: a folder": ("--from_config", lambda folder: [f"--from_config={folder}"]),
+  "from_config: cut": ("--from_config", from_config(lambda text: text[:30].encode())),
+  "from_config: empty": ("--from_config", from_config(lambda _: b"")),
+  "from_config: no text": ("--from_config", from_config(lambda _: b"\xff\xfe\x00")),
+  "from_config: a list": ("--from_config", from_config(lambda _: b"[]")),
+  "from_config: another file": ("--from_config", from_config(lambda _: b'{"status": "ok"}')),
+  "from_config: flags in words": ("--from_config", from_config(lambda _: b'{"flags": "none"}')),
+  "from_config: unknown flag": ("unfoldings", from_config(instead("epochs", "unfoldings"))),
+  "from_config: word for number": ("--epochs", from_config(instead("3", '"many"'))),
+  "from_config: null": ("epochs", from_config(instead("3", "null"))),
+  "from_config: out of range": ("--epochs", from_config(instead("3", "0"))),
+  "from_config: no list": ("--decay_epochs", from_config(instead("[75, 115]", "75"))),
+  "from_config: unknown data": ("--dataset", from_config(instead("digits", "mnist"))),
+  "workdir: a file": ("--workdir", in_the_way),
+  "workdir: below a file": ("--workdir", below_a_file),
+  "workdir: config.json cut": ("config.json", workdir(config_json=b'{"flags": {"mod')),
+  "workdir: config.json empty": ("config.json", workdir(config_json=b"")),
+  "workdir: config.json no text": ("config.json", workdir(config_json=b"\xff\xfe\x00")),
+  "workdir: config.json a list": ("config.json", workdir(config_json=b"[1]")),
+  "workdir: config.json of another": ("config.json", workdir(config_json=b'{"name": "app"}')),
+  "workdir: config.json without flags": ("config.json", workdir(config_json=b'{"flags": 3}')),
+  "workdir: config.json a folder": ("config.json", workdir(config_json=None)),
+  "workdir: checkpoints alone": ("config.json", workdir(checkpoints=None)),
+  "workdir: another run's": ("--", workdir(config_json=b'{"flags": {"model": "resnet"}}')),
+  "data_dir: none": ("--data_dir", data_dir(lambda path: None)),
+  "data_dir: a file": ("--data_dir", data_dir(lambda path: path.write_text("a file"))),
+  "data_dir: empty": ("--data_dir", data_dir(lambda path: path.mkdir())),
+}
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_files(what, tmp_path, capsys):
+  name, prepare = FILES[what]
+  arguments = prepare(tmp_path)
+  before = contents(tmp_path)
+  line = refuse(arguments, capsys)
+  assert name in line
+  assert contents(tmp_path) == before
+
+
+def test_a_damaged_cache_is_named(tmp_path, capsys):
+  split = Split(np.zeros((5, 32, 32, 3), np.uint8), np.zeros(5, np.int32))
+  folder = write_cache(tmp_path, "cifar10", split, split)
+  cut(folder / "test_labels.npy")
+  before = contents(tmp_path)
+  arguments = ["--dataset=cifar10", "--nodownload", f"--data_dir={tmp_path}", "--batch_size=4"]
+  assert "test_labels.npy" in refuse([*arguments, f"--workdir={tmp_path / 'run'}"], capsys)
+  assert contents(tmp_path) == before

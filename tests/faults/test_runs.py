@@ -1,0 +1,144 @@
+"""What happens to runs, and what must be left then. Processes: slow, but for what test_run.py has."""
+
+import json
+import re
+import resource
+import signal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests.faults import kills
+from tests.faults.harness import (
+  EPOCH,
+  OFTEN,
+  TINY,
+  assert_refused,
+  cut,
+  fill,
+  final_digest,
+  flip,
+  remove,
+  rows,
+  run,
+  small_disk,
+  start,
+  steps_saved,
+  summary,
+  wait_for,
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+  """A run that was left alone."""
+  workdir = tmp_path_factory.mktemp("faults") / "alone"
+  summary(run(*TINY, f"--workdir={workdir}"))
+  return workdir
+
+
+def assert_ends_like(alone, workdir):
+  done = run(*TINY, f"--workdir={workdir}")
+  assert summary(done)["status"] == "ok"
+  assert final_digest(workdir) == final_digest(alone)
+  assert rows(workdir) == rows(alone)
+  return done
+
+
+def test_killed_at_random_moments_it_resumes_and_ends_with_the_same_bits(tmp_path):
+  found = kills.measure(kills=5, seed=1, folder=tmp_path)
+  assert found["kills"] == 5
+  assert found["runs_resumed"] == found["runs_with_the_same_bits"] == found["runs"]
+
+
+@pytest.mark.parametrize("damage", [cut, flip, remove])
+def test_damaged_files_cost_an_epoch_at_most(alone, tmp_path, damage):
+  summary(run(*TINY, "--epochs=2", f"--workdir={tmp_path}"))
+  arrays = tmp_path / "checkpoints" / str(2 * EPOCH) / "state" / "d"
+  for path in arrays.iterdir():
+    damage(path)
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 44, "epo')
+  done = assert_ends_like(alone, tmp_path)
+  assert f"skipped the damaged checkpoint of step {2 * EPOCH}" in done.stderr
+  assert f"step {EPOCH} of" in done.stderr
+
+
+def test_a_metrics_file_that_is_gone_costs_rows_alone(alone, tmp_path):
+  summary(run(*TINY, "--epochs=2", f"--workdir={tmp_path}"))
+  (tmp_path / "metrics.jsonl").unlink()
+  summary(run(*TINY, f"--workdir={tmp_path}"))
+  assert final_digest(tmp_path) == final_digest(alone)
+  assert rows(tmp_path) == [row for row in rows(alone) if row["step"] >= 2 * EPOCH]
+
+
+def assert_says_that_it_is_full(done):
+  assert done.returncode == 2, done.stderr
+  assert "Traceback" not in done.stderr
+  errors = re.findall(r"^error: .*", done.stderr, re.MULTILINE)
+  assert errors == [done.stderr.splitlines()[-1]]
+  assert re.search(r"--workdir: .*(No space left on device|File too large)", errors[0])
+  assert done.stdout == ""
+
+
+@pytest.mark.parametrize("spare", [0, 16_000])  # config.json does not fit; the checkpoint does not
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(alone, tmp_path, spare):
+  try:
+    with small_disk(tmp_path / "disk") as disk:
+      workdir = disk / "run"
+      summary(run(*TINY, "--epochs=1", f"--workdir={workdir}"))
+      fill(disk / "filler", spare)
+      assert_says_that_it_is_full(run(*TINY, f"--workdir={workdir}"))
+      assert steps_saved(workdir) == [EPOCH]
+      (disk / "filler").unlink()
+      assert f"step {EPOCH} of" in assert_ends_like(alone, workdir).stderr
+  except PermissionError as error:
+    pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("size", [500, 50_000])  # of a file: config.json is larger; a checkpoint is
+def test_a_limit_on_files_is_one_line_and_keeps_what_was_there(alone, tmp_path, size):
+  summary(run(*TINY, "--epochs=1", f"--workdir={tmp_path}"))
+  done = run(
+    *TINY,
+    f"--workdir={tmp_path}",
+    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+  )
+  assert_says_that_it_is_full(done)
+  assert steps_saved(tmp_path) == [EPOCH]
+  assert_ends_like(alone, tmp_path)
+
+
+def test_what_is_not_finite_is_never_saved(tmp_path):
+  done = run(*TINY, *OFTEN, "--nonorm", "--learning_rate=1e9", "--momentum=0", f"--workdir={tmp_path}")
+  assert summary(done)["status"] == "diverged"
+  (step,) = re.findall(r"^diverged: the loss or the parameters of step (\d+) are", done.stderr, re.M)
+  assert steps_saved(tmp_path)[-1] == int(step)  # the state before it, after so many steps
+  state = ocp.StandardCheckpointer().restore(tmp_path.absolute() / "checkpoints" / step / "state")
+  assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_ends_it_too(alone, tmp_path, number):
+  process = start(*TINY, f"--workdir={tmp_path}")
+  wait_for((tmp_path / "lock").exists, process)
+  process.send_signal(number)
+  out, err = process.communicate(timeout=300)
+  assert process.returncode == 128 + number, err
+  assert (json.loads(out)["status"], json.loads(out)["steps"]) == ("interrupted", 0)
+  assert "Traceback" not in err
+  assert_ends_like(alone, tmp_path)
+
+
+def test_of_two_runs_started_at_once_one_stops(alone, tmp_path):
+  both = [start(*TINY, f"--workdir={tmp_path}") for _ in range(2)]
+  for process in both:
+    process.stdout, process.stderr = process.communicate(timeout=300)
+  ended, refused = sorted(both, key=lambda process: process.returncode)
+  assert summary(ended)["status"] == "ok"
+  assert_refused(refused, "--workdir", "another run")
+  assert_ends_like(alone, tmp_path)
