@@ -2,7 +2,8 @@
 
 Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to --workdir and resumes
 what that holds. The last line on stdout is the summary. Exit code 0 for a run that ended, also a
-diverged one; 2 for bad flags or data; 130 or 143 after a clean stop on SIGINT or SIGTERM.
+diverged one; 2 for bad flags or data; 130 or 143 after a clean stop on SIGINT or SIGTERM. Of several
+processes (--coordinator) the first prints and writes; each of them exits with the run's code.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from cscjax.data import Dataset, dataset_shape, load_dataset
 from cscjax.plots import learning_curves
 from experiments import cli, flags
 from experiments.build import Run, build, chance_accuracy, make_model
+from experiments.cluster import connected, together
 from experiments.compilation_cache import use_compilation_cache
 from experiments.config import Config
 from experiments.progress import create_progress
@@ -30,18 +32,18 @@ class Signals:
   """Remembers the first SIGINT or SIGTERM, so that the loop can end cleanly.
 
   Attributes:
-    received: Its number, 0 while there is none.
+    agreed: The number of one that a process of the run has received, 0 while they know of none.
   """
 
   def __init__(self):
-    self.received = 0
+    self._received, self.agreed = 0, 0
 
   @contextlib.contextmanager
   def caught(self) -> Iterator[None]:
     """Within, SIGINT and SIGTERM are remembered; a second one kills as usual."""
 
     def remember(number, _):
-      self.received = number
+      self._received = number
       signal.signal(number, signal.SIG_DFL)
 
     old = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -51,37 +53,50 @@ class Signals:
       for number, handler in old.items():
         signal.signal(number, handler)
 
+  def stopped(self) -> bool:
+    """Whether a process has received one; every process has to ask at the same point."""
+    self.agreed = training.largest(self._received)
+    return self.agreed != 0
+
 
 def main() -> int:
   """Runs what the flags ask for and returns the exit code."""
   config, signals = flags.config_from_flags(), Signals()
   make_model(config, dataset_shape(config.dataset)[1], parallel=False)  # refused before any data is read
-  with signals.caught():
-    dataset = load_dataset(
-      config.dataset,
-      data_dir=config.data_dir,
-      validation_fraction=config.validation_fraction,
-      download=config.download,
-    )
-    with open_workdir(config) as workdir:
+  with connected(config), signals.caught(), contextlib.ExitStack() as held:
+    with together(config):
+      dataset = load_dataset(
+        config.dataset,
+        data_dir=config.data_dir,
+        validation_fraction=config.validation_fraction,
+        download=config.download,
+      )
+      workdir = held.enter_context(open_workdir(config))
       use_compilation_cache(config)
+    with together(config):
       run = build(config, dataset)
+    if training.is_first():
       write_config(workdir, config)
-      summary = train(config, run, dataset, workdir, signals)
+    outcome, rows = train(run, workdir, signals)
+    if training.is_first():
+      summary = summarize(config, run, dataset, outcome, rows)
+      write_results(config, workdir, summary, rows)
       print(json.dumps(summary, allow_nan=False), flush=True)
-  return 128 + signals.received if summary["status"] == "interrupted" else 0
+  return 128 + signals.agreed if outcome.status == "interrupted" else 0
 
 
 def train(
-  config: Config, run: Run, dataset: Dataset, workdir: pathlib.Path, signals: Signals
-) -> dict[str, Any]:
-  """Trains from the last checkpoint of `workdir`, or from the start, and writes its files."""
+  run: Run, workdir: pathlib.Path, signals: Signals
+) -> tuple[training.Outcome, list[dict[str, Any]]]:
+  """Trains from the last checkpoint of `workdir`, or from the start; returns the rows too."""
   checkpoints = training.Checkpoints(workdir / "checkpoints")
   restored = checkpoints.restore(run.state)
   state, seconds = restored if restored else (run.state, 0.0)
   step = int(state.step)
-  log = training.MetricsLog(workdir / "metrics.jsonl", last_step=step)
-  print(f"{workdir}: step {step} of {run.plan.total_steps}", file=sys.stderr, flush=True)
+  first = training.is_first()
+  log = training.MetricsLog(workdir / "metrics.jsonl" if first else None, last_step=step)
+  if first:
+    print(f"{workdir}: step {step} of {run.plan.total_steps}", file=sys.stderr, flush=True)
   progress = create_progress(step, run.plan.total_steps)
   outcome = training.fit(
     training.replicate(run.mesh, state),
@@ -90,17 +105,12 @@ def train(
     log=log,
     checkpoints=checkpoints,
     progress=progress,
-    stopped=lambda: signals.received != 0,
+    stopped=signals.stopped,
     seconds=seconds,
   )
   progress.close()
   checkpoints.close()
-  summary = summarize(config, run, dataset, outcome, log.rows)
-  given = [f"{name} {getattr(config, name)}" for name in ("depth", "solver", "unfolding")]
-  title = ", ".join([config.dataset, config.model, *(g for g in given if not g.endswith(" None"))])
-  learning_curves(log.rows, title=title).savefig(workdir / "curves.png", dpi=120)
-  write_json(workdir / "summary.json", summary)
-  return summary
+  return outcome, log.rows
 
 
 def summarize(
@@ -139,6 +149,16 @@ def summarize(
       "best_validation_accuracy": best["validation"],
     }
   return summary
+
+
+def write_results(
+  config: Config, workdir: pathlib.Path, summary: dict[str, Any], rows: list[dict[str, Any]]
+) -> None:
+  """Writes curves.png and summary.json."""
+  given = [f"{name} {getattr(config, name)}" for name in ("depth", "solver", "unfolding")]
+  title = ", ".join([config.dataset, config.model, *(g for g in given if not g.endswith(" None"))])
+  learning_curves(rows, title=title).savefig(workdir / "curves.png", dpi=120)
+  write_json(workdir / "summary.json", summary)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import optax
 from cscjax.training.checkpoints import Checkpoints
 from cscjax.training.metrics_log import MetricsLog
 from cscjax.training.pace import Pace
+from cscjax.training.processes import largest
 from cscjax.training.state import EpochMetrics, TrainState
 
 Status = Literal["ok", "diverged", "interrupted"]
@@ -118,13 +119,14 @@ def fit(
     log: Holds the rows up to `state`.
     checkpoints: Where states are kept.
     progress: Told after every call of the device.
-    stopped: Asked as often; the run ends with a checkpoint once it is true.
+    stopped: Asked as often, and has to answer the same on every process; once it is true the run ends
+      with a checkpoint.
     seconds: Wall time that the run had taken before.
   """
   began, saved = time.perf_counter() - seconds, time.perf_counter()
   pace, evaluation_pace = Pace(plan.dispatch_seconds), Pace(plan.dispatch_seconds)
   step = int(state.step)
-  evaluated_step = log.rows[-1]["step"] if log.rows else 0
+  evaluated_step = largest(log.rows[-1]["step"] if log.rows else 0)
 
   def elapsed():
     return time.perf_counter() - began

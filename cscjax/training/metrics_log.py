@@ -14,14 +14,17 @@ class MetricsLog:
     rows: All rows, oldest first.
   """
 
-  def __init__(self, path: pathlib.Path, *, last_step: int):
+  def __init__(self, path: pathlib.Path | None, *, last_step: int):
     """Opens the file; rows after `last_step` and unfinished lines are dropped from it.
 
     Args:
-      path: Made if it is not there.
+      path: Made if it is not there. None keeps the rows in memory alone.
       last_step: The step that the run goes on from.
     """
     self._path = path
+    self.rows: list[dict[str, Any]] = []
+    if path is None:
+      return
     self.rows = [row for row in _read(path) if row["step"] <= last_step]
     scratch = path.with_suffix(".tmp")
     scratch.write_text("".join(_line(row) for row in self.rows))
@@ -31,6 +34,8 @@ class MetricsLog:
     """Appends a row; numbers that are not finite become null."""
     row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     self.rows.append(row)
+    if self._path is None:
+      return
     with self._path.open("a") as file:
       file.write(_line(row))
 
