@@ -40,6 +40,8 @@ def build(config: Config, dataset: Dataset) -> Run:
   """
   plan = make_plan(config, dataset)
   mesh = training.create_mesh(config.parallel)
+  if mesh is None and jax.process_count() > 1:
+    raise UsageError(f"--parallel: expected auto or pmap for several processes, got {config.parallel}")
   if mesh is not None and config.batch_size % mesh.size:
     raise UsageError(
       f"--batch_size: expected a multiple of {mesh.size} devices, got {config.batch_size}"
@@ -79,7 +81,6 @@ def build(config: Config, dataset: Dataset) -> Run:
   }
   train = training.compile_for(mesh, partial(training.train_steps, recipe), donate=0)
   evaluate = training.compile_for(mesh, partial(training.evaluate_batches, recipe), donate=2)
-  training_key = training.replicate(mesh, training_key)
   programs = training.Programs(
     train=lambda state, count: train(state, data["train"], training_key, count),
     evaluate=lambda state, split, sums, first, count: evaluate(state, data[split], sums, first, count),

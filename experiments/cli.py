@@ -47,6 +47,11 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
     return 130
 
 
+def say(error: Exception | str) -> None:
+  """Prints an error as one line on stderr."""
+  print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+
+
 def _fail(error: Exception) -> NoReturn:
-  print("error:", " ".join(str(error).split()), file=sys.stderr)
+  say(error)
   sys.exit(2)

@@ -13,6 +13,7 @@ from cscjax.training import MODES
 
 PRECISIONS = ("float32", "bfloat16")
 STATISTICS = ("global", "device")
+AUTO = "auto"
 
 
 def _flag(default: Any, help_text: str, choices: Any = None) -> Any:
@@ -70,6 +71,12 @@ class Config:
   statistics: str = _flag(
     "global", "Batch norm over the whole batch, or over each device's part.", STATISTICS
   )
+  coordinator: str | None = _flag(
+    None, "For several processes: host:port of the first, or 'auto': what SLURM or Kubernetes tells."
+  )
+  num_processes: int | None = _flag(None, "How many processes, with the same flags but for the next.")
+  process_id: int | None = _flag(None, "Which one this is, from 0. The first prints and writes.")
+  peer_timeout: int = _flag(100, "Seconds after which a process that does not answer counts as lost.")
 
   compilation_cache: str | None = _flag(
     None, "Directory of compiled programs, beside the cache of decoded images if none; 'off': keep none."
@@ -86,7 +93,7 @@ class Config:
       value = getattr(self, field.name)
       if field.metadata["choices"] and not (value is None and field.default is None):
         checks.one_of(field.name, value, field.metadata["choices"])
-    for name in ("epochs", "batch_size", "evaluate_epochs"):
+    for name in ("epochs", "batch_size", "evaluate_epochs", "peer_timeout"):
       checks.positive_int(name, getattr(self, name))
     if self.max_steps is not None:
       checks.positive_int("max_steps", self.max_steps)
@@ -102,6 +109,21 @@ class Config:
       checks.positive_int("decay_epochs", value)
     if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
       checks.fail("decay_epochs", self.decay_epochs, "rising epochs")
+    self._check_processes()
+
+  def _check_processes(self):
+    if self.coordinator in (None, AUTO):
+      for name in ("num_processes", "process_id"):
+        if getattr(self, name) is not None:
+          beside = "without --coordinator" if self.coordinator is None else "with --coordinator=auto"
+          checks.fail(name, getattr(self, name), f"none {beside}")
+      return
+    host, _, port = self.coordinator.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+      checks.fail("coordinator", self.coordinator, "host:port or 'auto'")
+    processes = checks.positive_int("num_processes", self.num_processes)
+    if self.process_id not in range(processes):
+      checks.fail("process_id", self.process_id, f"one of 0..{processes - 1}")
 
 
 MODEL_FIELDS = (
@@ -125,6 +147,10 @@ RESUMABLE = frozenset(
     "epochs",
     "max_steps",
     "parallel",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "peer_timeout",
     "workdir",
     "checkpoint_seconds",
     "compilation_cache",
@@ -132,3 +158,9 @@ RESUMABLE = frozenset(
   }
 )
 """Fields that may differ when a run is resumed; any other difference would make it another run."""
+
+OF_A_CALL = frozenset({"workdir", "coordinator", "num_processes", "process_id"})
+"""Fields that a run which is repeated does not take over."""
+
+OWN = frozenset({"process_id", "workdir", "data_dir", "download", "compilation_cache"})
+"""Fields that may differ between the processes of a run."""

@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 
 from experiments.cli import UsageError
-from experiments.config import Config
+from experiments.config import OF_A_CALL, Config
 from experiments.workdir import read_flags
 
 
@@ -18,7 +18,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_string(
     "from_config",
     None,
-    "config.json of a run to repeat, all but its workdir; flags given beside it replace its.",
+    "config.json of a run to repeat but for its workdir and processes; flags beside it replace its.",
     flag_values=values,
   )
   hints = typing.get_type_hints(Config)
@@ -67,7 +67,7 @@ def _take_from(path, parsed):
         raise ValueError(f"{path}: there is no flag {name}")
       if value is None and parsed[name].default is not None:
         raise ValueError(f"{path}: {name} is null")
-      if name != "workdir" and value is not None and not parsed[name].present:
+      if name not in OF_A_CALL and value is not None and not parsed[name].present:
         parsed[name].parse(value)
   except (OSError, ValueError, flags.Error) as error:
     raise UsageError(f"--from_config: {error}") from error

@@ -6,6 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cscjax.training import is_first
+
 LINE_SECONDS = 10.0  # between two lines of a log
 
 
@@ -58,8 +60,23 @@ class Lines:
     """Nothing to do."""
 
 
-def create_progress(step: int, total: int) -> Bar | Lines:
-  """A bar where stderr is a terminal, else lines."""
+class Silent:
+  """Nothing: the first process of a run shows what all of them do."""
+
+  def trained(self, step: int, metrics: dict[str, float], images_per_second: float | None) -> None:
+    """Nothing."""
+
+  def evaluated(self, row: dict[str, Any]) -> None:
+    """Nothing."""
+
+  def close(self) -> None:
+    """Nothing."""
+
+
+def create_progress(step: int, total: int) -> Bar | Lines | Silent:
+  """A bar where stderr is a terminal, else lines; nothing beside the first process."""
+  if not is_first():
+    return Silent()
   return Bar(step, total) if sys.stderr.isatty() else Lines(step, total)
 
 

@@ -3,7 +3,8 @@
 Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to --workdir and resumes
 what that holds. The last line on stdout is the summary. Exit code 0 for a run that ended, also a
 diverged one; 2 for bad flags or data, or where the files cannot be written (a full disk); 130 or 143
-after a clean stop on SIGINT or SIGTERM.
+after a clean stop on SIGINT or SIGTERM. Of several processes (--coordinator) the first prints and
+writes; each of them exits with the run's code.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from cscjax.data import DataError, Dataset, dataset_shape, load_dataset
 from cscjax.plots import learning_curves
 from experiments import cli, flags
 from experiments.build import Run, build, chance_accuracy, make_model, make_plan
+from experiments.cluster import connected, together
 from experiments.compilation_cache import use_compilation_cache
 from experiments.config import Config
 from experiments.progress import create_progress
@@ -31,18 +33,18 @@ class Signals:
   """Remembers the first SIGINT or SIGTERM, so that the loop can end cleanly.
 
   Attributes:
-    received: Its number, 0 while there is none.
+    agreed: The number of one that a process of the run has received, 0 while they know of none.
   """
 
   def __init__(self):
-    self.received = 0
+    self._received, self.agreed = 0, 0
 
   @contextlib.contextmanager
   def caught(self) -> Iterator[None]:
     """Within, SIGINT and SIGTERM are remembered; a second one kills as usual."""
 
     def remember(number, _):
-      self.received = number
+      self._received = number
       signal.signal(number, signal.SIG_DFL)
 
     old = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -52,13 +54,42 @@ class Signals:
       for number, handler in old.items():
         signal.signal(number, handler)
 
+  def stopped(self) -> bool:
+    """Whether a process has received one; every process has to ask at the same point."""
+    self.agreed = training.largest(self._received)
+    return self.agreed != 0
+
 
 def main() -> int:
   """Runs what the flags ask for and returns the exit code."""
   config, signals = flags.config_from_flags(), Signals()
   make_model(config, dataset_shape(config.dataset)[1], parallel=False)  # refused before any data is read
+  line = ""
+  with connected(config):
+    with contextlib.ExitStack() as held:
+      with together(config):
+        dataset = _load(config)
+        make_plan(config, dataset)  # refused before anything is written
+        held.enter_context(signals.caught())
+        workdir = held.enter_context(open_workdir(config))
+        use_compilation_cache(config)
+      with together(config):
+        run = build(config, dataset)
+      if training.is_first():
+        write_config(workdir, config)
+      outcome, rows = train(run, workdir, signals)
+      if training.is_first():
+        summary = summarize(config, run, dataset, outcome, rows)
+        write_results(config, workdir, summary, rows)
+        line = json.dumps(summary, allow_nan=False)
+    if line:
+      print(line, flush=True)
+  return 128 + signals.agreed if outcome.status == "interrupted" else 0
+
+
+def _load(config):
   try:
-    dataset = load_dataset(
+    return load_dataset(
       config.dataset,
       data_dir=config.data_dir,
       validation_fraction=config.validation_fraction,
@@ -68,26 +99,20 @@ def main() -> int:
     raise
   except ValueError as error:  # a fraction that is right for other data
     raise cli.UsageError(f"--{error}") from error
-  make_plan(config, dataset)  # refused before anything is written
-  with signals.caught(), open_workdir(config) as workdir:
-    use_compilation_cache(config)
-    run = build(config, dataset)
-    write_config(workdir, config)
-    summary = train(config, run, dataset, workdir, signals)
-  print(json.dumps(summary, allow_nan=False), flush=True)
-  return 128 + signals.received if summary["status"] == "interrupted" else 0
 
 
 def train(
-  config: Config, run: Run, dataset: Dataset, workdir: pathlib.Path, signals: Signals
-) -> dict[str, Any]:
-  """Trains from the last checkpoint of `workdir`, or from the start, and writes its files."""
+  run: Run, workdir: pathlib.Path, signals: Signals
+) -> tuple[training.Outcome, list[dict[str, Any]]]:
+  """Trains from the last checkpoint of `workdir`, or from the start; returns the rows too."""
+  first = training.is_first()
   with contextlib.closing(training.Checkpoints(workdir / "checkpoints")) as checkpoints:
     restored = checkpoints.restore(run.state)
     state, seconds = restored if restored else (run.state, 0.0)
     step = int(state.step)
-    log = training.MetricsLog(workdir / "metrics.jsonl", last_step=step)
-    print(f"{workdir}: step {step} of {run.plan.total_steps}", file=sys.stderr, flush=True)
+    log = training.MetricsLog(workdir / "metrics.jsonl" if first else None, last_step=step)
+    if first:
+      print(f"{workdir}: step {step} of {run.plan.total_steps}", file=sys.stderr, flush=True)
     with contextlib.closing(create_progress(step, run.plan.total_steps)) as progress:
       outcome = training.fit(
         training.replicate(run.mesh, state),
@@ -96,16 +121,10 @@ def train(
         log=log,
         checkpoints=checkpoints,
         progress=progress,
-        stopped=lambda: signals.received != 0,
+        stopped=signals.stopped,
         seconds=seconds,
       )
-  summary = summarize(config, run, dataset, outcome, log.rows)
-  given = [f"{name} {getattr(config, name)}" for name in ("depth", "solver", "unfolding")]
-  title = ", ".join([config.dataset, config.model, *(g for g in given if not g.endswith(" None"))])
-  with replaced(workdir / "curves.png") as scratch:
-    learning_curves(log.rows, title=title).savefig(scratch, format="png", dpi=120)
-  write_json(workdir / "summary.json", summary)
-  return summary
+  return outcome, log.rows
 
 
 def summarize(
@@ -145,6 +164,17 @@ def summarize(
       "best_validation_accuracy": best["validation"],
     }
   return summary
+
+
+def write_results(
+  config: Config, workdir: pathlib.Path, summary: dict[str, Any], rows: list[dict[str, Any]]
+) -> None:
+  """Writes curves.png and summary.json."""
+  given = [f"{name} {getattr(config, name)}" for name in ("depth", "solver", "unfolding")]
+  title = ", ".join([config.dataset, config.model, *(g for g in given if not g.endswith(" None"))])
+  with replaced(workdir / "curves.png") as scratch:
+    learning_curves(rows, title=title).savefig(scratch, format="png", dpi=120)
+  write_json(workdir / "summary.json", summary)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from cscjax.models import model_fields
+from cscjax.training import is_first
 from experiments.cli import UsageError
 from experiments.config import MODEL_FIELDS, RESUMABLE, Config
 
@@ -24,12 +25,17 @@ from experiments.config import MODEL_FIELDS, RESUMABLE, Config
 def open_workdir(config: Config) -> Iterator[pathlib.Path]:
   """Makes the directory of a run and holds its lock, which ends with the process however it ends.
 
+  The first process of a run does so for all; on the others the path alone is given.
+
   Raises:
     UsageError: If it cannot be written, then or by what the context holds (a full disk), another run
       holds it, or what it holds is another run's.
   """
   stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
   workdir = pathlib.Path(config.workdir or f"runs/{config.dataset}-{config.model}-{stamp}")
+  if not is_first():
+    yield workdir
+    return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     lock = (workdir / "lock").open("w")
@@ -63,7 +69,12 @@ def write_config(workdir: pathlib.Path, config: Config) -> None:
       },
       "git_revision": _git_revision(),
       "xla_flags": os.environ.get("XLA_FLAGS"),
-      "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+      "device": {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "count": jax.device_count(),
+        "processes": jax.process_count(),
+      },
     },
   )
 

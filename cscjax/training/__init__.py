@@ -13,6 +13,7 @@ from cscjax.training.parallel import (
   create_mesh,
   replicate,
 )
+from cscjax.training.processes import is_first, largest
 from cscjax.training.state import EpochMetrics, TrainState, create_train_state, parameter_count
 from cscjax.training.steps import DeviceData, Recipe, evaluate_batches, train_steps
 
@@ -36,6 +37,8 @@ __all__ = [
   "create_train_state",
   "evaluate_batches",
   "fit",
+  "is_first",
+  "largest",
   "normalize",
   "parameter_count",
   "replicate",

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from cscjax.training.processes import from_first, is_first, largest
 from cscjax.training.state import TrainState
 
 
@@ -26,14 +27,14 @@ class Checkpoints:
   Orbax writes to a temporary directory and renames it, so that a kill at any moment leaves whole
   checkpoints alone. A digest of all arrays travels with each, so that one damaged later is found
   out, skipped with a warning, and the one before it is taken.
+
+  The state is the same on all processes of a run: the first alone writes it and reads it, and hands it
+  to the others, which need not see the directory.
   """
 
   def __init__(self, directory: pathlib.Path):
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
-    )
     self._directory = directory.absolute()
-    self._manager = ocp.CheckpointManager(self._directory, options=options)
+    self._manager = _manager(self._directory) if is_first() else None
 
   def save(self, state: TrainState, seconds: float) -> None:
     """Writes the state under its step number; returns when it is on disk. Nothing if it is there.
@@ -41,6 +42,8 @@ class Checkpoints:
     Raises:
       OSError: If it cannot be written; those there are left as they were.
     """
+    if self._manager is None:
+      return
     state = jax.device_get(state)
     step = int(state.step)
     if step in self._manager.all_steps():
@@ -62,6 +65,20 @@ class Checkpoints:
       like: A state of the same structure, shapes and types.
     """
     like = jax.device_get(like)
+    found = self._newest(like)
+    if not largest(found is not None):
+      return None
+    state, seconds = from_first(found or Restored(like, 0.0))
+    return Restored(state, float(seconds))
+
+  def close(self) -> None:
+    """Releases Orbax's threads."""
+    if self._manager is not None:
+      self._manager.close()
+
+  def _newest(self, like):
+    if self._manager is None:
+      return None
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
@@ -70,13 +87,21 @@ class Checkpoints:
           raise ValueError("its arrays do not match their digest")
         return Restored(found["state"], float(found["meta"]["seconds"]))
       except Exception as error:  # Orbax raises many types for a damaged file
-        warnings.warn(f"skipped the damaged checkpoint of step {step}: {_reason(error)}", stacklevel=2)
+        warnings.warn(f"skipped the damaged checkpoint of step {step}: {_reason(error)}", stacklevel=3)
         self._manager.delete(step)
     return None
 
-  def close(self) -> None:
-    """Releases Orbax's threads."""
-    self._manager.close()
+
+def _manager(directory):
+  directory.mkdir(parents=True, exist_ok=True)
+  options = ocp.CheckpointManagerOptions(
+    max_to_keep=2,
+    enable_async_checkpointing=False,
+    cleanup_tmp_directories=True,
+    create=False,  # Orbax wants it so where not all processes take part
+    multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
+  )
+  return ocp.CheckpointManager(directory, options=options)
 
 
 def _ask_for_room(directory: pathlib.Path, state: TrainState) -> None:

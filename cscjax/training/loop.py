@@ -12,6 +12,7 @@ import optax
 from cscjax.training.checkpoints import Checkpoints
 from cscjax.training.metrics_log import MetricsLog
 from cscjax.training.pace import Pace
+from cscjax.training.processes import largest
 from cscjax.training.state import EpochMetrics, TrainState
 
 Status = Literal["ok", "diverged", "interrupted"]
@@ -118,7 +119,8 @@ def fit(
     log: Holds the rows up to `state`.
     checkpoints: Where states are kept.
     progress: Told after every call of the device.
-    stopped: Asked as often; the run ends with a checkpoint once it is true.
+    stopped: Asked as often, and has to answer the same on every process; once it is true the run ends
+      with a checkpoint.
     seconds: Wall time that the run had taken before.
   """
   began, saved = time.perf_counter() - seconds, time.perf_counter()
@@ -128,7 +130,7 @@ def fit(
   written = {row["split"] for row in log.rows if row["step"] == step}
   if due and not written.issuperset(["train", *due]):
     log.drop_after(step - 1)  # some of its rows were lost, or it has become the last step
-  evaluated_step = log.rows[-1]["step"] if log.rows else 0
+  evaluated_step = largest(log.rows[-1]["step"] if log.rows else 0)
 
   def elapsed():
     return time.perf_counter() - began

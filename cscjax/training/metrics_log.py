@@ -19,21 +19,23 @@ class MetricsLog:
     rows: All rows, oldest first.
   """
 
-  def __init__(self, path: pathlib.Path, *, last_step: int):
+  def __init__(self, path: pathlib.Path | None, *, last_step: int):
     """Opens the file; rows after `last_step` and unfinished lines are dropped from it.
 
     Args:
-      path: Made if it is not there. Of lines that are damaged it is warned.
+      path: Made if it is not there; of damaged lines it is warned. None keeps the rows in memory alone.
       last_step: The step that the run goes on from.
     """
     self._path = path
-    self.rows = list(_read(path))
+    self.rows = [] if path is None else list(_read(path))
     self.drop_after(last_step)
 
   def write(self, row: dict[str, Any]) -> None:
     """Appends a row; numbers that are not finite become null."""
     row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     self.rows.append(row)
+    if self._path is None:
+      return
     with self._path.open("a") as file:
       file.write(_line(row))
       file.flush()
@@ -42,6 +44,8 @@ class MetricsLog:
   def drop_after(self, step: int) -> None:
     """Writes the file anew without the rows of later steps."""
     self.rows = [row for row in self.rows if row["step"] <= step]
+    if self._path is None:
+      return
     scratch = self._path.with_suffix(".tmp")
     scratch.write_text("".join(_line(row) for row in self.rows))
     os.replace(scratch, self._path)

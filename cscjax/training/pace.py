@@ -4,12 +4,14 @@ import contextlib
 import time
 from collections.abc import Iterator
 
+from cscjax.training.processes import largest
+
 
 class Pace:
   """Sizes calls to last a given time, and measures their rate.
 
   Long enough for the dispatch not to matter, short enough for progress and signals; what is computed
-  does not depend on it.
+  does not depend on it. The processes of a run, each with its own clock, agree on the size.
 
   Attributes:
     seconds: That a call should last.
@@ -27,7 +29,8 @@ class Pace:
   def call(self, remaining: int, batch_size: int) -> Iterator[int]:
     """Times the block, which has to do as many steps as the context gives, in 1..remaining."""
     limit = int(self.seconds * self._steps_per_second) if self._steps_per_second else 1
-    count, start = max(1, min(limit, remaining)), time.perf_counter()
+    count = largest(max(1, min(limit, remaining)))
+    start = time.perf_counter()
     yield count
     elapsed = max(time.perf_counter() - start, 1e-9)
     if not self._compiled:

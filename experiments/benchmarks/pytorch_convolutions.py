@@ -4,10 +4,12 @@ Signals and codes are [N, C, H, W], filters [m, C, kh, kw], all in memory channe
 """
 
 import time
+from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
+from torch.nn.grad import conv2d_weight  # pyright: ignore[reportMissingImports]
 
 from experiments.benchmarks.convolutions import APPLICATIONS, Arrays, Geometry
 from experiments.benchmarks.pytorch_training import DEVICE, ON_GPU, set_up
@@ -48,10 +50,10 @@ class Program:
     span = (self.geometry.taps - 1) * dilation + 1
     # PyTorch pads both sides alike: one more zero at the end, where "SAME" has it, is the signal's.
     low, odd = divmod((self.geometry.code_size - 1) * stride + span - size, 2)
-    settings = {"stride": stride, "padding": low, "dilation": dilation}
+    settings: dict[str, Any] = {"stride": stride, "padding": low, "dilation": dilation}
     if self.operation == "synthesis":
       return F.conv_transpose2d(self.code, self.filters, **settings)[..., :size, :size]
     signal = F.pad(self.signal, (0, odd, 0, odd)) if odd else self.signal
     if self.operation == "analysis":
       return F.conv2d(signal, self.filters, **settings)
-    return torch.nn.grad.conv2d_weight(signal, self.filters.shape, self.code, **settings)
+    return conv2d_weight(signal, self.filters.shape, self.code, **settings)

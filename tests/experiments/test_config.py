@@ -35,12 +35,23 @@ BAD = [
   {"evaluate_epochs": 0},
   {"checkpoint_seconds": -1.0},
   {"dispatch_seconds": -1.0},
+  {"peer_timeout": 0},
+  {"num_processes": 2},
+  {"process_id": 0},
+  {"coordinator": "here"},
+  {"coordinator": "here:70000"},
+  {"num_processes": None, "coordinator": "here:1"},
+  {"num_processes": 0, "coordinator": "here:1", "process_id": 0},
+  {"num_processes": 2, "coordinator": "auto"},
+  {"process_id": None, "coordinator": "here:1", "num_processes": 2},
+  {"process_id": 2, "coordinator": "here:1", "num_processes": 2},
+  {"process_id": -1, "coordinator": "here:1", "num_processes": 2},
 ]
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: "{}={}".format(*next(iter(bad.items()))))
 def test_values_out_of_range_are_named(bad):
-  (name,) = bad
+  name = next(iter(bad))  # what else there is makes it bad
   with pytest.raises(ValueError, match=rf"^{name}: expected .*, got "):
     Config(**bad)
 

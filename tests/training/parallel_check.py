@@ -12,6 +12,7 @@ from cscjax.models import create_model
 
 MSD_CSC = {"name": "msd_csc", "depth": 2, "unfolding": 2, "solver": "fista"}
 RES_CSC = {"name": "res_csc", "depth": 14}  # its blocks run in a scan
+ML_CSC = {"name": "ml_csc", "unfolding": 1}
 
 
 def train(mode, model_axis, network):
@@ -59,14 +60,19 @@ def distance(left, right):
 one = train("jit", None, MSD_CSC)
 same = train("pmap", training.AXIS, MSD_CSC)
 apart = train("auto", None, MSD_CSC)
-scanned = [train(mode, axis, RES_CSC) for mode, axis in (("jit", None), ("pmap", training.AXIS))]
+others = {
+  network["name"]: [
+    train(mode, axis, network) for mode, axis in (("jit", None), ("pmap", training.AXIS))
+  ]
+  for network in (RES_CSC, ML_CSC)
+}
 json.dump(
   {
     "devices": jax.device_count(),
     "count": [float(run[1].count) for run in (one, same, apart)],
     "global": distance(same, one),
     "device": distance(apart, one),
-    "scanned": distance(*scanned),
+    **{name: distance(*runs) for name, runs in others.items()},
     "finite": bool(np.isfinite(apart[1].loss)),
   },
   sys.stdout,

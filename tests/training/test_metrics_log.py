@@ -26,6 +26,12 @@ def test_rows_after_the_checkpoint_and_half_lines_are_dropped(tmp_path):
   assert [line["step"] for line in lines] == [10, 20, 30]
 
 
+def test_without_a_file_the_rows_are_kept_in_memory():
+  log = MetricsLog(None, last_step=5)
+  log.write({"step": 6})
+  assert log.rows == [{"step": 6}]
+
+
 def test_numbers_that_are_not_finite_are_null(tmp_path):
   log = MetricsLog(tmp_path / "metrics.jsonl", last_step=0)
   log.write({"step": 1, "loss": float("nan"), "rate": float("inf"), "accuracy": 0.5})
