@@ -39,7 +39,8 @@ def atoms(
   """
   from matplotlib.figure import Figure
 
-  values = np.asarray(checks.real_array("filters", filters), np.float64)
+  checks.real_array("filters", filters)
+  values = np.asarray(filters, np.float64)
   images = values.ndim == 4 and values.shape[-2] in (1, 3)
   if not (images or values.ndim == 3) or not values.size:
     checks.fail("filters", values.shape, "[kh, kw, 1 or 3, m] or [k, C, m]")

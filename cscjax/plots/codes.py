@@ -29,7 +29,8 @@ def code(code: ArrayLike, *, channels: int = 5, title: str = "") -> "Figure":
   """
   from matplotlib.figure import Figure
 
-  values = np.asarray(checks.real_array("code", code), np.float64)
+  checks.real_array("code", code)
+  values = np.asarray(code, np.float64)
   if values.ndim != 3 or not values.size:
     checks.fail("code", values.shape, "the code of one image, [H, W, m]")
   channels = min(checks.positive_int("channels", channels), values.shape[-1])

@@ -12,7 +12,8 @@ SIGNED = "RdBu_r"  # white at 0, red above, blue below
 
 def as_image(name: str, x: ArrayLike) -> np.ndarray:
   """[H, W, 1] -> [H, W] and [H, W, 3] as it is, in NumPy; ValueError for anything else."""
-  image = np.asarray(checks.real_array(name, x), np.float64)
+  checks.real_array(name, x)
+  image = np.asarray(x, np.float64)
   if image.ndim != 3 or image.shape[-1] not in (1, 3) or not image.size:
     checks.fail(name, image.shape, "an image [H, W, 1] or [H, W, 3]")
   return image[..., 0] if image.shape[-1] == 1 else image
