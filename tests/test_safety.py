@@ -10,7 +10,10 @@ PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "mars
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
 UNPACKS = {"extractall", "unpack_archive", "extract"}
 NETWORK = {"urllib", "http", "socket", "requests", "ftplib", "smtplib"}
-MAY_DOWNLOAD = "cscjax/data/download.py"
+MAY_CONNECT = {
+  "cscjax/data/download.py",  # data sets, where --download lets it
+  "experiments/cluster.py",  # the processes of one run, where --coordinator asks for several
+}
 
 
 def dangers(source, path):
@@ -22,7 +25,7 @@ def dangers(source, path):
       )
       for name in names:
         package = name.partition(".")[0]
-        if package in PICKLES or (package in NETWORK and path != MAY_DOWNLOAD):
+        if package in PICKLES or (package in NETWORK and path not in MAY_CONNECT):
           yield node.lineno, f"imports {name}"
     elif isinstance(node, ast.Call):
       name = ast.unparse(node.func)
@@ -37,7 +40,7 @@ def dangers(source, path):
         yield node.lineno, f"{name}: runs text"
 
 
-def test_no_pickle_no_shell_no_unpacking_and_one_file_with_a_network():
+def test_no_pickle_no_shell_no_unpacking_and_a_network_only_where_it_was_asked_for():
   paths = [*ROOT.glob("cscjax/**/*.py"), *ROOT.glob("experiments/**/*.py")]
   assert len(paths) > 60
   found = []

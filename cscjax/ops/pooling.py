@@ -8,9 +8,10 @@ from jax import lax
 def max_pool(x: jax.Array) -> jax.Array:
   """The largest of each 2x2 pixels, or of 2 samples; at an odd border of what there is.
 
-  Written as a maximum over a reshaped array: the gradient of `lax.reduce_window` is a scatter, which
-  takes about ten times as long on the CPU. Equal largest values share the gradient, where that one
-  gives it to the first; after a ReLU, whose zeros pass none on, there is no difference.
+  The values, and the gradient, which goes to the first of equal ones, are those of `lax.reduce_window`,
+  whose gradient is a scatter that takes about ten times as long on the CPU. Neighbours are compared
+  with each other: the gradient of a maximum would compare them with their maximum, to which none need be
+  equal where XLA computes them twice and rounds differently.
 
   Args:
     x: Floating, [N, H, W, C] or [N, L, C].
@@ -18,8 +19,11 @@ def max_pool(x: jax.Array) -> jax.Array:
   Returns:
     [N, ceil(H / 2), ceil(W / 2), C], or [N, ceil(L / 2), C].
   """
-  odd = [(0, size % 2, 0) for size in x.shape[1:-1]]
-  x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), [(0, 0, 0), *odd, (0, 0, 0)])
-  halves = [part for size in x.shape[1:-1] for part in (size // 2, 2)]
-  pairs = x.reshape(x.shape[0], *halves, x.shape[-1])
-  return jnp.max(pairs, axis=tuple(range(2, pairs.ndim - 1, 2)))
+  for axis in reversed(range(1, x.ndim - 1)):
+    half = -(-x.shape[axis] // 2)
+    edges = [(0, 2 * half - size if i == axis else 0, 0) for i, size in enumerate(x.shape)]
+    x = lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges)
+    pairs = x.reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :])
+    first, second = (lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in range(2))
+    x = jnp.where((first >= second) | jnp.isnan(first), first, second)
+  return x

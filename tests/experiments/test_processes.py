@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.experiments.test_run import ROOT, TINY, assert_refused, rows, run, steps_saved, wait_for
+from tests.faults.harness import ROOT, TINY, assert_refused, rows, run, steps_saved, wait_for
 
 STEPS = 20
 TWENTY = (*TINY, f"--epochs={STEPS}", "--batch_size=1436", "--dispatch_seconds=0.1")  # a step an epoch

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cscjax.models import MLCSC, CSCLayer
+from cscjax.models import MLCSC, CSCLayer, create_model
 from tests.models import networks, references
 from tests.references import conv_matrix, lasso_objective, lipschitz
 
@@ -239,3 +239,25 @@ def test_fields(field, value):
 def test_too_small():
   with pytest.raises(ValueError, match="x: "):
     shapes(small(), jnp.zeros((1, 7, 8, 1)))
+
+
+def test_gradient_where_values_are_computed_twice(x64, fast_compilation):
+  """Without XLA's optimizations what is pooled is rounded in two ways, and no gradient may get lost."""
+  model = create_model("feed_forward", num_classes=5, width=2, dtype=jnp.float64)
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(4, 16, 16, 3)))
+  variables = networks.initialized(model, x)
+  params, state = variables.pop("params"), variables
+
+  @jax.jit
+  def loss(params):
+    logits, _ = model.apply({"params": params, **state}, x, train=True, mutable=list(state))
+    return jnp.sum(jnp.sin(logits))
+
+  direction = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
+  gradient = jax.grad(loss)(params)
+  along = sum(jnp.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
+  ahead, behind = (
+    loss(jax.tree.map(lambda p, d, h=h: p + h * d, params, direction)) for h in (1e-6, -1e-6)
+  )
+  np.testing.assert_allclose(along, (ahead - behind) / 2e-6, rtol=1e-5)

@@ -50,10 +50,15 @@ def test_gradient_without_ties(shape):
   np.testing.assert_array_equal(pull(max_pool), expected)
 
 
-def test_equal_largest_values_share_the_gradient():
-  x = jnp.array([[3.0, 3.0], [1.0, 3.0]]).reshape(1, 2, 2, 1)
-  gradient = jax.grad(lambda x: max_pool(x).sum())(x).reshape(2, 2)
-  np.testing.assert_allclose(gradient, [[1 / 3, 1 / 3], [0, 1 / 3]])
+def test_the_first_of_equal_values_gets_the_gradient():
+  x = jnp.asarray(np.random.default_rng(0).integers(0, 2, (3, 6, 8, 2)), jnp.float32)
+  expected = jax.grad(lambda x: nn.max_pool(x, (2, 2), strides=(2, 2)).sum())(x)
+  np.testing.assert_array_equal(jax.grad(lambda x: max_pool(x).sum())(x), expected)
+
+
+def test_nan_is_kept():
+  x = jnp.array([[jnp.nan, 1.0], [2.0, jnp.nan], [3.0, 4.0]]).reshape(1, 6, 1)
+  np.testing.assert_array_equal(max_pool(x).ravel(), [np.nan, np.nan, 4.0])
 
 
 def test_bfloat16():
