@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
   "--dataset=digits",
@@ -47,6 +49,7 @@ def test_a_second_start_compiles_nothing(tmp_path):
   assert programs(folder) == before
 
 
+@pytest.mark.slow
 def test_damaged_programs_are_compiled_again(tmp_path):
   folder = tmp_path / "programs"
   flags = (f"--compilation_cache={folder}",)
@@ -57,6 +60,7 @@ def test_damaged_programs_are_compiled_again(tmp_path):
   assert accuracy(run(tmp_path / "two", *flags)) == first
 
 
+@pytest.mark.slow
 def test_it_can_be_switched_off(tmp_path):
   accuracy(run(tmp_path / "run", f"--data_dir={tmp_path}", "--compilation_cache=off"))
   assert [path.name for path in tmp_path.iterdir()] == ["run"]

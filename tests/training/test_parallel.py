@@ -11,7 +11,8 @@ import pytest
 from cscjax.training import create_mesh
 
 
-@pytest.mark.parametrize("devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2, 4])
 def test_several_devices_train_like_one_unless_statistics_are_each_devices_own(devices):
   environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
   environment["JAX_PLATFORMS"] = "cpu"
