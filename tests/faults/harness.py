@@ -21,10 +21,10 @@ def command(*arguments):
   return [sys.executable, "-m", "experiments.run", *map(str, arguments)]
 
 
-def run(*arguments, **options):
+def run(*arguments):
   """Runs to the end: exit code, stdout, stderr."""
   return subprocess.run(
-    command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, **options
+    command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
   )
 
 

@@ -2,8 +2,9 @@
 
 import json
 import re
-import resource
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from tests.faults import kills
 from tests.faults.harness import (
   EPOCH,
   OFTEN,
+  ROOT,
   TINY,
   assert_refused,
   cut,
@@ -100,14 +102,19 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_there(alone, tmp_path, spare
     pytest.skip(str(error))
 
 
+LIMITED = """
+import resource, runpy, sys
+size = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+runpy.run_module("experiments.run", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.parametrize("size", [500, 50_000])  # of a file: config.json is larger; a checkpoint is
 def test_a_limit_on_files_is_one_line_and_keeps_what_was_there(alone, tmp_path, size):
   summary(run(*TINY, "--epochs=1", f"--workdir={tmp_path}"))
-  done = run(
-    *TINY,
-    f"--workdir={tmp_path}",
-    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-  )
+  command = [sys.executable, "-c", LIMITED, str(size), *TINY, f"--workdir={tmp_path}"]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
   assert_says_that_it_is_full(done)
   assert steps_saved(tmp_path) == [EPOCH]
   assert_ends_like(alone, tmp_path)
