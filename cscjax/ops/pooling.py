@@ -9,9 +9,9 @@ def max_pool(x: jax.Array) -> jax.Array:
   """The largest of each 2x2 pixels, or of 2 samples; at an odd border of what there is.
 
   The values, and the gradient, which goes to the first of equal ones, are those of `lax.reduce_window`,
-  whose gradient is a scatter that takes about ten times as long on the CPU. Neighbours are compared
-  with each other: the gradient of a maximum would compare them with their maximum, to which none need be
-  equal where XLA computes them twice and rounds differently.
+  whose gradient is a scatter, slow on the CPU. Neighbours are compared with each other: the gradient of
+  a maximum would compare them with their maximum, to which none need be equal where XLA computes them
+  twice and rounds differently.
 
   Args:
     x: Floating, [N, H, W, C] or [N, L, C].
