@@ -51,6 +51,9 @@ class Config:
   validation_fraction: float = _flag(
     0.0, "Share of the training set to evaluate on; the test set is then used once, at the end."
   )
+  train_examples: int | None = _flag(
+    None, "Train on a fixed random part of the training set with so many examples; on all if none."
+  )
 
   epochs: int = _flag(150, "Passes over the training set.")
   max_steps: int | None = _flag(None, "Stop after so many steps, if the epochs are not over before.")
@@ -95,8 +98,9 @@ class Config:
         checks.one_of(field.name, value, field.metadata["choices"])
     for name in ("epochs", "batch_size", "evaluate_epochs", "peer_timeout"):
       checks.positive_int(name, getattr(self, name))
-    if self.max_steps is not None:
-      checks.positive_int("max_steps", self.max_steps)
+    for name in ("max_steps", "train_examples"):
+      if getattr(self, name) is not None:
+        checks.positive_int(name, getattr(self, name))
     for name in ("shift", "seed"):
       checks.int_at_least(name, getattr(self, name), 0)
     for name in ("weight_decay", "warmup_epochs", "checkpoint_seconds", "dispatch_seconds"):

@@ -62,9 +62,21 @@ class Signals:
 
 def main() -> int:
   """Runs what the flags ask for and returns the exit code."""
-  config, signals = flags.config_from_flags(), Signals()
+  signals = Signals()
+  summary = execute(flags.config_from_flags(), signals)
+  if training.is_first():
+    print(json.dumps(summary, allow_nan=False), flush=True)
+  return 128 + signals.agreed if summary["status"] == "interrupted" else 0
+
+
+def execute(config: Config, signals: Signals) -> dict[str, Any]:
+  """Does a run, from the last checkpoint of its workdir or from the start; returns its summary.
+
+  Raises:
+    UsageError: If the flags fit neither each other nor the data, or the workdir cannot be used.
+    DataError: If the data cannot be had.
+  """
   make_model(config, dataset_shape(config.dataset)[1], parallel=False)  # refused before any data is read
-  line = ""
   with connected(config):
     with contextlib.ExitStack() as held:
       with together(config):
@@ -78,13 +90,10 @@ def main() -> int:
       if training.is_first():
         write_config(workdir, config)
       outcome, rows = train(run, workdir, signals)
+      summary = summarize(config, run, dataset, outcome, rows)
       if training.is_first():
-        summary = summarize(config, run, dataset, outcome, rows)
         write_results(config, workdir, summary, rows)
-        line = json.dumps(summary, allow_nan=False)
-    if line:
-      print(line, flush=True)
-  return 128 + signals.agreed if outcome.status == "interrupted" else 0
+      return summary
 
 
 def _load(config):
@@ -93,11 +102,12 @@ def _load(config):
       config.dataset,
       data_dir=config.data_dir,
       validation_fraction=config.validation_fraction,
+      train_examples=config.train_examples,
       download=config.download,
     )
   except DataError:
     raise
-  except ValueError as error:  # a fraction that is right for other data
+  except ValueError as error:  # a number of examples that is right for other data
     raise cli.UsageError(f"--{error}") from error
 
 
@@ -143,7 +153,7 @@ def summarize(
   complete = status == "ok" and step == config.epochs * run.plan.steps_per_epoch
   if complete and (last["test"] or 0.0) <= chance_accuracy(dataset.test.labels):
     status = "diverged"
-  if outcome.status == "diverged":
+  if outcome.status == "diverged" and training.is_first():
     bad = int(outcome.state.bad_step)
     print(f"diverged: the loss or the parameters of step {bad} are not finite", file=sys.stderr)
   rates = [row["images_per_second"] for row in rows if row["split"] == "train"]

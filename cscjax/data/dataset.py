@@ -6,8 +6,9 @@ import numpy as np
 
 from cscjax import checks
 
-# Fixed, so that runs with different seeds are validated on the same examples.
+# Fixed, so that runs with different seeds see the same examples.
 _VALIDATION_SEED = 0
+_SUBSET_SEED = 1
 # 512 * 255^2 fits in uint32, so sums over this many images are exact.
 _ROWS = 512
 
@@ -39,7 +40,7 @@ class Dataset:
   Attributes:
     name: One of `DATASETS`, for messages.
     num_classes: Labels are in 0..num_classes - 1.
-    train: What is trained on, without the validation examples.
+    train: What is trained on, without the validation examples and those that were left out.
     test: Never trained on, never touched by `validation_fraction`.
     validation: Taken out of the original train split; None if none was asked for.
     mean: float32 [C], per channel over `train`, of uint8 images scaled to 0..1 and of signals as
@@ -62,7 +63,12 @@ class Dataset:
 
 
 def make_dataset(
-  name: str, num_classes: int, train: Split, test: Split, validation_fraction: float = 0.0
+  name: str,
+  num_classes: int,
+  train: Split,
+  test: Split,
+  validation_fraction: float = 0.0,
+  train_examples: int | None = None,
 ) -> Dataset:
   """Returns the `Dataset` of two splits, with a validation split taken out of `train`.
 
@@ -73,14 +79,19 @@ def make_dataset(
     test: The test split.
     validation_fraction: In [0, 1), the share of `train` that becomes `validation`: always the same
       examples for the same fraction and train split.
+    train_examples: How many of the rest of `train` to keep, drawn at random and always the same; fewer
+      are a part of more. None keeps all.
 
   Raises:
     DataError: A split is empty, misshapen or has a label out of range.
-    ValueError: `validation_fraction` leaves `validation` or `train` empty.
+    ValueError: `validation_fraction` leaves `validation` or `train` empty, or there are fewer than
+      `train_examples`.
   """
   check_split(f"{name} train", train, num_classes)
   check_split(f"{name} test", test, num_classes)
   train, validation = _take_validation(train, validation_fraction)
+  if train_examples is not None:
+    train = _take_examples(train, train_examples)
   mean, std = _channel_statistics(train.images)
   return Dataset(name, num_classes, train, test, validation, mean, std)
 
@@ -113,11 +124,20 @@ def _take_validation(train: Split, fraction: float) -> tuple[Split, Split | None
       "validation_fraction", fraction, f"0 or a share that splits {len(train)} examples in two"
     )
   order = np.random.default_rng(_VALIDATION_SEED).permutation(len(train))
-  taken, left = np.sort(order[:count]), np.sort(order[count:])
-  return (
-    Split(train.images[left], train.labels[left]),
-    Split(train.images[taken], train.labels[taken]),
-  )
+  return _part(train, order[count:]), _part(train, order[:count])
+
+
+def _take_examples(train: Split, count: int) -> Split:
+  """Returns `count` examples of `train`."""
+  if checks.positive_int("train_examples", count) > len(train):
+    checks.fail("train_examples", count, f"at most the {len(train)} training examples")
+  return _part(train, np.random.default_rng(_SUBSET_SEED).permutation(len(train))[:count])
+
+
+def _part(split: Split, indices: np.ndarray) -> Split:
+  """The examples of these indices, in the order of the split."""
+  indices = np.sort(indices)
+  return Split(split.images[indices], split.labels[indices])
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

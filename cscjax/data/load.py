@@ -23,6 +23,7 @@ def load_dataset(
   *,
   data_dir: str | os.PathLike[str] | None = None,
   validation_fraction: float = 0.0,
+  train_examples: int | None = None,
   download: bool = True,
 ) -> Dataset:
   """Loads a data set into host memory.
@@ -36,11 +37,12 @@ def load_dataset(
     data_dir: TFDS's data directory, with the cache in it. By default TFDS's own:
       $TFDS_DATA_DIR or ~/tensorflow_datasets.
     validation_fraction: In [0, 1), the share of the train split that becomes `validation`.
+    train_examples: How many of the others to train on, see `make_dataset`; None: all.
     download: Whether the network may be used.
 
   Raises:
     DataError: The data are missing, damaged or unreadable.
-    ValueError: `name` or `validation_fraction` is not a valid value.
+    ValueError: `name`, `validation_fraction` or `train_examples` is not a valid value.
   """
   checks.one_of("dataset", name, DATASETS)
   checks.in_range("validation_fraction", validation_fraction, 0.0, 1.0)
@@ -52,7 +54,7 @@ def load_dataset(
   else:
     num_classes = IMAGE_SETS[name]
     train, test = load_images(name, find_data_dir(data_dir), download)
-  return make_dataset(name, num_classes, train, test, validation_fraction)
+  return make_dataset(name, num_classes, train, test, validation_fraction, train_examples)
 
 
 def dataset_shape(name: str) -> tuple[tuple[int, ...], int]:

@@ -39,6 +39,29 @@ def test_statistics_of_signals_are_unscaled():
   np.testing.assert_allclose(data.std, train.images.astype(np.float64).std((0, 1)), rtol=1e-6)
 
 
+def test_fewer_training_examples_are_a_fixed_part_without_the_validation_split():
+  train, test = make(200), make(20, seed=1)
+  whole = make_dataset("d", 3, train, test, 0.1)
+  parts = [make_dataset("d", 3, train, test, 0.1, count) for count in (30, 30, 90)]
+  ids = [set(part.train.images[:, 0, 0, 0].tolist()) for part in parts]
+  assert [len(part) for part in ids] == [30, 30, 90]
+  assert ids[0] == ids[1] < ids[2] < set(whole.train.images[:, 0, 0, 0].tolist())
+  assert max(ids[0]) > 100  # not the first ones
+  labels = dict(zip(train.images[:, 0, 0, 0], train.labels, strict=True))
+  assert [labels[i] for i in parts[0].train.images[:, 0, 0, 0]] == parts[0].train.labels.tolist()
+  for part in parts:
+    np.testing.assert_array_equal(part.validation.images, whole.validation.images)
+    np.testing.assert_array_equal(part.test.images, test.images)
+  scaled = parts[0].train.images.astype(np.float64) / 255
+  np.testing.assert_allclose(parts[0].mean, scaled.mean((0, 1, 2)), rtol=1e-7)
+
+
+@pytest.mark.parametrize("count", [0, -5, 181, 2.5])
+def test_bad_train_examples(count):
+  with pytest.raises(ValueError, match=r"^train_examples: expected "):
+    make_dataset("d", 3, make(200), make(20), 0.1, count)
+
+
 @pytest.mark.parametrize("value", [0, 1, 173, 255])
 def test_a_constant_channel_has_std_one(value):
   train = make(600)

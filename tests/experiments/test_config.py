@@ -13,6 +13,7 @@ BAD = [
   {"dataset": "mnist"},
   {"validation_fraction": 1.0},
   {"validation_fraction": -0.1},
+  {"train_examples": 0},
   {"epochs": 0},
   {"max_steps": 0},
   {"batch_size": -128},

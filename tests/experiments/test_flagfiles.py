@@ -6,24 +6,15 @@ import re
 import jax
 import numpy as np
 import pytest
-from absl import flags as absl_flags
 
 from cscjax.data import Dataset, Split
-from experiments import flags
 from experiments.build import build, make_model
+from experiments.flags import parse
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.glob("*.flags"))
 pytestmark = pytest.mark.usefixtures("fast_compilation")
 FILTER_WEIGHTS = {6: 143_424, 9: 339_552, 12: 618_624}  # Table 3
-
-
-def parse(*arguments):
-  """A configuration from a command line, without touching the process's own flags."""
-  values = absl_flags.FlagValues()
-  flags.define_flags(values)
-  values(["run", *arguments])
-  return flags.config_from_flags(values)
 
 
 def synthetic(config):
@@ -42,7 +33,7 @@ def test_there_is_a_file_for_each_network_of_the_design():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_one_step_and_a_header_that_names_the_command(path):
-  config = parse(f"--flagfile={path}", "--batch_size=2", "--max_steps=1")
+  config = parse([f"--flagfile={path}", "--batch_size=2", "--max_steps=1"])
   run = build(config, synthetic(config))
   before = jax.device_get(run.state.params)
   state = run.programs.train(run.state, np.int32(1))
@@ -59,7 +50,7 @@ def test_one_step_and_a_header_that_names_the_command(path):
 @pytest.mark.parametrize("kind", ["net", "csc"])
 def test_the_filters_of_table_3(kind, depth):
   path = FOLDER / f"msd{kind}{depth}.flags"
-  config = parse(f"--flagfile={path}")
+  config = parse([f"--flagfile={path}"])
   model = make_model(config, 10, parallel=False)
   variables = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
   leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
@@ -72,7 +63,7 @@ def test_the_filters_of_table_3(kind, depth):
 
 def test_a_flag_after_the_file_replaces_the_files_value():
   path = FOLDER / "msdcsc12.flags"
-  config = parse(f"--flagfile={path}", "--unfolding=2", "--dilations=1,4", "--solver=fista")
+  config = parse([f"--flagfile={path}", "--unfolding=2", "--dilations=1,4", "--solver=fista"])
   assert (config.unfolding, config.dilations, config.solver) == (2, (1, 4), "fista")
 
 

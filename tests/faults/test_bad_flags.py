@@ -70,6 +70,7 @@ FLAGS = {
   ),
   "validation of no example": ("--validation_fraction", ["--validation_fraction=0.0001"]),
   "validation of all": ("--validation_fraction", ["--validation_fraction=0.9999"]),
+  "more examples than there are": ("--train_examples", ["--train_examples=1438"]),
 }
 
 
