@@ -1,0 +1,193 @@
+"""Makes the runs of the paper's tables: python -m experiments.reproduce --table=3 --dataset=cifar10.
+
+A queue that resumes: what is finished in --results is left alone, what was interrupted goes on from its
+last checkpoint, what is missing is run, the most telling first. Each run leaves runs/STUDY/
+ROW-seedN.json in --results, and in work/STUDY/ROW-seedN what experiments.run leaves. --dry_run shows
+the queue with the minutes that it will take. In the end the tables are printed as they stand.
+
+Exit code 0 at the end of the queue or of --budget_minutes, 1 where a run failed (the others are made
+all the same), 2 for bad flags or data, 130 or 143 after a clean stop on SIGINT or SIGTERM.
+"""
+
+import gc
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+from absl import flags
+
+from experiments import cli
+from experiments.reproduction import records, tables
+from experiments.reproduction.estimates import Rates
+from experiments.reproduction.paper import DATASETS, ROWS, TITLES
+from experiments.reproduction.records import Record
+from experiments.reproduction.runs import PROTOCOLS, Run, Study, queue
+from experiments.run import Signals, execute
+
+WORK = "work"
+START_SECONDS = 30  # with less left no run is begun: it would hardly come to its first step
+_RATES = pathlib.Path(__file__).with_name("results") / "train.jsonl"
+
+
+class Budget(Signals):
+  """Signals, and the end of the time that the queue was given."""
+
+  def __init__(self, minutes: float | None):
+    super().__init__()
+    self._end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+
+  @property
+  def seconds_left(self) -> float:
+    """Until the end of the budget."""
+    return self._end - time.monotonic()
+
+  def stopped(self) -> bool:
+    """Whether a signal was received or the time is over."""
+    return super().stopped() or self.seconds_left <= 0
+
+
+def main(args: flags.FlagValues = flags.FLAGS) -> int:
+  """Does what the flags ask for and returns the exit code."""
+  runs, results = wanted(args), pathlib.Path(args.results)
+  known = {record.run: record for record in records.read(results)}
+  if args.dry_run:
+    device = jax.devices()[0].device_kind
+    rates = Rates(list(known.values()), pathlib.Path(args.rates), device)
+    print(plan(runs, known, rates, device))
+    return 0
+  budget, failed = Budget(args.budget_minutes), []
+  todo = [run for run in runs if run not in known or not known[run].is_finished]
+  with budget.caught():
+    for i, run in enumerate(todo):
+      if budget.stopped() or budget.seconds_left < START_SECONDS:
+        break
+      _say(f"run {i + 1} of {len(todo)}: {run.name}")
+      try:
+        known[run] = make(run, results, args.data_dir, budget)
+      except jax.errors.JaxRuntimeError as error:  # out of memory, mostly: another network may fit
+        cli.say(f"{run.name} failed: {str(error).splitlines()[0]}")
+        failed.append(run)
+  left = sum(run not in known or not known[run].is_finished for run in todo)
+  if left:
+    _say(f"{left} runs are left; the same command goes on")
+  print(tables.markdown(list(known.values()), list(dict.fromkeys((r.study, r.row.table) for r in runs))))
+  return 128 + budget.agreed if budget.agreed else int(bool(failed))
+
+
+def make(run: Run, results: pathlib.Path, data_dir: str | None, budget: Signals) -> Record:
+  """Does a run, or what is left of it, and records it."""
+  workdir = results / WORK / run.name
+  config = run.config(workdir=str(workdir), data_dir=data_dir)
+  summary = execute(config, budget)
+  jax.clear_caches()  # of programs that no other run uses
+  gc.collect()
+  return records.write(results, run, summary, workdir)
+
+
+def wanted(args: flags.FlagValues) -> list[Run]:
+  """The runs that the flags ask for, in order.
+
+  Raises:
+    UsageError: If a row, a data set or a seed is none, or none of the rows is in the table.
+  """
+  _known("rows", args.rows or [], ROWS)
+  _known("dataset", args.dataset, TITLES)
+  rows = [row for row in ROWS.values() if args.table in (None, str(row.table))]
+  rows = [row for row in rows if not args.rows or row.name in args.rows]
+  if not rows:
+    raise cli.UsageError(f"--rows: expected rows of table {args.table}, got {','.join(args.rows)}")
+  if args.protocol == "paper" and "digits" in args.dataset:
+    raise cli.UsageError("--dataset: the paper has no digits; expected --protocol=reduced beside them")
+  seeds = [_seed(text) for text in args.seeds]
+  if not args.dataset or not seeds:
+    raise cli.UsageError(f"--{'seeds' if args.dataset else 'dataset'}: expected one at least, got none")
+  if args.budget_minutes is not None and not args.budget_minutes > 0:
+    raise cli.UsageError(f"--budget_minutes: expected minutes > 0, got {args.budget_minutes}")
+  studies = [Study(dataset, args.protocol) for dataset in dict.fromkeys(args.dataset)]
+  return queue(rows, studies, list(dict.fromkeys(seeds)))
+
+
+def plan(runs: Sequence[Run], known: dict[Run, Record], rates: Rates, device: str) -> str:
+  """The queue as a table for people, a line for each cell."""
+  cells: dict[tuple[Study, str], list[Run]] = {}
+  for run in runs:
+    cells.setdefault((run.study, run.row.name), []).append(run)
+  lines = [("study", "row", "paper", "runs done", "min/run", "min to go")]
+  total, unknown = 0.0, 0
+  for (study, name), cell in cells.items():
+    minutes = rates.minutes(cell[0])
+    done = [_share_done(known.get(run), run) for run in cell]
+    left = None if minutes is None else minutes * sum(1 - share for share in done)
+    total, unknown = total + (left or 0), unknown + (left is None)
+    paper = ROWS[name].accuracy[study.dataset] if study.protocol == "paper" else "-"
+    mark = "" if minutes is None or rates.is_measured(cell[0]) else "~"
+    lines.append(
+      (
+        study.name,
+        name,
+        "x" if paper is None else str(paper),
+        f"{sum(share == 1 for share in done)} of {len(cell)}",
+        "?" if minutes is None else f"{mark}{minutes:.1f}",
+        "?" if left is None else f"{mark}{left:.1f}",
+      )
+    )
+  widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+  text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+  seeds = list(dict.fromkeys(run.seed for run in runs))
+  text.append(
+    f"{len(cells)} cells, {len(runs)} runs: of each data set all rows in this order with seed {seeds[0]}"
+    + (f", then with {', '.join(map(str, seeds[1:]))}" if seeds[1:] else "")
+  )
+  text.append(
+    f"{total / 60:.1f} hours to go on {device} (~: scaled by operations, not measured there)"
+    + (f"; {unknown} cells unknown, measure with experiments.benchmark --suite=train" if unknown else "")
+  )
+  return "\n".join(text)
+
+
+def _share_done(record, run):
+  if record is None:
+    return 0.0
+  return 1.0 if record.is_finished else record.epochs / run.config().epochs
+
+
+def _known(flag, names, known):
+  unknown = [name for name in names if name not in known]
+  if unknown:
+    raise cli.UsageError(f"--{flag}: unknown {', '.join(unknown)}; there are {', '.join(known)}")
+
+
+def _seed(text):
+  if not text.strip().isdecimal():
+    raise cli.UsageError(f"--seeds: expected integers >= 0, got {text!r}")
+  return int(text)
+
+
+def _say(text):
+  print(text, file=sys.stderr, flush=True)
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines this command's flags."""
+  here = {"flag_values": values}
+  flags.DEFINE_enum("table", None, ("2", "3"), "The table; both if none is named.", **here)
+  flags.DEFINE_list("dataset", list(DATASETS), "Data sets; the paper's if none are named.", **here)
+  flags.DEFINE_list("rows", None, "Rows of the table, by name; all if none are named.", **here)
+  flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of each row.", **here)
+  text = "The paper's epochs and images, or few of both for two CPU cores."
+  flags.DEFINE_enum("protocol", "paper", PROTOCOLS, text, **here)
+  flags.DEFINE_float("budget_minutes", None, "Stop after so long; the next call goes on.", **here)
+  text = "Folder of the records and of what runs leave."
+  flags.DEFINE_string("results", "runs/reproduction", text, **here)
+  flags.DEFINE_string("data_dir", None, "As of experiments.run.", **here)
+  text = "Show the queue and how long it will take, and do nothing."
+  flags.DEFINE_bool("dry_run", False, text, **here)
+  text = "Measured rows of experiments.benchmark --suite=train --json, for --dry_run."
+  flags.DEFINE_string("rates", str(_RATES), text, **here)
+
+
+if __name__ == "__main__":
+  define_flags()
+  cli.run(main)

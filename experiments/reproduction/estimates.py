@@ -1,0 +1,94 @@
+"""How long a run will take, from measured images a second."""
+
+import json
+import math
+import pathlib
+import statistics
+from collections.abc import Sequence
+
+from cscjax.data import dataset_shape
+from cscjax.models import describe
+from experiments.build import make_model
+from experiments.cli import UsageError
+from experiments.reproduction.paper import ROWS
+from experiments.reproduction.records import Record
+from experiments.reproduction.runs import Run, Study
+
+_EXAMPLES = {  # train, test
+  "cifar10": (50_000, 10_000),
+  "cifar100": (50_000, 10_000),
+  "svhn_cropped": (73_257, 26_032),
+  "digits": (1_437, 360),
+}
+
+
+class Rates:
+  """Images a second of each row on a kind of device.
+
+  Measured are the runs that were made there, and rows of `experiments.benchmark --suite=train --json`,
+  for images of 32x32. What was not measured is scaled from the measured row, of the same family where
+  there is one, with the most similar number of operations.
+  """
+
+  def __init__(self, records: Sequence[Record], benchmark: pathlib.Path, device_kind: str):
+    """Reads `benchmark`; UsageError if it cannot be read."""
+    found: dict[tuple[str, tuple[int, ...]], list[float]] = {}
+    for record in records:
+      if record.device["kind"] == device_kind and record.images_per_second:
+        key = (record.row, dataset_shape(record.dataset)[0])
+        found.setdefault(key, []).append(record.images_per_second)
+    self._measured = {key: statistics.median(rates) for key, rates in found.items()}
+    for row in _benchmark_rows(benchmark):
+      if (row["framework"], row["device"], row["precision"]) == ("cscjax", device_kind, "float32"):
+        self._measured.setdefault((row["case"], (32, 32, 3)), row["images_per_second"])
+    self._flops: dict[tuple[str, tuple[int, ...]], int] = {}
+
+  def is_measured(self, run: Run) -> bool:
+    """Whether the run's rate is a measured one."""
+    return self._key(run) in self._measured
+
+  def minutes(self, run: Run) -> float | None:
+    """Of the whole run, evaluations included as a third of a training step; None if nothing is known."""
+    rate = self._rate(*self._key(run))
+    if rate is None:
+      return None
+    config = run.config()
+    train, test = _EXAMPLES[run.study.dataset]
+    train = config.train_examples or train
+    images = config.epochs * (train + test / config.evaluate_epochs / 3)
+    return images / rate / 60
+
+  def _key(self, run):
+    return run.row.name, dataset_shape(run.study.dataset)[0]
+
+  def _rate(self, row, shape):
+    if (row, shape) in self._measured:
+      return self._measured[row, shape]
+    known = [key for key in self._measured if key[0] in ROWS]
+    if not known:
+      return None
+    flops = self._forward_flops(row, shape)
+
+    def distance(key):
+      return _family(key[0]) != _family(row), abs(math.log(self._forward_flops(*key) / flops))
+
+    nearest = min(known, key=distance)
+    return self._measured[nearest] * self._forward_flops(*nearest) / flops
+
+  def _forward_flops(self, row, shape):
+    if (row, shape) not in self._flops:
+      config = Run(ROWS[row], Study("cifar10", "paper"), 0).config()
+      layers = describe(make_model(config, 10, parallel=False), shape)
+      self._flops[row, shape] = sum(layer.forward_flops for layer in layers)
+    return self._flops[row, shape]
+
+
+def _family(row):
+  return ROWS[row].table, row.startswith("msd")
+
+
+def _benchmark_rows(path):
+  try:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+  except (OSError, ValueError) as error:
+    raise UsageError(f"--rates: {path} is no output of experiments.benchmark ({error})") from error

@@ -1,0 +1,124 @@
+"""Figures 4 and 5: test accuracy against the epoch, in the paper's panels."""
+
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from experiments.reproduction.paper import DATASETS, ROWS, TITLES
+from experiments.reproduction.records import Record
+from experiments.reproduction.runs import Study
+from experiments.reproduction.tables import reduced
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+
+class Panel(NamedTuple):
+  """A row of panels of a figure, one panel a data set.
+
+  Attributes:
+    letter: As printed.
+    title: What it compares.
+    rows: Whose curves it has.
+  """
+
+  letter: str
+  title: str
+  rows: tuple[str, ...]
+
+
+FIGURES = {
+  "figure4": (
+    Panel("A", "56 layers", ("plain56", "res_csc_simplified56", "resnet56", "res_csc56", "plain20")),
+    Panel("B", "Res-CSC", tuple(f"res_csc{depth}" for depth in (20, 32, 44, 56, 110, 218))),
+    Panel(
+      "C",
+      "Res-CSC and ResNet",
+      tuple(f"{rule}{depth}" for rule in ("res_csc", "resnet") for depth in (56, 110, 218)),
+    ),
+  ),
+  "figure5": (
+    Panel("A", "MSD-CSC-FISTA, d = 12", ("msdnet12", "msdcsc12_u1", "msdcsc12_u2_fista")),
+    Panel(
+      "B",
+      "d = 6, unfolding 2",
+      ("feed_forward", "ml_csc_u2", "ml_csc_u2_fista", "msdcsc6_u2", "msdcsc6_u2_fista"),
+    ),
+  ),
+}
+
+
+def figure(name: str, records: Sequence[Record]) -> "Figure | None":
+  """Figure 4 or 5 from the runs of the paper's protocol; None where it has none of its runs.
+
+  A line is the mean over seeds, its band their range; the diamond at the end is the paper's accuracy.
+  """
+  wanted = {row for panel in FIGURES[name] for row in panel.rows}
+  studies = [Study(dataset, "paper") for dataset in DATASETS]
+  studies = [s for s in studies if any(r.run.study == s and r.row in wanted for r in records)]
+  if not studies:
+    return None
+  panels = FIGURES[name]
+  drawn = _figure(len(panels), len(studies))
+  for panel, line in zip(panels, drawn.subplots(len(panels), len(studies), squeeze=False), strict=True):
+    for study, axes in zip(studies, line, strict=True):
+      _draw(axes, records, study, panel.rows)
+      axes.set_title(f"({panel.letter}) {TITLES[study.dataset]}: {panel.title}", fontsize="medium")
+  drawn.suptitle(f"Figure {name[-1]}: mean of our seeds and their range; ◆ the paper's accuracy")
+  return drawn
+
+
+def curves(study: Study, records: Sequence[Record]) -> "Figure | None":
+  """All runs of a study, a panel for each table; None where Figures 4 and 5 show them."""
+  if study.protocol == "paper":
+    return None
+  names = [row for row in ROWS if any((r.run.study, r.row) == (study, row) for r in records)]
+  tables = sorted({ROWS[name].table for name in names})
+  drawn = _figure(1, len(tables))
+  for table, axes in zip(tables, drawn.subplots(1, len(tables), squeeze=False)[0], strict=True):
+    _draw(axes, records, study, [name for name in names if ROWS[name].table == table])
+    axes.set_title(f"networks of Table {table}", fontsize="medium")
+  drawn.suptitle(f"{reduced(study)}:\nmean of the seeds and their range")
+  return drawn
+
+
+def _figure(rows, columns):
+  from matplotlib.figure import Figure
+
+  return Figure(figsize=(5.2 * columns, 4.0 * rows + 0.5), layout="constrained")
+
+
+def _draw(axes, records, study, rows):
+  from matplotlib import colormaps
+
+  colors = colormaps["tab10" if len(rows) <= 10 else "tab20"].colors
+  for color, row in zip(colors, rows, strict=False):
+    found = [r for r in records if (r.run.study, r.row) == (study, row)]
+    epochs, means, lows, highs = _over_seeds(found)
+    if not epochs:
+      continue
+    seeds = len(found)
+    axes.plot(
+      epochs, means, color=color, linewidth=1.4, label=f"{row} ({seeds} seed{'s' * (seeds > 1)})"
+    )
+    axes.fill_between(epochs, lows, highs, color=color, alpha=0.2, linewidth=0)
+    paper = ROWS[row].accuracy[study.dataset] if study.protocol == "paper" else None
+    if paper is not None:
+      axes.plot([epochs[-1]], [paper], marker="D", color=color, markeredgecolor="black", clip_on=False)
+  axes.set_xlabel("epoch")
+  axes.set_ylabel("test accuracy (%)")
+  axes.grid(alpha=0.3)
+  if axes.lines:
+    axes.legend(fontsize="small", loc="lower right")
+
+
+def _over_seeds(records):
+  """Epochs, and mean, lowest and highest accuracy in percent of the runs that were evaluated there."""
+  at: dict[float, list[float]] = {}
+  for record in records:
+    for epoch, accuracy in record.curve:
+      if accuracy is not None:
+        at.setdefault(epoch, []).append(100 * accuracy)
+  epochs = sorted(at)
+  values = [at[epoch] for epoch in epochs]
+  return epochs, [statistics.mean(v) for v in values], [min(v) for v in values], [max(v) for v in values]

@@ -1,0 +1,104 @@
+"""The runs that the tables need, and the order in which they are made."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from experiments import flags
+from experiments.config import RESUMABLE, Config
+from experiments.reproduction.paper import ROWS, Row
+
+PROTOCOLS = ("paper", "reduced")
+_NO_AUGMENTATION = ("--shift=0", "--noflip")
+_SMALLER = ("--train_examples=10000", "--epochs=6", "--decay_epochs=3,5", "--evaluate_epochs=2")
+_DIGITS = ("--epochs=20", "--batch_size=64", "--decay_epochs=10,15", *_NO_AUGMENTATION)
+_DEPTHS = (20, 56, 32, 44, 110, 218)  # of Table 2: the two that its main claim compares come first
+
+
+class Study(NamedTuple):
+  """A data set under a protocol; runs of different studies are never compared.
+
+  Attributes:
+    dataset: One of the paper's, or "digits".
+    protocol: "paper", or "reduced": what two CPU cores can do. The digits, which the paper does not
+      have, have a reduced one only.
+  """
+
+  dataset: str
+  protocol: str
+
+  @property
+  def name(self) -> str:
+    """That of its folder."""
+    return self.dataset if self.protocol == "paper" else f"{self.dataset}-{self.protocol}"
+
+  def arguments(self, table: int) -> tuple[str, ...]:
+    """Of experiments.run, for a row of the table."""
+    changes = ()
+    if self.dataset == "svhn_cropped" and table == 2:
+      changes += _NO_AUGMENTATION  # the paper augments CIFAR alone
+    if self.protocol == "reduced":
+      changes += _DIGITS if self.dataset == "digits" else _SMALLER
+    return (f"--dataset={self.dataset}", *changes)
+
+
+class Run(NamedTuple):
+  """One training run: a cell of a table with a seed.
+
+  Attributes:
+    row: The network.
+    study: The data set and the protocol.
+    seed: Of parameters, order and augmentation.
+  """
+
+  row: Row
+  study: Study
+  seed: int
+
+  @property
+  def name(self) -> str:
+    """Study, row and seed, as a relative path without ending."""
+    return f"{self.study.name}/{self.row.name}-seed{self.seed}"
+
+  @property
+  def command(self) -> str:
+    """What makes the run alone."""
+    return " ".join(["python -m experiments.run", *self._arguments()])
+
+  def config(self, **changes: str | None) -> Config:
+    """Its configuration, with fields that do not change its result, such as the workdir, replaced."""
+    root = pathlib.Path(__file__).parents[2]
+    flagfile, *rest = self._arguments()
+    flagfile = flagfile.replace("experiments/", f"{root}/experiments/")
+    return dataclasses.replace(flags.parse([flagfile, *rest]), **changes)
+
+  def differences(self, recorded: dict) -> list[str]:
+    """Flags that tell on the result and that a recorded run had otherwise than this one has now."""
+    now = {field.name: getattr(self.config(), field.name) for field in dataclasses.fields(Config)}
+    now = {name: list(v) if isinstance(v, tuple) else v for name, v in now.items()}
+    return [
+      f"{name} {recorded.get(name)!r}, now {value!r}"
+      for name, value in now.items()
+      if name not in RESUMABLE - {"epochs", "max_steps"} and recorded.get(name) != value
+    ]
+
+  def _arguments(self):
+    return (*self.row.arguments, *self.study.arguments(self.row.table), f"--seed={self.seed}")
+
+
+def queue(rows: Iterable[Row], studies: Sequence[Study], seeds: Sequence[int]) -> list[Run]:
+  """The runs in the order in which they tell most.
+
+  Data set by data set; all rows with the first seed before any with the second. Shallow networks come
+  before deep ones, and those that a claim compares stand together: the unfoldings of MSD-CSC at one
+  depth, the four rules of Table 2 at one depth. ML-CSC comes after MSD-CSC.
+  """
+  rows = sorted(rows, key=_priority)
+  return [Run(row, study, seed) for study in studies for seed in seeds for row in rows]
+
+
+def _priority(row):
+  if row.table == 2:
+    return (1, _DEPTHS.index(row.layers), list(ROWS).index(row.name))
+  return (0, not row.name.startswith("msd"), row.layers, list(ROWS).index(row.name))

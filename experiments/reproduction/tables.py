@@ -1,0 +1,112 @@
+"""Tables 2 and 3 in Markdown, beside the paper's numbers."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from experiments.reproduction.paper import ROWS, TITLES, Row
+from experiments.reproduction.records import Record
+from experiments.reproduction.runs import Study
+
+
+class Cell(NamedTuple):
+  """What the runs of one network in one study came to.
+
+  Attributes:
+    last: Test accuracy in percent after the last epoch, by seed, of the runs that could be trained.
+    best: Of the best epoch, likewise.
+    diverged: How many could not be trained.
+    parameters: Trainable ones; None without a run.
+  """
+
+  last: dict[int, float]
+  best: dict[int, float]
+  diverged: int
+  parameters: int | None
+
+
+def cell(records: Iterable[Record], study: Study, row: str) -> Cell:
+  """The finished runs of a row; those that were interrupted count for nothing."""
+  found = [r for r in records if (r.run.study, r.row) == (study, row) and r.is_finished]
+  trained = [r for r in found if r.status == "ok" and r.test_accuracy is not None]
+  return Cell(
+    {r.seed: 100 * r.test_accuracy for r in trained},
+    {r.seed: 100 * r.best_test_accuracy for r in trained},
+    sum(r.status == "diverged" for r in found),
+    found[0].parameters if found else None,
+  )
+
+
+def markdown(records: Sequence[Record], wanted: Iterable[tuple[Study, int]], *, all_rows=True) -> str:
+  """The tables of some studies one after the other.
+
+  Args:
+    records: Of any studies.
+    wanted: (study, 2 or 3).
+    all_rows: Whether rows without a run are shown.
+  """
+  texts = []
+  for study, table in wanted:
+    lines = list(_lines(records, study, table, all_rows))
+    if len(lines) > 2:
+      texts.append("\n".join([f"### {title(study, table)}", "", *lines]))
+  return "\n\n".join(texts)
+
+
+def title(study: Study, table: int) -> str:
+  """What a table shows, and under which protocol."""
+  name = f"Table {table} on {TITLES[study.dataset]}"
+  if study.protocol == "paper":
+    return name
+  return f"The networks of Table {table} on {reduced(study)}"
+
+
+def reduced(study: Study) -> str:
+  """A study that is not of the paper's protocol, in words."""
+  if study.dataset == "digits":
+    return "scikit-learn's digits, 20 epochs (not in the paper)"
+  return f"{TITLES[study.dataset]}, reduced: 10,000 training images, 6 epochs (not the paper's protocol)"
+
+
+def accuracy(values: Sequence[float], diverged: int = 0) -> str:
+  """Mean, sample standard deviation and number of runs; x for those that could not be trained."""
+  parts = []
+  if values:
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    parts.append(f"{statistics.mean(values):.2f}{spread} ({len(values)})")
+  if diverged:
+    parts.append(f"× ({diverged})")
+  return ", ".join(parts) or "–"
+
+
+def _lines(records, study, table, all_rows):
+  with_paper = study.protocol == "paper"
+  head = ["Model", "Layers", *(["Unfolding"] if table == 3 else [])]
+  head += ["Parameters: paper; ours" if with_paper else "Parameters"]
+  head += ["Paper", "Ours, last epoch", "Difference"] if with_paper else ["Last epoch"]
+  head += ["Best epoch"]
+  yield "| " + " | ".join(head) + " |"
+  yield "| " + " | ".join("---" for _ in head) + " |"
+  for row in ROWS.values():
+    if row.table == table:
+      found = cell(records, study, row.name)
+      if all_rows or found.parameters is not None:
+        yield "| " + " | ".join(_columns(row, study, found, with_paper)) + " |"
+
+
+def _columns(row: Row, study: Study, found: Cell, with_paper: bool):
+  yield row.model
+  yield str(row.layers)
+  if row.table == 3:
+    yield str(row.unfolding)
+  ours = "–" if found.parameters is None else f"{found.parameters:,}"
+  yield f"{row.parameters}; {ours}" if with_paper else ours
+  last = list(found.last.values())
+  if with_paper:
+    paper = row.accuracy[study.dataset]
+    yield "×" if paper is None else f"{paper:.2f}"
+    yield accuracy(last, found.diverged)
+    yield f"{statistics.mean(last) - paper:+.2f}" if last and paper is not None else "–"
+  else:
+    yield accuracy(last, found.diverged)
+  yield accuracy(list(found.best.values()))

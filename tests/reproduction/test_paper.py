@@ -1,0 +1,61 @@
+"""The paper's tables as they are typed in, against what else is known of them."""
+
+import pathlib
+import re
+
+import pytest
+
+from cscjax.models import describe
+from experiments.build import make_model
+from experiments.reproduction.paper import DATASETS, ROWS
+from experiments.reproduction.runs import Run, Study
+
+FOLDER = pathlib.Path(__file__).parents[2] / "experiments"
+
+
+def test_all_120_cells_are_there():
+  tables = {table: [row for row in ROWS.values() if row.table == table] for table in (2, 3)}
+  assert {table: len(rows) for table, rows in tables.items()} == {2: 24, 3: 16}
+  for dataset in DATASETS:
+    printed = [row.accuracy[dataset] for row in tables[2]]
+    assert (len(printed) - printed.count(None), printed.count(None)) == (20, 4)
+    assert None not in [row.accuracy[dataset] for row in tables[3]]
+
+
+def header(name):
+  """The numbers in a flagfile's header, CIFAR10 / CIFAR100 / SVHN, which were typed apart."""
+  text = (FOLDER / f"{name}.flags").read_text()
+  triples = re.findall(r"(\d\d\.\d\d|x) +/ +(\d\d\.\d\d|x) +/ +(\d\d\.\d\d|x)", text)
+  return [tuple(None if number == "x" else float(number) for number in triple) for triple in triples]
+
+
+@pytest.mark.parametrize("flagfile", sorted({row.arguments[0] for row in ROWS.values()}))
+def test_accuracies_are_those_of_the_flagfiles(flagfile):
+  rows = [row for row in ROWS.values() if row.arguments[0] == flagfile]
+  name = flagfile.rpartition("/")[2].removesuffix(".flags")
+  found = [tuple(row.accuracy[dataset] for dataset in DATASETS) for row in rows]
+  assert found == header(name)
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.layers <= 20])
+def test_each_row_is_the_network_that_is_printed(name):
+  row = ROWS[name]
+  config = Run(row, Study("cifar10", "paper"), 0).config()
+  model = make_model(config, 10, parallel=False)
+  weights = sum(layer.weights for layer in describe(model, (32, 32, 3)) if layer.stride)
+  assert weights / 1e6 == pytest.approx(float(row.parameters.rstrip("M")), abs=0.05)
+  assert getattr(model, "unfolding", None) == row.unfolding
+  assert getattr(model, "depth", 6) == row.layers
+  assert row.unfolding in (None, 0) or model.solver == row.model.rpartition("-")[2].lower()
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_protocols_are_those_of_the_paper(dataset):
+  for row in ROWS.values():
+    config = Run(row, Study(dataset, "paper"), 3).config()
+    augmented = row.table == 2 and dataset != "svhn_cropped"
+    expected = (200, 0.1, (100, 150), True) if row.table == 2 else (150, 0.05, (75, 115), False)
+    assert (config.epochs, config.learning_rate, config.decay_epochs, config.nesterov) == expected
+    assert (config.batch_size, config.momentum, config.seed, config.dataset) == (128, 0.9, 3, dataset)
+    assert (config.shift, config.flip) == ((4, True) if augmented else (0, False))
+    assert config.train_examples is None

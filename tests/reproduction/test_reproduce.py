@@ -1,0 +1,196 @@
+"""experiments.reproduce: what it lists, what it runs, how it goes on after it was stopped."""
+
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from absl import flags as absl_flags
+
+from experiments import reproduce
+from experiments.cli import UsageError
+from experiments.reproduction import records, runs
+from experiments.reproduction.paper import DATASETS, ROWS
+from experiments.reproduction.runs import Run, Study
+from experiments.run import Signals
+from tests.faults.harness import ROOT, contents, final_digest
+from tests.reproduction.made import record
+
+DIGITS = Study("digits", "reduced")
+
+
+def parse(*arguments):
+  values = absl_flags.FlagValues()
+  reproduce.define_flags(values)
+  values(["reproduce", *map(str, arguments)])
+  return values
+
+
+@pytest.fixture
+def short(monkeypatch):
+  """Two epochs of the digits instead of twenty."""
+  monkeypatch.setattr(runs, "_DIGITS", ("--epochs=2", "--batch_size=128", "--decay_epochs=1"))
+
+
+class StopAfter(Signals):
+  """Says stop when it was asked so often."""
+
+  def __init__(self, count):
+    super().__init__()
+    self.left = count
+
+  def stopped(self):
+    self.left -= 1
+    return self.left < 0
+
+
+def test_the_dry_run_of_both_tables_lists_all_cells_of_the_paper(tmp_path, capsys):
+  assert reproduce.main(parse("--dry_run", f"--results={tmp_path / 'none'}")) == 0
+  lines = capsys.readouterr().out.splitlines()
+  cells = [line.split()[:3] for line in lines[1:-2]]
+  expected = {
+    (dataset, name): "x" if row.accuracy[dataset] is None else str(row.accuracy[dataset])
+    for name, row in ROWS.items()
+    for dataset in DATASETS
+  }
+  assert len(cells) == len(expected) == 120
+  assert {(dataset, name): paper for dataset, name, paper in cells} == expected
+  assert lines[-2].startswith("120 cells, 360 runs")
+  assert "?" not in "".join(lines)  # every cell has an estimate
+  assert not (tmp_path / "none").exists()
+
+
+def test_the_dry_run_counts_what_is_done(tmp_path, capsys):
+  done = [record("msdnet6", 87.0, seed=s) for s in (0, 1)]
+  half = record("msdnet6", 80.0, seed=2, status="interrupted", epochs=75.0)
+  for one in (*done, half):
+    records.save(tmp_path, one)
+  reproduce.main(parse("--dry_run", "--dataset=cifar10", "--rows=msdnet6", f"--results={tmp_path}"))
+  columns = capsys.readouterr().out.splitlines()[1].split()
+  assert columns[3:6] == ["2", "of", "3"]
+  assert float(columns[7]) == pytest.approx(float(columns[6]) / 2, abs=0.1)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--rows=msdnet7"], "--rows: unknown msdnet7"),
+    (["--table=2", "--rows=msdnet6"], "--rows: expected rows of table 2, got msdnet6"),
+    (["--dataset=mnist"], "--dataset: unknown mnist"),
+    (["--dataset=digits"], "--dataset: the paper has no digits"),
+    (["--dataset="], "--dataset: expected one"),
+    (["--seeds=0,-1"], "--seeds: expected integers >= 0, got '-1'"),
+    (["--seeds=a"], "--seeds"),
+    (["--seeds="], "--seeds: expected one"),
+    (["--budget_minutes=0"], "--budget_minutes: expected minutes > 0"),
+    (["--budget_minutes=nan"], "--budget_minutes"),
+    (["--dry_run", "--rates=nowhere"], "--rates: nowhere"),
+  ],
+)
+def test_bad_flags(tmp_path, arguments, message):
+  with pytest.raises(UsageError) as error:
+    reproduce.main(parse(*arguments, f"--results={tmp_path}"))
+  assert str(error.value).startswith(message)
+  assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("damage", ["torn", "another's", "other flags"])
+def test_a_record_that_is_none_of_the_run_is_named_and_kept(tmp_path, damage):
+  one = record("msdnet6", 87.0)
+  records.save(tmp_path, one)
+  file = records.path(tmp_path, one.run)
+  if damage == "torn":
+    file.write_text(file.read_text()[:50])
+  elif damage == "another's":
+    file = file.rename(file.with_name("msdnet9-seed0.json"))
+  else:
+    file.write_text(file.read_text().replace('"weight_decay": 0.0001', '"weight_decay": 0.0005'))
+  before = contents(tmp_path)
+  with pytest.raises(UsageError, match=f"--results: {file}") as error:
+    reproduce.main(parse("--dataset=cifar10", "--rows=msdnet6", f"--results={tmp_path}"))
+  assert damage != "other flags" or "weight_decay 0.0005, now 0.0001" in str(error.value)
+  assert contents(tmp_path) == before
+
+
+@pytest.mark.usefixtures("short", "fast_compilation")
+def test_it_makes_what_is_missing_once_and_prints_the_table(tmp_path, capsys):
+  arguments = (
+    *("--table=3", "--protocol=reduced", "--dataset=digits", "--rows=msdnet6,feed_forward"),
+    *("--seeds=0,1", f"--results={tmp_path}"),
+  )
+  assert reproduce.main(parse(*arguments)) == 0
+  printed = capsys.readouterr()
+  found = {one.run: one for one in records.read(tmp_path)}
+  assert {(run.row.name, run.seed) for run in found} == {
+    (row, seed) for row in ("msdnet6", "feed_forward") for seed in (0, 1)
+  }
+  one = found[Run(ROWS["msdnet6"], DIGITS, 1)]
+  assert one.status == "ok"
+  assert [epoch for epoch, _ in one.curve] == [1, 2]
+  assert one.curve[-1][1] == one.test_accuracy
+  assert one.best_test_accuracy == max(accuracy for _, accuracy in one.curve)
+  assert one.flags["seed"] == 1
+  assert one.versions["jax"]
+  assert one.device["platform"] == "cpu"
+  assert "| MSDNet | 6 | 0 |" in printed.out
+  assert printed.out.count("(2)") == 4  # last and best epoch of two rows with two seeds
+  drawn = [str(path) for path in sorted(contents(tmp_path / "pictures"))]
+  assert drawn == ["digits-reduced/feed_forward-seed0.png", "digits-reduced/msdnet6-seed0.png"]
+  before = contents(tmp_path / "runs")
+  assert reproduce.main(parse(*arguments)) == 0
+  assert "run 1" not in capsys.readouterr().err
+  assert contents(tmp_path / "runs") == before
+
+
+@pytest.mark.usefixtures("short", "fast_compilation")
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(tmp_path):
+  run = Run(ROWS["feed_forward"], DIGITS, 0)
+  whole = reproduce.make(run, tmp_path / "whole", None, Signals())
+  stopped = reproduce.make(run, tmp_path / "parts", None, StopAfter(3))
+  assert (stopped.status, whole.status) == ("interrupted", "ok")
+  assert 0 < stopped.epochs < 2
+  assert not records.read(tmp_path / "parts")[0].is_finished
+  again = reproduce.make(run, tmp_path / "parts", None, Signals())
+  assert records.read(tmp_path / "parts") == [again]
+  assert again.curve == whole.curve
+  digests = [final_digest(tmp_path / name / "work" / run.name) for name in ("whole", "parts")]
+  assert digests[0] == digests[1]
+
+
+def test_no_run_is_begun_at_the_end_of_the_budget(tmp_path, capsys):
+  arguments = ("--protocol=reduced", "--dataset=digits", "--rows=feed_forward", "--budget_minutes=0.01")
+  assert reproduce.main(parse(*arguments, f"--results={tmp_path}")) == 0
+  assert "3 runs are left" in capsys.readouterr().err
+  assert not (tmp_path / "runs").exists()
+
+
+def command(results, *arguments):
+  return [
+    *(sys.executable, "-m", "experiments.reproduce", "--protocol=reduced", "--dataset=digits"),
+    *("--rows=msdnet6,feed_forward", "--seeds=0", f"--results={results}", *arguments),
+  ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_queue_interrupted_at_random_moments_ends_as_one_left_alone(tmp_path, number):
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  subprocess.run(command(whole), cwd=ROOT, check=True, capture_output=True)
+  rng, ends = random.Random(number), []
+  for _ in range(3):
+    process = subprocess.Popen(command(parts), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(rng.uniform(4, 12))
+    process.send_signal(number)
+    ends.append((process.wait(), process.communicate()[1].decode()))
+  assert all(code in (0, -9, 143) for code, _ in ends), ends
+  subprocess.run(command(parts), cwd=ROOT, check=True, capture_output=True)
+  found = {path: {one.run: one for one in records.read(path)} for path in (whole, parts)}
+  assert len(found[parts]) == 2
+  for run, one in found[whole].items():
+    assert found[parts][run].curve == one.curve
+    assert found[parts][run].status == "ok"
+    assert final_digest(parts / "work" / run.name) == final_digest(whole / "work" / run.name)
+  assert len(list(pathlib.Path(parts, "runs").rglob("*.json"))) == 2
