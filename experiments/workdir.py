@@ -55,7 +55,6 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
 
 def write_config(workdir: pathlib.Path, config: Config) -> None:
   """config.json: all flags, what the network's own fields came to, versions, revision, XLA, device."""
-  device = jax.devices()[0]
   given = {name: getattr(config, name) for name in MODEL_FIELDS}
   fields = model_fields(config.model) | {k: v for k, v in given.items() if v is not None}
   write_json(
@@ -63,20 +62,28 @@ def write_config(workdir: pathlib.Path, config: Config) -> None:
     {
       "flags": dataclasses.asdict(config),
       "model_fields": {k: v for k, v in fields.items() if k in MODEL_FIELDS},
-      "versions": {
-        "python": platform.python_version(),
-        **{p: importlib.metadata.version(p) for p in ("cscjax", "jax", "jaxlib", "flax", "optax")},
-      },
-      "git_revision": _git_revision(),
-      "xla_flags": os.environ.get("XLA_FLAGS"),
-      "device": {
-        "platform": device.platform,
-        "kind": device.device_kind,
-        "count": jax.device_count(),
-        "processes": jax.process_count(),
-      },
+      **environment(),
     },
   )
+
+
+def environment() -> dict[str, Any]:
+  """What results depend on beside the flags: versions, git revision, XLA's flags, device."""
+  device = jax.devices()[0]
+  return {
+    "versions": {
+      "python": platform.python_version(),
+      **{p: importlib.metadata.version(p) for p in ("cscjax", "jax", "jaxlib", "flax", "optax")},
+    },
+    "git_revision": _git_revision(),
+    "xla_flags": os.environ.get("XLA_FLAGS"),
+    "device": {
+      "platform": device.platform,
+      "kind": device.device_kind,
+      "count": jax.device_count(),
+      "processes": jax.process_count(),
+    },
+  }
 
 
 def read_flags(path: pathlib.Path) -> dict[str, Any]:

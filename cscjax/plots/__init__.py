@@ -6,11 +6,12 @@ shows a Figure that ends a cell; `figure.savefig(path)` writes it.
 
 from cscjax.plots.atoms import atoms
 from cscjax.plots.codes import code, reconstruction
-from cscjax.plots.curves import convergence_curves, learning_curves
+from cscjax.plots.curves import bands, convergence_curves, learning_curves
 from cscjax.plots.matrices import convolutional_matrices
 
 __all__ = [
   "atoms",
+  "bands",
   "code",
   "convergence_curves",
   "convolutional_matrices",

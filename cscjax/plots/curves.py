@@ -85,3 +85,54 @@ def convergence_curves(
   panel.legend()
   panel.set_title(title)
   return figure
+
+
+def bands(
+  x: ArrayLike,
+  panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]],
+  *,
+  xlabel: str,
+  ylabel: str,
+  title: str = "",
+) -> "Figure":
+  """Means of several runs as lines, each in a band of one standard deviation; panels side by side.
+
+  Args:
+    x: [points], common to all.
+    panels: For each panel's title its curves: for each name the mean [points] and the standard
+      deviation [points], >= 0. A name has the same colour and dashes in every panel.
+    xlabel: Below each panel.
+    ylabel: At the first panel.
+    title: Above all.
+
+  Raises:
+    ValueError: If there is no curve, or one does not fit `x` or is not finite.
+  """
+  from matplotlib.figure import Figure
+
+  x = np.asarray(x, np.float64)
+  names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+  if not names:
+    checks.fail("panels", panels, "one curve at least")
+  figure = Figure(figsize=(1 + 4.5 * len(panels), 4), layout="constrained")
+  axes = figure.subplots(1, len(panels), squeeze=False)[0]
+  for panel, (heading, curves) in zip(axes, panels.items(), strict=True):
+    for name, curve in curves.items():
+      values = np.asarray(curve, np.float64)
+      if values.shape != (2, *x.shape) or not np.all(np.isfinite(values)) or np.any(values[1] < 0):
+        checks.fail(
+          f"panels[{heading!r}][{name!r}]", values.shape, f"finite mean and deviation {x.shape}"
+        )
+      mean, deviation = values
+      index = names.index(name)
+      color, dashes = f"C{index}", ("-", "--", "-.", ":")[index % 4]
+      panel.fill_between(x, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)
+      panel.plot(x, mean, color=color, linestyle=dashes, label=name)
+    panel.set_title(heading)
+    panel.set_xlabel(xlabel)
+    panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
+    panel.grid(alpha=0.3)
+    panel.legend()
+  axes[0].set_ylabel(ylabel)
+  figure.suptitle(title)
+  return figure

@@ -144,6 +144,21 @@ def test_convergence_curves_are_relative_gaps():
   np.testing.assert_allclose(panel.get_lines()[0].get_ydata(), traces["a"])
 
 
+def test_bands_are_means_and_deviations():
+  x, mean, deviation = [0, 5, 9], [3.0, 2.0, 1.0], [0.5, 0.25, 0.0]
+  panels = {"left": {"a": (mean, deviation), "b": (np.zeros(3), np.zeros(3))}, "right": {"b": (mean, x)}}
+  figure = plots.bands(x, panels, xlabel="steps", ylabel="lost", title="both")
+  left, right = figure.axes
+  assert (figure.get_suptitle(), titles(figure)) == ("both", ["left", "right"])
+  np.testing.assert_allclose(left.get_lines()[0].get_xydata(), [[0, 3], [5, 2], [9, 1]])
+  corners = left.collections[0].get_paths()[0].vertices
+  for point in ([0, 2.5], [0, 3.5], [5, 1.75], [5, 2.25], [9, 1]):
+    assert np.min(np.abs(corners - point).sum(axis=1)) < 1e-12
+  assert left.get_lines()[1].get_color() == right.get_lines()[0].get_color()  # of the same name
+  assert left.get_lines()[0].get_color() != left.get_lines()[1].get_color()
+  assert (left.get_xlabel(), left.get_ylabel(), right.get_ylabel()) == ("steps", "lost", "")
+
+
 def test_figure_s1():
   """The paper's example: the filter (1 2, 3 4) on 4x4 pixels, mu = 0.47 and 0."""
   filters = np.array([[1.0, 2.0], [3.0, 4.0]])[:, :, None, None]
@@ -199,6 +214,8 @@ BAD = {
   "objectives": lambda: plots.convergence_curves({}),
   r"objectives\['a'\]": lambda: plots.convergence_curves({"a": np.zeros((2, 2))}),
   "optimum": lambda: plots.convergence_curves({"a": [1.0]}, optimum=0),
+  "panels": lambda: plots.bands([0, 1], {}, xlabel="", ylabel=""),
+  r"panels\['p'\]\['a'\]": lambda: plots.bands([0, 1], {"p": {"a": ([1], [0])}}, xlabel="", ylabel=""),
   "dilations": lambda: plots.convolutional_matrices(np.ones((2, 2, 1, 1)), (4, 4, 1), dilations=()),
 }
 
