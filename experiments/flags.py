@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -56,6 +57,19 @@ def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
     return Config(**values)
   except ValueError as error:
     raise UsageError(f"--{error}") from error
+
+
+def parse(arguments: Sequence[str]) -> Config:
+  """The configuration of a command line of experiments.run, apart from this process's own flags.
+
+  Raises:
+    UsageError: Where a value is out of range.
+    flags.Error: Where a flag is unknown or its value unreadable.
+  """
+  values = flags.FlagValues()
+  define_flags(values)
+  values(["run", *arguments])
+  return config_from_flags(values)
 
 
 def _take_from(path, parsed):
