@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from cscjax import training
 from cscjax.data import Dataset
@@ -48,18 +49,7 @@ def build(config: Config, dataset: Dataset) -> Run:
     )
 
   model = make_model(config, dataset.num_classes, parallel=mesh is not None)
-  schedule = training.step_schedule(
-    config.learning_rate,
-    [epoch * plan.steps_per_epoch for epoch in config.decay_epochs],
-    factor=config.decay_factor,
-    warmup_steps=round(config.warmup_epochs * plan.steps_per_epoch),
-  )
-  optimizer = training.sgd(
-    schedule,
-    momentum=config.momentum,
-    nesterov=config.nesterov,
-    weight_decay=config.weight_decay,
-  )
+  schedule, optimizer = make_optimizer(config, plan)
   recipe = training.Recipe(
     model=model,
     optimizer=optimizer,
@@ -104,6 +94,25 @@ def make_model(config: Config, num_classes: int, *, parallel: bool):
     )
   except ValueError as error:
     raise UsageError(f"--{error}") from error
+
+
+def make_optimizer(
+  config: Config, plan: training.Plan
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+  """The rate of each step, and SGD at that rate."""
+  schedule = training.step_schedule(
+    config.learning_rate,
+    [epoch * plan.steps_per_epoch for epoch in config.decay_epochs],
+    factor=config.decay_factor,
+    warmup_steps=round(config.warmup_epochs * plan.steps_per_epoch),
+  )
+  optimizer = training.sgd(
+    schedule,
+    momentum=config.momentum,
+    nesterov=config.nesterov,
+    weight_decay=config.weight_decay,
+  )
+  return schedule, optimizer
 
 
 def make_plan(config: Config, dataset: Dataset) -> training.Plan:

@@ -72,6 +72,7 @@ class ResCSCBlock(nn.Module):
     filters = self.param("filters_2", initializer, (*shape[:-2], self.features, self.features))
     second = ConvDictionary(filters.astype(self.dtype))
     code = nn.relu(self._norm("norm_1")(first.analysis(x), train=train))
+    self.sow("intermediates", "code", code)  # kept where `pursuit_layers` asks for it, else nothing
     rule, c = RULES[self.rule], None
     if rule.correct:
       c = self.c
@@ -176,12 +177,13 @@ class ResCSC(nn.Module):
     filters = self.param("filters", nn.initializers.he_normal(), shape).astype(self.dtype)
     x = ConvDictionary(filters).analysis(x.astype(self.dtype))
     x = nn.relu(Norm(self.norm, self.dtype, self.axis_name, name="norm")(x, train=train))
-    codes, repeats = [], (self.depth - 2) // 6
+    self.sow("intermediates", "code", x)
+    codes = []
     for stage in range(3):
       if stage > 0:
         x = self._block(stage, f"transition_{stage}", stride=2)(x, train=train)
         codes.append(x)
-      equal = repeats - (stage > 0)
+      equal = self._equal_blocks(stage)
       if equal:
         x, stacked = self._scan(equal, train, return_codes)(
           self._block(stage, f"stage_{stage}"), x, None
@@ -190,6 +192,44 @@ class ResCSC(nn.Module):
     x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim - 1)))
     logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
+
+  def pursuit_layers(self, x: jax.Array) -> list[tuple[ConvDictionary, jax.Array, jax.Array]]:
+    """Each layer's dictionary, input and code, for `cscjax.theory.certify`: depth - 1 of them.
+
+    First the convolution, then of each block (D_1, X_prev, X) and (D_2, X, the block's code). Called on
+    a bound model: `model.bind(variables).pursuit_layers(x)`. Dictionaries are without the batch norm's
+    scale, on which neither coherence nor sparsity depend. What a block adds to its second layer, X_prev
+    and the correction, is part of no dictionary.
+
+    Args:
+      x: A batch as for a call.
+    """
+    model, variables = self.unbind()
+    params = variables["params"]
+    (_, codes), sown = model.apply(variables, x, return_codes=True, mutable=["intermediates"])
+    inner = sown["intermediates"]
+    (signal,) = inner["code"]
+    layers = [(ConvDictionary(params["filters"]), x.astype(self.dtype), signal)]
+    for (stride, block, (middle,)), code in zip(self._blocks(params, inner), codes, strict=True):
+      layers.append((ConvDictionary(block["filters_1"], stride=stride), signal, middle))
+      layers.append((ConvDictionary(block["filters_2"]), middle, code))
+      signal = code
+    return layers
+
+  def _blocks(self, params, sown):
+    """Of each block its stride, its parameters and what it sowed as its inner code."""
+    for stage in range(3):
+      if stage > 0:
+        name = f"transition_{stage}"
+        yield 2, params[name], sown[name]["code"]
+      name = f"stage_{stage}"
+      for i in range(self._equal_blocks(stage)):
+        block, code = jax.tree.map(lambda leaf, i=i: leaf[i], (params[name], sown[name]["code"]))
+        yield 1, block, code
+
+  def _equal_blocks(self, stage):
+    """How many blocks of a stage have the stride 1."""
+    return (self.depth - 2) // 6 - (stage > 0)
 
   def _block(self, stage, name, stride=1):
     return ResCSCBlock(
@@ -212,7 +252,7 @@ class ResCSC(nn.Module):
 
     return nn.scan(
       rematerialized(body, self.remat, scanned=True),
-      variable_axes={"params": 0, "batch_stats": 0, "spectral": 0},
+      variable_axes={"params": 0, "batch_stats": 0, "spectral": 0, "intermediates": 0},
       split_rngs={"params": True},
       length=length,
     )

@@ -7,6 +7,7 @@ shows a Figure that ends a cell; `figure.savefig(path)` writes it.
 from cscjax.plots.atoms import atoms
 from cscjax.plots.codes import code, reconstruction
 from cscjax.plots.curves import bands, convergence_curves, learning_curves
+from cscjax.plots.layers import layers
 from cscjax.plots.matrices import convolutional_matrices
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
   "code",
   "convergence_curves",
   "convolutional_matrices",
+  "layers",
   "learning_curves",
   "reconstruction",
 ]

@@ -1,7 +1,7 @@
 """The atoms of a dictionary."""
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -51,25 +51,34 @@ def atoms(
   rows = math.ceil(count / columns)
   figure = Figure(figsize=(min(10, 2 + 0.5 * columns), min(12, 1 + 0.5 * rows)), layout="constrained")
   values = np.moveaxis(values, -1, 0)
-  (_tiles if images else _lines)(figure, values, scale, rows, columns)
+  if images:
+    panel, shared = figure.subplots(), scale == "shared"
+    drawn = draw_tiles(panel, values, columns, largest(values) if shared else None)
+    if shared and values.shape[-1] == 1:
+      figure.colorbar(drawn, ax=panel, label="value of a tap", shrink=0.8)
+  else:
+    _lines(figure, values, scale, rows, columns)
   figure.suptitle(title)
   return figure
 
 
-def _tiles(figure, atoms, scale, rows, columns):
-  shared = largest(atoms)
-  tiles = [_trimmed(atom) / (largest(atom) if scale == "each" else shared) for atom in atoms]
-  picture = _mosaic(tiles, rows, columns)
-  panel = figure.subplots()
-  if picture.shape[-1] == 3:
-    show(panel, np.where(np.isnan(picture), 1, 0.5 + 0.5 * picture), "")
-  else:
-    limit = 1 if scale == "each" else shared
-    drawn = show(panel, picture[..., 0] * limit, "", cmap=SIGNED, vmin=-limit, vmax=limit)
-    panel.patch.set_facecolor("0.6")  # shows where the picture is NaN; the colours of taps hold no grey
-    if scale == "shared":
-      figure.colorbar(drawn, ax=panel, label="value of a tap", shrink=0.8)
+def draw_tiles(panel: Any, atoms: np.ndarray, columns: int, limit: float | None = None) -> Any:
+  """Atoms [m, kh, kw, 1 or 3] as tiles; returns what matplotlib made of them.
+
+  Args:
+    panel: To draw on.
+    atoms: In reading order.
+    columns: Of the tiling.
+    limit: Magnitude at the end of the colours; None: each atom's own.
+  """
+  tiles = [_trimmed(atom) / (largest(atom) if limit is None else limit) for atom in atoms]
+  picture = _mosaic(tiles, math.ceil(len(tiles) / columns), columns)
   panel.spines[:].set_visible(False)
+  if picture.shape[-1] == 3:
+    return show(panel, np.where(np.isnan(picture), 1, 0.5 + 0.5 * picture), "")
+  limit = 1 if limit is None else limit
+  panel.patch.set_facecolor("0.6")  # shows where the picture is NaN; the colours of taps hold no grey
+  return show(panel, picture[..., 0] * limit, "", cmap=SIGNED, vmin=-limit, vmax=limit)
 
 
 def _trimmed(atom):

@@ -30,11 +30,16 @@ class Checkpoints:
 
   The state is the same on all processes of a run: the first alone writes it and reads it, and hands it
   to the others, which need not see the directory.
+
+  Args:
+    directory: Made where it is not there.
+    read_only: For `restore` alone. Nothing is made or removed, so that another process may be writing
+      there.
   """
 
-  def __init__(self, directory: pathlib.Path):
-    self._directory = directory.absolute()
-    self._manager = _manager(self._directory) if is_first() else None
+  def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
+    self._directory, self._read_only = directory.absolute(), read_only
+    self._manager = _manager(self._directory, read_only) if is_first() else None
 
   def save(self, state: TrainState, seconds: float) -> None:
     """Writes the state under its step number; returns when it is on disk. Nothing if it is there.
@@ -59,7 +64,9 @@ class Checkpoints:
       raise OSError(f"cannot write the checkpoint of step {step}: {_reason(error)}") from error
 
   def restore(self, like: TrainState) -> Restored | None:
-    """The newest whole checkpoint, or None; warns of each one that it had to skip, and removes it.
+    """The newest whole checkpoint, or None.
+
+    Warns of each one that it had to skip, and removes it unless `read_only`.
 
     Args:
       like: A state of the same structure, shapes and types.
@@ -88,16 +95,18 @@ class Checkpoints:
         return Restored(found["state"], float(found["meta"]["seconds"]))
       except Exception as error:  # Orbax raises many types for a damaged file
         warnings.warn(f"skipped the damaged checkpoint of step {step}: {_reason(error)}", stacklevel=3)
-        self._manager.delete(step)
+        if not self._read_only:
+          self._manager.delete(step)
     return None
 
 
-def _manager(directory):
-  directory.mkdir(parents=True, exist_ok=True)
+def _manager(directory, read_only):
+  if not read_only:
+    directory.mkdir(parents=True, exist_ok=True)
   options = ocp.CheckpointManagerOptions(
-    max_to_keep=2,
+    max_to_keep=None if read_only else 2,
     enable_async_checkpointing=False,
-    cleanup_tmp_directories=True,
+    cleanup_tmp_directories=not read_only,  # another process may be writing one
     create=False,  # Orbax wants it so where not all processes take part
     multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
   )

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from cscjax import training
-from tests.faults.harness import cut, flip, remove
+from tests.faults.harness import contents, cut, flip, remove
 
 
 class Tiny(nn.Module):
@@ -130,3 +130,20 @@ def _copy(source, target):
     else:
       copy.parent.mkdir(parents=True, exist_ok=True)
       copy.write_bytes(path.read_bytes())
+
+
+@pytest.mark.filterwarnings("ignore:skipped the damaged checkpoint")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from Orbax's threads
+def test_reading_alone_changes_nothing(saved):
+  """Neither a damaged checkpoint is removed nor one that is being written."""
+  for path in files(saved / "12" / "state"):
+    if path.parent.name == "d":
+      cut(path)
+  begun = saved / "15.orbax-checkpoint-tmp-1"
+  begun.mkdir()
+  (begun / "part").write_text("being written")
+  before = contents(saved)
+  with contextlib.closing(training.Checkpoints(saved, read_only=True)) as checkpoints:
+    restored = checkpoints.restore(make_state(0))
+  chex.assert_trees_all_equal(restored.state, make_state(7))
+  assert contents(saved) == before

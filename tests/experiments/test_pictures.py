@@ -1,0 +1,157 @@
+"""experiments.pictures on a tiny run: what it writes, what it leaves alone, what it refuses."""
+
+import fcntl
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from cscjax.data import load_dataset
+from experiments import pictures
+from experiments.cli import UsageError
+from tests.faults import harness
+
+WRITTEN = ("atoms.png", "layers.json", "layers.png")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("pictures") / "run"
+  done = harness.run(
+    *("--dataset=digits", "--model=msd_csc", "--depth=3", "--width=4", "--unfolding=1"),
+    *("--max_steps=2", f"--workdir={workdir}"),
+  )
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+  """A copy."""
+  return pathlib.Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def command(*arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "experiments.pictures", *arguments],
+    cwd=harness.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=False,
+  )
+
+
+def test_command(run):
+  done = command(f"--workdir={run}", "--example=70")
+  assert done.returncode == 0, done.stderr
+  assert done.stderr == ""
+  found = json.loads(done.stdout.splitlines()[-1])
+  assert found == json.loads((run / "layers.json").read_text())
+  label = int(load_dataset("digits").test.labels[70])
+  assert (found["step"], found["example"], found["label"], found["examples"]) == (2, 70, label, 64)
+  rows = found["layers"]
+  assert [row["layer"] for row in rows] == [1, 2, 3]
+  assert [row["atoms"] for row in rows] == [4, 4, 4]
+  assert [row["signal"] for row in rows] == [[8, 8, 1], [4, 4, 5], [2, 2, 9]]
+  assert [row["code"] for row in rows] == [[8, 8, 4], [4, 4, 4], [2, 2, 4]]
+  assert all(0 < row["nonzero_share"] < 1 and 0 <= row["reconstruction_error"] < 1 for row in rows)
+  for name in ("atoms", "layers"):
+    assert (run / f"{name}.png").stat().st_size < 400_000
+    height, width, _ = imread(run / f"{name}.png").shape
+    assert height > 100
+    assert width <= 1400
+
+
+def test_it_only_adds_files_also_beside_a_run_that_goes_on(run):
+  begun = run / "checkpoints" / "9.orbax-checkpoint-tmp-1"
+  begun.mkdir()
+  (begun / "part").write_text("being written")
+  before = harness.contents(run)
+  with (run / "lock").open("w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    first = pictures.draw(run)
+  after = harness.contents(run)
+  assert {path.name for path in after.keys() - before.keys()} == set(WRITTEN)
+  assert {path: after[path] for path in before} == before
+  assert pictures.draw(run) == first  # again, over what is there
+
+
+def test_the_shares_are_those_of_the_network(run, monkeypatch):
+  """With one example the table is of its code alone."""
+  monkeypatch.setattr(pictures, "EXAMPLES", 1)
+  seen = {}
+
+  def look(coded, **options):
+    seen.update(coded=coded, **options)
+    return pictures_layers(coded, **options)
+
+  pictures_layers = pictures.layers
+  monkeypatch.setattr(pictures, "layers", look)
+  rows = pictures.draw(run, example=5)["layers"]
+  data = load_dataset("digits")
+  image = (data.test.images[5] / 255 - data.mean) / data.std
+  np.testing.assert_allclose(seen["coded"][0][1][0], image, rtol=1e-5, atol=1e-6)
+  for row, (_, _, (_, z)) in zip(rows, seen["coded"], strict=True):
+    assert row["nonzero_share"] == pytest.approx(np.mean(np.asarray(z) != 0), abs=1e-6)
+
+
+def remove_checkpoints(run):
+  shutil.rmtree(run / "checkpoints")
+
+
+def empty_checkpoints(run):
+  remove_checkpoints(run)
+  (run / "checkpoints").mkdir()
+
+
+def change(old, new):
+  def changed(run):
+    text = (run / "config.json").read_text()
+    assert old in text
+    (run / "config.json").write_text(text.replace(old, new))
+
+  return changed
+
+
+REFUSED = {
+  "no run": ("no run", lambda run: (run / "config.json").unlink()),
+  "a torn config": ("config.json", lambda run: harness.cut(run / "config.json")),
+  "a flag out of range": ("epochs", change('"epochs": 150', '"epochs": 0')),
+  "a network that is none": ("model", change('"model": "msd_csc"', '"model": "vgg"')),
+  "a field of another network": ("depth", change('"model": "msd_csc"', '"model": "res_csc"')),
+  "no checkpoints": ("no whole checkpoint", remove_checkpoints),
+  "an empty folder": ("no whole checkpoint", empty_checkpoints),
+  "signals": ("no images", change('"dataset": "digits"', '"dataset": "gaussian_centers"')),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_refuses(run, what):
+  message, prepare = REFUSED[what]
+  prepare(run)
+  before = harness.contents(run)
+  with pytest.raises(UsageError, match=message):
+    pictures.draw(run)
+  assert harness.contents(run) == before
+
+
+@pytest.mark.parametrize("example", [-1, 360])
+def test_refuses_an_example_that_is_not_there(run, example):
+  with pytest.raises(UsageError, match=r"--example: expected one of 0\.\.359"):
+    pictures.draw(run, example=example)
+
+
+def test_a_directory_that_cannot_be_written(run):
+  (run / "atoms.png.tmp").mkdir()
+  with pytest.raises(UsageError, match="--workdir: cannot write"):
+    pictures.draw(run)
+
+
+def test_errors_are_one_line_and_exit_code_2():
+  harness.assert_refused(command("--workdir=nowhere"), "--workdir: no run in nowhere")
