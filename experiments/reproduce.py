@@ -9,8 +9,10 @@ Exit code 0 at the end of the queue or of --budget_minutes, 1 where a run failed
 all the same), 2 for bad flags or data, 130 or 143 after a clean stop on SIGINT or SIGTERM.
 """
 
+import contextlib
 import gc
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -18,13 +20,14 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from experiments import cli
+from experiments import cli, pictures
 from experiments.reproduction import records, tables
 from experiments.reproduction.estimates import Rates
 from experiments.reproduction.paper import DATASETS, ROWS, TITLES
 from experiments.reproduction.records import Record
 from experiments.reproduction.runs import PROTOCOLS, Run, Study, queue
 from experiments.run import Signals, execute
+from experiments.workdir import replaced
 
 WORK = "work"
 START_SECONDS = 30  # with less left no run is begun: it would hardly come to its first step
@@ -59,7 +62,7 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
     return 0
   budget, failed = Budget(args.budget_minutes), []
   todo = [run for run in runs if run not in known or not known[run].is_finished]
-  with budget.caught():
+  with budget.caught(), _writing(results):
     for i, run in enumerate(todo):
       if budget.stopped() or budget.seconds_left < START_SECONDS:
         break
@@ -69,6 +72,9 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
       except jax.errors.JaxRuntimeError as error:  # out of memory, mostly: another network may fit
         cli.say(f"{run.name} failed: {str(error).splitlines()[0]}")
         failed.append(run)
+    for run in runs:  # what was killed before it was drawn, or deleted to be drawn anew
+      if run in known and not budget.stopped():
+        draw(known[run], results, args.data_dir)
   left = sum(run not in known or not known[run].is_finished for run in todo)
   if left:
     _say(f"{left} runs are left; the same command goes on")
@@ -81,9 +87,32 @@ def make(run: Run, results: pathlib.Path, data_dir: str | None, budget: Signals)
   workdir = results / WORK / run.name
   config = run.config(workdir=str(workdir), data_dir=data_dir)
   summary = execute(config, budget)
+  record = records.write(results, run, summary, workdir)
+  draw(record, results, data_dir)
   jax.clear_caches()  # of programs that no other run uses
   gc.collect()
-  return records.write(results, run, summary, workdir)
+  return record
+
+
+def draw(record: Record, results: pathlib.Path, data_dir: str | None) -> None:
+  """Keeps a picture of a run that could be trained, unless its cell has one or its state is gone."""
+  workdir = results / WORK / record.run.name
+  target = results / records.PICTURES / f"{record.run.name}.png"
+  drawn = list(target.parent.glob(f"{record.row}-seed*.png"))
+  if record.status != "ok" or drawn or not workdir.exists():
+    return
+  pictures.draw(workdir, data_dir)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  with replaced(target) as scratch:
+    shutil.copyfile(workdir / "layers.png", scratch)
+
+
+@contextlib.contextmanager
+def _writing(results):
+  try:
+    yield
+  except OSError as error:
+    raise cli.UsageError(f"--results: cannot write to {results}: {error.strerror}") from error
 
 
 def wanted(args: flags.FlagValues) -> list[Run]:
