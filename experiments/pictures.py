@@ -15,6 +15,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags as absl_flags
 
@@ -36,7 +37,7 @@ from experiments.config import Config
 from experiments.workdir import replaced, write_json
 
 EXAMPLES = 64  # over which the shares are taken
-DPI = 120
+DPI = 100
 
 
 def define_flags() -> None:
@@ -87,7 +88,7 @@ def draw(
 
   others = [i for i in range(min(EXAMPLES, len(dataset.test))) if i != example]
   images = dataset.test.images[[example, *others[: EXAMPLES - 1]]]
-  images = training.normalize(images, dataset.mean, dataset.std)
+  images = training.normalize(*map(jnp.asarray, (images, dataset.mean, dataset.std)))
   coded, shares = _code(model, {"params": state.params, **state.variables}, images)
   rebuilt = layer_reconstructions(coded)
   result = {
@@ -102,7 +103,7 @@ def draw(
     coded, mean=dataset.mean, std=dataset.std, rebuilt=rebuilt, shares=shares, title=title
   )
   try:
-    _save(atoms(_first_filters(coded), title=f"{_title(config)}: filters of layer 1"), workdir, "atoms")
+    _save(atoms(_first_filters(coded), columns=8, title="filters of layer 1"), workdir, "atoms")
     _save(overview, workdir, "layers")
     write_json(workdir / "layers.json", result)
   except OSError as error:

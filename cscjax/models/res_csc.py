@@ -206,7 +206,8 @@ class ResCSC(nn.Module):
     """
     model, variables = self.unbind()
     params = variables["params"]
-    (_, codes), sown = model.apply(variables, x, return_codes=True, mutable=["intermediates"])
+    found: Any = model.apply(variables, x, return_codes=True, mutable=["intermediates"])
+    (_, codes), sown = found
     inner = sown["intermediates"]
     (signal,) = inner["code"]
     layers = [(ConvDictionary(params["filters"]), x.astype(self.dtype), signal)]

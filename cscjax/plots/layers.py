@@ -71,7 +71,7 @@ def layers(
   chosen = np.unique(np.linspace(0, len(layers) - 1, rows).round().astype(int))
 
   figure = Figure(figsize=(11.4, max(4.2, 0.4 + 1.5 * len(chosen))), layout="constrained")
-  left, right = figure.subfigures(1, 2, width_ratios=(8.8, 2.6))
+  left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(8.8, 2.6)))
   panels = left.subplots(len(chosen), 3, width_ratios=(5.2, 1.6, 1.6), squeeze=False)
 
   def picture(panel, values, name):
@@ -113,8 +113,8 @@ def _sparsity(panel, shares):
 
   panel.plot(100 * shares, np.arange(1, len(shares) + 1), marker=".")
   panel.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-  panel.invert_yaxis()
-  panel.set_xlim(left=0)
+  panel.set_ylim(len(shares) + 0.5, 0.5)
+  panel.set_xlim(0, 110 * float(np.max(shares)) or 1)
   panel.set_xlabel("coefficients ≠ 0 (%)")
   panel.set_ylabel("layer")
   panel.grid(alpha=0.3)

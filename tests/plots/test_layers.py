@@ -99,11 +99,13 @@ NETWORKS = {name: (name, {}) for name in MODELS} | {
   for name in ("msd_csc", "ml_csc")
   for solver, unfolding in (("ista", 1), ("fista", 2))
 }
+FAST = ("msd_csc fista 2", "ml_csc", "res_csc")  # one of each module
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name not in FAST]
 
 
 @pytest.mark.usefixtures("fast_compilation")
 @pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3)], ids=str)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", [*FAST, *SLOW])
 def test_every_network_is_drawn(network, shape):
   name, more = NETWORKS[network]
   model = create_model(name, num_classes=3, **fields(name), **more)
