@@ -17,7 +17,8 @@ import time
 
 from absl import flags
 
-from experiments import cli, figure3
+from experiments import cli
+from experiments.reproduction import figure3
 from experiments.workdir import environment, replaced, write_json
 
 
@@ -68,11 +69,12 @@ def settings_from_flags() -> figure3.Settings:
 
 
 def _numbers(name, kind):
+  texts = getattr(flags.FLAGS, name)
   try:
-    return tuple(kind(text) for text in flags.FLAGS[name].value)
+    return tuple(map(kind, texts))
   except ValueError:
     wanted = "integers" if kind is int else "numbers"
-    raise ValueError(f"{name}: expected {wanted}, got {','.join(flags.FLAGS[name].value)!r}") from None
+    raise ValueError(f"{name}: expected {wanted}, got {','.join(texts)!r}") from None
 
 
 def define_flags() -> None:

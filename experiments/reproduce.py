@@ -200,21 +200,26 @@ def _say(text):
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines this command's flags."""
-  here = {"flag_values": values}
-  flags.DEFINE_enum("table", None, ("2", "3"), "The table; both if none is named.", **here)
-  flags.DEFINE_list("dataset", list(DATASETS), "Data sets; the paper's if none are named.", **here)
-  flags.DEFINE_list("rows", None, "Rows of the table, by name; all if none are named.", **here)
-  flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of each row.", **here)
+  flags.DEFINE_enum("table", None, ("2", "3"), "The table; both if none is named.", flag_values=values)
+  flags.DEFINE_list(
+    "dataset", list(DATASETS), "Data sets; the paper's if none are named.", flag_values=values
+  )
+  flags.DEFINE_list(
+    "rows", None, "Rows of the table, by name; all if none are named.", flag_values=values
+  )
+  flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of each row.", flag_values=values)
   text = "The paper's epochs and images, or few of both for two CPU cores."
-  flags.DEFINE_enum("protocol", "paper", PROTOCOLS, text, **here)
-  flags.DEFINE_float("budget_minutes", None, "Stop after so long; the next call goes on.", **here)
+  flags.DEFINE_enum("protocol", "paper", PROTOCOLS, text, flag_values=values)
+  flags.DEFINE_float(
+    "budget_minutes", None, "Stop after so long; the next call goes on.", flag_values=values
+  )
   text = "Folder of the records and of what runs leave."
-  flags.DEFINE_string("results", "runs/reproduction", text, **here)
-  flags.DEFINE_string("data_dir", None, "As of experiments.run.", **here)
+  flags.DEFINE_string("results", "runs/reproduction", text, flag_values=values)
+  flags.DEFINE_string("data_dir", None, "As of experiments.run.", flag_values=values)
   text = "Show the queue and how long it will take, and do nothing."
-  flags.DEFINE_bool("dry_run", False, text, **here)
+  flags.DEFINE_bool("dry_run", False, text, flag_values=values)
   text = "Measured rows of experiments.benchmark --suite=train --json, for --dry_run."
-  flags.DEFINE_string("rates", str(_RATES), text, **here)
+  flags.DEFINE_string("rates", str(_RATES), text, flag_values=values)
 
 
 if __name__ == "__main__":

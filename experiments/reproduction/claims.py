@@ -124,7 +124,8 @@ def paired(better: dict[int, float], worse: dict[int, float]) -> Difference:
   mean = statistics.mean(differences) if count else math.nan
   if count < 2:
     return Difference(mean, math.nan, math.nan, count)
-  half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * statistics.stdev(differences) / math.sqrt(count)
+  quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+  half = quantile * statistics.stdev(differences) / math.sqrt(count)
   return Difference(mean, mean - half, mean + half, count)
 
 
@@ -171,11 +172,16 @@ def _lines(study, found):
   for (better, worse), difference in found.items():
     columns = [better, worse]
     if with_paper:
-      printed = [ROWS[row].accuracy[study.dataset] for row in (better, worse)]
-      columns.append("–" if None in printed else f"{printed[0] - printed[1]:+.2f}")
+      columns.append(_printed(study, better, worse))
     columns.append(f"{difference.mean:+.2f}")
     columns.append(f"{difference.low:+.2f} to {difference.high:+.2f}" if difference.count > 1 else "–")
     yield "| " + " | ".join([*columns, str(difference.count), difference.verdict]) + " |"
+
+
+def _printed(study, better, worse):
+  """The paper's own difference."""
+  first, second = (ROWS[row].accuracy[study.dataset] for row in (better, worse))
+  return "–" if first is None or second is None else f"{first - second:+.2f}"
 
 
 def _untrainable(records, study):

@@ -91,8 +91,9 @@ def _figure(rows, columns):
 def _draw(axes, records, study, rows):
   from matplotlib import colormaps
 
-  colors = colormaps["tab10" if len(rows) <= 10 else "tab20"].colors
-  for color, row in zip(colors, rows, strict=False):
+  colors = colormaps["tab10" if len(rows) <= 10 else "tab20"]
+  for i, row in enumerate(rows):
+    color = colors(i)
     found = [r for r in records if (r.run.study, r.row) == (study, row)]
     epochs, means, lows, highs = _over_seeds(found)
     if not epochs:

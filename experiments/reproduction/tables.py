@@ -30,8 +30,8 @@ def cell(records: Iterable[Record], study: Study, row: str) -> Cell:
   found = [r for r in records if (r.run.study, r.row) == (study, row) and r.is_finished]
   trained = [r for r in found if r.status == "ok" and r.test_accuracy is not None]
   return Cell(
-    {r.seed: 100 * r.test_accuracy for r in trained},
-    {r.seed: 100 * r.best_test_accuracy for r in trained},
+    {r.seed: 100 * (r.test_accuracy or 0) for r in trained},
+    {r.seed: 100 * (r.best_test_accuracy or 0) for r in trained},
     sum(r.status == "diverged" for r in found),
     found[0].parameters if found else None,
   )

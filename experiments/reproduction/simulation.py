@@ -8,7 +8,7 @@ it is then.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -231,8 +231,8 @@ def train(
     steps, vectors = follow_lipschitz(params.filters, model, vectors, POWER_ITERATIONS)
     loss, gradient = jax.value_and_grad(loss_of)(params, steps, batch)
     updates, state = optimizer.update(gradient, state, params)
-    new_params = optax.apply_updates(params, updates)
-    return (new_params, state, vectors), (failed(params, steps), loss)
+    params: Any = optax.apply_updates(params, updates)
+    return (params, state, vectors), (failed(params, steps), loss)
 
   start = [jax.random.normal(jax.random.key(0), f.shape[:-1], f.dtype) for f in params.filters]
   steps, vectors = follow_lipschitz(params.filters, model, start, 200)

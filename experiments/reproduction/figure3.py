@@ -13,8 +13,8 @@ import numpy as np
 
 from cscjax import checks, plots
 from cscjax.data.synthetic import gaussian_centers
-from experiments import simulation
-from experiments.simulation import MODELS, Pursuit
+from experiments.reproduction import simulation
+from experiments.reproduction.simulation import MODELS, Pursuit
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -35,8 +35,7 @@ class Settings:
     beta: Penalty of each layer, > 0. Definition 1 counts by that of the first: at 0.5 a dimension fails
       where it is missed by more than the noise in it, 2 beta = 1. A tenth of it in the second layer,
       whose signals are codes: in the forward pass their spread is about a tenth of that of X.
-    iterations: Of the training, minibatches of 128: 200 are 2.6 epochs, after which
-      the loss has settled.
+    iterations: Of the training, minibatches of 128: 200 are 2.6 epochs.
     learning_rate: Of SGD with momentum 0.9; 0.05 is the paper's for MSD-CSC.
     width: Atoms of each layer (beside the identity's); 200 are twice X's dimension, so that ML-CSC's
       can span X and fail for the penalty alone.
@@ -163,7 +162,7 @@ def _numbers(curve, loss, end, further):
   with none. final_loss: mean over the last tenth of the minibatches; null where it is not finite.
   """
   final_loss = float(np.mean(loss[-math.ceil(len(loss) / 10) :]))
-  values: dict[str, float | None] = {}
+  values: dict[str, Any] = {}
   for i, prefix in enumerate(("", "both_layers_")):
     column = curve[:, i]
     values |= {

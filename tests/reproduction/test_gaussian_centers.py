@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Lasso
 
-from experiments import figure3, simulation
-from experiments.simulation import MODELS, Pursuit
+from experiments.reproduction import figure3, simulation
+from experiments.reproduction.simulation import MODELS, Pursuit
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("fast_compilation")
