@@ -119,7 +119,9 @@ def missing(records: Sequence[Record], *, names: bool = True) -> str:
   if not names:
     return text
   lines = [
-    f"- {TITLES[dataset]} ({len(rows)}): {', '.join(rows)}" for dataset, rows in lacking.items() if rows
+    f"- {TITLES[dataset]}: {'all of them' if len(rows) == len(ROWS) else ', '.join(rows)}"
+    for dataset, rows in lacking.items()
+    if rows
   ]
   return "\n".join([f"{text} `python -m experiments.reproduce` makes them.", "", *lines])
 

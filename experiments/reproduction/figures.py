@@ -13,6 +13,9 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 
+MARGIN = 15  # percentage points that are shown below the lowest accuracy at the end
+
+
 class Panel(NamedTuple):
   """A row of panels of a figure, one panel a data set.
 
@@ -90,7 +93,9 @@ def _figure(rows, columns):
 
 def _draw(axes, records, study, rows):
   from matplotlib import colormaps
+  from matplotlib.ticker import MaxNLocator
 
+  ends = []
   colors = colormaps["tab10" if len(rows) <= 10 else "tab20"]
   for i, row in enumerate(rows):
     color = colors(i)
@@ -98,6 +103,7 @@ def _draw(axes, records, study, rows):
     epochs, means, lows, highs = _over_seeds(found)
     if not epochs:
       continue
+    ends.append(means[-1])
     seeds = len(found)
     axes.plot(
       epochs, means, color=color, linewidth=1.4, label=f"{row} ({seeds} seed{'s' * (seeds > 1)})"
@@ -106,6 +112,9 @@ def _draw(axes, records, study, rows):
     paper = ROWS[row].accuracy[study.dataset] if study.protocol == "paper" else None
     if paper is not None:
       axes.plot([epochs[-1]], [paper], marker="D", color=color, markeredgecolor="black", clip_on=False)
+  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+  if ends:  # the first epochs would leave no room for the differences at the end
+    axes.set_ylim(bottom=max(0, min(ends) - MARGIN))
   axes.set_xlabel("epoch")
   axes.set_ylabel("test accuracy (%)")
   axes.grid(alpha=0.3)

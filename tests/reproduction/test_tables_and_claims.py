@@ -124,7 +124,7 @@ def test_what_is_missing_is_listed():
   assert document.missing(everything).startswith("All 120 cells")
   text = document.missing([r for r in everything if (r.dataset, r.row) != ("svhn_cropped", "resnet32")])
   assert text.startswith("1 of the 120 cells")
-  assert text.endswith("- SVHN (1): resnet32")
+  assert text.endswith("\n\n- SVHN: resnet32")
   interrupted = [
     record("resnet32", 50.0, status="interrupted"),
     record("plain20", 9.0, protocol="reduced"),

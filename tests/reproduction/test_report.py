@@ -1,0 +1,124 @@
+"""experiments.report on made records, on nothing, and on the results of this repository."""
+
+import os
+import pathlib
+import time
+
+import pytest
+from absl import flags as absl_flags
+
+from experiments import report
+from experiments.cli import UsageError
+from experiments.reproduction import figures, records
+from experiments.reproduction.paper import DATASETS, ROWS
+from experiments.reproduction.runs import Study
+from tests.faults.harness import contents
+from tests.reproduction.made import record
+
+ROOT = pathlib.Path(__file__).parents[2]
+RESULTS = ROOT / "experiments" / "results"
+
+
+def parse(*arguments):
+  values = absl_flags.FlagValues()
+  report.define_flags(values)
+  values(["report", *map(str, arguments)])
+  return values
+
+
+def test_a_report_of_the_whole_paper(tmp_path):
+  for dataset in DATASETS:
+    for row in ROWS.values():
+      for seed in (0, 1):
+        accuracy = (row.accuracy[dataset] or 10) + seed / 10
+        records.save(tmp_path / "results", record(row.name, accuracy, dataset=dataset, seed=seed))
+  picture = tmp_path / "results" / "pictures" / "cifar10" / "msdnet6-seed0.png"
+  picture.parent.mkdir(parents=True)
+  picture.write_bytes(b"a picture")
+  report.main(parse(f"--results={tmp_path / 'results'}", f"--out={tmp_path / 'out'}"))
+  text = (tmp_path / "out" / "report.md").read_text()
+  for dataset in ("CIFAR10", "CIFAR100", "SVHN"):
+    assert f"### Table 3 on {dataset}\n" in text
+  assert "| MSDNet | 6 | 0 | 0.1M; 143,424 | 87.22 | 87.27 ± 0.07 (2) | +0.05 |" in text
+  assert text.count("reproduced.**") + text.count("undecided") > 10
+  assert "All 120 cells" in text
+  linked = {line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
+  assert "../results/pictures/cifar10/msdnet6-seed0.png" in linked
+  assert linked >= {"figure4.png", "figure5.png", "figureS1.png"}
+  assert all((tmp_path / "out" / name).stat().st_size for name in linked)
+  assert {str(path) for path in contents(tmp_path / "out")} < linked | {"report.md"}
+
+
+def test_curves_end_at_the_accuracy_and_mark_the_papers():
+  records = [record("msdnet12", a, seed=s) for s, a in enumerate((80.0, 90.0))]
+  drawn = figures.figure("figure5", records)
+  axes = drawn.axes[0]
+  mean, paper = axes.lines
+  assert mean.get_xydata()[-1].tolist() == [150, 85]
+  assert paper.get_xydata().tolist() == [[150, 90.35]]
+  assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "test accuracy (%)")
+  assert figures.figure("figure4", records) is None
+  reduced = [record("msdnet12", 50.0, protocol="reduced")]
+  assert figures.figure("figure5", reduced) is None
+  (line,) = figures.curves(Study("cifar10", "reduced"), reduced).axes[0].lines
+  assert line.get_xydata()[-1].tolist() == [6, 50]
+
+
+def test_nothing_yet(tmp_path):
+  report.main(parse(f"--results={tmp_path}"))
+  text = (tmp_path / "report" / "report.md").read_text()
+  assert "120 of the 120 cells" in text
+  assert "Not made yet" in text
+
+
+def test_the_marked_part_of_a_readme_is_replaced(tmp_path):
+  records.save(tmp_path, record("msdnet6", 87.0))
+  records.save(tmp_path, record("plain20", 50.0, protocol="reduced"))
+  readme = tmp_path / "README.md"
+  readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+  arguments = parse(f"--results={tmp_path}", f"--out={tmp_path / 'out'}", f"--readme={readme}")
+  report.main(arguments)
+  text = readme.read_text()
+  assert text.startswith("before\n<!-- results -->\n")
+  assert text.endswith("\n<!-- /results -->\nafter\n")
+  assert "old" not in text
+  assert "| MSDNet | 6 | 0 | 0.1M; 143,424 | 87.22 | 87.00 (1) | -0.22 |" in text
+  assert "(out/report.md)" in text
+  report.main(arguments)
+  assert readme.read_text() == text
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--results={tmp}/none"], "--results: no such directory"),
+    (["--results={tmp}", "--readme={tmp}/none.md"], "--readme: cannot read"),
+    (["--results={tmp}", "--readme={tmp}/unmarked.md"], "--readme: {tmp}/unmarked.md has no lines"),
+    (["--results={tmp}", "--out={tmp}/unmarked.md"], "--out: cannot write"),
+    (["--results={tmp}/damaged"], "--results: {tmp}/damaged/figure3.json is damaged"),
+  ],
+)
+def test_bad_flags(tmp_path, arguments, message):
+  (tmp_path / "unmarked.md").write_text("nothing")
+  (tmp_path / "damaged").mkdir()
+  (tmp_path / "damaged" / "figure3.json").write_text('{"torn')
+  before = contents(tmp_path)
+  with pytest.raises(UsageError) as error:
+    report.main(parse(*(a.format(tmp=tmp_path) for a in arguments)))
+  assert str(error.value).startswith(message.format(tmp=tmp_path))
+  assert contents(tmp_path) == before
+
+
+def test_the_results_of_this_repository_and_its_readme(tmp_path):
+  """The README and the committed report say what the committed results say."""
+  readme = tmp_path / "README.md"
+  readme.write_text((ROOT / "README.md").read_text())
+  began = time.monotonic()
+  report.main(parse(f"--results={RESULTS}", f"--out={tmp_path / 'report'}", f"--readme={readme}"))
+  assert time.monotonic() - began < 60
+  text = (tmp_path / "report" / "report.md").read_text()
+  text = text.replace(os.path.relpath(RESULTS, tmp_path / "report"), "..")
+  assert text == (RESULTS / "report" / "report.md").read_text()
+  link = "experiments/results/report/report.md"
+  assert readme.read_text().replace("report/report.md", link) == (ROOT / "README.md").read_text()
+  assert contents(tmp_path / "report").keys() == contents(RESULTS / "report").keys()
