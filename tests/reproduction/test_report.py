@@ -75,13 +75,13 @@ def test_the_marked_part_of_a_readme_is_replaced(tmp_path):
   records.save(tmp_path, record("msdnet6", 87.0))
   records.save(tmp_path, record("plain20", 50.0, protocol="reduced"))
   readme = tmp_path / "README.md"
-  readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n")
+  readme.write_text("before\n<!-- results -->\nwhat was there\n<!-- /results -->\nafter\n")
   arguments = parse(f"--results={tmp_path}", f"--out={tmp_path / 'out'}", f"--readme={readme}")
   report.main(arguments)
   text = readme.read_text()
   assert text.startswith("before\n<!-- results -->\n")
   assert text.endswith("\n<!-- /results -->\nafter\n")
-  assert "old" not in text
+  assert "what was there" not in text
   assert "| MSDNet | 6 | 0 | 0.1M; 143,424 | 87.22 | 87.00 (1) | -0.22 |" in text
   assert "(out/report.md)" in text
   report.main(arguments)

@@ -1,0 +1,109 @@
+"""Tables, figures and verdicts: python -m experiments.report --results=DIR --out=DIR.
+
+Reads what experiments.reproduce and experiments.gaussian_centers left in --results and trains nothing.
+Writes report.md and its figures to --out; pictures of trained networks it links where they are. With
+--readme=FILE the part of that file between the two comments `<!-- results -->` and
+`<!-- /results -->` is replaced by a summary.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from absl import flags
+
+from cscjax.plots import convolutional_matrices
+from experiments import cli
+from experiments.reproduction import document, figure3, figures, records
+from experiments.reproduction.records import Record
+from experiments.workdir import replaced
+
+MARKS = ("<!-- results -->\n", "<!-- /results -->")
+
+
+def main(args: flags.FlagValues = flags.FLAGS) -> None:
+  """Writes what the flags ask for and says where it is."""
+  results = pathlib.Path(args.results)
+  out = pathlib.Path(args.out) if args.out else results / "report"
+  if not results.is_dir():
+    raise cli.UsageError(f"--results: no such directory: {results}")
+  found, simulated = records.read(results), read_simulation(results)
+  readme = pathlib.Path(args.readme) if args.readme else None
+  around = _around(readme) if readme else None
+  verdict = figure3.verdict(simulated) if simulated else None
+  with _writing("out", out):
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = draw(found, simulated, out)
+    networks = sorted((results / records.PICTURES).glob("*/*.png"))
+    links = [os.path.relpath(picture, out) for picture in networks]
+    (out / "report.md").write_text(document.report(found, verdict, pictures, links))
+  if readme and around:
+    link = os.path.relpath(out / "report.md", readme.parent)
+    with _writing("readme", readme), replaced(readme) as scratch:
+      scratch.write_text(document.summary(found, verdict, link).join(around))
+  print(out / "report.md")
+
+
+def draw(found: Sequence[Record], simulated: dict[str, Any] | None, out: pathlib.Path) -> list[str]:
+  """Writes the figures to `out`; returns their names there."""
+  drawn = {name: figures.figure(name, found) for name in figures.FIGURES}
+  for study in document.studies(found):
+    drawn[f"{study.name}-curves"] = figures.curves(study, found)
+  drawn["figure3"] = figure3.figure(simulated) if simulated else None
+  # The filter and the image of the paper's example.
+  drawn["figureS1"] = convolutional_matrices(jnp.array([[1.0, 2], [3, 4]])[..., None, None], (4, 4, 1))
+  names = []
+  for name, figure in drawn.items():
+    if figure is not None:
+      figure.savefig(out / f"{name}.png", dpi=110)
+      names.append(f"{name}.png")
+  return names
+
+
+def read_simulation(results: pathlib.Path) -> dict[str, Any] | None:
+  """What experiments.gaussian_centers left; None if nothing. UsageError where it is damaged."""
+  path = results / "figure3.json"
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise cli.UsageError(f"--results: {path} is damaged ({error})") from error
+
+
+def _around(readme):
+  """The text before and after what is replaced."""
+  try:
+    before, rest = readme.read_text().split(MARKS[0])
+    return before + MARKS[0], MARKS[1] + rest.split(MARKS[1])[1]
+  except OSError as error:
+    raise cli.UsageError(f"--readme: cannot read {readme}: {error.strerror}") from error
+  except (ValueError, IndexError) as error:
+    raise cli.UsageError(f"--readme: {readme} has no lines {MARKS[0].strip()} and {MARKS[1]}") from error
+
+
+@contextlib.contextmanager
+def _writing(flag: str, path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise cli.UsageError(f"--{flag}: cannot write to {path}: {error.strerror}") from error
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+  """Defines this command's flags."""
+  flags.DEFINE_string(
+    "results", "runs/reproduction", "Folder that experiments.reproduce fills.", flag_values=values
+  )
+  text = "Where report.md and its pictures go; DIR/report of --results if not given."
+  flags.DEFINE_string("out", None, text, flag_values=values)
+  flags.DEFINE_string("readme", None, "File whose marked part becomes a summary.", flag_values=values)
+
+
+if __name__ == "__main__":
+  define_flags()
+  cli.run(main)
