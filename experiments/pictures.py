@@ -80,6 +80,7 @@ def draw(
     config.dataset,
     data_dir=config.data_dir if data_dir is None else data_dir,
     validation_fraction=config.validation_fraction,
+    train_examples=config.train_examples,  # which the normalisation depends on
     download=config.download,
   )
   if not 0 <= example < len(dataset.test):

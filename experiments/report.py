@@ -35,6 +35,7 @@ def main(args: flags.FlagValues = flags.FLAGS) -> None:
   readme = pathlib.Path(args.readme) if args.readme else None
   around = _around(readme) if readme else None
   verdict = figure3.verdict(simulated) if simulated else None
+  brief = figure3.verdict(simulated, details=False) if simulated else None
   with _writing("out", out):
     out.mkdir(parents=True, exist_ok=True)
     pictures = draw(found, simulated, out)
@@ -44,7 +45,7 @@ def main(args: flags.FlagValues = flags.FLAGS) -> None:
   if readme and around:
     link = os.path.relpath(out / "report.md", readme.parent)
     with _writing("readme", readme), replaced(readme) as scratch:
-      scratch.write_text(document.summary(found, verdict, link).join(around))
+      scratch.write_text(document.summary(found, brief, link).join(around))
   print(out / "report.md")
 
 

@@ -74,7 +74,7 @@ def summary(records: Sequence[Record], simulation: str | None, link: str) -> str
     ]
     parts.append("\n".join(verdicts))
   if simulation:
-    parts.append(f"Figure 3. {simulation}")
+    parts.append(simulation)
   parts.append(f"{missing(records, names=False)} All tables, figures and intervals: [{link}]({link}).")
   return "\n\n".join(part for part in parts if part) + "\n"
 

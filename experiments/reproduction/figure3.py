@@ -234,8 +234,14 @@ def outcome(results: dict[str, Any]) -> dict[str, str]:
   return {**found, "all": common.pop() if len(common) == 1 else "partly reproduced"}
 
 
-def verdict(results: dict[str, Any]) -> str:
-  """Whether the paper's claims were found, in plain words with the numbers."""
+def verdict(results: dict[str, Any], *, details: bool = True) -> str:
+  """Whether the paper's claims were found, in plain words with the numbers.
+
+  Args:
+    results: What figure3.json holds.
+    details: Whether to tell what lies beside Definition 1 in layer 1: both layers together, the same
+      problem solved further, test accuracy.
+  """
   settings, found = results["settings"], outcome(results)
   seeds = len(settings["seeds"])
   lines = [
@@ -253,10 +259,14 @@ def verdict(results: dict[str, Any]) -> str:
     lines.append(
       f"{describe(pursuit, settings)}: {found[pursuit]} ({', '.join(held)}). MSD-CSC starts"
       f" at {_pair(msd, 'start')} and ends at {_pair(msd, 'end')}, ML-CSC starts at {_pair(ml, 'start')}"
-      f" and ends at {_pair(ml, 'end')}. At the end through both layers: {ends('both_layers_end')};"
-      f" of the same problem solved in {FURTHER * settings['lasso_iterations']} iterations:"
-      f" {ends('end_if_solved')}; test accuracy: {ends('test_accuracy')}."
+      f" and ends at {_pair(ml, 'end')}."
     )
+    if details:
+      lines.append(
+        f"At the end through both layers: {ends('both_layers_end')};"
+        f" of the same problem solved in {FURTHER * settings['lasso_iterations']} iterations:"
+        f" {ends('end_if_solved')}; test accuracy: {ends('test_accuracy')}."
+      )
     lines += [
       f"{NAMES[run['model']]} could not be trained there: its accuracy is near chance."
       for run in (msd, ml)

@@ -24,7 +24,7 @@ def trained(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("pictures") / "run"
   done = harness.run(
     *("--dataset=digits", "--model=msd_csc", "--depth=3", "--width=4", "--unfolding=1"),
-    *("--max_steps=2", f"--workdir={workdir}"),
+    *("--train_examples=300", "--max_steps=2", f"--workdir={workdir}"),
   )
   assert done.returncode == 0, done.stderr
   return workdir
@@ -94,7 +94,8 @@ def test_the_shares_are_those_of_the_network(run, monkeypatch):
   pictures_layers = pictures.layers
   monkeypatch.setattr(pictures, "layers", look)
   rows = pictures.draw(run, example=5)["layers"]
-  data = load_dataset("digits")
+  data = load_dataset("digits", train_examples=300)
+  assert not np.allclose(data.mean, load_dataset("digits").mean, rtol=1e-4)
   image = (data.test.images[5] / 255 - data.mean) / data.std
   np.testing.assert_allclose(seen["coded"][0][1][0], image, rtol=1e-5, atol=1e-6)
   for row, (_, _, (_, z)) in zip(rows, seen["coded"], strict=True):

@@ -174,6 +174,10 @@ def test_the_verdict_says_what_was_found():
   assert "MSD-CSC starts at 12.50 ± 0.71 and ends at 0.00 ± 0.00" in text
   assert "ML-CSC starts at 12.50 ± 0.71 and ends at 12.50 ± 0.71" in text
   assert "could not be trained" not in text
+  assert "through both layers: MSD-CSC 12.50 ± 0.71" in text
+  brief = figure3.verdict(made_up(), details=False)
+  assert "both layers" not in brief
+  assert "ML-CSC starts at 12.50 ± 0.71 and ends at 12.50 ± 0.71" in brief
 
 
 def change_end(model, pursuit, value):
