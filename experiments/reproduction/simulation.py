@@ -231,8 +231,8 @@ def train(
     steps, vectors = follow_lipschitz(params.filters, model, vectors, POWER_ITERATIONS)
     loss, gradient = jax.value_and_grad(loss_of)(params, steps, batch)
     updates, state = optimizer.update(gradient, state, params)
-    params: Any = optax.apply_updates(params, updates)
-    return (params, state, vectors), (failed(params, steps), loss)
+    new_params: Any = optax.apply_updates(params, updates)
+    return (new_params, state, vectors), (failed(params, steps), loss)
 
   start = [jax.random.normal(jax.random.key(0), f.shape[:-1], f.dtype) for f in params.filters]
   steps, vectors = follow_lipschitz(params.filters, model, start, 200)
