@@ -164,6 +164,7 @@ def test_problems_need_their_packages(monkeypatch):
     next(solvers.rows([], ["sporco/none"], sys.executable))
 
 
+@pytest.mark.slow
 def test_implicit_gradients_have_flat_memory():
   rows = {row["case"]: row for row in gradients.rows(["implicit_10", "implicit_100", "unrolled_100"])}
   flat, longer, unrolled = (row["peak_bytes"] for row in rows.values())

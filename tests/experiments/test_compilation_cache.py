@@ -39,6 +39,7 @@ def programs(folder):
   }
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing(tmp_path):
   flags = (f"--data_dir={tmp_path}",)
   first = accuracy(run(tmp_path / "one", *flags))

@@ -39,6 +39,7 @@ def reference(filters, images, unfolding):
   return np.mean(np.square(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unfolding", [0, 2])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_is_the_reference(variant, unfolding, x64, monkeypatch):

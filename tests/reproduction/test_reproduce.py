@@ -143,6 +143,7 @@ def test_it_makes_what_is_missing_once_and_prints_the_table(tmp_path, capsys):
   assert contents(tmp_path / "runs") == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short", "fast_compilation")
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(tmp_path):
   run = Run(ROWS["feed_forward"], DIGITS, 0)
