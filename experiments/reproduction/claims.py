@@ -147,17 +147,20 @@ def overall(differences: Iterable[Difference]) -> str:
   return "reproduced in some pairs, undecided in others" if "reproduced" in verdicts else "undecided"
 
 
+def headline(claim: Claim, differences: dict[tuple[str, str], Difference]) -> str:
+  """The claim, the verdict on it, and how many of its pairs that rests on where not all have runs."""
+  text = f"{claim.title}: {overall(differences.values())}"
+  count, pairs = len(differences), len(claim.pairs)
+  return text if count == pairs else f"{text}, from {count} of {pairs} pairs"
+
+
 def markdown(records: Sequence[Record], study: Study) -> str:
   """A paragraph and a table for each claim that has runs in the study."""
   texts = []
   for claim in CLAIMS:
     found = judge(records, study, claim)
     if found:
-      missing = len(claim.pairs) - len(found)
-      texts.append(
-        f"**{claim.title}: {overall(found.values())}.** The paper: {claim.statement}"
-        + (f" {missing} of {len(claim.pairs)} pairs have no common seed yet." if missing else "")
-      )
+      texts.append(f"**{headline(claim, found)}.** The paper: {claim.statement}")
       texts.append("\n".join(_lines(study, found)))
   untrainable = _untrainable(records, study)
   return "\n\n".join([*texts, untrainable] if untrainable else texts)
@@ -173,8 +176,8 @@ def _lines(study, found):
     columns = [better, worse]
     if with_paper:
       columns.append(_printed(study, better, worse))
-    columns.append(f"{difference.mean:+.2f}")
-    columns.append(f"{difference.low:+.2f} to {difference.high:+.2f}" if difference.count > 1 else "–")
+    columns.append(f"{difference.mean:+z.2f}")
+    columns.append(f"{difference.low:+z.2f} to {difference.high:+z.2f}" if difference.count > 1 else "–")
     yield "| " + " | ".join([*columns, str(difference.count), difference.verdict]) + " |"
 
 

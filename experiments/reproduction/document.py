@@ -15,10 +15,10 @@ sparse coding", NSR 2020. Made by `python -m experiments.report`.
 
 Accuracies are test accuracies in percent: mean ± sample standard deviation (number of seeds) after the
 last epoch; × counts the runs that could not be trained. The best epoch is chosen on the test set and
-stands there for comparison only. Differences are between runs with the same seed, their intervals
-Student's t at {claims.CONFIDENCE:.0%}, for each pair alone: *reproduced* where the interval lies on the
-paper's side of zero, *not reproduced* where it lies on the other, *undecided* where it holds zero or
-there is one seed."""
+stands there for comparison only. Differences are between runs with the same seed, without those that
+could not be trained, their intervals Student's t at {claims.CONFIDENCE:.0%}, for each pair alone:
+*reproduced* where the interval lies on the paper's side of zero, *not reproduced* where it lies on the
+other, *undecided* where it holds zero or there is one seed."""
 
 FIGURE_S1 = """\
 The paper's example, the filter (1 2, 3 4): at dilation 2 no two of its four positions in an image of 4x4
@@ -68,7 +68,7 @@ def summary(records: Sequence[Record], simulation: str | None, link: str) -> str
     parts.append(tables.markdown(records, [(study, 3), (study, 2)], all_rows=False))
     parts.append(made(records, study))
     verdicts = [
-      f"- {claim.title}: {claims.overall(found.values())} ({_pairs(found)})"
+      f"- {claims.headline(claim, found)} ({_pairs(found)})"
       for claim in claims.CLAIMS
       if (found := claims.judge(records, study, claim))
     ]
@@ -128,8 +128,8 @@ def missing(records: Sequence[Record], *, names: bool = True) -> str:
 
 def _pairs(found):
   return "; ".join(
-    f"{better} − {worse} {d.mean:+.2f}"
-    + (f" [{d.low:+.2f}, {d.high:+.2f}]" if d.count > 1 else "")
+    f"{better} − {worse} {d.mean:+z.2f}"
+    + (f" [{d.low:+z.2f}, {d.high:+z.2f}]" if d.count > 1 else "")
     + f", n = {d.count}"
     for (better, worse), d in found.items()
   )

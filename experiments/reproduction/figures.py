@@ -88,7 +88,7 @@ def curves(study: Study, records: Sequence[Record]) -> "Figure | None":
 def _figure(rows, columns):
   from matplotlib.figure import Figure
 
-  return Figure(figsize=(5.2 * columns, 4.0 * rows + 0.5), layout="constrained")
+  return Figure(figsize=(5.2 * columns, 4.6 * rows + 0.5), layout="constrained")
 
 
 def _draw(axes, records, study, rows):
@@ -114,12 +114,12 @@ def _draw(axes, records, study, rows):
       axes.plot([epochs[-1]], [paper], marker="D", color=color, markeredgecolor="black", clip_on=False)
   axes.xaxis.set_major_locator(MaxNLocator(integer=True))
   if ends:  # the first epochs would leave no room for the differences at the end
-    axes.set_ylim(bottom=max(0, min(ends) - MARGIN))
+    axes.set_ylim(max(0, min(ends) - MARGIN), min(101, axes.get_ylim()[1]))
   axes.set_xlabel("epoch")
   axes.set_ylabel("test accuracy (%)")
   axes.grid(alpha=0.3)
   if axes.lines:
-    axes.legend(fontsize="small", loc="lower right")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
 def _over_seeds(records):

@@ -105,6 +105,13 @@ def test_pairs_that_disagree_are_not_called_reproduced():
   assert claims.overall([]) == "no runs"
 
 
+def test_a_verdict_says_on_how_many_pairs_it_rests():
+  depth = next(claim for claim in claims.CLAIMS if ("res_csc20", "plain20") in claim.pairs)
+  records = [record("plain20", 80.0 + s / 8, seed=s) for s in range(3)]
+  records += [record("res_csc20", 82.0 + s / 4, seed=s) for s in range(3)]
+  assert f"**{depth.title}: reproduced, from 1 of 5 pairs.**" in claims.markdown(records, PAPER)
+
+
 def test_every_claim_is_about_rows_and_holds_in_the_papers_own_cifar10_column_but_once():
   against = [
     (better, worse)
