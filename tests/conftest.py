@@ -26,12 +26,11 @@ def _shared_compilation_cache(tmp_path_factory):
     yield
 
 
-@pytest.fixture(scope="module")
-def fast_compilation():
-  """Programs that compile faster and run slower, for tests that run them once."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(autouse=True)
+def _fast_compilation(request):
+  """Most tests compile much and run little: XLA's optimizations cost them more than they save."""
+  as_users_do = any(map(request.node.get_closest_marker, ("slow", "optimized")))
+  jax.config.update("jax_disable_most_optimizations", not as_users_do)
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_a_loop_repeats_the_map():
 
 
 @pytest.mark.parametrize("case", convolutions.CASES)
-def test_both_frameworks_agree(fast_compilation, pytorch, case):
+def test_both_frameworks_agree(pytorch, case):
   geometry, operation = convolutions.CASES[case]
   arrays = convolutions.make_arrays(geometry, batch=2)
   programs = (

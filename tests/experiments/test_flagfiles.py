@@ -13,7 +13,6 @@ from experiments.flags import parse
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.glob("*.flags"))
-pytestmark = pytest.mark.usefixtures("fast_compilation")
 FILTER_WEIGHTS = {6: 143_424, 9: 339_552, 12: 618_624}  # Table 3
 
 
@@ -31,7 +30,13 @@ def test_there_is_a_file_for_each_network_of_the_design():
   assert names >= {"quickstart", *(f"msd{kind}{d}" for kind in ("net", "csc") for d in (6, 9, 12))}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  "path",
+  [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem.endswith(("9", "12")) else [])
+    for path in FILES
+  ],
+)
 def test_one_step_and_a_header_that_names_the_command(path):
   config = parse([f"--flagfile={path}", "--batch_size=2", "--max_steps=1"])
   run = build(config, synthetic(config))

@@ -28,9 +28,6 @@ NETWORKS = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("fast_compilation")
-
-
 @pytest.fixture(params=NETWORKS)
 def case(request):
   name, fields = NETWORKS[request.param]

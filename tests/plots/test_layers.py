@@ -103,8 +103,9 @@ FAST = ("msd_csc fista 2", "ml_csc", "res_csc")  # one of each module
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name not in FAST]
 
 
-@pytest.mark.usefixtures("fast_compilation")
-@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3)], ids=str)
+@pytest.mark.parametrize(
+  "shape", [pytest.param((8, 8, 1), marks=pytest.mark.slow), (32, 32, 3)], ids=str
+)
 @pytest.mark.parametrize("network", [*FAST, *SLOW])
 def test_every_network_is_drawn(network, shape):
   name, more = NETWORKS[network]

@@ -17,7 +17,6 @@ from experiments.reproduction import figure3, simulation
 from experiments.reproduction.simulation import MODELS, Pursuit
 
 ROOT = pathlib.Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("fast_compilation")
 BETA = (0.3, 0.1)
 RATE = 0.1
 SIZES = {"width": 5, "dimension": 6, "num_classes": 4}

@@ -115,7 +115,7 @@ def test_a_record_that_is_none_of_the_run_is_named_and_kept(tmp_path, damage):
   assert contents(tmp_path) == before
 
 
-@pytest.mark.usefixtures("short", "fast_compilation")
+@pytest.mark.usefixtures("short")
 def test_it_makes_what_is_missing_once_and_prints_the_table(tmp_path, capsys):
   arguments = (
     *("--table=3", "--protocol=reduced", "--dataset=digits", "--rows=msdnet6"),
@@ -144,7 +144,7 @@ def test_it_makes_what_is_missing_once_and_prints_the_table(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("short", "fast_compilation")
+@pytest.mark.usefixtures("short")
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(tmp_path):
   run = Run(ROWS["feed_forward"], DIGITS, 0)
   whole = reproduce.make(run, tmp_path / "whole", None, Signals())

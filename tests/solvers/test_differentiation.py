@@ -151,6 +151,7 @@ def memory(mode, iterations):
   return plan.temp_size_in_bytes
 
 
+@pytest.mark.optimized
 def test_memory_against_iterations():
   """Unrolled grows as they do, with rematerialisation as their square root, implicit not at all."""
   unrolled, remat, implicit = (

@@ -56,7 +56,9 @@ def files(folder):
   return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
 
 
-@pytest.mark.parametrize("damage", [cut, flip, remove])
+@pytest.mark.parametrize(
+  "damage", [flip, *(pytest.param(damage, marks=pytest.mark.slow) for damage in (cut, remove))]
+)
 @pytest.mark.filterwarnings("ignore:skipped the damaged checkpoint")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from Orbax's threads
 def test_a_damaged_file_never_gives_a_wrong_state(saved, damage):

@@ -9,6 +9,8 @@ from cscjax import ops, training
 from cscjax.models import create_model
 from tests.models.networks import initialized
 
+pytestmark = pytest.mark.optimized
+
 CONVOLUTIONS = {
   "dilated": ((9, 8, 40), (3, 3, 40, 16), {"dilation": 2}),
   "strided": ((9, 8, 16), (4, 4, 16, 32), {"stride": 2, "padding": ((1, 1), (1, 1))}),
@@ -48,6 +50,7 @@ def test_convolutions_inside_a_loop(name, dtype):
     np.testing.assert_allclose(got, expected, rtol=0, atol=error * float(jnp.abs(expected).max()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["msd_csc", "res_csc", "ml_csc"])
 def test_networks(name):
   """Loss and gradients of a training step, to what float32 leaves of them."""
