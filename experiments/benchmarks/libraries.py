@@ -110,9 +110,8 @@ class Sporco:
 
   def prepare(self, iterations: int) -> Prepared:
     """Without statistics. The time includes that of the constructor."""
-    run = lambda: self._make(iterations).solve()  # noqa: E731
     self._make(2).solve()
-    return Prepared(run, 0.0, None, self._code)
+    return Prepared(lambda: self._make(iterations).solve(), 0.0, None, self._code)
 
   def _make(self, iterations, **options):
     if self.search:  # keeps state: a new one for each solver

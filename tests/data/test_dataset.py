@@ -130,8 +130,11 @@ def test_digits():
   # The 17 grey levels come back from the 256, and each digit is there once with its label.
   raw = load_digits()
   back = np.rint(images[..., 0] / 255 * 16).astype(int).reshape(len(images), -1)
-  key = lambda x, y: sorted(map(tuple, np.column_stack([x, y]).astype(int)))  # noqa: E731
-  assert key(back, labels) == key(raw.data, raw.target)
+  found, expected = (
+    sorted(map(tuple, np.column_stack(pair).astype(int)))
+    for pair in ((back, labels), (raw.data, raw.target))
+  )
+  assert found == expected
   assert (images.min(), images.max()) == (0, 255)
   share = np.bincount(data.test.labels) / np.bincount(labels)
   assert np.all(np.abs(share - 0.2) < 0.01)

@@ -118,13 +118,15 @@ def test_a_record_that_is_none_of_the_run_is_named_and_kept(tmp_path, damage):
 @pytest.mark.usefixtures("short")
 def test_it_makes_what_is_missing_once_and_prints_the_table(tmp_path, capsys):
   arguments = (
-    *("--table=3", "--protocol=reduced", "--dataset=digits", "--rows=msdnet6"),
+    *("--table=3", "--protocol=reduced", "--dataset=digits", "--rows=msdnet6,feed_forward"),
     *("--seeds=0,1", f"--results={tmp_path}"),
   )
   assert reproduce.main(parse(*arguments)) == 0
   printed = capsys.readouterr()
   found = {one.run: one for one in records.read(tmp_path)}
-  assert {(run.row.name, run.seed) for run in found} == {("msdnet6", 0), ("msdnet6", 1)}
+  assert {(run.row.name, run.seed) for run in found} == {
+    (row, seed) for row in ("msdnet6", "feed_forward") for seed in (0, 1)
+  }
   one = found[Run(ROWS["msdnet6"], DIGITS, 1)]
   assert one.status == "ok"
   assert [epoch for epoch, _ in one.curve] == [1, 2]
@@ -134,9 +136,9 @@ def test_it_makes_what_is_missing_once_and_prints_the_table(tmp_path, capsys):
   assert one.versions["jax"]
   assert one.device["platform"] == "cpu"
   assert "| MSDNet | 6 | 0 |" in printed.out
-  assert printed.out.count("(2)") == 2  # last and best epoch of a row with two seeds
+  assert printed.out.count("(2)") == 4  # last and best epoch of two rows with two seeds
   drawn = [str(path) for path in sorted(contents(tmp_path / "pictures"))]
-  assert drawn == ["digits-reduced/msdnet6-seed0.png"]
+  assert drawn == ["digits-reduced/feed_forward-seed0.png", "digits-reduced/msdnet6-seed0.png"]
   before = contents(tmp_path / "runs")
   assert reproduce.main(parse(*arguments)) == 0
   assert "run 1" not in capsys.readouterr().err
