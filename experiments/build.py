@@ -13,7 +13,7 @@ from cscjax import training
 from cscjax.data import Dataset
 from cscjax.models import create_model
 from experiments.cli import UsageError
-from experiments.config import MODEL_FIELDS, Config
+from experiments.config import KEYS, MODEL_FIELDS, Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def build(config: Config, dataset: Dataset) -> Run:
     flip=config.flip,
     axis_name=None if mesh is None else training.AXIS,
   )
-  parameter_key, training_key = jax.random.split(jax.random.key(config.seed))
+  parameter_key, training_key = jax.random.split(jax.random.key(config.seed, impl=KEYS))
   plain = make_model(config, dataset.num_classes, parallel=False)  # initialised outside the mesh
   state = training.create_train_state(plain, optimizer, dataset.train.images.shape[1:], parameter_key)
 

@@ -14,6 +14,8 @@ from cscjax.training import MODES
 PRECISIONS = ("float32", "bfloat16")
 STATISTICS = ("global", "device")
 AUTO = "auto"
+KEYS = "threefry2x32"
+"""Implementation of a run's random keys, whatever JAX_DEFAULT_PRNG_IMPL says."""
 
 
 def _flag(default: Any, help_text: str, choices: Any = None) -> Any:

@@ -11,7 +11,7 @@ from absl import flags
 
 from experiments.cli import UsageError
 from experiments.config import OF_A_CALL, Config
-from experiments.workdir import read_flags
+from experiments.workdir import read_config
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -76,14 +76,18 @@ def _take_from(path, parsed):
   """Sets the flags that the command line does not, as a run's config.json tells them."""
   names = {field.name for field in dataclasses.fields(Config)}
   try:
-    for name, value in read_flags(path).items():
+    for name, value in read_config(path)["flags"].items():
       if name not in names:
         raise ValueError(f"{path}: there is no flag {name}")
       if value is None and parsed[name].default is not None:
         raise ValueError(f"{path}: {name} is null")
-      if name not in OF_A_CALL and value is not None and not parsed[name].present:
-        parsed[name].parse(value)
-  except (OSError, ValueError, flags.Error) as error:
+      if name in OF_A_CALL or value is None or parsed[name].present:
+        continue
+      is_list = isinstance(parsed[name].parser, flags.ListParser)
+      if is_list and not (isinstance(value, list) and all(type(item) is int for item in value)):
+        raise ValueError(f"{path}: {name}: expected a list of integers, got {value!r:.99}")
+      parsed[name].parse(value)
+  except (OSError, ValueError, TypeError, OverflowError, flags.Error) as error:
     raise UsageError(f"--from_config: {error}") from error
 
 

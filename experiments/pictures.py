@@ -29,12 +29,13 @@ from cscjax.dictionaries import (
   nonzero_share,
   scaled_fit,
 )
+from cscjax.models import ARCHITECTURES
 from cscjax.plots import atoms, layers
 from experiments import cli, flags
 from experiments.build import make_model, make_optimizer, make_plan
 from experiments.cli import UsageError
 from experiments.config import Config
-from experiments.workdir import replaced, write_json
+from experiments.workdir import read_config, replaced, write_json
 
 EXAMPLES = 64  # over which the shares are taken
 DPI = 100
@@ -130,8 +131,17 @@ def _restore(workdir: pathlib.Path, config: Config, model: Any, dataset: Dataset
   like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
   folder, restored = workdir / "checkpoints", None
   if folder.is_dir():
-    with contextlib.closing(training.Checkpoints(folder, read_only=True)) as checkpoints:
-      restored = checkpoints.restore(like)
+    checkpoints = training.Checkpoints(
+      folder,
+      read_only=True,
+      run=read_config(workdir / "config.json").get("run"),
+      architecture=ARCHITECTURES[config.model],
+    )
+    try:
+      with contextlib.closing(checkpoints):
+        restored = checkpoints.restore(like)
+    except (training.CheckpointError, OSError) as error:
+      raise UsageError(f"--workdir: {workdir}: {error}") from error
   if restored is None:
     raise UsageError(f"--workdir: no whole checkpoint in {workdir}")
   return restored.state

@@ -15,10 +15,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from absl import flags as absl_flags
 
 from cscjax import training
 from cscjax.data import DataError, Dataset, dataset_shape, load_dataset
+from cscjax.models import ARCHITECTURES
 from cscjax.plots import learning_curves
 from experiments import cli, flags
 from experiments.build import Run, build, chance_accuracy, make_model, make_plan
@@ -77,7 +79,8 @@ def execute(config: Config, signals: Signals) -> dict[str, Any]:
     DataError: If the data cannot be had.
   """
   make_model(config, dataset_shape(config.dataset)[1], parallel=False)  # refused before any data is read
-  with connected(config):
+  # The setting of the environment (JAX_THREEFRY_PARTITIONABLE) would change the random numbers.
+  with connected(config), jax.threefry_partitionable(True):
     with contextlib.ExitStack() as held:
       with together(config):
         dataset = _load(config)
@@ -87,9 +90,8 @@ def execute(config: Config, signals: Signals) -> dict[str, Any]:
         use_compilation_cache(config)
       with together(config):
         run = build(config, dataset)
-      if training.is_first():
-        write_config(workdir, config)
-      outcome, rows = train(run, workdir, signals)
+      name = write_config(workdir, config) if training.is_first() else None
+      outcome, rows = train(config, run, workdir, signals, name)
       summary = summarize(config, run, dataset, outcome, rows)
       if training.is_first():
         write_results(config, workdir, summary, rows)
@@ -112,12 +114,27 @@ def _load(config):
 
 
 def train(
-  run: Run, workdir: pathlib.Path, signals: Signals
+  config: Config, run: Run, workdir: pathlib.Path, signals: Signals, name: str | None
 ) -> tuple[training.Outcome, list[dict[str, Any]]]:
-  """Trains from the last checkpoint of `workdir`, or from the start; returns the rows too."""
+  """Trains from the last checkpoint of `workdir`, or from the start; returns the rows too.
+
+  Args:
+    config: The configuration.
+    run: What it came to.
+    workdir: Where the run is kept.
+    signals: What ends it early.
+    name: The run's name, from `write_config`; None beside process 0.
+
+  Raises:
+    UsageError: If a checkpoint cannot be read or does not fit the network.
+  """
   first = training.is_first()
-  with contextlib.closing(training.Checkpoints(workdir / "checkpoints")) as checkpoints:
-    restored = checkpoints.restore(run.state)
+  checkpoints = training.Checkpoints(
+    workdir / "checkpoints", run=name, architecture=ARCHITECTURES[config.model]
+  )
+  with contextlib.closing(checkpoints):
+    with together(config):
+      restored = _restore(checkpoints, run, workdir)
     state, seconds = restored if restored else (run.state, 0.0)
     step = int(state.step)
     log = training.MetricsLog(workdir / "metrics.jsonl" if first else None, last_step=step)
@@ -137,6 +154,13 @@ def train(
   return outcome, log.rows
 
 
+def _restore(checkpoints, run, workdir):
+  try:
+    return checkpoints.restore(run.state)
+  except (training.CheckpointError, OSError) as error:
+    raise cli.UsageError(f"--workdir: {workdir}: {error}") from error
+
+
 def summarize(
   config: Config, run: Run, dataset: Dataset, outcome: training.Outcome, rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
@@ -148,7 +172,10 @@ def summarize(
     split: [row["accuracy"] for row in rows if row["split"] == split] for split in ("test", "validation")
   }
   last = {split: values[-1] if values else None for split, values in accuracies.items()}
-  best = {split: max(values, default=None) for split, values in accuracies.items()}
+  best = {
+    split: max((v for v in values if v is not None), default=None)
+    for split, values in accuracies.items()
+  }
   status, step = outcome.status, int(outcome.state.step)
   complete = status == "ok" and step == config.epochs * run.plan.steps_per_epoch
   if complete and (last["test"] or 0.0) <= chance_accuracy(dataset.test.labels):

@@ -10,15 +10,25 @@ import os
 import pathlib
 import platform
 import subprocess
+import sys
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from cscjax.models import model_fields
-from cscjax.training import is_first
+from cscjax.models import ARCHITECTURES, model_fields
+from cscjax.training import is_first, seal, unseal
 from experiments.cli import UsageError
-from experiments.config import MODEL_FIELDS, RESUMABLE, Config
+from experiments.config import KEYS, MODEL_FIELDS, RESUMABLE, Config
+
+JAX_SETTINGS = (
+  "jax_threefry_partitionable",
+  "jax_enable_x64",
+  "jax_default_matmul_precision",
+  "jax_disable_most_optimizations",
+)
+"""Settings of JAX, which the environment can change, that results depend on."""
 
 
 @contextlib.contextmanager
@@ -53,22 +63,38 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
       raise UsageError(f"--workdir: {workdir}: {error}") from error
 
 
-def write_config(workdir: pathlib.Path, config: Config) -> None:
-  """config.json: all flags, what the network's own fields came to, versions, revision, XLA, device."""
-  given = {name: getattr(config, name) for name in MODEL_FIELDS}
+def write_config(workdir: pathlib.Path, config: Config) -> str:
+  """Writes config.json: the run's name, all flags, the network's fields, and what results depend on.
+
+  Where there is one already, the run keeps its name, and a warning on stderr tells what has changed of
+  versions, threads, devices and the like, as a resumed run may then end with other bits.
+
+  Returns:
+    The name of the run, which its checkpoints carry too.
+  """
+  path = workdir / "config.json"
+  before, now = read_config(path) if path.exists() else {}, environment()
+  if changes := _differences(before, now):
+    print(
+      f"warning: {workdir}: the results may differ in their last bits, as the run had {changes}",
+      file=sys.stderr,
+    )
+  name = before.get("run", uuid.uuid4().hex)
+  given = {field: getattr(config, field) for field in MODEL_FIELDS}
   fields = model_fields(config.model) | {k: v for k, v in given.items() if v is not None}
-  write_json(
-    workdir / "config.json",
-    {
-      "flags": dataclasses.asdict(config),
-      "model_fields": {k: v for k, v in fields.items() if k in MODEL_FIELDS},
-      **environment(),
-    },
-  )
+  contents = {
+    "run": name,
+    "flags": dataclasses.asdict(config),
+    "model_fields": {k: v for k, v in fields.items() if k in MODEL_FIELDS},
+    "architecture": ARCHITECTURES[config.model],
+    **now,
+  }
+  write_json(path, seal(contents))
+  return name
 
 
 def environment() -> dict[str, Any]:
-  """What results depend on beside the flags: versions, git revision, XLA's flags, device."""
+  """What results depend on beside the flags: versions, git revision, settings of XLA and JAX, device."""
   device = jax.devices()[0]
   return {
     "versions": {
@@ -77,6 +103,9 @@ def environment() -> dict[str, Any]:
     },
     "git_revision": _git_revision(),
     "xla_flags": os.environ.get("XLA_FLAGS"),
+    "xla_threads": _xla_threads(),
+    "random_keys": KEYS,
+    "jax_config": {name: getattr(jax.config, name) for name in JAX_SETTINGS},
     "device": {
       "platform": device.platform,
       "kind": device.device_kind,
@@ -86,20 +115,28 @@ def environment() -> dict[str, Any]:
   }
 
 
-def read_flags(path: pathlib.Path) -> dict[str, Any]:
-  """The flags that a config.json tells.
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+  """Reads the config.json of a run and verifies its checksum, which those of cscjax 0.1.0 lack.
 
   Raises:
-    ValueError: If the file is damaged or another one.
+    ValueError: If the file is damaged, was changed, or is another one.
     OSError: If it cannot be read.
   """
   try:
-    flags = json.loads(path.read_text())["flags"]
-  except (ValueError, KeyError, TypeError) as error:
+    sealed = json.loads(path.read_text())
+    flags, name, version = sealed["flags"], sealed.get("run", ""), sealed.get("architecture", 1)
+    expected = ((flags, "flags", dict), (name, "run", str), (version, "architecture", int))
+    for value, key, kind in expected:
+      if type(value) is not kind:
+        raise ValueError(f"{key}: {value!r:.99}")
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise ValueError(f"{path} is not the config.json of a run ({error!r})") from error
-  if not isinstance(flags, dict):
-    raise ValueError(f"{path} is not the config.json of a run (flags: {flags!r})")
-  return flags
+  try:
+    return unseal(sealed)
+  except ValueError as error:
+    raise ValueError(
+      f"{path} is damaged or was changed: {error}; if it was changed on purpose, remove its checksum"
+    ) from error
 
 
 def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
@@ -123,9 +160,10 @@ def _check_same_run(workdir, config):
       raise UsageError(f"--workdir: {workdir} holds checkpoints and no config.json; choose another one")
     return
   try:
-    old = read_flags(path)
+    found = read_config(path)
   except ValueError as error:
     raise UsageError(f"--workdir: {error}; choose another one") from error
+  old = found["flags"]
   new = json.loads(json.dumps(dataclasses.asdict(config)))
   for name in sorted(new.keys() - RESUMABLE):
     if old.get(name) != new[name]:
@@ -133,6 +171,31 @@ def _check_same_run(workdir, config):
         f"--{name}: {workdir} holds a run with {old.get(name)!r}, got {new[name]!r};"
         " choose another --workdir"
       )
+  version = found.get("architecture", 1)
+  if version != ARCHITECTURES[config.model]:
+    raise UsageError(
+      f"--workdir: the network {config.model} was changed since {workdir} was begun (architecture"
+      f" {version}, now {ARCHITECTURES[config.model]}); choose another one"
+    )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+  """What the two environments both tell and differ in, in words."""
+  changes = []
+  for key in before.keys() & now.keys():
+    old, new = ({"": part} if not isinstance(part, dict) else part for part in (before[key], now[key]))
+    for name in old.keys() & new.keys():
+      if old[name] != new[name]:
+        changes.append(f"{key} {name}".strip() + f" {old[name]}, now {new[name]}")
+  return "; ".join(sorted(changes))
+
+
+def _xla_threads() -> int:
+  """XLA's threads on a CPU, by which it splits sums: NPROC, or the cores open to this process."""
+  try:
+    return max(int(os.environ["NPROC"]), 1)
+  except (KeyError, ValueError):
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _git_revision() -> str | None:

@@ -74,7 +74,7 @@ def _lipschitz(dictionary, shape, tolerance, key):
   if isinstance(dictionary, ConvDictionary) and _is_circulant(dictionary):
     return jnp.max(jnp.linalg.eigvalsh(frame_spectrum(dictionary, shape)))
   dtype = jnp.result_type(*jax.tree.leaves(dictionary))
-  start = jax.random.normal(jax.random.key(0) if key is None else key, shape, dtype)
+  start = jax.random.normal(jax.random.key(0, impl="threefry2x32") if key is None else key, shape, dtype)
 
   def frame(x):
     return dictionary.synthesis(dictionary.analysis(x), x.shape)

@@ -221,7 +221,9 @@ def _as_images(images):
 
 def _start(shape, mask, optimizer, init, key):
   try:
-    noise_key, batch_key = jax.random.split(jax.random.key(0) if key is None else key)
+    noise_key, batch_key = jax.random.split(
+      jax.random.key(0, impl="threefry2x32") if key is None else key
+    )
   except TypeError:
     checks.fail("key", key, "one made by jax.random.key")
   noise = jax.random.normal(noise_key, shape.shape, shape.dtype)

@@ -34,6 +34,13 @@ MODELS: dict[str, ModelEntry] = {
   "feed_forward": ModelEntry(MLCSC, {"unfolding": 0}),
 }
 
+ARCHITECTURES: dict[str, int] = {name: 1 for name in MODELS}
+"""For each network the version of its computation, recorded in runs and checkpoints.
+
+It is raised when a network of the same fields computes something else than before, so that trained
+parameters and records of an older version are not mistaken for ones of the new version.
+"""
+
 
 def model_fields(name: str) -> dict[str, Any]:
   """The fields that a network takes, with their defaults; `num_classes`, which has none, is left out.

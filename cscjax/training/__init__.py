@@ -1,9 +1,11 @@
 """Training: state, compiled steps, devices, checkpoints, the loop."""
 
 from cscjax.training.augment import augment, normalize
+from cscjax.training.checkpoint_format import CheckpointError
 from cscjax.training.checkpoints import Checkpoints
+from cscjax.training.checksums import seal, unseal
 from cscjax.training.loop import Outcome, Plan, Programs, Progress, fit
-from cscjax.training.metrics_log import MetricsLog
+from cscjax.training.metrics_log import MetricsLog, read_metrics
 from cscjax.training.optim import sgd, step_schedule
 from cscjax.training.parallel import (
   AXIS,
@@ -20,6 +22,7 @@ from cscjax.training.steps import DeviceData, Recipe, evaluate_batches, train_st
 __all__ = [
   "AXIS",
   "MODES",
+  "CheckpointError",
   "Checkpoints",
   "DeviceData",
   "EpochMetrics",
@@ -41,8 +44,11 @@ __all__ = [
   "largest",
   "normalize",
   "parameter_count",
+  "read_metrics",
   "replicate",
+  "seal",
   "sgd",
   "step_schedule",
   "train_steps",
+  "unseal",
 ]

@@ -1,17 +1,29 @@
-"""Checkpoints by Orbax: whole or not there, verified on reading."""
+"""Checkpoints by Orbax: whole or not there, verified on reading, never deleted on restoring."""
 
-import hashlib
+import contextlib
+import os
 import pathlib
-import tempfile
+import re
+import shutil
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
+from cscjax.training.checkpoint_format import (
+  CheckpointError,
+  DamagedError,
+  Restore,
+  Save,
+  StateHandler,
+  read_meta,
+)
 from cscjax.training.processes import from_first, is_first, largest
 from cscjax.training.state import TrainState
+
+LAST_STEP = 2**31 - 1  # steps are int32
+_LEFT_OVER = re.compile(r"[0-9]+\.(orbax-checkpoint-tmp.*|deleted)")
 
 
 class Restored(NamedTuple):
@@ -25,114 +37,191 @@ class Checkpoints:
   """The last two states of a run under one directory.
 
   Orbax writes to a temporary directory and renames it, so that a kill at any moment leaves whole
-  checkpoints alone. A digest of all arrays travels with each, so that one damaged later is found
-  out, skipped with a warning, and the one before it is taken.
+  checkpoints alone. Each checkpoint holds its step, the name of its run, the version of its network and
+  checksums of all of this. What this run did not write (a renamed or linked folder, another run's
+  checkpoint) is neither used nor deleted.
 
-  The state is the same on all processes of a run: the first alone writes it and reads it, and hands it
+  The state is the same on all processes of a run: process 0 alone writes it and reads it, and hands it
   to the others, which need not see the directory.
 
   Args:
-    directory: Made where it is not there.
-    read_only: For `restore` alone. Nothing is made or removed, so that another process may be writing
-      there.
+    directory: Made where it is not there. Its name may have any characters.
+    read_only: For `restore` alone. Nothing is made, renamed or removed, so that another process may be
+      writing there.
+    run: Name of the run, written into its checkpoints; those of another run are not used. None takes
+      those of any run. A checkpoint without a name (of cscjax 0.1.0) is taken as the run's own.
+    architecture: Version of the network's computation, as in `cscjax.models.ARCHITECTURES`; a checkpoint
+      of another version is an error. One without a version (of cscjax 0.1.0) has version 1.
+
+  Raises:
+    OSError: If the directory cannot be made.
   """
 
-  def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    *,
+    read_only: bool = False,
+    run: str | None = None,
+    architecture: int = 1,
+  ):
     self._directory, self._read_only = directory.absolute(), read_only
-    self._manager = _manager(self._directory, read_only) if is_first() else None
+    self._run, self._architecture = run, architecture
+    self._checkpointer = None
+    if not is_first():
+      return
+    if not read_only:
+      self._directory.mkdir(parents=True, exist_ok=True)
+      self._remove_left_overs()
+    self._checkpointer = ocp.Checkpointer(
+      StateHandler(),
+      multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
+    )
 
   def save(self, state: TrainState, seconds: float) -> None:
     """Writes the state under its step number; returns when it is on disk. Nothing if it is there.
 
+    Of this run's earlier checkpoints all but the last are deleted afterwards. Something else that has
+    the name of the step is renamed.
+
     Raises:
       OSError: If it cannot be written; those there are left as they were.
     """
-    if self._manager is None:
+    if self._checkpointer is None:
       return
     state = jax.device_get(state)
     step = int(state.step)
-    if step in self._manager.all_steps():
+    meta = {"step": step, "seconds": seconds, "run": self._run, "architecture": self._architecture}
+    own = [number for number in self._numbers() if self._is_own(number)]
+    if step in own:
       return
-    meta = {"seconds": seconds, "digest": _digest(state)}
+    folder = self._directory / str(step)
     try:
-      _ask_for_room(self._directory, state)
-      self._manager.save(
-        step,
-        args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
-      )
-    except Exception as error:  # Orbax raises many types where a file cannot be written
+      if os.path.lexists(folder):
+        _set_aside(folder, "foreign")
+      self._checkpointer.save(folder, args=Save(state, meta))
+    except Exception as error:  # whatever Orbax raises where a file cannot be written
+      self._remove_left_overs()
       raise OSError(f"cannot write the checkpoint of step {step}: {_reason(error)}") from error
+    for number in sorted(number for number in own if number < step)[:-1]:
+      self._delete(number)
 
   def restore(self, like: TrainState) -> Restored | None:
-    """The newest whole checkpoint, or None.
+    """Returns the newest whole checkpoint of the run, or None.
 
-    Warns of each one that it had to skip, and removes it unless `read_only`.
+    A damaged checkpoint (missing parts, or a checksum that does not match) is skipped with a warning and
+    renamed, 44 to 44.damaged, unless `read_only`. What another run wrote is skipped with a warning.
+    Nothing is deleted. Every process of a run has to call it at the same point.
 
     Args:
       like: A state of the same structure, shapes and types.
+
+    Raises:
+      CheckpointError: If a whole checkpoint does not fit: its arrays have other names, shapes or types
+        than `like`, or the network's version is another one. The message says what differs. Also if
+        process 0 could not restore.
+      OSError: If a checkpoint cannot be read.
     """
     like = jax.device_get(like)
-    found = self._newest(like)
+    found, failure = None, None
+    try:
+      found = self._newest(like)
+    except (CheckpointError, OSError) as error:
+      failure = error
+    if largest(failure is not None):
+      raise failure or CheckpointError("process 0 could not restore the run; its own line says why")
     if not largest(found is not None):
       return None
     state, seconds = from_first(found or Restored(like, 0.0))
     return Restored(state, float(seconds))
 
   def close(self) -> None:
-    """Releases Orbax's threads."""
-    if self._manager is not None:
-      self._manager.close()
+    """Releases what Orbax holds."""
+    if self._checkpointer is not None:
+      self._checkpointer.close()
 
   def _newest(self, like):
-    if self._manager is None:
+    if self._checkpointer is None:
       return None
-    for step in sorted(self._manager.all_steps(), reverse=True):
+    for step in sorted(self._numbers(warn=True), reverse=True):
+      folder = self._directory / str(step)
       try:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
-        found = self._manager.restore(step, args=args)
-        if found["meta"]["digest"] != _digest(found["state"]):
-          raise ValueError("its arrays do not match their digest")
-        return Restored(found["state"], float(found["meta"]["seconds"]))
-      except Exception as error:  # Orbax raises many types for a damaged file
-        warnings.warn(f"skipped the damaged checkpoint of step {step}: {_reason(error)}", stacklevel=3)
-        if not self._read_only:
-          self._manager.delete(step)
+        meta = read_meta(folder)
+        if self._belongs(meta, step):
+          self._check_architecture(meta)
+          state = self._checkpointer.restore(folder, args=Restore(like, meta))
+          if int(state.step) == step:
+            return Restored(state, float(meta["seconds"]))
+        warnings.warn(f"skipped {folder}, which this run did not write", stacklevel=3)
+      except DamagedError as error:
+        kept = "" if self._read_only else f", kept as {_set_aside(folder, 'damaged').name}"
+        warnings.warn(
+          f"skipped the damaged checkpoint of step {step}{kept}: {_reason(error)}", stacklevel=3
+        )
+      except CheckpointError as error:
+        raise CheckpointError(f"cannot use the checkpoint of step {step}: {error}") from error
+      except OSError as error:
+        raise OSError(f"cannot read the checkpoint of step {step}: {_reason(error)}") from error
     return None
 
+  def _numbers(self, *, warn=False):
+    """The names of folders that may be checkpoints, as steps."""
+    if self._read_only and not self._directory.is_dir():
+      return []
+    steps = []
+    for entry in os.scandir(self._directory):
+      if not re.fullmatch("[0-9]+", entry.name):
+        continue
+      is_step = re.fullmatch("0|[1-9][0-9]{,9}", entry.name) and int(entry.name) <= LAST_STEP
+      if is_step and entry.is_dir(follow_symlinks=False):
+        steps.append(int(entry.name))
+      elif warn:
+        warnings.warn(f"skipped {entry.path}, which this run did not write", stacklevel=4)
+    return steps
 
-def _manager(directory, read_only):
-  if not read_only:
-    directory.mkdir(parents=True, exist_ok=True)
-  options = ocp.CheckpointManagerOptions(
-    max_to_keep=None if read_only else 2,
-    enable_async_checkpointing=False,
-    cleanup_tmp_directories=not read_only,  # another process may be writing one
-    create=False,  # Orbax wants it so where not all processes take part
-    multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
-  )
-  return ocp.CheckpointManager(directory, options=options)
+  def _belongs(self, meta, step):
+    """Whether a description says that this run wrote it at this step."""
+    same_run = None in (self._run, meta.get("run")) or meta["run"] == self._run
+    return same_run and meta.get("step", step) == step
+
+  def _is_own(self, step):
+    try:
+      return self._belongs(read_meta(self._directory / str(step)), step)
+    except (DamagedError, OSError):
+      return False
+
+  def _check_architecture(self, meta):
+    version = meta.get("architecture", 1)
+    if version != self._architecture:
+      raise CheckpointError(
+        f"the network was changed since (architecture {version}, now {self._architecture})"
+      )
+
+  def _delete(self, step):
+    """Removes a checkpoint, so that a kill leaves it whole or not there."""
+    going = self._directory / f"{step}.deleted"
+    with contextlib.suppress(OSError):  # one too many does no harm
+      os.rename(self._directory / str(step), going)
+      shutil.rmtree(going)
+
+  def _remove_left_overs(self):
+    """Removes what a kill or an error in the middle of `save` has left."""
+    with contextlib.suppress(OSError):  # they do no harm
+      for entry in os.scandir(self._directory):
+        if _LEFT_OVER.fullmatch(entry.name):
+          shutil.rmtree(entry.path)
 
 
-def _ask_for_room(directory: pathlib.Path, state: TrainState) -> None:
-  """OSError where a checkpoint would not fit: Orbax's threads would each print a traceback."""
-  leaves = jax.tree.leaves(state)
-  arrays = sum(leaf.nbytes for leaf in leaves)
-  # Orbax writes each array twice before it merges them, and tells of each leaf in text.
-  room = 2 * arrays + 4096 * (len(leaves) + 16)
-  with tempfile.TemporaryFile(dir=directory) as file:
-    file.write(bytes(room))
+def _set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
+  """Renames a folder to a name that is no step and not taken; returns it."""
+  target, count = folder.with_name(f"{folder.name}.{why}"), 1
+  while os.path.lexists(target):
+    count += 1
+    target = folder.with_name(f"{folder.name}.{why}-{count}")
+  os.rename(folder, target)
+  return target
 
 
 def _reason(error: Exception) -> str:
   """What went wrong, in one line of readable length."""
   return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-def _digest(state: Any) -> str:
-  """SHA-256 over all leaves with their types and shapes."""
-  digest = hashlib.sha256()
-  for leaf in jax.tree.leaves(state):
-    array = np.ascontiguousarray(leaf)
-    digest.update(f"{array.dtype.name}{array.shape}".encode())
-    digest.update(array.tobytes())
-  return digest.hexdigest()

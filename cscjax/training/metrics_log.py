@@ -1,33 +1,47 @@
-"""metrics.jsonl: one JSON object an evaluation."""
+"""metrics.jsonl: one JSON object per evaluation and split, each with a checksum."""
 
 import json
 import math
 import os
 import pathlib
+import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
-KEYS = frozenset({"step", "epoch", "split", "loss", "accuracy", "images_per_second"})
-"""What every row has; those of a run have more."""
+from cscjax.training.checksums import seal, unseal
+
+SPLITS = frozenset({"train", "validation", "test"})
+REQUIRED = frozenset({"step", "epoch", "split", "loss", "accuracy", "images_per_second"})
+RANGES = {
+  "epoch": (0, sys.float_info.max),
+  "loss": (0, sys.float_info.max),
+  "accuracy": (0, 1),
+  "images_per_second": (0, sys.float_info.max),
+  "learning_rate": (0, sys.float_info.max),
+  "seconds": (0, sys.float_info.max),
+}
+"""The numbers of a row with their ranges. All but the epoch may be null: unknown, or not finite."""
 
 
 class MetricsLog:
   """Rows of a run, in memory and in a JSON Lines file.
 
   Attributes:
-    rows: All rows, oldest first.
+    rows: All rows, oldest first, without their checksums.
   """
 
   def __init__(self, path: pathlib.Path | None, *, last_step: int):
-    """Opens the file; rows after `last_step` and unfinished lines are dropped from it.
+    """Opens the file; rows after `last_step`, damaged and unfinished ones are dropped from it.
 
     Args:
-      path: Made if it is not there; of damaged lines it is warned. None keeps the rows in memory alone.
+      path: Made if it is not there. Warns of damaged rows. None keeps the rows in memory alone.
       last_step: The step that the run goes on from.
+
+    Raises:
+      OSError: If the file cannot be read or written.
     """
     self._path = path
-    self.rows = [] if path is None else list(_read(path))
+    self.rows = [] if path is None else read_metrics(path)
     self.drop_after(last_step)
 
   def write(self, row: dict[str, Any]) -> None:
@@ -51,23 +65,51 @@ class MetricsLog:
     os.replace(scratch, self._path)
 
 
-def _line(row: dict[str, Any]) -> str:
-  return json.dumps(row, allow_nan=False) + "\n"
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads the rows of a metrics.jsonl, without their checksums.
 
+  A row is dropped if its checksum does not match it or if a value has the wrong type or range; rows
+  without a checksum (of cscjax 0.1.0) are checked by their values alone. Warns once of all that were
+  dropped, but not of a last line that a kill has cut off.
 
-def _read(path: pathlib.Path) -> Iterator[dict[str, Any]]:
-  """The whole rows of a file."""
-  if not path.exists():
-    return
-  damaged = 0
-  for line in path.read_bytes().splitlines(keepends=True):
+  Args:
+    path: Of the file; one that is not there has no rows.
+
+  Raises:
+    OSError: If the file cannot be read.
+  """
+  try:
+    content = path.read_bytes()
+  except FileNotFoundError:
+    return []
+  rows, damaged = [], 0
+  for line in content.splitlines(keepends=True):
     try:
-      row = json.loads(line)
-      if not (isinstance(row["step"], int) and row.keys() >= KEYS):
-        raise ValueError
-    except (ValueError, TypeError, KeyError):
-      damaged += line.endswith(b"\n")  # else it was cut off by a kill
-    else:
-      yield row
+      row = unseal(json.loads(line.decode()))
+      valid = _is_valid(row)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+      valid = False
+    if valid:
+      rows.append(row)
+    elif line.endswith(b"\n"):
+      damaged += 1
   if damaged:
-    warnings.warn(f"{path}: dropped {damaged} damaged lines", stacklevel=4)
+    warnings.warn(f"{path}: dropped {damaged} damaged lines", stacklevel=3)
+  return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+  return json.dumps(seal(row), allow_nan=False) + "\n"
+
+
+def _is_valid(row: dict[str, Any]) -> bool:
+  """Whether keys, types and ranges are those of a row of a run; TypeError where they are far from it."""
+  if not REQUIRED <= row.keys() <= {"step", "split", *RANGES} or row["split"] not in SPLITS:
+    return False
+  if type(row["step"]) is not int or row["step"] < 0:
+    return False
+  return all(
+    (value is None and name != "epoch") or (type(value) in (int, float) and low <= value <= high)
+    for name, (low, high) in RANGES.items()
+    for value in [row.get(name)]
+  )

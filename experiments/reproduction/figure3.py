@@ -13,6 +13,7 @@ import numpy as np
 
 from cscjax import checks, plots
 from cscjax.data.synthetic import gaussian_centers
+from experiments.config import KEYS
 from experiments.reproduction import simulation
 from experiments.reproduction.simulation import MODELS, Pursuit
 
@@ -142,7 +143,7 @@ def _one(settings, model, pursuit_name, seed, beta):
   test, test_labels = simulation.signals(dataset, "test")
   sample, sample_labels = test[:SAMPLES], test_labels[:SAMPLES]
   order = simulation.minibatches(len(labels), settings.iterations, seed)
-  params = simulation.initial(model, jax.random.key(seed), width=settings.width)
+  params = simulation.initial(model, jax.random.key(seed, impl=KEYS), width=settings.width)
   kind = {"model": model, "pursuit": pursuit}
   rate = settings.learning_rate
   history = simulation.train(params, x, labels, order, sample, beta, rate, **kind)

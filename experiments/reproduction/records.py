@@ -6,10 +6,11 @@ import json
 import pathlib
 from typing import Any
 
+from cscjax.training import read_metrics
 from experiments.cli import UsageError
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.runs import PROTOCOLS, Run, Study
-from experiments.workdir import replaced
+from experiments.workdir import read_config, replaced
 
 FOLDER, PICTURES = "runs", "pictures"
 
@@ -76,8 +77,7 @@ def path(results: pathlib.Path, run: Run) -> pathlib.Path:
 
 def write(results: pathlib.Path, run: Run, summary: dict[str, Any], workdir: pathlib.Path) -> Record:
   """Replaces the record of a run by what its summary and the files of its workdir say."""
-  config = json.loads((workdir / "config.json").read_text())
-  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  config, rows = read_config(workdir / "config.json"), read_metrics(workdir / "metrics.jsonl")
   fields = ("status", "test_accuracy", "best_test_accuracy", "epochs", "parameters")
   record = Record(
     row=run.row.name,

@@ -29,6 +29,7 @@ from cscjax.dictionaries import Code, join
 from cscjax.ops import power_iteration
 from cscjax.solvers.iterate import Differentiate
 from cscjax.solvers.multilayer import top_down
+from experiments.config import KEYS
 
 MODELS = ("ml_csc", "msd_csc")
 LAYERS = 2
@@ -234,7 +235,8 @@ def train(
     new_params: Any = optax.apply_updates(params, updates)
     return (new_params, state, vectors), (failed(params, steps), loss)
 
-  start = [jax.random.normal(jax.random.key(0), f.shape[:-1], f.dtype) for f in params.filters]
+  key = jax.random.key(0, impl=KEYS)
+  start = [jax.random.normal(key, f.shape[:-1], f.dtype) for f in params.filters]
   steps, vectors = follow_lipschitz(params.filters, model, start, 200)
   params = params._replace(scale=first_scale(params, steps))
   carry, (counts, loss) = lax.scan(iterate, (params, optimizer.init(params), vectors), order)

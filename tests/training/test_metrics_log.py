@@ -1,10 +1,12 @@
 """metrics.jsonl after kills, damage and resumes."""
 
 import json
+import random
+import warnings
 
 import pytest
 
-from cscjax.training import MetricsLog
+from cscjax.training import MetricsLog, read_metrics, seal, unseal
 
 
 def row(step, split="test", loss=0.5):
@@ -21,7 +23,7 @@ def test_rows_after_the_checkpoint_and_half_lines_are_dropped(tmp_path):
   resumed = MetricsLog(path, last_step=20)
   assert [row["step"] for row in resumed.rows] == [10, 20]
   resumed.write(row(30))
-  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  lines = [unseal(json.loads(line)) for line in path.read_text().splitlines()]
   assert lines == resumed.rows
   assert [line["step"] for line in lines] == [10, 20, 30]
 
@@ -36,7 +38,7 @@ def test_numbers_that_are_not_finite_are_null(tmp_path):
   log = MetricsLog(tmp_path / "metrics.jsonl", last_step=0)
   log.write({"step": 1, "loss": float("nan"), "rate": float("inf"), "accuracy": 0.5})
   written = json.loads((tmp_path / "metrics.jsonl").read_text())
-  assert written == {"step": 1, "loss": None, "rate": None, "accuracy": 0.5}
+  assert unseal(written) == {"step": 1, "loss": None, "rate": None, "accuracy": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -63,3 +65,72 @@ def test_damaged_lines_are_dropped_with_a_warning(tmp_path, damage):
     rows = MetricsLog(path, last_step=30).rows
   assert rows == [row(10), row(30)]
   assert MetricsLog(path, last_step=30).rows == rows
+
+
+def test_a_flipped_bit_never_gives_another_value(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  log = MetricsLog(path, last_step=0)
+  for step in (10, 20, 30):
+    log.write({**row(step, loss=1 / step), "seconds": 0.1 * step, "learning_rate": 1e-05})
+  content = path.read_bytes()
+  bits = random.Random(0).sample(range(8 * len(content)), 1000)
+  for bit in bits:
+    damaged = bytearray(content)
+    damaged[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(damaged)
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter("always")
+      rows = read_metrics(path)
+    assert all(row in log.rows for row in rows)
+    cut_off = not damaged.endswith(b"\n")  # as a kill leaves it
+    assert len(rows) == len(log.rows) or caught or cut_off
+    assert len(caught) <= 1
+
+
+VALUES = {
+  "null for a step": ("step", None),
+  "a step that is a truth value": ("step", True),
+  "a negative step": ("step", -1),
+  "a step of many digits in text": ("step", "2" * 30),
+  "no epoch": ("epoch", None),
+  "another split": ("split", "tess"),
+  "a list for a split": ("split", ["test"]),
+  "NaN": ("accuracy", float("nan")),
+  "infinity": ("loss", float("inf")),
+  "text": ("accuracy", "0.5"),
+  "a list": ("accuracy", [0.5]),
+  "a truth value": ("accuracy", True),
+  "above 1": ("accuracy", 1.5),
+  "a huge integer": ("loss", 10**400),
+  "a negative loss": ("loss", -0.5),
+  "an object": ("images_per_second", {}),
+  "a key that no run writes": ("losses", 0.5),
+}
+
+
+@pytest.mark.parametrize("checksum", [True, False])  # a checksum does not make a value valid
+@pytest.mark.parametrize("what", VALUES)
+def test_rows_are_checked_by_type_and_range(tmp_path, what, checksum):
+  path = tmp_path / "metrics.jsonl"
+  name, value = VALUES[what]
+  bad = {**row(20), name: value}
+  rows = [row(10), seal(bad) if checksum else bad, row(30)]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  with pytest.warns(UserWarning, match="dropped 1 damaged lines"):
+    assert read_metrics(path) == [row(10), row(30)]
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"step": ' * 50_000, '{"step": ' + "1" * 5000 + "}"])
+def test_rows_that_the_parser_refuses_are_dropped(tmp_path, line):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(json.dumps(row(10)) + "\n" + line + "\n")
+  with pytest.warns(UserWarning, match="dropped 1 damaged lines"):
+    assert read_metrics(path) == [row(10)]
+
+
+def test_rows_of_old_versions_have_no_checksum_and_get_one(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  old = {**row(10), "learning_rate": 0.1, "seconds": 3.0}
+  path.write_text(json.dumps(old) + "\n")
+  assert MetricsLog(path, last_step=10).rows == [old]
+  assert json.loads(path.read_text()) == seal(old)
