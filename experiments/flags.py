@@ -85,7 +85,7 @@ def _take_from(path, parsed):
         continue
       is_list = isinstance(parsed[name].parser, flags.ListParser)
       if is_list and not (isinstance(value, list) and all(type(item) is int for item in value)):
-        raise ValueError(f"{path}: {name}: expected a list of integers, got {value!r:.99}")
+        raise ValueError(f"{path}: --{name}: expected a list of integers, got {value!r:.99}")
       parsed[name].parse(value)
   except (OSError, ValueError, TypeError, OverflowError, flags.Error) as error:
     raise UsageError(f"--from_config: {error}") from error

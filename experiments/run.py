@@ -28,7 +28,7 @@ from experiments.cluster import connected, together
 from experiments.compilation_cache import use_compilation_cache
 from experiments.config import Config
 from experiments.progress import create_progress
-from experiments.workdir import open_workdir, replaced, write_config, write_json
+from experiments.workdir import open_workdir, replaced, run_name, write_config, write_json
 
 
 class Signals:
@@ -90,8 +90,7 @@ def execute(config: Config, signals: Signals) -> dict[str, Any]:
         use_compilation_cache(config)
       with together(config):
         run = build(config, dataset)
-      name = write_config(workdir, config) if training.is_first() else None
-      outcome, rows = train(config, run, workdir, signals, name)
+      outcome, rows = train(config, run, workdir, signals)
       summary = summarize(config, run, dataset, outcome, rows)
       if training.is_first():
         write_results(config, workdir, summary, rows)
@@ -114,27 +113,23 @@ def _load(config):
 
 
 def train(
-  config: Config, run: Run, workdir: pathlib.Path, signals: Signals, name: str | None
+  config: Config, run: Run, workdir: pathlib.Path, signals: Signals
 ) -> tuple[training.Outcome, list[dict[str, Any]]]:
   """Trains from the last checkpoint of `workdir`, or from the start; returns the rows too.
 
-  Args:
-    config: The configuration.
-    run: What it came to.
-    workdir: Where the run is kept.
-    signals: What ends it early.
-    name: The run's name, from `write_config`; None beside process 0.
-
   Raises:
-    UsageError: If a checkpoint cannot be read or does not fit the network.
+    UsageError: If a checkpoint cannot be read or does not fit the network; nothing is written then.
   """
   first = training.is_first()
+  name = run_name(workdir) if first else None
   checkpoints = training.Checkpoints(
     workdir / "checkpoints", run=name, architecture=ARCHITECTURES[config.model]
   )
   with contextlib.closing(checkpoints):
     with together(config):
       restored = _restore(checkpoints, run, workdir)
+    if name is not None:
+      write_config(workdir, config, name)
     state, seconds = restored if restored else (run.state, 0.0)
     step = int(state.step)
     log = training.MetricsLog(workdir / "metrics.jsonl" if first else None, last_step=step)

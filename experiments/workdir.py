@@ -26,7 +26,6 @@ JAX_SETTINGS = (
   "jax_threefry_partitionable",
   "jax_enable_x64",
   "jax_default_matmul_precision",
-  "jax_disable_most_optimizations",
 )
 """Settings of JAX, which the environment can change, that results depend on."""
 
@@ -63,23 +62,25 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
       raise UsageError(f"--workdir: {workdir}: {error}") from error
 
 
-def write_config(workdir: pathlib.Path, config: Config) -> str:
+def run_name(workdir: pathlib.Path) -> str:
+  """The name of the run in `workdir`, which its checkpoints carry too; a new one where it has none."""
+  path = workdir / "config.json"
+  return (read_config(path) if path.exists() else {}).get("run") or uuid.uuid4().hex
+
+
+def write_config(workdir: pathlib.Path, config: Config, name: str) -> None:
   """Writes config.json: the run's name, all flags, the network's fields, and what results depend on.
 
-  Where there is one already, the run keeps its name, and a warning on stderr tells what has changed of
-  versions, threads, devices and the like, as a resumed run may then end with other bits.
-
-  Returns:
-    The name of the run, which its checkpoints carry too.
+  Where there is one already, a warning on stderr tells what has changed of versions, threads, devices
+  and the like, as a resumed run may then end with other bits.
   """
   path = workdir / "config.json"
-  before, now = read_config(path) if path.exists() else {}, environment()
-  if changes := _differences(before, now):
+  now = environment()
+  if path.exists() and (changes := _differences(read_config(path), now)):
     print(
       f"warning: {workdir}: the results may differ in their last bits, as the run had {changes}",
       file=sys.stderr,
     )
-  name = before.get("run", uuid.uuid4().hex)
   given = {field: getattr(config, field) for field in MODEL_FIELDS}
   fields = model_fields(config.model) | {k: v for k, v in given.items() if v is not None}
   contents = {
@@ -90,7 +91,6 @@ def write_config(workdir: pathlib.Path, config: Config) -> str:
     **now,
   }
   write_json(path, seal(contents))
-  return name
 
 
 def environment() -> dict[str, Any]:

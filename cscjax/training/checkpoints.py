@@ -45,16 +45,13 @@ class Checkpoints:
   to the others, which need not see the directory.
 
   Args:
-    directory: Made where it is not there. Its name may have any characters.
+    directory: Made by the first `save`. Its name may have any characters.
     read_only: For `restore` alone. Nothing is made, renamed or removed, so that another process may be
       writing there.
     run: Name of the run, written into its checkpoints; those of another run are not used. None takes
       those of any run. A checkpoint without a name (of cscjax 0.1.0) is taken as the run's own.
     architecture: Version of the network's computation, as in `cscjax.models.ARCHITECTURES`; a checkpoint
       of another version is an error. One without a version (of cscjax 0.1.0) has version 1.
-
-  Raises:
-    OSError: If the directory cannot be made.
   """
 
   def __init__(
@@ -71,7 +68,6 @@ class Checkpoints:
     if not is_first():
       return
     if not read_only:
-      self._directory.mkdir(parents=True, exist_ok=True)
       self._remove_left_overs()
     self._checkpointer = ocp.Checkpointer(
       StateHandler(),
@@ -97,6 +93,7 @@ class Checkpoints:
       return
     folder = self._directory / str(step)
     try:
+      self._directory.mkdir(parents=True, exist_ok=True)
       if os.path.lexists(folder):
         _set_aside(folder, "foreign")
       self._checkpointer.save(folder, args=Save(state, meta))
@@ -166,7 +163,7 @@ class Checkpoints:
 
   def _numbers(self, *, warn=False):
     """The names of folders that may be checkpoints, as steps."""
-    if self._read_only and not self._directory.is_dir():
+    if not self._directory.is_dir():
       return []
     steps = []
     for entry in os.scandir(self._directory):

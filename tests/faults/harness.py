@@ -4,12 +4,17 @@ What a run left is read from its files alone, so that nothing of the program und
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ("--dataset=digits", "--depth=2", "--width=4", "--unfolding=1", "--epochs=3", "--batch_size=64")
@@ -104,6 +109,17 @@ def flip(path):
 
 def remove(path):
   path.unlink()
+
+
+def save_as_old(folder, state, seconds):
+  """Writes a checkpoint as cscjax 0.1.0 wrote it."""
+  state, digest = jax.device_get(state), hashlib.sha256()
+  for leaf in map(np.ascontiguousarray, jax.tree.leaves(state)):
+    digest.update(f"{leaf.dtype.name}{leaf.shape}".encode() + leaf.tobytes())
+  meta = {"seconds": seconds, "digest": digest.hexdigest()}
+  args = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(meta)}
+  with ocp.CheckpointManager(folder.absolute()) as manager:
+    manager.save(int(state.step), args=ocp.args.Composite(**args))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from absl.testing import flagsaver
 
 from cscjax.data import Split
 from cscjax.data.cache import write_cache
+from cscjax.training import seal
 from experiments import cli, flags, run
 from tests.faults.harness import contents, cut
 
@@ -119,6 +120,12 @@ def workdir(**files):
   return prepare
 
 
+def sealed(**changes):
+  """A workdir whose config.json has a checksum and was changed afterwards."""
+  config = {**json.loads(json.dumps(seal({"run": "a", "flags": {"dataset": "digits"}}))), **changes}
+  return workdir(config_json=json.dumps(config).encode())
+
+
 def in_the_way(folder):
   (folder / "run").write_text("a file")
   return ["--dataset=digits", f"--workdir={folder / 'run'}"]
@@ -161,6 +168,32 @@ FILES = {
   "from_config: null": ("epochs", from_config(instead("3", "null"))),
   "from_config: out of range": ("--epochs", from_config(instead("3", "0"))),
   "from_config: no list": ("--decay_epochs", from_config(instead("[75, 115]", "75"))),
+  "from_config: words for a list": ("decay_epochs", from_config(instead("[75, 115]", '"75"'))),
+  "from_config: a list of lists": ("decay_epochs", from_config(instead("[75, 115]", "[[75], [115]]"))),
+  "from_config: a list of null": ("decay_epochs", from_config(instead("[75, 115]", "[null]"))),
+  "from_config: a list of fractions": ("decay_epochs", from_config(instead("[75, 115]", "[75.5]"))),
+  "from_config: a list of infinity": ("decay_epochs", from_config(instead("[75, 115]", "[1e999]"))),
+  "from_config: false for a list": ("decay_epochs", from_config(instead("[75, 115]", "false"))),
+  "from_config: NaN": ("epochs", from_config(instead("3", "NaN"))),
+  "from_config: true for a number": ("epochs", from_config(instead("3", "true"))),
+  "from_config: a list for a number": ("epochs", from_config(instead("3", "[3]"))),
+  "from_config: an object for a number": ("epochs", from_config(instead("3", "{}"))),
+  "from_config: 401 digits": (
+    "momentum",
+    from_config(instead('"epochs": 3', f'"momentum": 1{"0" * 400}')),
+  ),
+  "from_config: 5000 digits": ("--from_config", from_config(instead("3", "1" * 5000))),
+  "from_config: deep": ("--from_config", from_config(lambda _: b"[" * 100_000)),
+  "from_config: deep flags": ("--from_config", from_config(lambda _: b'{"flags":' * 50_000)),
+  "from_config: run is no text": ("run", from_config(instead('"flags"', '"run": 5, "flags"'))),
+  "from_config: architecture is no number": (
+    "architecture",
+    from_config(instead('"flags"', '"architecture": null, "flags"')),
+  ),
+  "from_config: a wrong checksum": (
+    "checksum",
+    from_config(instead('"flags"', '"checksum": "", "flags"')),
+  ),
   "from_config: unknown data": ("--dataset", from_config(instead("digits", "mnist"))),
   "workdir: a file": ("--workdir", in_the_way),
   "workdir: below a file": ("--workdir", below_a_file),
@@ -171,6 +204,9 @@ FILES = {
   "workdir: config.json of another": ("config.json", workdir(config_json=b'{"name": "app"}')),
   "workdir: config.json without flags": ("config.json", workdir(config_json=b'{"flags": 3}')),
   "workdir: config.json a folder": ("config.json", workdir(config_json=None)),
+  "workdir: config.json changed": ("checksum", sealed(flags={"dataset": "cifar10"})),
+  "workdir: the run's name changed": ("checksum", sealed(run="b")),
+  "workdir: checksum no text": ("checksum", sealed(checksum=5)),
   "workdir: checkpoints alone": ("config.json", workdir(checkpoints=None)),
   "workdir: another run's": ("--", workdir(config_json=b'{"flags": {"model": "resnet"}}')),
   "data_dir: none": ("--data_dir", data_dir(lambda path: None)),

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -18,7 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from cscjax import training
-from tests.faults.harness import contents, cut, flip, remove
+from tests.faults.harness import contents, cut, flip, remove, save_as_old
 
 
 class Tiny(nn.Module):
@@ -228,23 +227,10 @@ def test_a_changed_network_is_an_error(saved):
   assert contents(saved) == before
 
 
-def save_as_old(folder, step):
-  """A checkpoint as cscjax 0.1.0 wrote it."""
-  state, digest = jax.device_get(make_state(step)), hashlib.sha256()
-  for leaf in map(np.ascontiguousarray, jax.tree.leaves(state)):
-    digest.update(f"{leaf.dtype.name}{leaf.shape}".encode() + leaf.tobytes())
-  args = {
-    "state": ocp.args.StandardSave(state),
-    "meta": ocp.args.JsonSave({"seconds": step / 2, "digest": digest.hexdigest()}),
-  }
-  with ocp.CheckpointManager(folder) as manager:
-    manager.save(step, args=ocp.args.Composite(**args))
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from Orbax's threads
 def test_checkpoints_of_old_versions_are_used(tmp_path):
   for step in (7, 12):
-    save_as_old(tmp_path, step)
+    save_as_old(tmp_path, make_state(step), seconds=step / 2)
   for path in (tmp_path / "12" / "state" / "d").iterdir():
     cut(path)
   with contextlib.closing(training.Checkpoints(tmp_path, run="a")) as checkpoints:
