@@ -3,6 +3,7 @@
 import fcntl
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -115,7 +116,8 @@ def change(old, new):
   def changed(run):
     text = (run / "config.json").read_text()
     assert old in text
-    (run / "config.json").write_text(text.replace(old, new))
+    without_checksum = re.sub(r',\s*"checksum": "\w+"', "", text)
+    (run / "config.json").write_text(without_checksum.replace(old, new))
 
   return changed
 

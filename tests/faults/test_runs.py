@@ -18,6 +18,7 @@ from tests.faults.harness import (
   ROOT,
   TINY,
   assert_refused,
+  contents,
   cut,
   fill,
   final_digest,
@@ -67,6 +68,37 @@ def test_damaged_files_cost_an_epoch_at_most(alone, tmp_path, damage):
   assert f"skipped the damaged checkpoint of step {2 * EPOCH}" in done.stderr
   assert f"step {EPOCH} of" in done.stderr
   assert (tmp_path / "checkpoints" / f"{2 * EPOCH}.damaged").is_dir()
+
+
+@pytest.mark.parametrize("name", ["meta/metadata", "state.msgpack", "_CHECKPOINT_METADATA"])
+def test_a_flipped_bit_of_a_checkpoint_costs_an_epoch_at_most(alone, tmp_path, name):
+  summary(run(*TINY, "--epochs=2", f"--workdir={tmp_path}"))
+  flip(tmp_path / "checkpoints" / str(2 * EPOCH) / name)
+  assert_ends_like(alone, tmp_path)
+
+
+def test_a_flipped_byte_of_config_json_is_told(tmp_path):
+  summary(run(*TINY, "--epochs=1", f"--workdir={tmp_path}"))
+  flip(tmp_path / "config.json")
+  before = contents(tmp_path)
+  assert_refused(run(*TINY, f"--workdir={tmp_path}"), "--workdir", "config.json")
+  assert contents(tmp_path) == before
+
+
+def test_float64_set_once_costs_no_checkpoint(alone, tmp_path, monkeypatch):
+  summary(run(*TINY, "--epochs=2", f"--workdir={tmp_path}"))
+  before = contents(tmp_path)
+  with monkeypatch.context() as patch:
+    patch.setenv("JAX_ENABLE_X64", "1")
+    assert_refused(run(*TINY, f"--workdir={tmp_path}"), f"step {2 * EPOCH}", "float32", "float64")
+  assert contents(tmp_path) == before
+  assert f"step {2 * EPOCH} of" in assert_ends_like(alone, tmp_path).stderr
+
+
+def test_the_environment_does_not_choose_the_random_numbers(alone, tmp_path, monkeypatch):
+  monkeypatch.setenv("JAX_DEFAULT_PRNG_IMPL", "rbg")
+  monkeypatch.setenv("JAX_THREEFRY_PARTITIONABLE", "0")
+  assert_ends_like(alone, tmp_path)
 
 
 def test_a_metrics_file_that_is_gone_costs_rows_alone(alone, tmp_path):
