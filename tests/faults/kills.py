@@ -63,7 +63,7 @@ def _kill(command, workdir, chance, usual, in_write):
   started = time.time()
   process, began = harness.start(*command), time.monotonic()
   wait = chance.uniform(0, usual)
-  more = chance.uniform(0, 0.05)  # into a write
+  more = chance.uniform(0, 0.005)  # into a write
   while process.poll() is None and (elapsed := time.monotonic() - began) < wait:
     time.sleep(min(0.01, wait - elapsed))
   if in_write:
