@@ -1,6 +1,7 @@
 """Thresholds, convolution and its adjoint, largest eigenvalues: plain functions over arrays."""
 
-from cscjax.ops.conv import Padding, analysis_shape, conv, conv_adjoint, synthesis_shape
+from cscjax.ops.conv import analysis_shape, conv, conv_adjoint, synthesis_shape
+from cscjax.ops.geometry import Padding, as_padding, as_steps
 from cscjax.ops.lanczos import lanczos_max, lanczos_vector
 from cscjax.ops.lowpass import tikhonov_lowpass
 from cscjax.ops.pooling import max_pool
@@ -11,6 +12,8 @@ from cscjax.ops.thresholds import hard_threshold, nonnegative_soft_threshold, so
 __all__ = [
   "Padding",
   "analysis_shape",
+  "as_padding",
+  "as_steps",
   "conv",
   "conv_adjoint",
   "hard_threshold",

@@ -12,7 +12,7 @@ PyTree = Any
 
 
 def normalize(tree: PyTree) -> tuple[jax.Array, PyTree]:
-  """(norm, tree / norm) with the Euclidean norm of all leaves together, at any scale; zeros stay zero."""
+  """(norm, tree / norm), the Euclidean norm of all leaves together at any scale; zeros stay zero."""
   power = power_of_two(tree)
   tree = jax.tree.map(lambda leaf: leaf / power.astype(leaf.dtype), tree)
   norm = jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree)))
