@@ -1,4 +1,4 @@
-"""Circular convolutions of stride 1, which the Fourier transform turns into one small block a frequency."""
+"""Circular convolutions of stride 1, which the Fourier transform turns into small blocks."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ BLOCK = 2**18  # complex numbers that are held for a block of frequencies
 
 
 def codes_are_smaller(conv: ConvDictionary) -> bool:
-  """Whether D^T D has the smaller blocks, [m, m], else D D^T, [C, C]; their nonzero eigenvalues agree."""
+  """Whether D^T D has the smaller blocks, [m, m], not D D^T, [C, C]; they share eigenvalues > 0."""
   channels, count = conv.filters.shape[-2:]
   return count < channels
 
@@ -32,8 +32,9 @@ def inverse_blocks(conv: ConvDictionary, sizes: Sequence[int], ridge: jax.Array)
   Returns:
     [H, W // 2 + 1, s, s], or [L // 2 + 1, s, s], s = min(C, m): a row of a spectrum times its block.
   """
+
   def inverse(block):
-    return jnp.linalg.inv(block + ridge * jnp.eye(len(block)))
+    return jnp.linalg.inv(block + ridge * jnp.eye(len(block), dtype=block.dtype))
 
   blocks = _map_frequencies(conv, sizes, inverse)
   return blocks.reshape(*sizes[:-1], -1, *blocks.shape[1:])
@@ -68,18 +69,24 @@ def _map_frequencies(
 ) -> jax.Array:
   """function(block) at each frequency of a real Fourier transform, stacked."""
   count = math.prod(sizes[:-1]) * (sizes[-1] // 2 + 1)
-  *kernel, channels, atoms = conv.filters.shape
-  held = math.prod(kernel) + channels * atoms + min(channels, atoms) ** 2
-  return lax.map(
-    lambda index: function(_gram_block(conv, sizes, index)),
-    jnp.arange(count),
-    batch_size=min(count, max(1, BLOCK // held)),
-  )
+  channels, atoms = conv.filters.shape[-2:]
+  held = math.prod(conv.filters.shape[:-2]) + channels * atoms + min(channels, atoms) ** 2
+  batch = min(count, max(1, BLOCK // held))
+  at = jax.vmap(lambda index: function(_gram_block(conv, sizes, index)))
+
+  def body(values, start):
+    # Written in place, the last block over a part of the one before: no second copy of them all.
+    block = at(start + jnp.arange(batch))
+    return lax.dynamic_update_slice_in_dim(values, block, start, axis=0), None
+
+  one = jax.eval_shape(at, jnp.arange(1))
+  values = jnp.zeros((count, *one.shape[1:]), one.dtype)
+  return lax.scan(body, values, jnp.minimum(jnp.arange(0, count, batch), count - batch))[0]
 
 
 def _gram_block(conv, sizes, index):
   """At one frequency, by its place in a real Fourier transform: [C, C] of D D^T, or [m, m] of D^T D."""
-  *kernel, channels, count = conv.filters.shape
+  channels, count = conv.filters.shape[-2:]
   phases = jnp.ones((), conv.filters.dtype)
   places = jnp.unravel_index(index, (*sizes[:-1], sizes[-1] // 2 + 1))
   for place, n, axis in zip(places, sizes, axes(conv), strict=True):

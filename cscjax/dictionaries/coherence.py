@@ -218,6 +218,7 @@ def _unflatten(array, shapes):
 
 def _unit_rows(rows):
   """Each row divided by its norm, 0 where it is 0."""
+  rows = jnp.asarray(rows, jnp.result_type(float, rows))
   rows = rows / ops.power_of_two(rows, axis=-1)
   return _divide(rows, ops.norm(rows, axis=-1)[..., None])
 

@@ -125,7 +125,7 @@ def squared_atom_norm(dictionary: Dictionary) -> jax.Array:
 
 
 def _dense_inverse(dictionary, ridge):
-  """(whether it acts on codes, the inverse of ridge I + D^T D on codes or of ridge I + D D^T on signals)."""
+  """(acts on codes or not, the inverse of ridge I + D^T D on codes or ridge I + D D^T on signals)."""
   atoms = dictionary.atoms
   on_codes = atoms.shape[1] < atoms.shape[0]
   wide = atoms.T if on_codes else atoms

@@ -52,9 +52,12 @@ def lipschitz(
     shorter, rounded up.
 
   Raises:
-    ValueError: If `signal_shape` does not fit the dictionary or `tolerance` is out of range.
+    ValueError: If `signal_shape` does not fit the dictionary, `tolerance` is out of range or `key` is no
+      random key.
   """
   shape = check_signal_shape(dictionary, signal_shape)
+  if key is not None:
+    checks.prng_key("key", key)
   tolerance = checks.in_range("tolerance", tolerance, 0, 1, low_open=True)
   dtype = floating_type(dictionary, shape)
   bound = _lipschitz(in_single_precision(dictionary), shape, tolerance, key)
@@ -82,7 +85,7 @@ def _lipschitz(dictionary, shape, tolerance, key):
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _largest_ritz_value(dictionary, start, iterations):
-  """Of D D^T; the derivative v^T d(D D^T) v with the Ritz vector v is finite for repeated eigenvalues."""
+  """Of D D^T; the derivative v^T d(D D^T) v, v the Ritz vector, is finite for repeated eigenvalues."""
   frame, scale = _frame(dictionary, start)
   return scale * (scale * ops.lanczos_max(frame, start, iterations))
 
