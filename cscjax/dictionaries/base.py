@@ -27,8 +27,8 @@ class Dictionary(Protocol):
   signal of the type of x and of the leaves together.
 
   `ista`, `fista`, the layered and multi-layer solvers, `beta_max`, `duality_gap`, `lipschitz`,
-  `to_matrix`, `atom_norms` and `mutual_coherence` (with a shape) ask for no more than this. `omp`, `admm`
-  and the theory of stripes and patches need the dictionaries of this package, and say so.
+  `to_matrix`, `atom_norms` and `mutual_coherence` (with a shape) ask for no more than this. `omp`,
+  `admm` and the theory of stripes and patches need the dictionaries of this package, and say so.
 
   Example:
     >>> @jax.tree_util.register_dataclass
@@ -74,16 +74,21 @@ def check_dictionary(dictionary: Any) -> None:
   """Raises ValueError if it is no `Dictionary`, or its leaves are not arrays of real numbers."""
   if isinstance(dictionary, type) or not isinstance(dictionary, Dictionary):
     checks.fail("dictionary", type(dictionary).__name__, "a Dictionary (MatrixDictionary(atoms), ...)")
-  if jax.tree_util.all_leaves([dictionary]):
+  node = jax.tree.structure(dictionary).node_data()
+  if node is None:
     checks.fail(
       "dictionary", type(dictionary).__name__, "a pytree (jax.tree_util.register_dataclass, ...)"
     )
+  try:
+    hash(node[1])  # jit's cache compares them: one that it cannot compare makes later calls fail
+  except TypeError as error:
+    checks.fail("dictionary", type(dictionary).__name__, f"hashable static fields ({error})")
   for leaf in jax.tree.leaves(dictionary):
     checks.real_array("dictionary", leaf)
 
 
 def floating_type(dictionary: Dictionary, signal_shape: Sequence[int], *arrays: Any) -> Any:
-  """The floating type of codes of signals [..., *signal_shape] in the type of `arrays` and of the leaves."""
+  """The floating type of codes, for signals of this shape in the type of `arrays` and the leaves."""
   dtype = jnp.result_type(float, *arrays, *jax.tree.leaves(dictionary))
   signal = jax.ShapeDtypeStruct(tuple(signal_shape), dtype)
   return jnp.result_type(dtype, *jax.tree.leaves(jax.eval_shape(dictionary.analysis, signal)))
