@@ -26,8 +26,11 @@ def boolean(name: str, value: Any) -> bool:
 
 
 def positive_int(name: str, value: Any) -> int:
-  """Returns `value` if it is an integer >= 1, else raises ValueError."""
-  return int_at_least(name, value, 1)
+  """Returns `value` if it is an integer >= 1 and < 2^31, else raises ValueError."""
+  number = int_at_least(name, value, 1)
+  if number >= 2**31:
+    fail(name, value, "an integer >= 1 and < 2^31")
+  return number
 
 
 def int_at_least(name: str, value: Any, minimum: int) -> int:
@@ -42,7 +45,10 @@ def in_range(
 ) -> float:
   """Returns `value` as a float if it is in [low, high), or in (low, high), else raises ValueError."""
   is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  number = float(value) if is_number else math.nan
+  try:
+    number = float(value) if is_number else math.nan
+  except OverflowError:  # an integer beyond all floats
+    number = math.inf
   if not (low <= number < high and math.isfinite(number)) or (low_open and number == low):
     lower = "" if math.isinf(low) else f" > {low:g}" if low_open else f" >= {low:g}"
     upper = "" if math.isinf(high) else f" and < {high:g}"
@@ -51,22 +57,42 @@ def in_range(
 
 
 def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:
-  """Returns `value` if it is among `choices`, else raises ValueError that lists them."""
+  """Returns the one of `choices` that `value` is, else raises ValueError that lists them."""
   choices = tuple(choices)
-  if value not in choices:
-    fail(name, value, "one of " + ", ".join(map(str, choices)))
-  return value
+  plain = value.item() if isinstance(value, np.generic) else value
+  for choice in choices:  # True equals 1 and 2.0 equals 2, but they are none of these choices
+    same_kind = isinstance(plain, type(choice)) and isinstance(plain, bool) == isinstance(choice, bool)
+    if same_kind and plain == choice:
+      return choice
+  fail(name, value, "one of " + ", ".join(map(str, choices)))
 
 
 def real_array(name: str, value: Any) -> jax.Array:
   """Returns `value` as an array if it is one of real numbers, or a tracer of one, else ValueError."""
   try:
     array = jnp.asarray(value)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     fail(name, value, "an array of real numbers")
   if not _is_real(array.dtype):
     fail(name, array.dtype.name, "an array of real numbers")
   return array
+
+
+def list_as_array(name: str, value: Any) -> Any:
+  """Returns a list as an array of real numbers, or raises ValueError; other values unchanged.
+
+  The fields of a dictionary hold arrays, but also whatever JAX puts in their place when it rebuilds a
+  pytree (None, axes, shapes, objects), so a dictionary cannot ask for an array when it is made.
+  """
+  return real_array(name, value) if isinstance(value, list) else value
+
+
+def prng_key(name: str, value: Any) -> None:
+  """Raises ValueError if `value` is no random key."""
+  try:
+    jax.eval_shape(jax.random.bits, value)
+  except (TypeError, ValueError):
+    fail(name, value, "a key made by jax.random.key")
 
 
 def all_real(name: str, value: Any) -> None:
@@ -79,14 +105,13 @@ def all_real(name: str, value: Any) -> None:
 
 
 def all_at_least(name: str, value: Any, minimum: float, *, open_bound: bool = False) -> None:
-  """Raises ValueError where a concrete leaf is below `minimum` or not finite; tracers pass."""
-  for leaf in jax.tree.leaves(value):
+  """Raises ValueError where a concrete leaf is below `minimum` or not finite; tracers pass if real."""
+  for leaf in jax.tree.leaves(value, is_leaf=lambda node: node is None):
+    if not _is_real(leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype):
+      fail(name, leaf, "numbers")
     if isinstance(leaf, Tracer):
       continue
-    values = np.asarray(leaf)
-    if not _is_real(values.dtype):
-      fail(name, leaf, "numbers")
-    values = values.astype(np.float64)
+    values = np.asarray(leaf).astype(np.float64)
     above = values > minimum if open_bound else values >= minimum
     if not np.all(above & np.isfinite(values)):
       fail(name, leaf, f"finite values {'>' if open_bound else '>='} {minimum:g}")

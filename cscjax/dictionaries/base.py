@@ -15,10 +15,35 @@ Code = Any
 
 @runtime_checkable
 class Dictionary(Protocol):
-  """A linear map D from codes to signals, a pytree whose leaves are its atoms.
+  """A linear map D from codes to signals: the protocol that a dictionary of your own has to meet.
 
-  `analysis` and `synthesis` are exact adjoints: <D^T x, g> = <x, D g>. Leading axes of signals and
-  codes are batch. Solvers and models ask for no more than this.
+  A dictionary has the four members below and is a pytree (`jax.tree_util.register_dataclass`,
+  `flax.struct.PyTreeNode`) whose leaves, if there are any, are arrays of real numbers: what a gradient
+  can be taken of. Everything else is a static field and has to be hashable.
+
+  `analysis` and `synthesis` must be exact adjoints, <D^T x, g> = <x, D g>, linear in x and in the code,
+  and accept leading batch axes. A code is an array, or a pytree of arrays (a tuple, a dict, ...) whose
+  leaves have the batch axes first. Solvers compute in the floating type that `analysis` returns for a
+  signal of the type of x and of the leaves together.
+
+  `ista`, `fista`, the layered and multi-layer solvers, `beta_max`, `duality_gap`, `lipschitz`,
+  `to_matrix`, `atom_norms` and `mutual_coherence` (with a shape) ask for no more than this. `omp`,
+  `admm` and the theory of stripes and patches need the dictionaries of this package, and say so.
+
+  Example:
+    >>> @jax.tree_util.register_dataclass
+    ... @dataclasses.dataclass(frozen=True)
+    ... class Scaled:
+    ...   factor: jax.Array
+    ...   signal_ndim = 1
+    ...   def analysis(self, x):
+    ...     return self.factor * x
+    ...   def synthesis(self, code, signal_shape=None):
+    ...     return self.factor * code
+    ...   def residual(self, code, x):
+    ...     return self.synthesis(code) - x
+    >>> cscjax.fista(Scaled(jnp.float32(2)), jnp.ones(3), beta=0.4).code
+    Array([0.4, 0.4, 0.4], dtype=float32)
   """
 
   @property
@@ -46,11 +71,39 @@ def join(code: Code) -> jax.Array:
 
 
 def check_dictionary(dictionary: Any) -> None:
-  """ValueError where it is none, or its atoms are no real numbers."""
+  """Raises ValueError if it is no `Dictionary`, or its leaves are not arrays of real numbers."""
+  if isinstance(dictionary, type) or not isinstance(dictionary, Dictionary):
+    checks.fail("dictionary", type(dictionary).__name__, "a Dictionary (MatrixDictionary(atoms), ...)")
+  node = jax.tree.structure(dictionary).node_data()
+  if node is None:
+    checks.fail(
+      "dictionary", type(dictionary).__name__, "a pytree (jax.tree_util.register_dataclass, ...)"
+    )
+  try:
+    hash(node[1])  # jit's cache compares them: one that it cannot compare makes later calls fail
+  except TypeError as error:
+    checks.fail("dictionary", type(dictionary).__name__, f"hashable static fields ({error})")
   for leaf in jax.tree.leaves(dictionary):
     checks.real_array("dictionary", leaf)
-  if not isinstance(dictionary, Dictionary):
-    checks.fail("dictionary", type(dictionary).__name__, "a Dictionary (MatrixDictionary(atoms), ...)")
+
+
+def floating_type(dictionary: Dictionary, signal_shape: Sequence[int], *arrays: Any) -> Any:
+  """The floating type of codes, for signals of this shape in the type of `arrays` and the leaves."""
+  dtype = jnp.result_type(float, *arrays, *jax.tree.leaves(dictionary))
+  signal = jax.ShapeDtypeStruct(tuple(signal_shape), dtype)
+  return jnp.result_type(dtype, *jax.tree.leaves(jax.eval_shape(dictionary.analysis, signal)))
+
+
+def in_single_precision(dictionary: Dictionary) -> Dictionary:
+  """The dictionary with its floating leaves in float32 at least."""
+
+  def convert(leaf):
+    dtype = jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.floating):
+      return leaf
+    return jnp.asarray(leaf, jnp.promote_types(dtype, jnp.float32))
+
+  return jax.tree.map(convert, dictionary)
 
 
 def check_signal_shape(dictionary: Dictionary, signal_shape: Sequence[int]) -> tuple[int, ...]:
@@ -62,8 +115,9 @@ def check_signal_shape(dictionary: Dictionary, signal_shape: Sequence[int]) -> t
   shape = tuple(checks.positive_int("signal_shape", n) for n in signal_shape)
   try:
     jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, jnp.float32))
-  except ValueError as error:
-    raise ValueError(f"signal_shape: {shape} does not fit the dictionary ({error})") from error
+  except (TypeError, ValueError) as error:  # JAX raises TypeError for shapes that do not fit
+    reason = " ".join(str(error).split())[:200]
+    raise ValueError(f"signal_shape: {shape} does not fit the dictionary ({reason})") from error
   return shape
 
 
@@ -80,7 +134,7 @@ def to_matrix(dictionary: Dictionary, signal_shape: Sequence[int]) -> jax.Array:
   """
   signal_shape = check_signal_shape(dictionary, signal_shape)
   size = math.prod(signal_shape)
-  dtype = jnp.result_type(*jax.tree.leaves(dictionary))
+  dtype = floating_type(dictionary, signal_shape)
   signals = jnp.eye(size, dtype=dtype).reshape(size, *signal_shape)
   rows = jax.tree.leaves(dictionary.analysis(signals))
   return jnp.concatenate([row.reshape(size, -1) for row in rows], axis=1)

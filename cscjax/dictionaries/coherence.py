@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from cscjax import checks, ops
-from cscjax.dictionaries.base import Code, Dictionary, check_dictionary, check_signal_shape
+from cscjax.dictionaries.base import (
+  Code,
+  Dictionary,
+  check_dictionary,
+  check_signal_shape,
+  floating_type,
+  in_single_precision,
+)
 from cscjax.dictionaries.conv import ConvDictionary
 from cscjax.dictionaries.geometry import axes, meets_itself
 from cscjax.dictionaries.identity import IdentityAugmented
@@ -47,22 +54,15 @@ def mutual_coherence(dictionary: Dictionary, signal_shape: Sequence[int] | None 
     ValueError: If `signal_shape` does not fit the dictionary, or is needed and missing.
   """
   check_dictionary(dictionary)
-  dtype = jnp.result_type(float, *jax.tree.leaves(dictionary))
-  precise = jnp.promote_types(dtype, jnp.float32)
-  dictionary = jax.tree.map(lambda leaf: jnp.asarray(leaf, precise), dictionary)
   if isinstance(dictionary, MatrixDictionary) and signal_shape is None:
     signal_shape = dictionary.atoms.shape[:1]
   if signal_shape is None:
-    return _over_all_shifts(dictionary).astype(dtype)
-  shape = check_signal_shape(dictionary, signal_shape)
-  conv = dictionary.conv if isinstance(dictionary, IdentityAugmented) else dictionary
-  if isinstance(conv, ConvDictionary) and _has_just_all_shifts(conv, shape):
-    return _over_all_shifts(dictionary).astype(dtype)
-  if isinstance(dictionary, IdentityAugmented):
-    return _beside_identity(dictionary.conv, _enough(dictionary.conv, shape)).astype(dtype)
-  if isinstance(dictionary, ConvDictionary):
-    shape = _enough(dictionary, shape)
-  return _largest_in_gram(dictionary, shape).astype(dtype)
+    dtype = jnp.result_type(float, *jax.tree.leaves(dictionary))
+  else:
+    signal_shape = check_signal_shape(dictionary, signal_shape)
+    dtype = floating_type(dictionary, signal_shape)
+  coherence = _coherence(in_single_precision(dictionary), signal_shape)
+  return jnp.minimum(coherence, 1).astype(dtype)  # rounding can lead beyond 1
 
 
 def atom_norms(dictionary: Dictionary, signal_shape: Sequence[int]) -> Code:
@@ -77,21 +77,38 @@ def atom_norms(dictionary: Dictionary, signal_shape: Sequence[int]) -> Code:
   """
   shape = check_signal_shape(dictionary, signal_shape)
   if isinstance(dictionary, IdentityAugmented):
-    return jnp.ones(shape, dictionary.conv.filters.dtype), atom_norms(dictionary.conv, shape)
+    new = atom_norms(dictionary.conv, shape)
+    return jnp.ones(shape, new.dtype), new
   if isinstance(dictionary, MatrixDictionary):
-    return jnp.linalg.norm(dictionary.atoms, axis=0)
+    return ops.norm(jnp.asarray(dictionary.atoms, floating_type(dictionary, shape)), axis=0)
   if isinstance(dictionary, ConvDictionary) and not meets_itself(dictionary, shape):
-    squares = dictionary.replace(filters=jnp.square(dictionary.filters))
-    return jnp.sqrt(squares.analysis(jnp.ones(shape, squares.filters.dtype)))
-  norms = _map_atoms(dictionary, shape, lambda _, atoms: _norms(atoms))
+    filters = jnp.asarray(dictionary.filters, floating_type(dictionary, shape))
+    power = ops.power_of_two(filters, axis=range(filters.ndim - 1))
+    squares = dictionary.replace(filters=jnp.square(filters / power))
+    sums = squares.analysis(jnp.ones(shape, filters.dtype))
+    roots = jnp.where(sums > 0, jnp.sqrt(jnp.where(sums > 0, sums, 1)), sums)
+    return roots * power.reshape((1,) * (roots.ndim - 1) + (-1,))
+  norms = _map_atoms(dictionary, shape, lambda _, atoms: ops.norm(atoms, axis=-1))
   return _unflatten(norms, _code_shapes(dictionary, shape))
+
+
+def _coherence(dictionary, shape):
+  if shape is None:
+    return _over_all_shifts(dictionary)
+  conv = dictionary.conv if isinstance(dictionary, IdentityAugmented) else dictionary
+  if isinstance(conv, ConvDictionary) and _has_just_all_shifts(conv, shape):
+    return _over_all_shifts(dictionary)
+  if isinstance(dictionary, IdentityAugmented):
+    return _beside_identity(dictionary.conv, _enough(dictionary.conv, shape))
+  if isinstance(dictionary, ConvDictionary):
+    shape = _enough(dictionary, shape)
+  return _largest_in_gram(dictionary, shape)
 
 
 def _over_all_shifts(dictionary):
   if isinstance(dictionary, IdentityAugmented):
     filters = dictionary.conv.filters
-    flat = filters.reshape(-1, filters.shape[-1]).T
-    beside = jnp.max(jnp.abs(flat) * _reciprocal(_norms(flat))[:, None])
+    beside = jnp.max(jnp.abs(_unit_rows(filters.reshape(-1, filters.shape[-1]).T)))
     return jnp.maximum(beside, _over_all_shifts(dictionary.conv))
   if isinstance(dictionary, ConvDictionary):
     return _largest_correlation(dictionary)
@@ -110,7 +127,7 @@ def _largest_correlation(dictionary: ConvDictionary) -> jax.Array:
   """The filters' cross-correlations at the lags that the stride lets occur."""
   *kernel, channels, count = dictionary.filters.shape
   atoms = jnp.moveaxis(dictionary.filters, -1, 0).reshape(count, -1)
-  atoms = (atoms * _reciprocal(_norms(atoms))[:, None]).reshape(count, *kernel, channels)
+  atoms = _unit_rows(atoms).reshape(count, *kernel, channels)
   steps = [axis.stride // math.gcd(axis.stride, axis.dilation) for axis in axes(dictionary)]
   reach = [(k - 1) // s * s for k, s in zip(kernel, steps, strict=True)]
   lags = [2 * r // s + 1 for r, s in zip(reach, steps, strict=True)]
@@ -127,12 +144,12 @@ def _largest_correlation(dictionary: ConvDictionary) -> jax.Array:
 
 def _largest_in_gram(dictionary, shape):
   norms = jnp.concatenate([jnp.ravel(part) for part in jax.tree.leaves(atom_norms(dictionary, shape))])
-  scale = _reciprocal(norms)
 
   def largest(indices, atoms):
-    gram = jnp.abs(_flatten(dictionary.analysis(atoms.reshape(-1, *shape)), len(indices)))
+    atoms = _unit_rows(atoms).reshape(-1, *shape)
+    gram = jnp.abs(_flatten(dictionary.analysis(atoms), len(indices)))
     gram = gram.at[jnp.arange(len(indices)), indices].set(0)
-    return jnp.max(gram * scale, axis=1) * scale[indices]
+    return jnp.max(_divide(gram, norms[None]), axis=1)
 
   return jnp.max(_map_atoms(dictionary, shape, largest))
 
@@ -141,7 +158,7 @@ def _beside_identity(conv, shape):
   """mu([I, F^T]): an atom against a unit vector is its entry there."""
 
   def largest(_, atoms):
-    return jnp.max(jnp.abs(atoms), axis=1) * _reciprocal(_norms(atoms))
+    return jnp.max(jnp.abs(_unit_rows(atoms)), axis=1)
 
   return jnp.maximum(jnp.max(_map_atoms(conv, shape, largest)), _largest_in_gram(conv, shape))
 
@@ -170,10 +187,10 @@ def _map_atoms(
   shapes = _code_shapes(dictionary, shape)
   size = sum(math.prod(s.shape) for s in jax.tree.leaves(shapes))
   block = min(size, max(1, BLOCK // max(size, math.prod(shape))))
+  dtype = floating_type(dictionary, shape)
 
   def step(first):
     indices = jnp.minimum(first + jnp.arange(block), size - 1)  # the last atom may come again
-    dtype = jnp.result_type(*jax.tree.leaves(dictionary))
     codes = _unflatten(jax.nn.one_hot(indices, size, dtype=dtype), shapes)
     return function(indices, dictionary.synthesis(codes, (block, *shape)).reshape(block, -1))
 
@@ -199,9 +216,15 @@ def _unflatten(array, shapes):
   return jax.tree.unflatten(treedef, parts)
 
 
-def _norms(rows):
-  return jnp.linalg.norm(rows, axis=-1)
+def _unit_rows(rows):
+  """Each row divided by its norm, 0 where it is 0."""
+  rows = jnp.asarray(rows, jnp.result_type(float, rows))
+  rows = rows / ops.power_of_two(rows, axis=-1)
+  return _divide(rows, ops.norm(rows, axis=-1)[..., None])
 
 
-def _reciprocal(norms):
-  return jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)
+def _divide(values, norms):
+  """values / norms at any scale of the norms, 0 where a norm is 0."""
+  power = ops.power_of_two(norms[None], axis=0)[0]
+  norms = norms / power
+  return jnp.where(norms > 0, values / power / jnp.where(norms > 0, norms, 1), 0)

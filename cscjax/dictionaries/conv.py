@@ -12,8 +12,7 @@ class ConvDictionary(struct.PyTreeNode):
   """All shifts of some filters; its analysis is the convolution of a CNN.
 
   `analysis` is a cross-correlation with the filters, `synthesis` its adjoint, exact for every stride,
-  dilation, padding and size. One- or two-dimensional after the rank of `filters`. Arguments are
-  checked where they are used, with a ValueError that names the argument.
+  dilation, padding and size. One- or two-dimensional after the rank of `filters`.
 
   Attributes:
     filters: [kh, kw, C, m] (HWIO), or [k, C, m] for one-dimensional signals; C channels of the
@@ -22,6 +21,10 @@ class ConvDictionary(struct.PyTreeNode):
     dilation: Step between the taps of a filter (the paper's s), likewise.
     padding: "SAME" (zeros), "CIRCULAR" (the paper's circulant matrices), "VALID", or explicit
       pairs (low, high), one an axis.
+
+  Raises:
+    ValueError: When made, if stride, dilation or padding are not of these kinds (NumPy integers, arrays
+      and lists of integers are converted); when used, if they do not fit the filters.
   """
 
   filters: jax.Array
@@ -30,8 +33,11 @@ class ConvDictionary(struct.PyTreeNode):
   padding: ops.Padding = struct.field(pytree_node=False, default="SAME")
 
   def __post_init__(self):
-    for name, value in self.geometry.items():
-      object.__setattr__(self, name, _hashable(value))  # static fields are keys of jit's cache
+    # Static fields are keys of jit's cache: one that cannot be hashed or compared would spoil it.
+    object.__setattr__(self, "stride", ops.as_steps("stride", self.stride))
+    object.__setattr__(self, "dilation", ops.as_steps("dilation", self.dilation))
+    object.__setattr__(self, "padding", ops.as_padding(self.padding))
+    object.__setattr__(self, "filters", checks.list_as_array("filters", self.filters))
 
   @property
   def signal_ndim(self) -> int:
@@ -71,7 +77,3 @@ class ConvDictionary(struct.PyTreeNode):
   def residual(self, code: jax.Array, x: jax.Array) -> jax.Array:
     """D code - x: [..., H, W, C]."""
     return self.synthesis(code, x.shape) - x
-
-
-def _hashable(value):
-  return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value

@@ -67,17 +67,15 @@ def effective_atoms(layers: Sequence[Layer], channels: Sequence[int] | None = No
   _check_layers(layers)
   dictionary, _, code = layers[-1]
   *spatial, count = new_code(code).shape[-dictionary.signal_ndim :]
-  channels = list(range(count) if channels is None else channels)
-  if not channels or not set(channels) <= set(range(count)):
-    checks.fail("channels", channels, f"one at least, of 0..{count - 1}")
+  indices = _as_channels(channels, count)
   rows = jax.tree.map(
-    lambda part: jnp.zeros((len(channels), *part.shape[-dictionary.signal_ndim :])), code
+    lambda part: jnp.zeros((len(indices), *part.shape[-dictionary.signal_ndim :])), code
   )
   middle = (n // 2 for n in spatial)
   *kept, units = jax.tree.leaves(rows)
-  units = units.at[(np.arange(len(channels)), *middle, np.asarray(channels))].set(1)
+  units = units.at[(np.arange(len(indices)), *middle, np.asarray(indices))].set(1)
   rows = jax.tree.unflatten(jax.tree.structure(code), [*kept, units])
-  scale = np.ones(len(channels))
+  scale = np.ones(len(indices))
   for i in reversed(range(len(layers))):
     dictionary, signal, code = layers[i]
     if i < len(layers) - 1:
@@ -146,9 +144,23 @@ def scaled_fit(x: ArrayLike, rebuilt: ArrayLike) -> ScaledFit:
   return ScaledFit(np.squeeze(scale / size, axes), missing / np.where(norm > 0, norm, 1))
 
 
+def _as_channels(channels: Sequence[int] | None, count: int) -> list[int]:
+  if channels is None:
+    return list(range(count))
+  array = np.asarray(channels)
+  if array.ndim != 1 or not array.size or not np.issubdtype(array.dtype, np.integer):
+    checks.fail("channels", channels, "a sequence of at least one integer")
+  if array.min() < 0 or array.max() >= count:
+    checks.fail("channels", channels, f"integers in 0..{count - 1}")
+  return array.tolist()
+
+
 def _check_layers(layers):
-  if not layers:
-    checks.fail("layers", layers, "one at least")
+  if not isinstance(layers, Sequence) or not layers:
+    checks.fail("layers", layers, "a sequence of at least one (dictionary, signal, code)")
+  for i, layer in enumerate(layers):
+    if not isinstance(layer, tuple) or len(layer) != 3:
+      checks.fail(f"layers[{i}]", type(layer).__name__, "(dictionary, signal, code)")
   for i in range(len(layers) - 1):
     _is_pooled(layers, i)
 

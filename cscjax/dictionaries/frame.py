@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cscjax import checks
 from cscjax.dictionaries.base import Code, Dictionary
+from cscjax.dictionaries.circulant import codes_are_smaller, inverse_blocks
 from cscjax.dictionaries.conv import ConvDictionary
 from cscjax.dictionaries.identity import IdentityAugmented
 from cscjax.dictionaries.matrix import MatrixDictionary
@@ -72,8 +74,12 @@ def canvas(dictionary: Dictionary, signal_shape: Sequence[int]) -> Canvas:
 
 def frame_inverse(
   dictionary: Dictionary, signal_shape: Sequence[int], ridge: jax.Array
-) -> Callable[[jax.Array], jax.Array]:
-  """The map (ridge I + D D^T)^-1 on signals, for the dictionary of a `Canvas`.
+) -> Callable[[jax.Array], tuple[jax.Array, Code]]:
+  """The maps (ridge I + D D^T)^-1 and D^T (ridge I + D D^T)^-1, for the dictionary of a `Canvas`.
+
+  What is inverted is the smaller of D D^T and D^T D, for D^T (ridge I + D D^T)^-1 equals
+  (ridge I + D^T D)^-1 D^T: for many channels and few atoms (sensors) the larger would take far more
+  memory than the signal.
 
   Args:
     dictionary: A dense or a circular one.
@@ -81,24 +87,35 @@ def frame_inverse(
     ridge: > 0, a scalar.
 
   Returns:
-    Signals [batch..., *signal_shape] -> the same, computed in float32 at least.
+    Signals [batch..., *signal_shape] -> (the same, codes [batch..., ...]), computed in float32 at least.
   """
   shape = tuple(signal_shape)
   precise = jnp.promote_types(jnp.result_type(*jax.tree.leaves(dictionary)), jnp.float32)
-  if isinstance(dictionary, MatrixDictionary):
-    atoms = dictionary.atoms.astype(precise)
-    inverse = jnp.linalg.inv(atoms @ atoms.T + ridge * jnp.eye(shape[0]))
-    return lambda x: (x.astype(precise) @ inverse).astype(x.dtype)
-  axes = tuple(range(-len(shape), -1))
   dictionary = jax.tree.map(lambda leaf: leaf.astype(precise), dictionary)
-  blocks = jnp.linalg.inv(frame_spectrum(dictionary, shape) + ridge * jnp.eye(shape[-1]))
+  if isinstance(dictionary, IdentityAugmented):  # D D^T = I + F^T F
+    conv_inverse = frame_inverse(dictionary.conv, shape, ridge + 1)
 
-  def apply(x):
-    spectrum = jnp.fft.rfftn(x.astype(precise), axes=axes)
-    product = jnp.einsum("...c,...cd->...d", spectrum, blocks)
-    return jnp.fft.irfftn(product, s=shape[:-1], axes=axes).astype(x.dtype)
+    def augmented(x):
+      signal, new = conv_inverse(x)
+      return signal, (signal, new)
 
-  return apply
+    return augmented
+  if isinstance(dictionary, MatrixDictionary):
+    on_codes, apply = _dense_inverse(dictionary, ridge)
+  else:
+    on_codes, apply = _circular_inverse(dictionary, shape, ridge)
+
+  def inverse(x):
+    signal = x.astype(precise)
+    if on_codes:
+      code = apply(dictionary.analysis(signal))
+      signal = (signal - dictionary.synthesis(code, signal.shape)) / ridge
+    else:
+      signal = apply(signal)
+      code = dictionary.analysis(signal)
+    return signal.astype(x.dtype), code.astype(x.dtype)
+
+  return inverse
 
 
 def squared_atom_norm(dictionary: Dictionary) -> jax.Array:
@@ -107,24 +124,27 @@ def squared_atom_norm(dictionary: Dictionary) -> jax.Array:
   return jnp.sum(jnp.square(atoms)) / atoms.shape[-1]
 
 
-def frame_spectrum(dictionary: Dictionary, signal_shape: Sequence[int]) -> jax.Array:
-  """D D^T of a circular dictionary in the Fourier domain, a [C, C] block a frequency.
+def _dense_inverse(dictionary, ridge):
+  """(acts on codes or not, the inverse of ridge I + D^T D on codes or ridge I + D D^T on signals)."""
+  atoms = dictionary.atoms
+  on_codes = atoms.shape[1] < atoms.shape[0]
+  wide = atoms.T if on_codes else atoms
+  gram = jnp.matmul(wide, wide.T, precision=lax.Precision.HIGHEST)
+  inverse = jnp.linalg.inv(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
+  return on_codes, lambda array: array @ inverse
 
-  Args:
-    dictionary: A circular convolution, or the identity beside one.
-    signal_shape: Shape of one signal without batch, (H, W, C) or (L, C).
 
-  Returns:
-    [H, W / 2 + 1, C, C], or [L / 2 + 1, C, C]: a row spectrum x block is the spectrum of D D^T x.
-  """
-  *spatial, channels = signal_shape
-  origin = (0,) * len(spatial)
-  impulses = jnp.zeros((channels, *signal_shape), jnp.result_type(*jax.tree.leaves(dictionary)))
-  for channel in range(channels):
-    impulses = impulses.at[(channel, *origin, channel)].set(1)
-  images = dictionary.synthesis(dictionary.analysis(impulses), impulses.shape)
-  spectrum = jnp.fft.rfftn(images, axes=tuple(range(1, len(spatial) + 1)))
-  return jnp.moveaxis(spectrum, 0, -2)
+def _circular_inverse(conv, shape, ridge):
+  sizes = shape[:-1]
+  blocks = inverse_blocks(conv, sizes, ridge)
+  axes = tuple(range(-len(shape), -1))
+
+  def apply(array):
+    spectrum = jnp.fft.rfftn(array, axes=axes)
+    product = jnp.einsum("...c,...cd->...d", spectrum, blocks)
+    return jnp.fft.irfftn(product, s=sizes, axes=axes)
+
+  return codes_are_smaller(conv), apply
 
 
 def _margins(conv, shape):

@@ -28,6 +28,8 @@ class IdentityAugmented(struct.PyTreeNode):
 
   def analysis(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """D^T x = (x, F x). ValueError where F changes the spatial size."""
+    if not isinstance(self.conv, ConvDictionary):
+      checks.fail("conv", type(self.conv).__name__, "a ConvDictionary")
     new = self.conv.analysis(x)
     if new.shape[:-1] != x.shape[:-1]:
       checks.fail("conv", self.conv.geometry, "stride 1 and a padding that keeps the size")

@@ -6,14 +6,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from cscjax import checks
-from cscjax.dictionaries.base import Dictionary, check_signal_shape
+from cscjax import checks, ops
+from cscjax.dictionaries.base import Dictionary, check_signal_shape, floating_type, in_single_precision
+from cscjax.dictionaries.circulant import largest_eigenvalue, largest_gram_eigenvalue
 from cscjax.dictionaries.conv import ConvDictionary
-from cscjax.dictionaries.frame import frame_spectrum
 from cscjax.dictionaries.identity import IdentityAugmented
 from cscjax.dictionaries.matrix import MatrixDictionary
-from cscjax.ops import lanczos_max
 
 FAILURE_PROBABILITY = 1e-6  # over the random start, that a certified L is too small
 
@@ -52,15 +52,16 @@ def lipschitz(
     shorter, rounded up.
 
   Raises:
-    ValueError: If `signal_shape` does not fit the dictionary or `tolerance` is out of range.
+    ValueError: If `signal_shape` does not fit the dictionary, `tolerance` is out of range or `key` is no
+      random key.
   """
   shape = check_signal_shape(dictionary, signal_shape)
+  if key is not None:
+    checks.prng_key("key", key)
   tolerance = checks.in_range("tolerance", tolerance, 0, 1, low_open=True)
-  dtype = jnp.result_type(float, *jax.tree.leaves(dictionary))
-  precise = jnp.promote_types(dtype, jnp.float32)
-  dictionary = jax.tree.map(lambda leaf: jnp.asarray(leaf, precise), dictionary)
-  bound = _lipschitz(dictionary, shape, tolerance, key)
-  rounded = bound.astype(dtype)
+  dtype = floating_type(dictionary, shape)
+  bound = _lipschitz(in_single_precision(dictionary), shape, tolerance, key)
+  precise, rounded = bound.dtype, bound.astype(dtype)
   upward = rounded * (1 + jnp.finfo(dtype).eps)
   return jnp.where(rounded.astype(precise) < bound, upward, rounded)
 
@@ -70,22 +71,60 @@ def _lipschitz(dictionary, shape, tolerance, key):
   if isinstance(dictionary, IdentityAugmented):
     return 1 + _lipschitz(dictionary.conv, shape, tolerance, key)
   if isinstance(dictionary, MatrixDictionary):
-    return jnp.linalg.norm(dictionary.atoms, ord=2) ** 2
+    atoms, scale = ops.scaled(dictionary.atoms)
+    wide = atoms if atoms.shape[0] < atoms.shape[1] else atoms.T
+    gram = jnp.matmul(wide, wide.T, precision=lax.Precision.HIGHEST)
+    return scale * (scale * largest_eigenvalue(gram))
   if isinstance(dictionary, ConvDictionary) and _is_circulant(dictionary):
-    return jnp.max(jnp.linalg.eigvalsh(frame_spectrum(dictionary, shape)))
-  dtype = jnp.result_type(*jax.tree.leaves(dictionary))
-  start = jax.random.normal(jax.random.key(0, impl="threefry2x32") if key is None else key, shape, dtype)
+    filters, scale = ops.scaled(dictionary.filters)
+    return scale * (scale * largest_gram_eigenvalue(dictionary.replace(filters=filters), shape[:-1]))
+  dtype = floating_type(dictionary, shape)
+  key = jax.random.key(0, impl="threefry2x32") if key is None else key
+  start = jax.random.normal(key, shape, dtype)
+  return _largest_ritz_value(dictionary, start, lanczos_steps(start.size, tolerance)) / (1 - tolerance)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _largest_ritz_value(dictionary, start, iterations):
+  """Of D D^T; the derivative v^T d(D D^T) v, v the Ritz vector, is finite for repeated eigenvalues."""
+  frame, scale = _frame(dictionary, start)
+  return scale * (scale * ops.lanczos_max(frame, start, iterations))
+
+
+@_largest_ritz_value.defjvp
+def _(iterations, primals, tangents):
+  dictionary, start = primals
+  frame, scale = _frame(dictionary, start)
+  vector = ops.lanczos_vector(frame, start, iterations)
+
+  def quotient(dictionary):
+    parts = jax.tree.leaves(dictionary.analysis(vector))
+    return sum(jnp.sum(jnp.square(part / scale)) for part in parts)
+
+  _, tangent = jax.jvp(quotient, (dictionary,), (tangents[0],))
+  value = _largest_ritz_value(dictionary, start, iterations)
+  return value, (scale * (scale * tangent)).astype(value.dtype)
+
+
+def _frame(dictionary, start):
+  """(v -> D D^T v / scale^2, scale): a scale between the two keeps their product within range."""
+  scale = ops.power_of_two(dictionary.analysis(start))
 
   def frame(x):
-    return dictionary.synthesis(dictionary.analysis(x), x.shape)
+    code = jax.tree.map(lambda part: part / scale.astype(part.dtype), dictionary.analysis(x))
+    return dictionary.synthesis(code, x.shape) / scale.astype(x.dtype)
 
-  return lanczos_max(frame, start, lanczos_steps(start.size, tolerance)) / (1 - tolerance)
+  return frame, scale.astype(start.dtype)
 
 
 def lanczos_steps(size: int, tolerance: float) -> int:
-  """The k of `lipschitz` for an n x n matrix; n where that is less: the Krylov space is whole then."""
+  """The k of `lipschitz` for an n x n matrix, however small n is.
+
+  In exact arithmetic n steps would do. In floating point the recurrence loses the orthogonality of its
+  vectors, and n steps can miss the largest eigenvalue by more than the tolerance.
+  """
   bound = math.log(1.648 * math.sqrt(size) / FAILURE_PROBABILITY)
-  return min(size, math.ceil((bound / math.sqrt(tolerance) + 1) / 2))
+  return math.ceil((bound / math.sqrt(tolerance) + 1) / 2)
 
 
 def _is_circulant(dictionary: ConvDictionary) -> bool:

@@ -12,10 +12,13 @@ class MatrixDictionary(struct.PyTreeNode):
   """A dense dictionary D.
 
   Attributes:
-    atoms: [n, m], an atom a column.
+    atoms: [n, m], an atom a column. A list of lists is converted.
   """
 
   atoms: jax.Array
+
+  def __post_init__(self):
+    object.__setattr__(self, "atoms", checks.list_as_array("atoms", self.atoms))
 
   @property
   def signal_ndim(self) -> int:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cscjax import checks
+from cscjax import checks, ops
 
 Kernel = tuple[tuple[tuple[int, ...], int], ...]
 """Pairs (size along each axis, number of atoms)."""
@@ -23,10 +23,10 @@ def as_kernel(kernel: Sequence, rank: int) -> Kernel:
     checks.fail("kernel", kernel, expected)
   result = []
   for size, count in pairs:
-    sizes = tuple(size) if isinstance(size, Sequence) else (size,) * rank
+    sizes = ops.as_steps("kernel", size)
+    sizes = sizes if isinstance(sizes, tuple) else (sizes,) * rank
     if len(sizes) != rank:
       checks.fail("kernel", kernel, f"{expected} ({rank} axes)")
-    sizes = tuple(checks.positive_int("kernel", n) for n in sizes)
     result.append((sizes, checks.positive_int("kernel", count)))
   return tuple(result)
 

@@ -12,7 +12,7 @@ from cscjax.dictionaries import ConvDictionary, IdentityAugmented, join
 from cscjax.models.layers import PURSUITS, SOLVERS, MSDCSCLayer, check_input, pursue
 from cscjax.models.remat import REMAT, rematerialized
 from cscjax.models.spectral import STEPS
-from cscjax.ops import max_pool
+from cscjax.ops import as_steps, max_pool
 
 
 class MSDCSC(nn.Module):
@@ -63,10 +63,10 @@ class MSDCSC(nn.Module):
     checks.one_of("pursuit", self.pursuit, PURSUITS)
     checks.one_of("step", self.step, STEPS)
     checks.one_of("remat", self.remat, REMAT)
-    if not isinstance(self.dilations, Sequence) or not self.dilations:
-      checks.fail("dilations", self.dilations, "a sequence of at least one")
-    for dilation in self.dilations:
-      checks.positive_int("dilations", dilation)
+    dilations = as_steps("dilations", self.dilations)
+    if not isinstance(dilations, tuple):
+      checks.fail("dilations", dilations, "a sequence of at least one")
+    object.__setattr__(self, "dilations", dilations)  # hashable: a module is a key of jit's cache
     super().__post_init__()
 
   @nn.compact

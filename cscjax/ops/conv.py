@@ -5,9 +5,7 @@ of kernel axes tells the number of spatial axes, all axes before them are batch.
 """
 
 import math
-import numbers
 from collections.abc import Sequence
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +13,7 @@ from jax import lax
 
 from cscjax import checks
 from cscjax.ops import conv_primitives
-
-Padding = Literal["SAME", "CIRCULAR", "VALID"] | Sequence[tuple[int, int]]
-"""Zeros ("SAME"), wrapped around ("CIRCULAR"), none ("VALID"), or explicit zeros (low, high) an axis."""
+from cscjax.ops.geometry import Padding, as_geometry, spans
 
 
 def conv(
@@ -35,7 +31,9 @@ def conv(
     filters: [kh, kw, C, m], or [k, C, m].
     stride: Step between outputs, one for all axes or one an axis, >= 1.
     dilation: Step between the taps of a filter, likewise.
-    padding: See `Padding`. "CIRCULAR" gives the circulant matrices of the paper, centred as "SAME".
+    padding: See `Padding`. "CIRCULAR" gives the circulant matrices of the paper: output p looks at
+      the taps around sample p * stride, as "SAME" does at stride 1. At other strides "SAME" spreads the
+      zeros evenly over both borders (TensorFlow's rule), which moves its taps with the signal's size.
 
   Returns:
     [..., H', W', m].
@@ -44,7 +42,7 @@ def conv(
     ValueError: If the ranks, the channels, the stride, the dilation or the padding do not fit, or no
       output is left.
   """
-  geometry = _geometry(filters, stride, dilation, padding)
+  geometry = as_geometry(filters, stride, dilation, padding)
   _check_channels("x", x, filters, axis=-2)
   return _conv(x, filters, *geometry)
 
@@ -75,7 +73,7 @@ def conv_adjoint(
   Raises:
     ValueError: As `conv`, and if `signal_shape` does not give the shape of `code`.
   """
-  geometry = _geometry(filters, stride, dilation, padding)
+  geometry = as_geometry(filters, stride, dilation, padding)
   _check_channels("code", code, filters, axis=-1)
   rank = filters.ndim - 2
   batch = code.shape[: code.ndim - rank - 1]
@@ -100,7 +98,7 @@ def analysis_shape(
   padding: Padding = "SAME",
 ) -> tuple[int, ...]:
   """Spatial shape of `conv`'s result for a signal of spatial shape `signal_shape`."""
-  return _analysis_shape(filters, signal_shape, *_geometry(filters, stride, dilation, padding))
+  return _analysis_shape(filters, signal_shape, *as_geometry(filters, stride, dilation, padding))
 
 
 def synthesis_shape(
@@ -112,16 +110,16 @@ def synthesis_shape(
   padding: Padding = "SAME",
 ) -> tuple[int, ...]:
   """Smallest common signal size for a code: stride * H' where padded to size, else what fits exactly."""
-  strides, dilations, pads = _geometry(filters, stride, dilation, padding)
+  strides, dilations, pads = as_geometry(filters, stride, dilation, padding)
   if len(code_shape) != len(strides):
     checks.fail("code_shape", tuple(code_shape), f"{len(strides)} spatial sizes")
   if isinstance(pads, str) and pads != "VALID":
     return tuple(n * s for n, s in zip(code_shape, strides, strict=True))
   pads = ((0, 0),) * len(strides) if isinstance(pads, str) else pads
-  spans = _spans(filters, dilations)
+  extents = spans(filters, dilations)
   return tuple(
     (n - 1) * s + span - low - high
-    for n, s, span, (low, high) in zip(code_shape, strides, spans, pads, strict=True)
+    for n, s, span, (low, high) in zip(code_shape, strides, extents, pads, strict=True)
   )
 
 
@@ -133,11 +131,11 @@ def _conv(x, filters, strides, dilations, padding):
   dtype = jnp.result_type(float, x, filters)
   x = x.astype(dtype).reshape(math.prod(batch), *spatial, x.shape[-1])
   if padding == "CIRCULAR":
-    wrap = [((span - 1) // 2, span // 2) for span in _spans(filters, dilations)]
+    wrap = [((span - 1) // 2, span // 2) for span in spans(filters, dilations)]
     x = jnp.pad(x, [(0, 0), *wrap, (0, 0)], mode="wrap")
     padding = "VALID"
   if isinstance(padding, str):
-    pads = tuple(lax.padtype_to_pads(x.shape[1:-1], _spans(filters, dilations), strides, padding))
+    pads = tuple(lax.padtype_to_pads(x.shape[1:-1], spans(filters, dilations), strides, padding))
   else:
     pads = padding
   out = conv_primitives.conv(x, filters.astype(dtype), strides=strides, dilations=dilations, pads=pads)
@@ -156,7 +154,7 @@ def _analysis_shape(filters, signal_shape, strides, dilations, padding):
     shape = tuple(
       (n + low + high - span) // s + 1
       for n, s, span, (low, high) in zip(
-        signal_shape, strides, _spans(filters, dilations), pads, strict=True
+        signal_shape, strides, spans(filters, dilations), pads, strict=True
       )
     )
   if min(shape) < 1:
@@ -166,43 +164,6 @@ def _analysis_shape(filters, signal_shape, strides, dilations, padding):
       f"a filter that fits a signal of {tuple(signal_shape)} at dilation {dilations}",
     )
   return shape
-
-
-def _spans(filters, dilations):
-  """Extent of a dilated filter along each axis."""
-  return tuple((k - 1) * d + 1 for k, d in zip(filters.shape[:-2], dilations, strict=True))
-
-
-def _geometry(filters, stride, dilation, padding):
-  """Checked (strides, dilations, padding) with one entry an axis."""
-  checks.all_real("filters", filters)
-  rank = filters.ndim - 2
-  if rank not in (1, 2):
-    checks.fail("filters", tuple(filters.shape), "[kh, kw, C, m], or [k, C, m] for 1-D signals")
-  if min(filters.shape) < 1:
-    checks.fail("filters", tuple(filters.shape), "no empty axis")
-  strides = _per_axis("stride", stride, rank)
-  dilations = _per_axis("dilation", dilation, rank)
-  if isinstance(padding, str):
-    checks.one_of("padding", padding, ("SAME", "CIRCULAR", "VALID"))
-    return strides, dilations, padding
-  expected = f"SAME, CIRCULAR, VALID or {rank} pairs (low, high) of integers >= 0"
-  try:
-    pads = tuple((low, high) for low, high in padding)
-  except (TypeError, ValueError):
-    checks.fail("padding", padding, expected)
-  if len(pads) != rank or not all(
-    isinstance(n, numbers.Integral) and int(n) >= 0 for p in pads for n in p
-  ):
-    checks.fail("padding", padding, expected)
-  return strides, dilations, pads
-
-
-def _per_axis(name, value, rank):
-  values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
-  if len(values) != rank:
-    checks.fail(name, value, f"one integer >= 1, or {rank} of them")
-  return tuple(checks.positive_int(name, v) for v in values)
 
 
 def _check_channels(name, array, filters, axis):

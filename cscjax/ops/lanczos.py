@@ -8,24 +8,26 @@ import jax.numpy as jnp
 from jax import lax
 
 from cscjax import checks
+from cscjax.ops.scale import norm
+
+Operator = Callable[[jax.Array], jax.Array]
 
 
-def lanczos_max(
-  operator: Callable[[jax.Array], jax.Array], start: jax.Array, iterations: int
-) -> jax.Array:
+def lanczos_max(operator: Operator, start: jax.Array, iterations: int) -> jax.Array:
   """Largest Ritz value of a symmetric positive semidefinite linear map A in a Krylov space.
 
-  It is the maximum of v^T A v / v^T v over the span of start, A start, ..., A^(k-1) start: a lower bound
-  of lambda_max that rises with k, far faster than the power method's. The three-term recurrence without
-  reorthogonalisation keeps two vectors only; what rounding then takes from their orthogonality repeats
-  Ritz values that have converged, and leaves the largest one right (Paige 1980).
+  In exact arithmetic it is the maximum of v^T A v / v^T v over the span of start, A start, ...,
+  A^(k-1) start: a lower bound of lambda_max that rises with k, far faster than the power method's. The
+  three-term recurrence without reorthogonalisation keeps two vectors only. Rounding takes their
+  orthogonality away: Ritz values that have converged are found again and again, the largest one stays
+  right (Paige 1980), and n iterations need not span the whole space of dimension n.
 
   Args:
     operator: v -> A v, for arrays shaped like `start`.
     start: Floating array of any shape, with a part along the leading eigenvector; a random one has it
       with probability 1.
-    iterations: k >= 1, how often A is applied; no more often than the size of `start`, where the space
-      is whole.
+    iterations: k >= 1, how often A is applied. More than the size of `start` repair what rounding
+      delayed.
 
   Returns:
     A scalar of the type of `start`; 0 where A start = 0.
@@ -33,25 +35,61 @@ def lanczos_max(
   Raises:
     ValueError: If `iterations` is below 1.
   """
-  iterations = min(checks.positive_int("iterations", iterations), start.size)
-  tiny = math.sqrt(start.size) * jnp.finfo(start.dtype).eps
+  iterations = checks.positive_int("iterations", iterations)
+  return jnp.max(jnp.linalg.eigvalsh(_tridiagonal(operator, start, iterations)))
 
-  def body(carry, _):
-    previous, vector, beta = carry
-    image = operator(vector)
-    alpha = jnp.vdot(vector, image)
-    rest = image - alpha * vector - beta * previous
-    norm = jnp.linalg.norm(rest)
-    # What is left of an exhausted space is rounding: zeros from here on, which add the Ritz value 0.
-    norm = jnp.where(norm > tiny * jnp.linalg.norm(image), norm, 0)
-    return (vector, _divide(rest, norm), norm), (alpha, norm)
 
-  vector = _divide(start, jnp.linalg.norm(start))
-  carry = (jnp.zeros_like(start), vector, jnp.zeros((), start.dtype))
-  _, (diagonal, beside) = lax.scan(body, carry, length=iterations)
+def lanczos_vector(operator: Operator, start: jax.Array, iterations: int) -> jax.Array:
+  """The Ritz vector of `lanczos_max`, of norm 1, from a second pass of the recurrence.
+
+  Args:
+    operator: See `lanczos_max`.
+    start: See `lanczos_max`.
+    iterations: See `lanczos_max`.
+
+  Returns:
+    An array of the shape of `start`; zeros where `start` is zero.
+
+  Raises:
+    ValueError: If `iterations` is below 1.
+  """
+  iterations = checks.positive_int("iterations", iterations)
+  weights = jnp.linalg.eigh(_tridiagonal(operator, start, iterations))[1][:, -1]
+
+  def body(carry, weight):
+    state, total = carry
+    total = total + weight * state[1]
+    return (_step(operator, state)[0], total), None
+
+  (_, total), _ = lax.scan(body, (_first(start), jnp.zeros_like(start)), weights)
+  return _divide(total, norm(total))
+
+
+def _tridiagonal(operator, start, iterations):
+  """[k, k], the map in the basis of the recurrence."""
+  _, (diagonal, beside) = lax.scan(
+    lambda state, _: _step(operator, state), _first(start), length=iterations
+  )
   beside = jnp.diag(beside[:-1], 1)
-  return jnp.max(jnp.linalg.eigvalsh(jnp.diag(diagonal) + beside + beside.T))
+  return jnp.diag(diagonal) + beside + beside.T
 
 
-def _divide(array, norm):
-  return jnp.where(norm > 0, array / jnp.where(norm > 0, norm, 1), 0)
+def _first(start):
+  """(previous vector, vector, what couples them)."""
+  return jnp.zeros_like(start), _divide(start, norm(start)), jnp.zeros((), start.dtype)
+
+
+def _step(operator, state):
+  previous, vector, beta = state
+  image = operator(vector)
+  alpha = jnp.vdot(vector, image)
+  rest = image - alpha * vector - beta * previous
+  size = norm(rest)
+  # What is left of an exhausted space is rounding: zeros from here on, which add the Ritz value 0.
+  tiny = math.sqrt(vector.size) * jnp.finfo(vector.dtype).eps
+  size = jnp.where(size > tiny * norm(image), size, 0)
+  return (vector, _divide(rest, size), size), (alpha, size)
+
+
+def _divide(array, size):
+  return jnp.where(size > 0, array / jnp.where(size > 0, size, 1), 0)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cscjax import checks
+
 
 def max_pool(x: jax.Array) -> jax.Array:
   """The largest of each 2x2 pixels, or of 2 samples; at an odd border of what there is.
@@ -18,7 +20,13 @@ def max_pool(x: jax.Array) -> jax.Array:
 
   Returns:
     [N, ceil(H / 2), ceil(W / 2), C], or [N, ceil(L / 2), C].
+
+  Raises:
+    ValueError: If `x` is not floating or has another number of axes.
   """
+  checks.all_real("x", x)
+  if x.ndim not in (3, 4) or not jnp.issubdtype(x.dtype, jnp.floating):
+    checks.fail("x", f"{x.dtype.name}{list(x.shape)}", "floating [N, H, W, C] or [N, L, C]")
   for axis in reversed(range(1, x.ndim - 1)):
     half = -(-x.shape[axis] // 2)
     edges = [(0, 2 * half - size if i == axis else 0, 0) for i, size in enumerate(x.shape)]

@@ -6,19 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cscjax.ops.scale import power_of_two
+
 PyTree = Any
 
 
-def tree_norm(tree: PyTree) -> jax.Array:
-  """Euclidean norm of all leaves together."""
-  return jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree)))
-
-
-def normalize(tree: PyTree) -> PyTree:
-  """The tree divided by its norm; a zero tree stays zero."""
-  norm = tree_norm(tree)
+def normalize(tree: PyTree) -> tuple[jax.Array, PyTree]:
+  """(norm, tree / norm), the Euclidean norm of all leaves together at any scale; zeros stay zero."""
+  power = power_of_two(tree)
+  tree = jax.tree.map(lambda leaf: leaf / power.astype(leaf.dtype), tree)
+  norm = jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree)))
   scale = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
-  return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), tree)
+  return power * norm, jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), tree)
 
 
 def power_iteration(
@@ -38,9 +37,8 @@ def power_iteration(
 
   def body(_, carry):
     _, vector = carry
-    image = operator(vector)
-    return tree_norm(image), normalize(image)
+    return normalize(operator(vector))
 
-  start = normalize(start)
+  _, start = normalize(start)
   dtype = jnp.result_type(*jax.tree.leaves(start))
   return jax.lax.fori_loop(0, iterations, body, (jnp.zeros((), dtype), start))

@@ -160,8 +160,8 @@ class DouglasRachford(NamedTuple):
     def advance(state):
       near, dual, rho = parts(state)
       reflected = jax.tree.map(jnp.subtract, near, dual)  # 2 prox(P) - P
-      correction = invert(reflected.signal - synthesis(reflected.code))
-      move = _Pair(-ridge * correction, on.dictionary.analysis(correction))  # to the graph of D
+      correction, along = invert(reflected.signal - synthesis(reflected.code))
+      move = _Pair(-ridge * correction, along)  # to the graph of D
       new = jax.tree.map(lambda y, u, m: y + u + self.relaxation * (m - u), near, dual, move)
       factor = jnp.ones_like(rho)
       if parameter is None:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, lipschitz
-from cscjax.dictionaries.base import check_dictionary
+from cscjax.dictionaries.base import check_dictionary, floating_type
 
 
 def check_lengths(dictionaries: Sequence[Dictionary], **values: Any) -> None:
@@ -28,9 +28,14 @@ def as_signal(dictionary: Dictionary, x: ArrayLike) -> jax.Array:
   """`x` in the floating type of signal and dictionary together (integers are converted)."""
   check_dictionary(dictionary)
   x = checks.real_array("x", x)
-  if x.ndim < dictionary.signal_ndim:
-    checks.fail("x", x.shape, f"at least {dictionary.signal_ndim} axes")
-  return x.astype(jnp.result_type(float, x, *jax.tree.leaves(dictionary)))
+  ndim = dictionary.signal_ndim
+  if x.ndim < ndim:
+    checks.fail("x", x.shape, f"at least {ndim} axes")
+  try:
+    dtype = floating_type(dictionary, x.shape[x.ndim - ndim :], x)
+  except TypeError as error:  # JAX's, for shapes that do not fit
+    checks.fail("x", x.shape, f"a shape that the dictionary takes ({str(error)[:100]})")
+  return x.astype(dtype)
 
 
 def as_step(name: str, step: ArrayLike | None, dictionary: Dictionary, x: jax.Array) -> jax.Array:
@@ -45,12 +50,20 @@ def as_step(name: str, step: ArrayLike | None, dictionary: Dictionary, x: jax.Ar
   return jnp.asarray(step, x.dtype)
 
 
+def list_as_code(name: str, values: Any, code: Code) -> Any:
+  """A list of numbers as an array, where a code is a single array; other values unchanged."""
+  is_single = jax.tree_util.treedef_is_leaf(jax.tree.structure(code))
+  return checks.list_as_array(name, values) if is_single else values
+
+
 def per_part(name: str, values: Any, code: Code) -> Any:
   """An array for each part of the code, of its type, from values of its structure or one for all."""
+  values = list_as_code(name, values, code)
   structure = jax.tree.structure(code)
   if jax.tree.structure(values) != structure:
-    if not jax.tree_util.all_leaves([values]):
-      checks.fail(name, jax.tree.structure(values), f"one array, or one for each part of {structure}")
+    if values is None or not jax.tree_util.all_leaves([values]):
+      parts = str(structure).removeprefix("PyTreeDef(").removesuffix(")")
+      checks.fail(name, values, f"one array, or one for each part of a code {parts}")
     values = jax.tree.map(lambda _: values, code)
 
   def fit(value, part):

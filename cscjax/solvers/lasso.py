@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import nonnegative_soft_threshold, soft_threshold
-from cscjax.solvers.arguments import as_signal, per_part
+from cscjax.solvers.arguments import as_signal, list_as_code, per_part
 
 
 class Lasso(struct.PyTreeNode):
@@ -62,6 +62,7 @@ class Lasso(struct.PyTreeNode):
     code = self.zero_code()
     if init is None:
       return code
+    init = list_as_code(name, init, code)
     got, expected = jax.tree.structure(init), jax.tree.structure(code)
     if got != expected:
       checks.fail(name, got, f"a code of structure {expected}")

@@ -30,6 +30,10 @@ def learn(images=IMAGES, beta=0.1, kernel=((3, 2),), **options):
   return cscjax.learn_dictionary(images, beta, kernel=kernel, **{"steps": 1, **options})
 
 
+def effective(channels):
+  return cscjax.effective_atoms([(MATRIX, VECTOR[None], jnp.ones((1, 5)))], channels)
+
+
 def network(name="msd_csc", x=BATCH, **fields):
   model = models.create_model(name, **{"num_classes": 3, **fields})
   return jax.eval_shape(model.init, jax.random.key(0), x)
@@ -69,14 +73,54 @@ CALLS = {
     "filters",
     lambda: cscjax.ConvDictionary(jnp.ones((9, 9, 2, 4)), padding="VALID").analysis(IMAGE),
   ),
-  "atoms a list": ("atoms", lambda: cscjax.MatrixDictionary([[1.0]]).analysis(jnp.ones(1))),
+  "atoms a ragged list": ("atoms", lambda: cscjax.MatrixDictionary([[1.0], [1.0, 2.0]])),
+  "atoms a list of words": ("atoms", lambda: cscjax.MatrixDictionary([["a"]])),
   "atoms None": ("atoms", lambda: cscjax.MatrixDictionary(None).analysis(VECTOR)),
   "no atoms": ("atoms", lambda: cscjax.MatrixDictionary(jnp.ones((3, 0))).analysis(VECTOR)),
   "atoms complex": (
     "dictionary",
     lambda: fista(dictionary=cscjax.MatrixDictionary(1j * MATRIX.atoms)),
   ),
+  "filters a ragged list": ("filters", lambda: cscjax.ConvDictionary([[1.0], [1.0, 2.0]])),
+  "the identity beside atoms": (
+    "conv",
+    lambda: cscjax.IdentityAugmented(MATRIX).analysis(VECTOR),
+  ),
+  # static fields, when the dictionary is made
+  "stride True": ("stride", lambda: cscjax.ConvDictionary(FILTERS, stride=True)),
+  "stride 2.0": ("stride", lambda: cscjax.ConvDictionary(FILTERS, stride=2.0)),
+  "stride an array of fractions": (
+    "stride",
+    lambda: cscjax.ConvDictionary(FILTERS, stride=np.array([1.0, 2.0])),
+  ),
+  "stride a set": ("stride", lambda: cscjax.ConvDictionary(FILTERS, stride={1, 2})),
+  "stride of no axis": ("stride", lambda: cscjax.ConvDictionary(FILTERS, stride=())),
+  "stride beyond 2^31": ("stride", lambda: cscjax.ConvDictionary(FILTERS, stride=2**31)),
+  "stride traced": ("stride", lambda: jax.jit(lambda s: cscjax.ConvDictionary(FILTERS, stride=s))(2)),
+  "dilation a word": ("dilation", lambda: cscjax.ConvDictionary(FILTERS, dilation="2")),
+  "padding True": ("padding", lambda: cscjax.ConvDictionary(FILTERS, padding=((True, 1), (1, 1)))),
+  "padding of triples": ("padding", lambda: cscjax.ConvDictionary(FILTERS, padding=((1, 1, 1),) * 2)),
+  "padding an array of words": (
+    "padding",
+    lambda: cscjax.ConvDictionary(FILTERS, padding=np.array(["SAME"])),
+  ),
+  "padding an iterator": (
+    "padding",
+    lambda: cscjax.ConvDictionary(FILTERS, padding=iter([(1, 1), (1, 1)])),
+  ),
   # solvers
+  "beta a list of another length": ("beta", lambda: fista(beta=[0.1, 0.2])),
+  "beta a ragged list": ("beta", lambda: fista(beta=[[0.1], [0.1, 0.2]])),
+  "beta a list with NaN": ("beta", lambda: fista(beta=[0.1, NAN, 0.1, 0.1, 0.1])),
+  "beta a list for a pair": (
+    "beta",
+    lambda: fista(IMAGE, [0.1, 0.2], cscjax.IdentityAugmented(CONV)),
+  ),
+  "beta None": ("beta", lambda: fista(beta=None)),
+  "beta an object": ("beta", lambda: fista(beta=object())),
+  "beta a random key": ("beta", lambda: fista(beta=jax.random.key(0))),
+  "beta complex, traced": ("beta", lambda: jax.eval_shape(lambda b: fista(beta=b), 1j)),
+  "init a list of another length": ("init", lambda: fista(init=[0.0])),
   "beta complex": ("beta", lambda: fista(beta=0.1j)),
   "beta a number in words": ("beta", lambda: fista(beta="0.1")),
   "beta a dict": ("beta", lambda: fista(beta={"a": 0.1})),
@@ -120,6 +164,21 @@ CALLS = {
   "lipschitz of None": ("dictionary", lambda: cscjax.lipschitz(None, (3,))),
   "to_matrix of atoms": ("dictionary", lambda: cscjax.to_matrix(MATRIX.atoms, (3,))),
   "coherence of a list": ("dictionary", lambda: cscjax.mutual_coherence([1, 2])),
+  "lipschitz, a seed for a key": ("key", lambda: cscjax.lipschitz(CONV, (6, 5, 2), key=3)),
+  "lipschitz, tolerance beyond floats": (
+    "tolerance",
+    lambda: cscjax.lipschitz(CONV, (6, 5, 2), tolerance=10**400),
+  ),
+  "atoms of the channel 1.0": ("channels", lambda: effective([1.0])),
+  "atoms of the channel True": ("channels", lambda: effective([True])),
+  "atoms of one channel, no list": ("channels", lambda: effective(1)),
+  "effective atoms of a dictionary": ("layers", lambda: cscjax.effective_atoms(MATRIX)),
+  "effective atoms of dictionaries": ("layers", lambda: cscjax.effective_atoms([MATRIX])),
+  "pooling of integers": ("x", lambda: cscjax.ops.max_pool(jnp.ones((1, 4, 4, 1), int))),
+  "low-pass along True axes": (
+    "spatial_axes",
+    lambda: cscjax.tikhonov_lowpass(IMAGE, 1.0, spatial_axes=True),
+  ),
   "coherence < 0": ("coherence", lambda: cscjax.uniqueness_bound(-0.5)),
   "coherence NaN": ("coherence", lambda: cscjax.uniqueness_bound(NAN)),
   "sparsity < 0": ("sparsity", lambda: theory.is_unique(-1, 0.5)),
@@ -227,3 +286,36 @@ def test_a_signal_that_is_not_finite_is_told_by_the_result(what):
 )
 def test_an_empty_batch_has_an_empty_code(solve):
   assert solve(jnp.ones((0, 3))).code.shape == (0, 5)
+
+
+def test_what_numpy_and_lists_write_is_taken():
+  """Static fields are hashable and equal however they were written; one program for all of them."""
+  analysis = jax.jit(lambda d: d.analysis(IMAGE))
+  expected = cscjax.ConvDictionary(FILTERS, stride=(2, 1), dilation=2, padding=((2, 1), (2, 1)))
+  for stride in ([2, 1], np.array([2, 1]), range(2, 0, -1), (np.int64(2), jnp.int32(1))):
+    for padding in (np.array([[2, 1], [2, 1]]), [[2, 1], [2, 1]], jnp.array([[2, 1], [2, 1]])):
+      found = cscjax.ConvDictionary(FILTERS, stride=stride, dilation=np.int64(2), padding=padding)
+      assert jax.tree.structure(found) == jax.tree.structure(expected)
+      np.testing.assert_array_equal(analysis(found), expected.analysis(IMAGE))
+  assert analysis._cache_size() == 1
+  listed = cscjax.ConvDictionary(FILTERS.tolist())
+  np.testing.assert_allclose(listed.analysis(IMAGE), CONV.analysis(IMAGE), rtol=1e-6)
+  result = cscjax.ista(cscjax.MatrixDictionary([[1.0]]), [1.0], [0.1], step=0.5, init=[1.0])
+  np.testing.assert_allclose(result.code, [0.9], rtol=1e-6)
+  model = models.create_model("msd_csc", num_classes=3, depth=2, width=4, dilations=[1, np.int64(2)])
+  assert hash(model) == hash(model.clone(dilations=(1, 2)))
+
+
+def test_a_wrong_call_leaves_later_ones_right():
+  solve = jax.jit(lambda d, x: d.analysis(x))
+  with pytest.raises(ValueError, match="padding"):
+    solve(cscjax.ConvDictionary(FILTERS, padding=np.array([[2.0, 1.0], [2.0, 1.0]])), IMAGE)
+  right = cscjax.ConvDictionary(FILTERS, padding=((2, 1), (2, 1)))
+  assert solve(right, IMAGE).shape == (7, 6, 4)
+
+
+@pytest.mark.parametrize("leaf", [object(), None, 0, jax.ShapeDtypeStruct((2,), jnp.float32)])
+@pytest.mark.parametrize("dictionary", [MATRIX, CONV, cscjax.IdentityAugmented(CONV)])
+def test_a_dictionary_can_hold_what_jax_puts_in_place_of_arrays(dictionary, leaf):
+  held = jax.tree.structure(dictionary).unflatten([leaf])
+  assert jax.tree.leaves(held, is_leaf=lambda node: node is None) == [leaf]

@@ -223,3 +223,13 @@ def test_inside_a_loop_as_outside(x64):
   frame = references.conv_matrix(filters, SPATIAL, **GEOMETRY)
   expected = np.linalg.matrix_power(0.1 * frame @ frame.T, 3) @ np.ravel(x)
   np.testing.assert_allclose(np.ravel(jax.lax.scan(body, x, length=3)[0]), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("size", [7, 8])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_circular_positions_are_multiples_of_the_stride(size, stride):
+  """At any size, unlike those of "SAME", which TensorFlow's rule moves with the size."""
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(size, 2)), jnp.float32)
+  filters = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 4)), jnp.float32)
+  found = ops.conv(x, filters, stride=stride, padding="CIRCULAR")
+  np.testing.assert_allclose(found, ops.conv(x, filters, padding="CIRCULAR")[::stride], rtol=1e-5)
