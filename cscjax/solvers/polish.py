@@ -37,17 +37,19 @@ class Face(NamedTuple):
 
 def face_of(problem: Lasso, code: Code) -> Face:
   """The face of a code: the coefficients that are not 0, or have neither penalty nor constraint."""
-  free = jax.tree.map(
-    lambda c, b: ((c != 0) | _is_smooth(problem, b)).astype(c.dtype), code, problem.beta
-  )
-  return Face(free, jax.tree.map(jnp.sign, code))
+
+  def is_free(c, b):
+    free = ((c != 0) | _is_smooth(problem, b)).astype(c.dtype)
+    return jnp.where(jnp.isnan(c), c, free)  # a broken code has no derivative either
+
+  return Face(jax.tree.map(is_free, code, problem.beta), jax.tree.map(jnp.sign, code))
 
 
 def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
   """Finds the solution near a code.
 
-  Alternates between a Newton step, which is a linear system for the minimum on the face of the code, and a
-  few iterations of FISTA, which change the face, until the optimality conditions hold to rounding.
+  Alternates between a Newton step, which is a linear system for the minimum on the face of the code, and
+  a few iterations of FISTA, which change the face, until the optimality conditions hold to rounding.
 
   Args:
     problem: The problem, in float32 at least.
@@ -133,7 +135,10 @@ def conjugate_residuals(
 
 
 def _newton(problem, code):
-  """A step to the minimum on the face, halved until it lowers the objective; a sign that changes is 0."""
+  """A step to the minimum on the face, halved until it lowers the objective.
+
+  Coefficients whose sign would change become 0.
+  """
   face = face_of(problem, code)
   slope = jax.tree.map(lambda g, b, s: g + b * s, _gradient(problem, code), problem.beta, face.signs)
   direction = solve_on_face(problem, face, slope, STEP_ITERATIONS)
