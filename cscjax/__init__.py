@@ -26,6 +26,7 @@ from cscjax.ops import (
 from cscjax.solvers import (
   MultilayerResult,
   OMPResult,
+  PolishedCode,
   SolverResult,
   admm,
   beta_max,
@@ -37,6 +38,7 @@ from cscjax.solvers import (
   ml_fista,
   ml_ista,
   omp,
+  polished,
   unfolded_pursuit,
 )
 from cscjax.theory import (
@@ -54,6 +56,7 @@ __all__ = [
   "MatrixDictionary",
   "MultilayerResult",
   "OMPResult",
+  "PolishedCode",
   "SolverResult",
   "admm",
   "beta_max",
@@ -74,6 +77,7 @@ __all__ = [
   "mutual_coherence",
   "nonnegative_soft_threshold",
   "omp",
+  "polished",
   "soft_threshold",
   "stripe_sparsity",
   "tikhonov_lowpass",

@@ -2,6 +2,7 @@
 
 from cscjax.solvers.admm import admm
 from cscjax.solvers.certificates import beta_max, duality_gap
+from cscjax.solvers.implicit import PolishedCode, polished
 from cscjax.solvers.iterate import SolverResult
 from cscjax.solvers.layered import layered_thresholding
 from cscjax.solvers.multilayer import layered_pursuit, multilayer_pursuit
@@ -14,6 +15,7 @@ from cscjax.solvers.unfolded import unfolded_pursuit
 __all__ = [
   "MultilayerResult",
   "OMPResult",
+  "PolishedCode",
   "SolverResult",
   "admm",
   "beta_max",
@@ -28,5 +30,6 @@ __all__ = [
   "ml_ista",
   "multilayer_pursuit",
   "omp",
+  "polished",
   "unfolded_pursuit",
 ]

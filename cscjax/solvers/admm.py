@@ -14,7 +14,7 @@ from cscjax.dictionaries import Code, Dictionary
 from cscjax.dictionaries.frame import canvas, frame_inverse, squared_atom_norm
 from cscjax.solvers.certificates import check_beta_below_max
 from cscjax.solvers.iterate import Algorithm, Differentiate, Loop, SolverResult, relative, solve
-from cscjax.solvers.lasso import Lasso, per_signal
+from cscjax.solvers.lasso import Lasso, per_signal, safe_sqrt
 
 COUPLING = (
   0.15  # weight of z in the metric, for atoms of unit norm: zero boundaries want less, circular more
@@ -117,23 +117,25 @@ class DouglasRachford(NamedTuple):
     signal_shape = problem.x.shape[problem.batch_ndim :]
     on = canvas(problem.dictionary, signal_shape)
     squared_norm = squared_atom_norm(on.dictionary)
-    ridge = jnp.where(squared_norm > 0, squared_norm, 1) / COUPLING
+    squared_norm = jnp.where(squared_norm > 0, squared_norm, 1)
+    ridge = squared_norm / COUPLING
     invert = frame_inverse(on.dictionary, on.signal_shape, ridge)
     if problem.mask is None:
       weight = jnp.ones(signal_shape, problem.x.dtype)
     else:
       weight = jnp.broadcast_to(problem.mask, problem.x.shape)
     weight = on.embed_signal(weight)
-    larger = problem.replace(x=on.embed_signal(problem.x), mask=weight, beta=_beta_on(on, problem))
+    beta, inside = _penalty_on(on, problem)
+    larger = problem.replace(x=on.embed_signal(problem.x), mask=weight, beta=beta)
     synthesis = partial(on.dictionary.synthesis, signal_shape=larger.x.shape)
 
     def prox(point: _Pair, rho: jax.Array) -> _Pair:
       pull = per_signal(rho / ridge, larger.x)
       signal = (weight * larger.x + pull * point.signal) / (weight + pull)
-      return _Pair(signal, larger.prox(point.code, 1 / rho))
+      return _Pair(signal, jax.tree.map(jnp.multiply, inside, larger.prox(point.code, 1 / rho)))
 
     def norm(pair):
-      return jnp.hypot(problem.norm(pair.signal) / jnp.sqrt(ridge), problem.norm(pair.code))
+      return safe_sqrt(problem.norm(pair.signal) ** 2 / ridge + problem.norm(pair.code) ** 2)
 
     def parts(state):
       """prox(P), the scaled dual P - prox(P), and rho; a change of rho moves the dual alone."""
@@ -154,8 +156,9 @@ class DouglasRachford(NamedTuple):
 
     def balance(state, new):
       primal, dual = residuals(state, new)
-      factor = jnp.sqrt(primal / (BALANCE_TARGET * dual))
-      return jnp.where(jnp.isfinite(factor) & (factor > 0), jnp.clip(factor, 1e-3, 1e3), 1)
+      known = (primal > 0) & (dual > 0) & (dual < jnp.inf)
+      ratio = jnp.where(known, primal, 1) / jnp.where(known, dual, 1)
+      return jnp.where(known, jnp.clip(jnp.sqrt(ratio / BALANCE_TARGET), 1e-3, 1e3), 1)
 
     def advance(state):
       near, dual, rho = parts(state)
@@ -190,16 +193,15 @@ class DouglasRachford(NamedTuple):
     return Algorithm(state, advance, solution)
 
 
-def _beta_on(on, problem):
-  """beta on the canvas: infinite around the code."""
+def _penalty_on(on, problem):
+  """beta on the canvas, and 1 where the code of the problem is, 0 around it."""
 
   def embed(beta, code):
     return jnp.broadcast_to(beta, jnp.broadcast_shapes(beta.shape, code.shape))
 
   signal = jax.ShapeDtypeStruct(problem.x.shape[problem.batch_ndim :], problem.x.dtype)
   single = jax.eval_shape(problem.dictionary.analysis, signal)
-  outside = on.embed_code(jax.tree.map(lambda c: jnp.ones(c.shape, c.dtype), single))
-  if jax.tree.map(jnp.shape, outside) == jax.tree.map(jnp.shape, single):
-    return problem.beta
-  beta = on.embed_code(jax.tree.map(embed, problem.beta, single))
-  return jax.tree.map(lambda b, inside: jnp.where(inside > 0, b, jnp.inf), beta, outside)
+  inside = on.embed_code(jax.tree.map(lambda c: jnp.ones(c.shape, c.dtype), single))
+  if jax.tree.map(jnp.shape, inside) == jax.tree.map(jnp.shape, single):
+    return problem.beta, inside
+  return on.embed_code(jax.tree.map(embed, problem.beta, single)), inside

@@ -138,8 +138,9 @@ def solve(
 
 
 def relative(size: jax.Array, scale: jax.Array) -> jax.Array:
-  """size / scale, 0 where both are 0."""
-  return jnp.where(size == 0, 0, size / jnp.where(size == 0, 1, scale))
+  """size / scale, 0 where both are 0, with finite derivatives where scale is 0."""
+  quotient = size / jnp.where(scale == 0, 1, scale)
+  return jnp.where(scale == 0, jnp.where(size == 0, 0, jnp.inf), quotient)
 
 
 def _run(problem, algorithm, tolerance, loop):

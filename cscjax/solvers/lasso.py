@@ -95,7 +95,7 @@ class Lasso(struct.PyTreeNode):
   def norm(self, code: Code) -> jax.Array:
     """Euclidean norm of each signal's code: [batch...], in float32 at least."""
     squares = jax.tree.map(lambda c: sum_signals(jnp.square(c), self.batch_ndim), code)
-    return jnp.sqrt(sum(jax.tree.leaves(squares)))
+    return safe_sqrt(sum(jax.tree.leaves(squares)))
 
 
 def sum_signals(array: jax.Array, batch_ndim: int) -> jax.Array:
@@ -109,6 +109,11 @@ def per_signal(value: jax.Array, array: jax.Array) -> jax.Array:
   return value.astype(array.dtype).reshape(
     value.shape + (1,) * (array.ndim - value.ndim) * bool(value.ndim)
   )
+
+
+def safe_sqrt(square: jax.Array) -> jax.Array:
+  """The square root, with derivative 0 instead of infinity at 0."""
+  return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
 
 def _as_mask(mask, x):

@@ -12,6 +12,8 @@ from cscjax import checks
 from cscjax.dictionaries import MatrixDictionary
 from cscjax.solvers.arguments import as_signal
 
+BLOCK = 2**22  # numbers in the factorisations that are computed at a time
+
 
 class OMPResult(NamedTuple):
   """What orthogonal matching pursuit found, after k picks at most.
@@ -54,7 +56,10 @@ def omp(
   done twice). Finds a code of s non-zeros exactly if s < (1 + 1/mu)/2 (Tropp 2004, Lemma 1's bound).
 
   A signal stops early where its residual is within `tolerance`, or no atom that is left correlates with
-  it beyond rounding. Works under jit, vmap and grad (of the fit, at the support found).
+  it beyond rounding. Works under jit, vmap and grad (of the fit, at the support found). The scale of
+  signals and atoms does not matter. The code of a signal that holds a NaN or an infinity is NaN, and
+  every code where an atom holds one. Signals are coded in blocks, so that beyond a block only the memory
+  of the result grows with their number.
 
   Args:
     dictionary: D, dense; atoms of any norm, one of norm 0 is never picked.
@@ -90,9 +95,22 @@ def omp(
 
 @partial(jax.jit, static_argnames="picks")
 def _pursue_all(atoms, x, tolerance, picks):
-  norms = _norm(atoms)
-  scale = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)
-  return jax.vmap(lambda signal: _pursue(atoms * scale, scale, signal, picks, tolerance))(x)
+  """OMP of signals [b, n], in blocks whose factorisations take about `BLOCK` numbers."""
+  size, n = x.shape
+  # Atoms and signals of any scale: the largest entry becomes 1 before anything is squared.
+  largest = _largest(atoms)
+  norms = largest * _norm(atoms / largest)
+  scale = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))  # NaN stays
+  atoms = (atoms / largest) * (scale * largest)
+
+  @jax.checkpoint  # a backward pass does not keep the factorisations of all signals either
+  def pursue(signal):
+    unit = _largest(signal)
+    code, support, norms = _pursue(atoms, scale, signal / unit, picks, tolerance / unit)
+    return code * unit, support, norms * unit
+
+  block = max(1, BLOCK // (picks * (n + picks)))
+  return lax.map(pursue, x, batch_size=max(1, min(block, size)))
 
 
 def _pursue(atoms, scale, x, picks, tolerance):
@@ -138,7 +156,17 @@ def _pursue(atoms, scale, x, picks, tolerance):
   state, (support, norms) = lax.scan(pick, start, jnp.arange(picks))
   values = jax.scipy.linalg.solve_triangular(state.triangle, state.weights)
   code = jnp.zeros(m, x.dtype).at[jnp.where(support < 0, m, support)].set(values, mode="drop") * scale
-  return code, support, jnp.concatenate([start.norm[None], norms])
+  known = jnp.isfinite(start.norm) & jnp.all(jnp.isfinite(scale))
+  code, norms = (
+    jnp.where(known, part, jnp.nan) for part in (code, jnp.concatenate([start.norm[None], norms]))
+  )
+  return code, support, norms
+
+
+def _largest(array):
+  """The largest |entry| along the first axis, 1 where that is 0: a scale, without a derivative."""
+  largest = lax.stop_gradient(jnp.max(jnp.abs(array), axis=0))
+  return jnp.where(largest == 0, 1, largest)
 
 
 def _norm(array):

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.fft
+import sklearn.datasets
 
 import cscjax
 from tests.solvers.problems import augmented, convolutional, dense
@@ -160,3 +162,174 @@ def test_memory_against_iterations():
   assert unrolled > 8
   assert 1.2 < remat < 6
   assert implicit < 1.05
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", ((1, 2), (0, 1))])
+@pytest.mark.parametrize("nonnegative", [False, True], ids=["signed", "nonnegative"])
+def test_admm_at_its_defaults_against_finite_differences(x64, padding, nonnegative):
+  """By dictionary, signal, penalty and mask, for a batch of which one signal is 0."""
+  problem = convolutional(3, kernel=(3, 3), padding=padding)
+  rng = np.random.default_rng(8)
+  x = np.stack([problem.x, np.zeros_like(problem.x)])
+  mask = rng.uniform(0.5, 0.9, problem.x.shape)
+  weights = rng.normal(size=jax.eval_shape(problem.dictionary.analysis, x).shape)
+  arguments = (problem.dictionary, jnp.asarray(x), 0.2, mask)
+  solve = functools.partial(cscjax.admm, iterations=12, nonnegative=nonnegative)
+  function = jax.jit(functools.partial(loss, solve, weights))
+  gradients = jax.grad(function, argnums=(0, 1, 2, 3))(*arguments)
+  assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradients))
+  h = 1e-6
+  for direction in directions(arguments, rng):
+    if jax.tree.leaves(direction)[1].any():  # the zero signal stays: the code has a kink nowhere near
+      direction[1][1] = 0
+    products = jax.tree.map(lambda g, d: jnp.sum(g * d), gradients, direction)
+    difference = function(*moved(arguments, direction, h)) - function(*moved(arguments, direction, -h))
+    np.testing.assert_allclose(
+      sum(jax.tree.leaves(products)), difference / (2 * h), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("solver", ["ista", "fista", "admm"])
+@pytest.mark.parametrize("edge", ["zero signal", "zero dictionary", "no penalty", "no penalty, zero"])
+def test_gradients_at_edges_are_finite(solver, edge):
+  problem = convolutional(4, padding="SAME")
+  scale = 0.0 if edge == "zero dictionary" else 1.0
+  dictionary = jax.tree.map(lambda f: scale * f, problem.dictionary)
+  x = problem.x * (0 if edge in ("zero signal", "no penalty, zero") else 1)
+  beta = 0.0 if edge.startswith("no penalty") else 0.1
+
+  def value(mode, dictionary, x, beta):
+    result = getattr(cscjax, solver)(dictionary, x, beta, iterations=15, differentiate=mode)
+    return jnp.sum(jnp.sin(result.code))
+
+  for mode in ("unrolled", "implicit"):
+    gradients = jax.grad(functools.partial(value, mode), argnums=(0, 1, 2))(dictionary, x, beta)
+    assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradients)), mode
+
+
+def accurate(atoms, x, beta, mask, nonnegative):
+  """The solution, by many iterations in float64."""
+  weighted = atoms.T * mask
+  step = 1 / np.linalg.norm(weighted @ atoms, 2)
+  code = point = np.zeros(atoms.shape[1])
+  t = 1.0
+  for _ in range(20000):
+    z = point - step * (weighted @ (atoms @ point - x))
+    signed = np.sign(z) * np.maximum(np.abs(z) - step * beta, 0)
+    new = np.maximum(z - step * beta, 0) if nonnegative else signed
+    t = 1.0 if (point - new) @ (new - code) > 0 else t
+    following = (1 + np.sqrt(1 + 4 * t * t)) / 2
+    code, point = new, new + (t - 1) / following * (new - code)
+    t = following
+  return code
+
+
+@pytest.mark.parametrize("case", ["signed", "nonnegative", "mask", "betas", "scaled"])
+def test_a_loose_tolerance_has_the_derivatives_of_the_solution(case):
+  """In float32, against dense solves in float64 on the support of the solution."""
+  rng = np.random.default_rng(9)
+  atoms, x = rng.normal(size=(50, 100)) / 7, rng.normal(size=50)
+  mask = rng.uniform(0.2, 1, 50) if case == "mask" else np.ones(50)
+  beta = rng.uniform(0.02, 0.2, 100) if case == "betas" else np.full(100, 0.05)
+  nonnegative = case == "nonnegative"
+  code = accurate(atoms, x, beta, mask, nonnegative)
+  support = np.flatnonzero(code)
+  weights = rng.normal(size=100)
+  on = atoms[:, support]
+  u = np.linalg.solve((on.T * mask) @ on, weights[support])
+  scale = 1e-8 if case == "scaled" else 1.0
+  dictionary = cscjax.MatrixDictionary(jnp.asarray(scale * atoms, jnp.float32))
+  unit = scale if case == "scaled" else 1.0
+
+  def value(x, beta):
+    result = cscjax.fista(
+      *(dictionary, x, beta),
+      tolerance=1e-2,
+      nonnegative=nonnegative,
+      mask=jnp.asarray(mask, jnp.float32),
+    )
+    return jnp.sum(result.code * weights.astype(np.float32))
+
+  gradients = jax.jit(jax.grad(value, argnums=(0, 1)))(
+    jnp.asarray(unit * x, jnp.float32), jnp.asarray(unit * scale * beta, jnp.float32)
+  )
+  expected = np.zeros(100)
+  expected[support] = -u * np.sign(code[support])
+  for got, right in ((gradients[0] * scale, mask * (on @ u)), (gradients[1] * scale**2, expected)):
+    assert np.linalg.norm(got - right) < 1e-4 * np.linalg.norm(right)
+
+
+def test_polished_tells_whether_the_solution_was_found(monkeypatch):
+  """On an over-complete dictionary: right from a rough code, and honest after one round."""
+  rng = np.random.default_rng(10)
+  atoms, x = rng.normal(size=(50, 100)) / 7, rng.normal(size=(2, 50))
+  arguments = jax.tree.map(jnp.asarray, (cscjax.MatrixDictionary(np.float32(atoms)), np.float32(x)))
+  rough = cscjax.fista(*arguments, 0.05, iterations=10).code
+  result = cscjax.polished(*arguments, rough, 0.05)
+  np.testing.assert_array_equal(result.violation, 0)
+  for got, signal in zip(result.code, x, strict=True):
+    expected = accurate(atoms, signal, 0.05, np.ones(50), nonnegative=False)
+    np.testing.assert_array_equal(got != 0, expected != 0)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+  monkeypatch.setattr("cscjax.solvers.polish.ROUNDS", 1)
+  jax.clear_caches()
+  assert np.all(cscjax.polished(*arguments, rough, 0.05).violation > 0)
+  jax.clear_caches()
+
+
+@pytest.mark.slow
+def test_implicit_second_derivatives(x64):
+  """By a change of dictionary and penalty together; the first derivative by finite differences."""
+  problem = dense(5)
+  direction = np.random.default_rng(11).normal(size=problem.d.shape)
+
+  def value(t):
+    dictionary = cscjax.MatrixDictionary(problem.dictionary.atoms + t * direction)
+    result = cscjax.fista(dictionary, problem.x, 0.1 + t, tolerance=1e-12, max_iterations=5000)
+    return jnp.sum(jnp.sin(result.code))
+
+  first = jax.jit(jax.grad(value))
+  h = 1e-5
+  expected = (first(h) - first(-h)) / (2 * h)
+  np.testing.assert_allclose(jax.grad(first)(0.0), expected, rtol=1e-6)
+  np.testing.assert_allclose(jax.jvp(first, (0.0,), (1.0,))[1], expected, rtol=1e-6)
+
+
+def test_a_broken_code_has_no_finite_derivative():
+  problem = dense(6)
+
+  def value(x):
+    return cscjax.fista(problem.dictionary, x, 0.1, tolerance=1e-2).code.sum()
+
+  gradient = jax.grad(value)(jnp.asarray(problem.x).at[2].set(np.nan))
+  assert np.all(np.isnan(gradient))
+
+
+def readme_problem(dtype):
+  image = sklearn.datasets.load_sample_image("china.jpg").mean(-1, keepdims=True)[100:164, 200:264] / 255
+  cosines = scipy.fft.dct(np.eye(8), norm="ortho")
+  filters = np.einsum("iu,jv->ijuv", cosines, cosines).reshape(8, 8, 1, 64)[..., 1:]
+  dictionary = cscjax.ConvDictionary(jnp.asarray(filters, dtype), padding="CIRCULAR")
+  return dictionary, jnp.asarray(image, dtype)
+
+
+@pytest.mark.slow
+def test_readme_gradient():
+  """Against a dense solve in float64 on the support of a solution whose optimality is checked."""
+  with jax.enable_x64(True):
+    dictionary, x = readme_problem(np.float64)
+    code = cscjax.admm(dictionary, x, 0.2, tolerance=1e-12, max_iterations=8000).code
+    correlation = np.abs(dictionary.analysis(x - dictionary.synthesis(code, x.shape)))
+    assert np.max(np.abs(correlation[code != 0] - 0.2)) < 1e-8 < 0.2 - np.max(correlation[code == 0])
+    support = np.flatnonzero(code)
+    units = np.zeros((len(support), code.size))
+    units[np.arange(len(support)), support] = 1
+    atoms = dictionary.synthesis(units.reshape(-1, *code.shape), (len(support), *x.shape))
+    atoms = np.asarray(atoms).reshape(len(support), -1)
+    expected = np.linalg.solve(atoms @ atoms.T, np.ones(len(support))) @ atoms
+  dictionary, x = readme_problem(np.float32)
+  for tolerance in (1e-4, 1e-3):
+    gradient = jax.grad(lambda x, t=tolerance: cscjax.fista(dictionary, x, 0.2, tolerance=t).code.sum())(
+      x
+    )
+    assert np.linalg.norm(np.ravel(gradient) - expected) < 1e-4 * np.linalg.norm(expected)

@@ -1,5 +1,7 @@
 """OMP against scikit-learn, Tropp's recovery condition and dictionaries that are hard for it."""
 
+import sys
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -149,6 +151,86 @@ def test_gradient_against_finite_differences():
   h = 1e-6
   np.testing.assert_allclose(got[0], (value(1 + h, 0) - value(1 - h, 0)) / (2 * h), rtol=1e-6)
   np.testing.assert_allclose(got[1], (value(1, h) - value(1, -h)) / (2 * h), rtol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_number_of_signals():
+  """Beyond a block, only the arguments and the result do."""
+
+  def temporary(count):
+    shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((64, 128), (count, 64)))
+    code = jax.jit(lambda atoms, x: omp(cscjax.MatrixDictionary(atoms), x, tolerance=0.1).code)
+    return code.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
+
+  assert temporary(20_000) < temporary(1_000) + 3 * 20_000 * 4 * (64 + 128)
+  assert temporary(20_000) < 2**27
+
+
+@pytest.mark.usefixtures("x64")
+def test_blocks_give_what_single_signals_give(monkeypatch):
+  monkeypatch.setattr(
+    sys.modules[omp.__module__], "BLOCK", 700
+  )  # two blocks of three signals, and a rest
+  dictionary, _, x = _problem(8, n=13, batch=(7,))
+  result = omp(dictionary, x, sparsity=11)
+  for i, signal in enumerate(x):
+    single = omp(dictionary, signal, sparsity=11)
+    np.testing.assert_array_equal(result.support[i], single.support)
+    np.testing.assert_allclose(result.code[i], single.code, atol=1e-11)
+
+
+@pytest.mark.parametrize("atom_scale", [1e-25, 1e-10, 1e10, 1e18])
+@pytest.mark.parametrize("signal_scale", [1e-20, 1.0, 1e18])
+def test_any_scale(atom_scale, signal_scale):
+  """Picks and fit in float32 are those at scale 1."""
+  _, atoms, x = _problem(9, batch=(3,))
+  atoms, x = np.float32(atoms), np.float32(x)
+  expected = omp(cscjax.MatrixDictionary(jnp.asarray(atoms)), x, tolerance=1.0)
+  ratio = signal_scale / atom_scale
+  if not 1e-35 < ratio < 1e35:
+    pytest.skip("the code itself is not in the range of float32")
+  result = omp(
+    cscjax.MatrixDictionary(jnp.asarray(atoms * np.float32(atom_scale))),
+    x * np.float32(signal_scale),
+    tolerance=signal_scale,
+  )
+  np.testing.assert_array_equal(result.support, expected.support)
+  np.testing.assert_allclose(result.code / np.float32(ratio), expected.code, rtol=1e-3, atol=1e-5)
+  np.testing.assert_allclose(
+    result.residual_norm / np.float32(signal_scale), expected.residual_norm, rtol=1e-4
+  )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_signal_that_is_not_finite_is_not_coded_as_0(value):
+  dictionary, _, x = _problem(10, batch=(2,))
+  x[0, 3] = value
+  result = omp(dictionary, x, sparsity=3)
+  assert np.all(np.isnan(result.code[0]))
+  assert np.all(np.isnan(result.residual_norm[0]))
+  assert np.all(np.isfinite(result.code[1]))
+  assert np.all(result.support[1] >= 0)
+  broken = cscjax.MatrixDictionary(dictionary.atoms.at[2, 5].set(value))
+  assert np.all(np.isnan(omp(broken, x, sparsity=3).code))
+
+
+@pytest.mark.parametrize("case", ["zero signal", "zero atoms", "duplicates", "zero dictionary"])
+def test_gradients_at_edges_are_finite(case):
+  rng = np.random.default_rng(11)
+  atoms, x = rng.normal(size=(5, 8)), rng.normal(size=5)
+  if case == "zero signal":
+    x = np.zeros(5)
+  elif case == "duplicates":
+    atoms[:, 4:] = atoms[:, :4]
+  else:
+    atoms[:, : 3 if case == "zero atoms" else 8] = 0
+
+  def value(atoms, x):
+    result = omp(cscjax.MatrixDictionary(atoms), x, tolerance=0.0)
+    return jnp.sum(jnp.sin(result.code)) + jnp.sum(result.residual_norm)
+
+  gradients = jax.grad(value, argnums=(0, 1))(jnp.asarray(atoms), jnp.asarray(x))
+  for gradient in gradients:
+    assert np.all(np.isfinite(gradient))
 
 
 @pytest.mark.parametrize(
