@@ -89,9 +89,13 @@ def implicitly_differentiable(problem: Lasso, code: Code) -> Code:
 
 
 def _precise(problem, code):
-  """Both in float32 at least."""
+  """Both in float32 at least; a dictionary's integers, such as indices, stay as they are."""
   precise = jnp.promote_types(problem.x.dtype, jnp.float32)
-  return jax.tree.map(lambda leaf: leaf.astype(precise), (problem, code))
+
+  def convert(leaf):
+    return leaf.astype(precise) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+  return jax.tree.map(convert, (problem, code))
 
 
 @jax.custom_jvp
