@@ -37,12 +37,23 @@ def int_at_least(name: str, value: Any, minimum: int) -> int:
   return int(value)
 
 
+def int_between(name: str, value: Any, low: int, high: int) -> int:
+  """Returns `value` if it is an integer in low..high, both included, else raises ValueError."""
+  is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+  if not (is_whole and low <= value <= high):
+    fail(name, value, f"an integer in {low}..{high}")
+  return int(value)
+
+
 def in_range(
   name: str, value: Any, low: float, high: float = math.inf, *, low_open: bool = False
 ) -> float:
   """Returns `value` as a float if it is in [low, high), or in (low, high), else raises ValueError."""
   is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  number = float(value) if is_number else math.nan
+  try:
+    number = float(value) if is_number else math.nan
+  except OverflowError:  # an integer above the floats
+    number = math.inf
   if not (low <= number < high and math.isfinite(number)) or (low_open and number == low):
     lower = "" if math.isinf(low) else f" > {low:g}" if low_open else f" >= {low:g}"
     upper = "" if math.isinf(high) else f" and < {high:g}"

@@ -12,6 +12,7 @@ all the same), 2 for bad flags or data, 130 or 143 after a clean stop on SIGINT 
 import contextlib
 import gc
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -189,8 +190,9 @@ def _known(flag, names, known):
 
 
 def _seed(text):
-  if not text.strip().isdecimal():
-    raise cli.UsageError(f"--seeds: expected integers >= 0, got {text!r}")
+  text = text.strip()
+  if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 2**32:
+    raise cli.UsageError(f"--seeds: expected integers >= 0 and below 2^32, got {text!r}")
   return int(text)
 
 

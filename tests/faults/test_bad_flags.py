@@ -4,7 +4,9 @@ In this process, up to where a run would begin. To extend it, add a line: (what 
 or (what the line names, a function that prepares a folder and returns the flags).
 """
 
+import dataclasses
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from cscjax.data import Split
 from cscjax.data.cache import write_cache
 from cscjax.training import seal
 from experiments import cli, flags, run
+from experiments.config import Config
+from experiments.reproduction.figure3 import Settings
 from tests.faults.harness import contents, cut
 
 
@@ -72,6 +76,22 @@ FLAGS = {
   "validation of no example": ("--validation_fraction", ["--validation_fraction=0.0001"]),
   "validation of all": ("--validation_fraction", ["--validation_fraction=0.9999"]),
   "more examples than there are": ("--train_examples", ["--train_examples=1438"]),
+  "a shift by the whole image": ("--shift", ["--shift=8"]),
+  "a dilation by the whole image": ("--dilations", ["--dilations=1,8"]),
+  "epochs above int32 in steps": ("--epochs", ["--epochs=195225787"]),  # of 11 steps
+  "decay above int32 in steps": ("--decay_epochs", ["--decay_epochs=1,195225787"]),
+  "warm-up above int32 in steps": ("--warmup_epochs", ["--warmup_epochs=195225787"]),
+  "parameters above the memory": ("--width", ["--depth=12", "--width=16384"]),
+  "seed 2^32, which would be seed 0": ("--seed", ["--seed=4294967296"]),
+  "port of 5,000 digits": (
+    "--coordinator",
+    [f"--coordinator=localhost:{'1' * 5000}", "--num_processes=2", "--process_id=0"],
+  ),
+  "processes above int32": (
+    "--num_processes",
+    ["--coordinator=localhost:1234", f"--num_processes={2**31}", "--process_id=0"],
+  ),
+  "no number of processes": ("--num_processes", ["--coordinator=localhost:1234", "--process_id=0"]),
 }
 
 
@@ -81,6 +101,61 @@ def test_flags(what, tmp_path, capsys):
   line = refuse(["--dataset=digits", f"--workdir={tmp_path / 'run'}", *arguments], capsys)
   assert name in line
   assert list(tmp_path.iterdir()) == []
+
+
+EXTREMES = (
+  "-1",
+  str(2**31),
+  str(2**63),
+  str(2**64),
+  str(10**30),
+  "nan",
+  "inf",
+  "-inf",
+  "1e308",
+  "1e999",
+)
+NUMBERS = [
+  field.name
+  for field in dataclasses.fields(Config)
+  if set(get_args(field.type) or (field.type,)) & {int, float, tuple[int, ...]}
+]
+# What each of them may be, beyond which nothing is accepted.
+FITTING = {
+  ("c", "-1"),
+  *((name, str(2**31)) for name in ("c", "learning_rate", "weight_decay", "seed")),
+  *((name, str(n)) for name in ("c", "learning_rate", "weight_decay") for n in (2**63, 2**64)),
+}
+
+
+@pytest.mark.parametrize("value", EXTREMES)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_at_its_extremes(name, value, tmp_path, capsys):
+  if (name, value) in FITTING:
+    return
+  of_model = ["--model=res_csc"] if name == "c" else []
+  of_processes = ["--coordinator=localhost:1234", "--num_processes=2", "--process_id=0"]
+  arguments = [*of_model, *(of_processes if name in ("num_processes", "process_id") else [])]
+  workdir = f"--workdir={tmp_path / 'run'}"
+  line = refuse(["--dataset=digits", *arguments, f"--{name}={value}", workdir], capsys)
+  assert f"--{name}" in line
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["-1", str(2**31), str(10**30)])
+@pytest.mark.parametrize("name", ["iterations", "width", "unfolding", "lasso_iterations"])
+def test_a_setting_of_figure_3_at_its_extremes(name, value):
+  with pytest.raises(ValueError, match=f"^{name}: "):
+    Settings(**{name: int(value)})
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [("beta", (1e308, 1.0)), ("beta_factors", (1e308,)), ("learning_rate", 1e308), ("seeds", (2**32,))],
+)
+def test_a_setting_of_figure_3_above_float32_or_uint32(name, value):
+  with pytest.raises(ValueError, match=f"^{name}: "):
+    Settings(**{name: value})
 
 
 def flagfile(content):
@@ -167,6 +242,9 @@ FILES = {
   "from_config: word for number": ("--epochs", from_config(instead("3", '"many"'))),
   "from_config: null": ("epochs", from_config(instead("3", "null"))),
   "from_config: out of range": ("--epochs", from_config(instead("3", "0"))),
+  "from_config: infinite": ("--from_config", from_config(instead("3", "1e999"))),
+  "from_config: huge": ("--epochs", from_config(instead("3", "9" * 400))),
+  "from_config: nested deep": ("--from_config", from_config(lambda _: b"[" * 100_000)),
   "from_config: no list": ("--decay_epochs", from_config(instead("[75, 115]", "75"))),
   "from_config: words for a list": ("decay_epochs", from_config(instead("[75, 115]", '"75"'))),
   "from_config: a list of lists": ("decay_epochs", from_config(instead("[75, 115]", "[[75], [115]]"))),
