@@ -99,21 +99,15 @@ def test_bad_flags(tmp_path, arguments, message):
   assert contents(tmp_path) == {}
 
 
-@pytest.mark.parametrize("damage", ["torn", "another's", "other flags"])
-def test_a_record_that_is_none_of_the_run_is_named_and_kept(tmp_path, damage):
+def test_a_record_made_with_other_flags_is_named_and_kept(tmp_path):
   one = record("msdnet6", 87.0)
   records.save(tmp_path, one)
   file = records.path(tmp_path, one.run)
-  if damage == "torn":
-    file.write_text(file.read_text()[:50])
-  elif damage == "another's":
-    file = file.rename(file.with_name("msdnet9-seed0.json"))
-  else:
-    file.write_text(file.read_text().replace('"weight_decay": 0.0001', '"weight_decay": 0.0005'))
+  file.write_text(file.read_text().replace('"weight_decay": 0.0001', '"weight_decay": 0.0005'))
   before = contents(tmp_path)
   with pytest.raises(UsageError, match=f"--results: {file}") as error:
     reproduce.main(parse("--dataset=cifar10", "--rows=msdnet6", f"--results={tmp_path}"))
-  assert damage != "other flags" or "weight_decay 0.0005, now 0.0001" in str(error.value)
+  assert "weight_decay 0.0005, now 0.0001" in str(error.value)
   assert contents(tmp_path) == before
 
 
