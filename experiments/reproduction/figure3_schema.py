@@ -65,4 +65,5 @@ def _settings(values):
   for name in ("beta", "seeds", "beta_factors"):
     list_of(anything)(f"settings.{name}", values[name])
   checks.boolean("settings.nonnegative", values["nonnegative"])
-  return Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+  given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+  return Settings(**given)
