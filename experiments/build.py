@@ -162,7 +162,7 @@ def check_network(config: Config, dataset: Dataset) -> None:
   model = make_model(config, dataset.num_classes, parallel=False)
   example = jax.ShapeDtypeStruct((1, *dataset.example_shape), jnp.float32)
   try:
-    params = jax.eval_shape(model.init, jax.random.key(0), example)["params"]
+    params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), example)["params"]
   except ValueError as error:
     raise UsageError(f"--model: {config.model} does not fit {config.dataset} ({error})") from error
   needed, memory = 3 * 4 * training.parameter_count(params), device_memory()

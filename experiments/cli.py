@@ -7,6 +7,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from cscjax.data import DataError
+from experiments import environment
 
 
 class UsageError(Exception):
@@ -39,6 +40,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[], int | None]) -> int | None:
+  meets_others = getattr(flags.FLAGS, "coordinator", None) is not None
+  problem = environment.prepare(use_devices=not meets_others)
+  if problem:
+    _fail(UsageError(problem))
   try:
     return main()
   except (UsageError, DataError) as error:

@@ -95,9 +95,9 @@ def execute(config: Config, signals: Signals) -> dict[str, Any]:
         make_plan(config, dataset)  # this and the next two refuse before anything is written
         make_mesh(config)
         check_network(config, dataset)
+        use_compilation_cache(config)
         held.enter_context(signals.caught())
         workdir = held.enter_context(open_workdir(config))
-        use_compilation_cache(config)
       with together(config):
         run = build(config, dataset)
       outcome, rows = train(config, run, workdir, signals)

@@ -91,6 +91,7 @@ FLAGS = {
     "--num_processes",
     ["--coordinator=localhost:1234", f"--num_processes={2**31}", "--process_id=0"],
   ),
+  "a path of undecodable bytes": ("--compilation_cache", ["--compilation_cache=a\udcff"]),
   "no number of processes": ("--num_processes", ["--coordinator=localhost:1234", "--process_id=0"]),
 }
 
@@ -229,6 +230,7 @@ FILES = {
   "flagfile: no text": ("utf-8", flagfile(b"--epochs=3\n\xff\xfe\x00")),
   "flagfile: unknown flag": ("unfoldings", flagfile(b"--unfoldings=3\n")),
   "flagfile: bad value": ("--epochs", flagfile(b"--epochs=many\n")),
+  "flagfile: a null byte in a path": ("--data_dir", flagfile(b"--data_dir=a\0b\n")),
   "flagfile: no flags": ("hello", flagfile(b"hello\n")),
   "from_config: none": ("--from_config", lambda folder: [f"--from_config={folder / 'none.json'}"]),
   "from_config: a folder": ("--from_config", lambda folder: [f"--from_config={folder}"]),
