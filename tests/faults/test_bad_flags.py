@@ -8,6 +8,7 @@ import dataclasses
 import json
 from typing import get_args
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags as absl_flags
@@ -102,6 +103,14 @@ def test_flags(what, tmp_path, capsys):
   line = refuse(["--dataset=digits", f"--workdir={tmp_path / 'run'}", *arguments], capsys)
   assert name in line
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lack_of_memory_is_one_line(capsys):
+  with pytest.raises(SystemExit) as error:
+    cli._guarded(lambda: jnp.zeros(2**43))
+  assert error.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: out of memory; lower --batch_size, --width or --depth (RESOURCE_EXH")
 
 
 EXTREMES = (
