@@ -41,10 +41,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _guarded(main: Callable[[], int | None]) -> int | None:
   meets_others = getattr(flags.FLAGS, "coordinator", None) is not None
-  problem = environment.prepare(use_devices=not meets_others)
-  if problem:
-    _fail(UsageError(problem))
   try:
+    problem = environment.prepare(use_devices=not meets_others)
+    if problem:
+      raise UsageError(problem)
     return main()
   except (UsageError, DataError) as error:
     _fail(error)

@@ -30,13 +30,13 @@ class Limits(NamedTuple):
   """How long a download may take, and how large it may be.
 
   A download of n bytes takes at most `seconds` + n / `bytes_per_second`, and one that stands still
-  `silent_seconds`. The defaults give the largest archive an hour.
+  `silent_seconds`. The defaults give the largest archive, of 182 MB, about an hour.
 
   Attributes:
     seconds: Before the rate counts: to find the server, connect and be redirected.
     bytes_per_second: The least mean rate after that.
     silent_seconds: The longest time without a byte.
-    bytes: The largest size; four times that of the largest archive.
+    bytes: The largest size, which no archive comes near.
   """
 
   seconds: float = 30.0
@@ -148,9 +148,9 @@ def _fetch(archive: Archive, folder: pathlib.Path, limits: Limits) -> pathlib.Pa
 
 
 class _Transfer(threading.Thread):
-  """Writes what a URL sends to a file.
+  """A thread that writes what a URL sends to a file.
 
-  In a thread, as a server can hold up whoever waits for its name, its headers or its redirections for
+  It is a thread, as a server can hold up whoever waits for its name, its headers or its redirections for
   longer than any timeout of a socket; the thread of one that is given up ends with the process.
 
   Attributes:
