@@ -21,7 +21,6 @@ from cscjax.models import ARCHITECTURES, model_fields
 from cscjax.training import is_first, seal, unseal
 from experiments.cli import UsageError
 from experiments.config import KEYS, MODEL_FIELDS, RESUMABLE, Config
-from experiments.json_files import read_json
 
 JAX_SETTINGS = (
   "jax_threefry_partitionable",
@@ -124,13 +123,13 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     OSError: If it cannot be read.
   """
   try:
-    sealed = read_json(path)
+    sealed = json.loads(path.read_text())
     flags, name, version = sealed["flags"], sealed.get("run", ""), sealed.get("architecture", 1)
     expected = ((flags, "flags", dict), (name, "run", str), (version, "architecture", int))
     for value, key, kind in expected:
       if type(value) is not kind:
         raise ValueError(f"{key}: {value!r:.99}")
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise ValueError(f"{path} is not the config.json of a run ({error!r})") from error
   try:
     return unseal(sealed)

@@ -252,7 +252,7 @@ FILES = {
   "from_config: word for number": ("--epochs", from_config(instead("3", '"many"'))),
   "from_config: null": ("epochs", from_config(instead("3", "null"))),
   "from_config: out of range": ("--epochs", from_config(instead("3", "0"))),
-  "from_config: infinite": ("--from_config", from_config(instead("3", "1e999"))),
+  "from_config: infinite": ("--epochs", from_config(instead("3", "1e999"))),
   "from_config: huge": ("--epochs", from_config(instead("3", "9" * 400))),
   "from_config: nested deep": ("--from_config", from_config(lambda _: b"[" * 100_000)),
   "from_config: no list": ("--decay_epochs", from_config(instead("[75, 115]", "75"))),
