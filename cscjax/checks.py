@@ -40,6 +40,14 @@ def int_at_least(name: str, value: Any, minimum: int) -> int:
   return int(value)
 
 
+def int_between(name: str, value: Any, low: int, high: int) -> int:
+  """Returns `value` if it is an integer in low..high, both included, else raises ValueError."""
+  is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+  if not (is_whole and low <= value <= high):
+    fail(name, value, f"an integer in {low}..{high}")
+  return int(value)
+
+
 def in_range(
   name: str, value: Any, low: float, high: float = math.inf, *, low_open: bool = False
 ) -> float:

@@ -31,8 +31,8 @@ SUITES = (*training.SUITES, "convolutions", "dense", "gradients", "solvers")
 def main() -> None:
   """Prints a row for each case of the suite."""
   args = flags.FLAGS
-  if args.batch_size < 1:
-    raise cli.UsageError(f"--batch_size: expected an integer >= 1, got {args.batch_size}")
+  if not 1 <= args.batch_size <= 2**16:
+    raise cli.UsageError(f"--batch_size: expected an integer in 1..{2**16}, got {args.batch_size}")
   if args.suite == "solvers":
     cases = _known(args.cases, problems.CASES) or problems.available()
     if not args.cases and cases != tuple(problems.CASES):

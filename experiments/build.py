@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from functools import partial
 
 import jax
@@ -13,7 +14,7 @@ from cscjax import training
 from cscjax.data import Dataset
 from cscjax.models import create_model
 from experiments.cli import UsageError
-from experiments.config import KEYS, MODEL_FIELDS, Config
+from experiments.config import INT32, KEYS, MODEL_FIELDS, Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +40,7 @@ def build(config: Config, dataset: Dataset) -> Run:
   Raises:
     UsageError: If the batch does not fit the data set or the devices, or a field the model.
   """
-  plan = make_plan(config, dataset)
-  mesh = training.create_mesh(config.parallel)
-  if mesh is None and jax.process_count() > 1:
-    raise UsageError(f"--parallel: expected auto or pmap for several processes, got {config.parallel}")
-  if mesh is not None and config.batch_size % mesh.size:
-    raise UsageError(
-      f"--batch_size: expected a multiple of {mesh.size} devices, got {config.batch_size}"
-    )
-
+  plan, mesh = make_plan(config, dataset), make_mesh(config)
   model = make_model(config, dataset.num_classes, parallel=mesh is not None)
   schedule, optimizer = make_optimizer(config, plan)
   recipe = training.Recipe(
@@ -78,6 +71,22 @@ def build(config: Config, dataset: Dataset) -> Run:
     schedule=schedule,
   )
   return Run(state, programs, plan, mesh)
+
+
+def make_mesh(config: Config) -> jax.sharding.Mesh | None:
+  """The devices to train on, see `training.create_mesh`.
+
+  Raises:
+    UsageError: If the batch cannot be split over them, or one device is asked for of several processes.
+  """
+  mesh = training.create_mesh(config.parallel)
+  if mesh is None and jax.process_count() > 1:
+    raise UsageError(f"--parallel: expected auto or pmap for several processes, got {config.parallel}")
+  if mesh is not None and config.batch_size % mesh.size:
+    raise UsageError(
+      f"--batch_size: expected a multiple of {mesh.size} devices, got {config.batch_size}"
+    )
+  return mesh
 
 
 def make_model(config: Config, num_classes: int, *, parallel: bool):
@@ -116,14 +125,24 @@ def make_optimizer(
 
 
 def make_plan(config: Config, dataset: Dataset) -> training.Plan:
-  """When the run evaluates and ends."""
+  """When the run evaluates and ends.
+
+  Raises:
+    UsageError: If the batch does not fit the data set, or a step is above 2^31 - 1.
+  """
   steps_per_epoch = len(dataset.train) // config.batch_size
   if steps_per_epoch == 0:
     examples = f"at most the {len(dataset.train)} training examples"
     raise UsageError(f"--batch_size: expected {examples}, got {config.batch_size}")
   steps = config.epochs * steps_per_epoch
+  total_steps = steps if config.max_steps is None else min(steps, config.max_steps)
+  ends = {"epochs": total_steps / steps_per_epoch, "warmup_epochs": config.warmup_epochs}
+  for name, epochs in {**ends, "decay_epochs": max(config.decay_epochs, default=0)}.items():
+    if epochs * steps_per_epoch > INT32:
+      most = f"at most {INT32 // steps_per_epoch} epochs of {steps_per_epoch} steps"
+      raise UsageError(f"--{name}: expected {most}, got {epochs:.10g}")
   return training.Plan(
-    total_steps=steps if config.max_steps is None else min(steps, config.max_steps),
+    total_steps=total_steps,
     steps_per_epoch=steps_per_epoch,
     batch_size=config.batch_size,
     split="test" if dataset.validation is None else "validation",
@@ -131,6 +150,33 @@ def make_plan(config: Config, dataset: Dataset) -> training.Plan:
     checkpoint_seconds=config.checkpoint_seconds,
     dispatch_seconds=config.dispatch_seconds,
   )
+
+
+def check_network(config: Config, dataset: Dataset) -> None:
+  """Traces the network on an example of the data set, so that a bad one is refused before it is made.
+
+  Raises:
+    UsageError: If it does not take such examples, or its parameters with their gradient and momentum do
+      not fit in the memory of the device.
+  """
+  model = make_model(config, dataset.num_classes, parallel=False)
+  example = jax.ShapeDtypeStruct((1, *dataset.example_shape), jnp.float32)
+  try:
+    params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), example)["params"]
+  except ValueError as error:
+    raise UsageError(f"--model: {config.model} does not fit {config.dataset} ({error})") from error
+  needed, memory = 3 * 4 * training.parameter_count(params), device_memory()
+  if needed > memory:
+    raise UsageError(
+      f"--width, --depth: expected a network whose parameters, gradient and momentum fit in the"
+      f" {memory / 2**30:,.1f} GiB of the device, got one of {needed / 2**30:,.1f} GiB"
+    )
+
+
+def device_memory() -> int:
+  """Bytes of the first device; those of the machine where the device is its CPU."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def chance_accuracy(labels: np.ndarray) -> float:

@@ -7,6 +7,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from cscjax.data import DataError
+from experiments import environment
 
 
 class UsageError(Exception):
@@ -16,9 +17,9 @@ class UsageError(Exception):
 def run(main: Callable[[], int | None]) -> None:
   """Parses the flags, runs `main()` and exits with what it returns (None is 0).
 
-  Bad flags, positional arguments, `UsageError` and `DataError` end in one line on stderr and exit
-  code 2, Ctrl-C in exit code 130. Every other exception is a bug and keeps its traceback. Log messages
-  below WARNING are shown only with --verbosity=0 or more.
+  Bad flags, positional arguments, `UsageError`, `DataError` and a lack of memory end in one line on
+  stderr and exit code 2, Ctrl-C in exit code 130. Every other exception is a bug and keeps its
+  traceback. Log messages below WARNING are shown only with --verbosity=0 or more.
   """
   app.run(lambda _: _guarded(main), flags_parser=_parse)
 
@@ -39,10 +40,19 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[], int | None]) -> int | None:
+  meets_others = getattr(flags.FLAGS, "coordinator", None) is not None
   try:
+    problem = environment.prepare(use_devices=not meets_others)
+    if problem:
+      raise UsageError(problem)
     return main()
   except (UsageError, DataError) as error:
     _fail(error)
+  except (RuntimeError, MemoryError) as error:  # JAX's errors are of the former
+    if isinstance(error, RuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED"):
+      raise
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    _fail(UsageError(f"out of memory; lower --batch_size, --width or --depth ({reason})"))
   except KeyboardInterrupt:
     return 130
 

@@ -20,6 +20,7 @@ from cscjax.data import DataError
 from experiments import cli
 from experiments.cli import UsageError
 from experiments.config import AUTO, OWN, Config
+from experiments.environment import platform_problem
 
 
 @contextlib.contextmanager
@@ -117,6 +118,8 @@ def _join(config):
     raise UsageError(f"--coordinator: cannot use {config.coordinator} ({error})") from error
   finally:
     timer.cancel()
+  if problem := platform_problem():
+    raise UsageError(problem)
 
 
 def _check_port(port):

@@ -3,9 +3,11 @@
 import os
 import pathlib
 import sys
+import tempfile
 
 import jax
 
+from cscjax.data import DataError
 from cscjax.data.cache import cache_folder
 from cscjax.data.load import find_data_dir
 from experiments.cli import UsageError
@@ -19,7 +21,7 @@ def use_compilation_cache(config: Config) -> None:
 
   Its entries depend on the program, the options, the device and the versions. Damaged ones are compiled
   again. Where the environment has a cache already (JAX_COMPILATION_CACHE_DIR) and no flag says
-  otherwise, that one is used; where the default place cannot be written, none.
+  otherwise, that one is used; where this or the default place cannot be written, none, with a warning.
 
   Raises:
     UsageError: If the directory of --compilation_cache cannot be made.
@@ -30,18 +32,28 @@ def use_compilation_cache(config: Config) -> None:
     return
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-  if config.compilation_cache is None and "JAX_COMPILATION_CACHE_DIR" in os.environ:
-    return
-  if config.compilation_cache is None:
-    folder = cache_folder(find_data_dir(config.data_dir), "compiled")
-  else:
-    folder = pathlib.Path(config.compilation_cache).expanduser()
+  of_jax = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+  if config.compilation_cache is None and of_jax and "://" in of_jax:
+    return  # a bucket, which is JAX's business
   try:
+    folder = pathlib.Path(config.compilation_cache or of_jax or _beside_the_data(config)).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    problem = f"cannot write to {folder}: {error.strerror}"
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except (OSError, RuntimeError) as error:  # the latter where there is no home directory
     if config.compilation_cache is not None:
+      problem = f"cannot write to {config.compilation_cache}: {error}"
       raise UsageError(f"--compilation_cache: {problem}") from error
-    print(f"warning: compiled programs are not kept ({problem})", file=sys.stderr)
+    print(f"warning: compiled programs are not kept ({error})", file=sys.stderr)
+    jax.config.update("jax_enable_compilation_cache", False)
     return
   jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _beside_the_data(config):
+  try:
+    return cache_folder(find_data_dir(config.data_dir), "compiled")
+  except DataError as error:
+    if config.data_dir is None:
+      raise RuntimeError(error) from error
+    raise

@@ -1,10 +1,13 @@
 """The configuration of a run: the single place of its defaults, ranges and help texts."""
 
 import dataclasses
+import functools
+import re
+from collections.abc import Callable
 from typing import Any
 
 from cscjax import checks
-from cscjax.data import DATASETS
+from cscjax.data import DATASETS, dataset_shape
 from cscjax.models import MODELS
 from cscjax.models.layers import PURSUITS, SOLVERS
 from cscjax.models.remat import REMAT
@@ -16,10 +19,34 @@ STATISTICS = ("global", "device")
 AUTO = "auto"
 KEYS = "threefry2x32"
 """Implementation of a run's random keys, whatever JAX_DEFAULT_PRNG_IMPL says."""
+INT32 = 2**31 - 1
+"""The largest step: steps are counted in int32 on the device."""
+
+Check = Callable[[str, Any], Any]
 
 
-def _flag(default: Any, help_text: str, choices: Any = None) -> Any:
-  return dataclasses.field(default=default, metadata={"help": help_text, "choices": choices})
+def _flag(default: Any, help_text: str, valid: tuple | Check | None = None) -> Any:
+  """A field: its default, its help, and its choices or the check of each of its values."""
+  choices = valid if isinstance(valid, tuple) else None
+  check = None if isinstance(valid, tuple) else valid
+  return dataclasses.field(
+    default=default, metadata={"help": help_text, "choices": choices, "check": check}
+  )
+
+
+def _whole(low: int, high: int = INT32) -> Check:
+  return functools.partial(checks.int_between, low=low, high=high)
+
+
+def _real(low: float, high: float = 1e30) -> Check:
+  """By default what fits in a float32 with room to compute."""
+  return functools.partial(checks.in_range, low=low, high=high)
+
+
+def _path(name: str, value: Any) -> None:
+  """A path that every library can take: no null byte, and no bytes that the locale cannot decode."""
+  if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    checks.fail(name, value, "a path in the characters of the locale")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,44 +59,60 @@ class Config:
 
   model: str = _flag("msd_csc", "Network to train.", tuple(MODELS))
   # The network's own fields. None is its default; one that it does not take is an error.
-  depth: int | None = _flag(None, "Layers d; 6 n + 2 for the Res-CSC family.")
-  width: int | None = _flag(None, "Channels: new ones of a layer, or those of the first layer or stage.")
-  dilations: tuple[int, ...] | None = _flag(None, "Dilations s, taken in turn by the layers of MSD-CSC.")
+  depth: int | None = _flag(None, "Layers d; 6 n + 2 for the Res-CSC family.", _whole(1, 2000))
+  width: int | None = _flag(
+    None, "Channels: new ones of a layer, or those of the first layer or stage.", _whole(1, 2**14)
+  )
+  dilations: tuple[int, ...] | None = _flag(
+    None, "Dilations s, taken in turn by the layers of MSD-CSC.", _whole(1)
+  )
   solver: str | None = _flag(None, "Iteration that the pursuit unfolds.", SOLVERS)
-  unfolding: int | None = _flag(None, "Iterations of the pursuit after the first one.")
+  unfolding: int | None = _flag(None, "Iterations of the pursuit after the first one.", _whole(0, 1000))
   pursuit: str | None = _flag(
     None, "Layer by layer, over several layers, or ML-LISTA.", (*PURSUITS, "lista")
   )
   step: str | None = _flag(None, "Step of the unfoldings: below 2/L, or a free scalar.", STEPS)
-  c: float | None = _flag(None, "Constant c of Res-CSC (eq. 5) in place of the trained one.")
+  c: float | None = _flag(
+    None, "Constant c of Res-CSC (eq. 5) in place of the trained one.", _real(-1e30)
+  )
   norm: bool | None = _flag(None, "Batch norm; else a bias alone.")
   remat: str | None = _flag(
     None, "What the backward pass computes again: nothing, cheap operations, or all of a block.", REMAT
   )
 
   dataset: str = _flag("cifar10", "Data set.", DATASETS)
-  data_dir: str | None = _flag(None, "Directory of TFDS's data and of the cache of decoded images.")
+  data_dir: str | None = _flag(
+    None, "Directory of TFDS's data and of the cache of decoded images.", _path
+  )
   download: bool = _flag(True, "Whether a data set that is not there may be downloaded.")
   validation_fraction: float = _flag(
-    0.0, "Share of the training set to evaluate on; the test set is then used once, at the end."
+    0.0,
+    "Share of the training set to evaluate on; the test set is then used once, at the end.",
+    _real(0, 1),
   )
   train_examples: int | None = _flag(
-    None, "Train on a fixed random part of the training set with so many examples; on all if none."
+    None,
+    "Train on a fixed random part of the training set with so many examples; on all if none.",
+    _whole(1),
   )
 
-  epochs: int = _flag(150, "Passes over the training set.")
-  max_steps: int | None = _flag(None, "Stop after so many steps, if the epochs are not over before.")
-  batch_size: int = _flag(128, "Examples a step, over all devices.")
-  learning_rate: float = _flag(0.05, "Rate of SGD before the first decay.")
-  decay_epochs: tuple[int, ...] = _flag((75, 115), "Epochs after which the rate is multiplied.")
-  decay_factor: float = _flag(0.1, "By what.")
-  warmup_epochs: float = _flag(0.0, "Epochs over which the rate rises linearly at first.")
-  momentum: float = _flag(0.9, "Of SGD.")
+  epochs: int = _flag(150, "Passes over the training set.", _whole(1))
+  max_steps: int | None = _flag(
+    None, "Stop after so many steps, if the epochs are not over before.", _whole(1)
+  )
+  batch_size: int = _flag(128, "Examples a step, over all devices.", _whole(1))
+  learning_rate: float = _flag(0.05, "Rate of SGD before the first decay.", _real(1e-30))
+  decay_epochs: tuple[int, ...] = _flag(
+    (75, 115), "Epochs after which the rate is multiplied.", _whole(1)
+  )
+  decay_factor: float = _flag(0.1, "By what.", _real(1e-30, 1))
+  warmup_epochs: float = _flag(0.0, "Epochs over which the rate rises linearly at first.", _real(0))
+  momentum: float = _flag(0.9, "Of SGD.", _real(0, 1))
   nesterov: bool = _flag(False, "Nesterov's momentum.")
-  weight_decay: float = _flag(1e-4, "L2 penalty of filters and kernels.")
-  shift: int = _flag(0, "Augmentation: random shift by up to so many pixels.")
+  weight_decay: float = _flag(1e-4, "L2 penalty of filters and kernels.", _real(0))
+  shift: int = _flag(0, "Augmentation: random shift by up to so many pixels.", _whole(0))
   flip: bool = _flag(False, "Augmentation: random mirroring left and right.")
-  seed: int = _flag(0, "Of parameters, order and augmentation.")
+  seed: int = _flag(0, "Of parameters, order and augmentation; at most 2^32 - 1.", _whole(0, 2**32 - 1))
 
   precision: str = _flag("float32", "Type of the convolutions; parameters stay float32.", PRECISIONS)
   parallel: str = _flag("auto", "One device (jit), or all of them (pmap).", MODES)
@@ -79,43 +122,55 @@ class Config:
   coordinator: str | None = _flag(
     None, "For several processes: host:port of the first, or 'auto': what SLURM or Kubernetes tells."
   )
-  num_processes: int | None = _flag(None, "How many processes, with the same flags but for the next.")
-  process_id: int | None = _flag(None, "Which one this is, from 0. The first prints and writes.")
-  peer_timeout: int = _flag(100, "Seconds after which a process that does not answer counts as lost.")
+  num_processes: int | None = _flag(
+    None, "How many processes, with the same flags but for the next.", _whole(1, 2**16)
+  )
+  process_id: int | None = _flag(
+    None, "Which one this is, from 0. The first prints and writes.", _whole(0)
+  )
+  peer_timeout: int = _flag(
+    100, "Seconds after which a process that does not answer counts as lost.", _whole(1, 10**6)
+  )
 
   compilation_cache: str | None = _flag(
-    None, "Directory of compiled programs, beside the cache of decoded images if none; 'off': keep none."
+    None,
+    "Directory of compiled programs, beside the cache of decoded images if none; 'off': keep none.",
+    _path,
   )
-  workdir: str | None = _flag(None, "Where the run is kept and resumed; a new one under runs/ if none.")
-  evaluate_epochs: int = _flag(1, "Epochs between evaluations.")
-  checkpoint_seconds: float = _flag(300.0, "Seconds between checkpoints within an epoch.")
+  workdir: str | None = _flag(
+    None, "Where the run is kept and resumed; a new one under runs/ if none.", _path
+  )
+  evaluate_epochs: int = _flag(1, "Epochs between evaluations.", _whole(1))
+  checkpoint_seconds: float = _flag(300.0, "Seconds between checkpoints within an epoch.", _real(0, 1e9))
   dispatch_seconds: float = _flag(
-    1.0, "Seconds of work given to the device at once: between looks at progress, signals and the clock."
+    1.0,
+    "Seconds of work given to the device at once: between looks at progress, signals and the clock.",
+    _real(0, 1e9),
   )
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.metadata["choices"] and not (value is None and field.default is None):
+      value, check = getattr(self, field.name), field.metadata["check"]
+      if value is None and field.default is None:
+        continue
+      if field.metadata["choices"]:
         checks.one_of(field.name, value, field.metadata["choices"])
-    for name in ("epochs", "batch_size", "evaluate_epochs", "peer_timeout"):
-      checks.positive_int(name, getattr(self, name))
-    for name in ("max_steps", "train_examples"):
-      if getattr(self, name) is not None:
-        checks.positive_int(name, getattr(self, name))
-    for name in ("shift", "seed"):
-      checks.int_at_least(name, getattr(self, name), 0)
-    for name in ("weight_decay", "warmup_epochs", "checkpoint_seconds", "dispatch_seconds"):
-      checks.in_range(name, getattr(self, name), 0)
-    for name in ("momentum", "validation_fraction"):
-      checks.in_range(name, getattr(self, name), 0, 1)
-    checks.in_range("learning_rate", self.learning_rate, 0, low_open=True)
-    checks.in_range("decay_factor", self.decay_factor, 0, 1, low_open=True)
-    for value in self.decay_epochs:
-      checks.positive_int("decay_epochs", value)
+      if check:
+        for item in value if isinstance(value, tuple) else (value,):
+          check(field.name, item)
     if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
       checks.fail("decay_epochs", self.decay_epochs, "rising epochs")
+    self._check_shape()
     self._check_processes()
+
+  def _check_shape(self):
+    sides = dataset_shape(self.dataset)[0][:-1]
+    if self.shift >= min(sides):
+      checks.fail("shift", self.shift, f"less than the {min(sides)} pixels of {self.dataset}'s examples")
+    for dilation in self.dilations or ():
+      if dilation >= max(sides):
+        expected = f"dilations less than the {max(sides)} pixels of {self.dataset}'s examples"
+        checks.fail("dilations", dilation, expected)
 
   def _check_processes(self):
     if self.coordinator in (None, AUTO):
@@ -125,11 +180,12 @@ class Config:
           checks.fail(name, getattr(self, name), f"none {beside}")
       return
     host, _, port = self.coordinator.rpartition(":")
-    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+    if not (re.fullmatch(r"\S+", host) and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16):
       checks.fail("coordinator", self.coordinator, "host:port or 'auto'")
-    processes = checks.positive_int("num_processes", self.num_processes)
-    if self.process_id not in range(processes):
-      checks.fail("process_id", self.process_id, f"one of 0..{processes - 1}")
+    if self.num_processes is None:
+      checks.fail("num_processes", None, f"how many processes meet at --coordinator={self.coordinator}")
+    if self.process_id not in range(self.num_processes):
+      checks.fail("process_id", self.process_id, f"one of 0..{self.num_processes - 1}")
 
 
 MODEL_FIELDS = (

@@ -7,7 +7,6 @@ Writes report.md and its figures to --out; pictures of trained networks it links
 """
 
 import contextlib
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -18,8 +17,9 @@ from absl import flags
 
 from cscjax.plots import convolutional_matrices
 from experiments import cli
-from experiments.reproduction import document, figure3, figures, records
+from experiments.reproduction import document, figure3, figure3_schema, figures, records
 from experiments.reproduction.records import Record
+from experiments.reproduction.schema import read_checked
 from experiments.workdir import replaced
 
 MARKS = ("<!-- results -->\n", "<!-- /results -->")
@@ -41,11 +41,11 @@ def main(args: flags.FlagValues = flags.FLAGS) -> None:
     pictures = draw(found, simulated, out)
     networks = sorted((results / records.PICTURES).glob("*/*.png"))
     links = [os.path.relpath(picture, out) for picture in networks]
-    (out / "report.md").write_text(document.report(found, verdict, pictures, links))
+    (out / "report.md").write_text(document.report(found, verdict, pictures, links), encoding="utf-8")
   if readme and around:
     link = os.path.relpath(out / "report.md", readme.parent)
     with _writing("readme", readme), replaced(readme) as scratch:
-      scratch.write_text(document.summary(found, brief, link).join(around))
+      scratch.write_text(document.summary(found, brief, link).join(around), encoding="utf-8")
   print(out / "report.md")
 
 
@@ -66,20 +66,15 @@ def draw(found: Sequence[Record], simulated: dict[str, Any] | None, out: pathlib
 
 
 def read_simulation(results: pathlib.Path) -> dict[str, Any] | None:
-  """What experiments.gaussian_centers left; None if nothing. UsageError where it is damaged."""
+  """What experiments.gaussian_centers left; None if nothing, or, after a warning, if it is damaged."""
   path = results / "figure3.json"
-  if not path.exists():
-    return None
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise cli.UsageError(f"--results: {path} is damaged ({error})") from error
+  return read_checked(path, figure3_schema.checked) if path.exists() else None
 
 
 def _around(readme):
   """The text before and after what is replaced."""
   try:
-    before, rest = readme.read_text().split(MARKS[0])
+    before, rest = readme.read_text(encoding="utf-8").split(MARKS[0])
     return before + MARKS[0], MARKS[1] + rest.split(MARKS[1])[1]
   except OSError as error:
     raise cli.UsageError(f"--readme: cannot read {readme}: {error.strerror}") from error

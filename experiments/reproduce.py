@@ -1,9 +1,9 @@
 """Makes the runs of the paper's tables: python -m experiments.reproduce --table=3 --dataset=cifar10.
 
 A queue that resumes: what is finished in --results is left alone, what was interrupted goes on from its
-last checkpoint, what is missing is run, the most telling first. Each run leaves runs/STUDY/
-ROW-seedN.json in --results, and in work/STUDY/ROW-seedN what experiments.run leaves. --dry_run shows
-the queue with the minutes that it will take. In the end the tables are printed as they stand.
+last checkpoint, what is missing or has a damaged record is run, the most telling first. Each run leaves
+runs/STUDY/ROW-seedN.json in --results, and in work/STUDY/ROW-seedN what experiments.run leaves. With
+--dry_run it shows the queue with the minutes that it will take. In the end the tables are printed.
 
 Exit code 0 at the end of the queue or of --budget_minutes, 1 where a run failed (the others are made
 all the same), 2 for bad flags or data, 130 or 143 after a clean stop on SIGINT or SIGTERM.
@@ -12,6 +12,7 @@ all the same), 2 for bad flags or data, 130 or 143 after a clean stop on SIGINT 
 import contextlib
 import gc
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -189,8 +190,9 @@ def _known(flag, names, known):
 
 
 def _seed(text):
-  if not text.strip().isdecimal():
-    raise cli.UsageError(f"--seeds: expected integers >= 0, got {text!r}")
+  text = text.strip()
+  if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 2**32:
+    raise cli.UsageError(f"--seeds: expected integers >= 0 and below 2^32, got {text!r}")
   return int(text)
 
 

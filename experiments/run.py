@@ -23,7 +23,15 @@ from cscjax.data import DataError, Dataset, dataset_shape, load_dataset
 from cscjax.models import ARCHITECTURES
 from cscjax.plots import learning_curves
 from experiments import cli, flags
-from experiments.build import Run, build, chance_accuracy, make_model, make_plan
+from experiments.build import (
+  Run,
+  build,
+  chance_accuracy,
+  check_network,
+  make_mesh,
+  make_model,
+  make_plan,
+)
 from experiments.cluster import connected, together
 from experiments.compilation_cache import use_compilation_cache
 from experiments.config import Config
@@ -84,10 +92,12 @@ def execute(config: Config, signals: Signals) -> dict[str, Any]:
     with contextlib.ExitStack() as held:
       with together(config):
         dataset = _load(config)
-        make_plan(config, dataset)  # refused before anything is written
+        make_plan(config, dataset)  # this and the next two refuse before anything is written
+        make_mesh(config)
+        check_network(config, dataset)
+        use_compilation_cache(config)
         held.enter_context(signals.caught())
         workdir = held.enter_context(open_workdir(config))
-        use_compilation_cache(config)
       with together(config):
         run = build(config, dataset)
       outcome, rows = train(config, run, workdir, signals)

@@ -55,7 +55,7 @@ def read_cache(data_dir: pathlib.Path, name: str) -> tuple[Split, Split] | None:
     raise DataError(f"{folder / 'meta.json'}: lacks the key {error}") from error
   except DataError:
     raise
-  except (OSError, ValueError, TypeError) as error:
+  except (OSError, ValueError, TypeError, RecursionError) as error:
     raise DataError(f"{path}: {one_line(error)}") from error
   train = Split(arrays["train_images"], arrays["train_labels"])
   test = Split(arrays["test_images"], arrays["test_labels"])

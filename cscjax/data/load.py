@@ -80,11 +80,16 @@ def find_data_dir(data_dir: str | os.PathLike[str] | None, create: bool = False)
     create: Make an explicit `data_dir` that is not there, instead of raising.
 
   Raises:
-    DataError: An explicit `data_dir` is not there, or cannot be made.
+    DataError: An explicit `data_dir` is not there, or cannot be made; or it begins with the home
+      directory of a user that has none.
   """
+  default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+  try:
+    path = pathlib.Path(default if data_dir is None else data_dir).expanduser()
+  except RuntimeError as error:
+    raise DataError(f"--data_dir: {data_dir or default} has no home directory ({error})") from error
   if data_dir is None:
-    return pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-  path = pathlib.Path(data_dir).expanduser()
+    return path
   if create:
     try:
       path.mkdir(parents=True, exist_ok=True)

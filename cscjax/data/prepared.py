@@ -65,11 +65,18 @@ def _read_split(folder: pathlib.Path, info: Any, key: str, parse: Callable) -> S
   """Returns one split, of which `info` tells the files."""
   if key not in info.splits:
     raise DataError(f"{folder / 'dataset_info.json'}: has no {key} split; prepare it anew")
-  stored = info.splits[key]
-  images = np.empty((stored.num_examples, *IMAGE_SHAPE), np.uint8)
-  labels = np.empty(stored.num_examples, np.int32)
+  try:
+    stored = info.splits[key]
+    files = list(zip(stored.filepaths, stored.shard_lengths, strict=True))
+    images = np.empty((stored.num_examples, *IMAGE_SHAPE), np.uint8)
+    labels = np.empty(stored.num_examples, np.int32)
+  except Exception as error:  # TFDS's own kinds, and NumPy's for impossible sizes.
+    raise DataError(
+      f"{folder / 'dataset_info.json'}: describes an impossible {key} split ({one_line(error)}); "
+      "prepare it anew"
+    ) from error
   end = 0
-  for path, count in zip(stored.filepaths, stored.shard_lengths, strict=True):
+  for path, count in files:
     start, end = end, end + count
     _read_shard(pathlib.Path(path), parse, images[start:end], labels[start:end])
   return Split(images, labels)
@@ -89,7 +96,7 @@ def _read_shard(path: pathlib.Path, parse: Callable, images: np.ndarray, labels:
         pixels = np.asarray(image)
       if pixels.shape != IMAGE_SHAPE:
         raise ValueError(f"expected images {IMAGE_SHAPE}, got {pixels.shape}")
-      images[i], labels[i] = pixels, example["label"]
+      images[i], labels[i] = pixels, int(example["label"])  # an int that does not fit is refused
   except Exception as error:  # Each of the readers raises its own kinds.
     raise DataError(
       f"{path}: missing or damaged ({one_line(error)}); delete {path.parent} and prepare it anew"

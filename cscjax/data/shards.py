@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from cscjax.data.dataset import DataError, Split
-from cscjax.data.image_sets import check_image_split, one_line
+from cscjax.data.image_sets import IMAGE_SETS, check_image_split, one_line
 
 # One sheet: 50 rows x 100 columns of 32 x 32 tiles, row by row.
 _ROWS, _COLUMNS, _SIDE = 50, 100, 32
@@ -47,6 +47,11 @@ def _read_split(folder: pathlib.Path, key: str, labels: np.ndarray, name: str) -
       f"{folder / 'labels.npz'}: expected {count} integers in {key}, as many as there are images, "
       f"got {labels.dtype} {labels.shape}"
     )
+  if labels.min() < 0 or labels.max() >= IMAGE_SETS[name]:  # before they are cut to 32 bits
+    raise DataError(
+      f"{folder / 'labels.npz'}: expected {key} labels in 0..{IMAGE_SETS[name] - 1}, "
+      f"got {labels.min()}..{labels.max()}"
+    )
   images = np.concatenate([_read_sheet(path) for path in paths])
   split = Split(images, labels.astype(np.int32))
   check_image_split(f"{folder} {key}", split, name)
@@ -62,7 +67,7 @@ def _read_sheet(path: pathlib.Path) -> np.ndarray:
   try:
     with Image.open(path) as image:
       sheet = np.asarray(image.convert("RGB"))
-  except (OSError, ValueError, SyntaxError) as error:
+  except Exception as error:  # Pillow raises many kinds.
     raise DataError(f"{path}: damaged or not an image ({one_line(error)})") from error
   shape = (_ROWS * _SIDE, _COLUMNS * _SIDE, 3)
   if sheet.shape != shape:

@@ -1,18 +1,20 @@
 """How long a run will take, from measured images a second."""
 
-import json
 import math
 import pathlib
 import statistics
 from collections.abc import Sequence
 
 from cscjax.data import dataset_shape
+from cscjax.data.image_sets import one_line
 from cscjax.models import describe
 from experiments.build import make_model
 from experiments.cli import UsageError
+from experiments.json_files import parse_json
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.records import Record
 from experiments.reproduction.runs import Run, Study
+from experiments.reproduction.schema import anything, number, object_of, optional, text
 
 _EXAMPLES = {  # train, test
   "cifar10": (50_000, 10_000),
@@ -39,7 +41,8 @@ class Rates:
         found.setdefault(key, []).append(record.images_per_second)
     self._measured = {key: statistics.median(rates) for key, rates in found.items()}
     for row in _benchmark_rows(benchmark):
-      if (row["framework"], row["device"], row["precision"]) == ("cscjax", device_kind, "float32"):
+      is_ours = (row["framework"], row["device"], row["precision"]) == ("cscjax", device_kind, "float32")
+      if is_ours and row["images_per_second"]:
         self._measured.setdefault((row["case"], (32, 32, 3)), row["images_per_second"])
     self._flops: dict[tuple[str, tuple[int, ...]], int] = {}
 
@@ -89,6 +92,19 @@ def _family(row):
 
 def _benchmark_rows(path):
   try:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [parse_json(line) for line in path.read_bytes().splitlines()]
+    for i, row in enumerate(rows):
+      _ROW(f"line {i + 1}", row)
   except (OSError, ValueError) as error:
-    raise UsageError(f"--rates: {path} is no output of experiments.benchmark ({error})") from error
+    problem = one_line(error)
+    raise UsageError(f"--rates: {path} is no output of experiments.benchmark ({problem})") from error
+  return rows
+
+
+_ROW = object_of(
+  {
+    **dict.fromkeys(("framework", "device", "precision", "case"), text),
+    "images_per_second": optional(number(1e-12, 1e12)),
+  },
+  others=anything,
+)

@@ -65,13 +65,13 @@ class Settings:
       checks.fail("beta", self.beta, f"one for each of {simulation.LAYERS} layers")
     for name in ("beta", "beta_factors"):
       for value in getattr(self, name):
-        checks.in_range(name, value, 0, low_open=True)
-    for name in ("iterations", "width", "lasso_iterations"):
-      checks.positive_int(name, getattr(self, name))
-    checks.int_at_least("unfolding", self.unfolding, 0)
-    checks.in_range("learning_rate", self.learning_rate, 0, low_open=True)
+        checks.in_range(name, value, 1e-10, 1e10)
+    for name, high in {"iterations": 10**6, "width": 2**14, "lasso_iterations": 10**6}.items():
+      checks.int_between(name, getattr(self, name), 1, high)
+    checks.int_between("unfolding", self.unfolding, 0, 1000)
+    checks.in_range("learning_rate", self.learning_rate, 1e-30, 1e30)
     for seed in self.seeds:
-      checks.int_at_least("seeds", seed, 0)
+      checks.int_between("seeds", seed, 0, 2**32 - 1)
     if not self.seeds or len(set(self.seeds)) < len(self.seeds):
       checks.fail("seeds", self.seeds, "different ones, one at least")
 

@@ -2,17 +2,36 @@
 
 import dataclasses
 import datetime
+import functools
 import json
+import os
 import pathlib
+import types
+import typing
 from typing import Any
 
+from cscjax import checks
 from cscjax.training import read_metrics
 from experiments.cli import UsageError
-from experiments.reproduction.paper import ROWS
+from experiments.config import Config
+from experiments.json_files import read_json
+from experiments.reproduction.paper import ROWS, TITLES
 from experiments.reproduction.runs import PROTOCOLS, Run, Study
+from experiments.reproduction.schema import (
+  anything,
+  list_of,
+  number,
+  object_of,
+  one_of,
+  optional,
+  read_checked,
+  text,
+  whole,
+)
 from experiments.workdir import read_config, replaced
 
 FOLDER, PICTURES = "runs", "pictures"
+DATE = "%Y-%m-%d %H:%M"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +57,7 @@ class Record:
     git_revision: Of the code, "+" where it had changes.
     device: Its platform, kind and count.
     date: When it ended, in UTC.
+    architecture: Version of the computation of its network.
   """
 
   row: str
@@ -58,6 +78,7 @@ class Record:
   git_revision: str | None
   device: dict[str, Any]
   date: str
+  architecture: int = 1
 
   @property
   def run(self) -> Run:
@@ -89,39 +110,54 @@ def write(results: pathlib.Path, run: Run, summary: dict[str, Any], workdir: pat
     command=run.command,
     flags={k: v for k, v in config["flags"].items() if k not in ("workdir", "data_dir")},
     **{name: config[name] for name in ("versions", "git_revision", "device")},
-    date=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}",
+    date=datetime.datetime.now(datetime.UTC).strftime(DATE),
   )
   save(results, record)
   return record
 
 
 def save(results: pathlib.Path, record: Record) -> None:
-  """Replaces a record in one step; a line a field, as the curve has many numbers."""
+  """Replaces a record in one step; a line a field, as the curve has many numbers.
+
+  What is there and is not a record of the run is kept beside it, with the ending .bad.
+  """
   target = path(results, record.run)
   target.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    _record(results, target, read_json(target))
+  except FileNotFoundError:
+    pass
+  except (OSError, ValueError, RecursionError):
+    os.replace(target, target.with_name(f"{target.name}.bad"))
   fields = dataclasses.asdict(record)
   lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in fields.items()]
   with replaced(target) as scratch:
-    scratch.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    scratch.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def read(results: pathlib.Path) -> list[Record]:
-  """All records below a results folder; none where there are none.
+  """Reads all records below a results folder; none where there are none.
+
+  A file that is no record, or lies where another run's belongs, is named in a warning and left out, so
+  that its run counts as missing.
 
   Raises:
-    UsageError: If a file is no record, lies where another run's belongs, or was made with other flags
-      than the run has now, so that it must not be put together with newer ones.
+    UsageError: If a record was made with other flags than the run has now, so that it must not be put
+      together with newer ones.
   """
-  return [_read(results, file) for file in sorted((results / FOLDER).glob("*/*.json"))]
+  files = sorted((results / FOLDER).glob("*/*.json"))
+  found = [read_checked(file, functools.partial(_record, results, file)) for file in files]
+  return [record for record in found if record is not None]
 
 
-def _read(results, file):
-  try:
-    record = Record(**json.loads(file.read_text()))
-    if record.protocol not in PROTOCOLS or path(results, record.run) != file:
-      raise ValueError("it is the record of another run")
-  except (OSError, ValueError, TypeError, KeyError) as error:
-    raise UsageError(f"--results: {file} is not the record of a run ({error!r})") from error
+def _record(results, file, value):
+  """The record that a file holds; ValueError if it holds none."""
+  _RECORD("record", value)
+  if value["dataset"] == "digits" and value["protocol"] == "paper":
+    raise ValueError("the paper has no digits")
+  record = Record(**value)
+  if path(results, record.run) != file:
+    raise ValueError(f"it is the record of another run, {record.run.name}")
   differences = record.run.differences(record.flags)
   if differences:
     raise UsageError(
@@ -129,3 +165,67 @@ def _read(results, file):
       " folder of its checkpoints, to run it anew"
     )
   return record
+
+
+def _flags(name, value):
+  """The flags of a run by their names; they are in the ranges of today's."""
+  object_of(dict.fromkeys(_FLAG_TYPES, anything), may_lack=_FLAG_TYPES)(name, value)
+  for flag, item in value.items():
+    if type(item) not in _FLAG_TYPES[flag]:
+      checks.fail(f"{name}.{flag}", item, "another type")
+  values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+  Config(**values)
+
+
+def _types(hint):
+  """The types of a flag's value in JSON."""
+  if hint == tuple[int, ...]:
+    return {list}
+  parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else ()
+  return set().union(*map(_types, parts)) if parts else {float, int} if hint is float else {hint}
+
+
+_FLAG_TYPES = {name: _types(hint) for name, hint in typing.get_type_hints(Config).items()}
+
+
+def _date(name, value):
+  try:
+    datetime.datetime.strptime(value, DATE)
+  except (TypeError, ValueError):
+    checks.fail(name, value, "a date and a time, YYYY-MM-DD HH:MM")
+
+
+_ACCURACY = number(0, 1)
+
+
+def _evaluation(name, value):
+  list_of(anything, 2)(name, value)
+  number(0, 1e9)(f"{name}[0]", value[0])
+  optional(_ACCURACY)(f"{name}[1]", value[1])
+
+
+_RECORD = object_of(
+  {
+    "row": one_of(ROWS),
+    "dataset": one_of(TITLES),
+    "protocol": one_of(PROTOCOLS),
+    "seed": whole(0, 2**32 - 1),
+    "status": one_of(("ok", "diverged", "interrupted")),
+    "test_accuracy": optional(_ACCURACY),
+    "best_test_accuracy": optional(_ACCURACY),
+    "curve": list_of(_evaluation),
+    "epochs": number(0, 1e9),
+    "parameters": whole(1, 2**53),
+    "seconds": number(0, 1e10),
+    "images_per_second": optional(number(0, 1e12)),
+    "command": text,
+    "flags": _flags,
+    "versions": object_of({"jax": text}, others=text),
+    "git_revision": optional(text),
+    "device": object_of({"platform": text, "kind": text, "count": whole(1, 2**20)}, others=anything),
+    "date": _date,
+    "architecture": whole(1, 2**20),
+  },
+  may_lack=("architecture",),
+)
+"""What a record must be: types, ranges, and no other fields."""

@@ -95,6 +95,7 @@ DAMAGES = {
   "meta.json empty": (cut("meta.json", 0), "meta.json"),
   "meta.json cut": (cut("meta.json", 100), "meta.json"),
   "meta.json a list": (lambda folder: (folder / "meta.json").write_text("[]"), "meta.json"),
+  "meta.json nested deep": (lambda f: (f / "meta.json").write_text("[" * 100_000), "meta.json"),
   "meta.json not text": (lambda f: (f / "meta.json").write_bytes(b"\xff\xfe{"), "meta.json"),
   "another data set": (edit_meta(lambda meta: meta.update(name="cifar100")), "meta.json"),
   "another format": (edit_meta(lambda meta: meta.update(format=0)), "meta.json"),

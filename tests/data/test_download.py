@@ -1,13 +1,21 @@
+import contextlib
+import gzip
 import hashlib
 import io
+import pathlib
+import socket
 import tarfile
+import tempfile
+import threading
+import time
 
 import numpy as np
 import pytest
 import scipy.io
 
 from cscjax.data import DataError
-from cscjax.data.download import ARCHIVES, Archive, download
+from cscjax.data import download as download_module
+from cscjax.data.download import ARCHIVES, Archive, Limits, download
 from cscjax.data.image_sets import IMAGE_SETS
 
 
@@ -86,6 +94,170 @@ def test_an_archive_with_other_content_is_refused(tmp_path, content):
 def test_an_unreachable_archive_is_named(tmp_path):
   with pytest.raises(DataError, match=r"cannot download file:.*gone"):
     download("cifar10", (Archive((tmp_path / "gone").as_uri(), ""),))
+
+
+def gzipped(content):
+  return gzip.compress(content, 1)
+
+
+def tar_of(**members):
+  """An uncompressed tar of members in the folder of CIFAR-10: bytes, or a type of member."""
+  buffer = io.BytesIO()
+  with tarfile.open(fileobj=buffer, mode="w") as tar:
+    for name, content in members.items():
+      member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+      is_file = isinstance(content, bytes)
+      member.size, member.type = (len(content), tarfile.REGTYPE) if is_file else (0, content)
+      tar.addfile(member, io.BytesIO(content if is_file else b""))
+  return buffer.getvalue()
+
+
+def _cifar(**changes):
+  row = bytes(3073)
+  batches = {f"data_batch_{i}": row for i in range(1, 6)}
+  return tar_of(**(batches | {"test_batch": row} | changes))
+
+
+OTHER_CONTENT = {
+  "empty": b"",
+  "cut": gzipped(_cifar())[:-200],
+  "cut in its middle": gzipped(np.random.default_rng(0).bytes(100_000) + _cifar())[:50_000],
+  "damaged": gzipped(_cifar())[:40] + b"damaged" + gzipped(_cifar())[47:],
+  "a page": b"<html>Moved</html>",
+  "gzip of another file": gzipped(b"a text"),
+  "a zip": b"PK\x03\x04" + bytes(100),
+  "a matrix": b"MATLAB 5.0 MAT-file" + bytes(200),
+  "a tar of nothing": tar_of(),
+  "a folder for a batch": _cifar(data_batch_3=tarfile.DIRTYPE),
+  "a batch that is cut": _cifar(data_batch_5=bytes(3000)),
+  "batches that are empty": _cifar(**{f"data_batch_{i}": b"" for i in range(1, 6)}),
+  "labels that are none": _cifar(test_batch=b"\xff" * 3073),
+}
+
+
+@pytest.mark.parametrize("name", ["cifar10", "svhn_cropped"])
+@pytest.mark.parametrize("what", OTHER_CONTENT)
+def test_a_file_of_another_format_with_the_right_hash_is_refused(tmp_path, name, what):
+  (tmp_path / "c").write_bytes(OTHER_CONTENT[what])
+  archive = archive_of(tmp_path / "c")
+  with pytest.raises(DataError, match=f"^{name}") as error:
+    download(name, (archive,) * (2 if name == "svhn_cropped" else 1))
+  assert len(str(error.value).splitlines()) == 1
+
+
+@contextlib.contextmanager
+def server(*answers):
+  """A server on this machine that gives its answers, one a connection, and then closes: its address.
+
+  An answer is bytes, or a function that takes the connection.
+  """
+  with socket.create_server(("127.0.0.1", 0)) as listening:
+    listening.settimeout(20)
+
+    def serve():
+      with contextlib.suppress(OSError):
+        for answer in answers:
+          connection, _ = listening.accept()
+          with connection, contextlib.suppress(OSError):
+            connection.settimeout(20)
+            connection.recv(65536)
+            answer(connection) if callable(answer) else connection.sendall(answer)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/c.tar.gz"
+
+
+def ok(*headers, body=b"what it sends"):
+  return "\r\n".join(["HTTP/1.1 200 OK", *headers, "", ""]).encode() + body
+
+
+def moved(place):
+  return f"HTTP/1.1 302 Found\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
+
+
+def drip(head):
+  """Sends a byte each twentieth of a second, for at most ten."""
+
+  def answer(connection):
+    connection.sendall(head)
+    for _ in range(200):
+      connection.sendall(b"a")
+      time.sleep(0.05)
+
+  return answer
+
+
+QUICK = Limits(seconds=0.5, bytes_per_second=1000, silent_seconds=0.3, bytes=1 << 20)
+BAD_SERVERS = {
+  "404": ("404", [b"HTTP/1.1 404 Not Found\r\n\r\n"]),
+  "500": ("500", [b"HTTP/1.1 500 Internal Server Error\r\n\r\n"]),
+  "no HTTP": ("", [b"hello"]),
+  "nothing": ("", [b""]),
+  "cut": ("13 of 100 bytes", [ok("Content-Length: 100")]),
+  "cut in a chunk": ("", [ok("Transfer-Encoding: chunked", body=b"ff\r\nabc")]),
+  "redirected to no address": ("", [moved("http://[::1/c")]),
+  "redirected to no port": ("", [moved("http://127.0.0.1:many/c")]),
+  "redirected to a port above 65535": ("", [moved("http://127.0.0.1:99999/c")]),
+  "redirected to no host": ("", [moved("http://a..b/c")]),
+  "redirected to no text": ("", [moved("http://127.0.0.1:\xe9\xff/")]),
+  "redirected to a file": ("file:", [moved("file:///etc/hostname")]),
+  "redirected nowhere": ("", [b"HTTP/1.1 302 Found\r\n\r\n"]),
+  "redirected in a circle": ("", [moved("/c.tar.gz")] * 20),
+  "silent": ("timed out", [lambda connection: time.sleep(1)]),
+  "silent in the middle": (
+    "timed out",
+    [lambda connection: (connection.sendall(ok("Content-Length: 100")), time.sleep(1))],
+  ),
+  "a byte now and then": ("slower than 1 kB a second", [drip(ok("Content-Length: 100000"))]),
+  "a header now and then": ("slower than 1 kB a second", [drip(b"HTTP/1.1 200 OK\r\nA: ")]),
+  "too much": ("more than 1048576 bytes", [ok(body=bytes(1 << 21))]),
+}
+
+
+@pytest.mark.parametrize("what", BAD_SERVERS)
+def test_a_bad_server_is_named_within_the_time(what):
+  said, answers = BAD_SERVERS[what]
+  began = time.monotonic()
+  with server(*answers) as url, pytest.raises(DataError, match=f"^cannot download {url} ") as error:
+    download("cifar10", (Archive(url, "0" * 64),), QUICK)
+  assert said in str(error.value)
+  assert len(str(error.value).splitlines()) == 1
+  assert time.monotonic() - began < 5
+
+
+LENGTHS = ("many", "-1", "", "1e9", "9" * 5000, "0x10", "\xb2")
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_length_that_is_none_is_not_needed(length):
+  body = gzipped(_cifar())
+  answer = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode("latin-1") + body
+  with server(answer) as url:
+    train, test = download("cifar10", (Archive(url, hashlib.sha256(body).hexdigest()),), QUICK)
+  assert (len(train), len(test)) == (5, 1)
+
+
+def test_a_redirected_archive_arrives():
+  body = gzipped(_cifar())
+  with server(moved("/elsewhere"), ok(f"Content-Length: {len(body)}", body=body)) as url:
+    train, _ = download("cifar10", (Archive(url, hashlib.sha256(body).hexdigest()),), QUICK)
+  assert len(train) == 5
+
+
+def test_a_full_disk_is_named(monkeypatch):
+  """/dev/full stands for the file that is written."""
+  dev = contextlib.nullcontext(pathlib.Path("/dev"))
+  monkeypatch.setattr(download_module, "_temporary_folder", lambda: dev)
+  with server(ok(body=bytes(100_000))) as url:
+    with pytest.raises(DataError, match="No space left on device, writing to /dev"):
+      download("cifar10", (Archive(url.replace("c.tar.gz", "full"), "0" * 64),), QUICK)
+
+
+def test_no_folder_for_temporary_files(tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+  with pytest.raises(DataError, match="cannot make a folder for temporary files"):
+    download("cifar10", (Archive("http://127.0.0.1:1/c", ""),))
 
 
 @pytest.mark.parametrize("name", IMAGE_SETS)

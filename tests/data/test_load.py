@@ -127,6 +127,22 @@ def test_a_damaged_description_is_named(prepared):
     load_dataset("cifar10", data_dir=prepared)
 
 
+@pytest.mark.parametrize("count", ["23000000000000", "-23"])
+def test_an_impossible_description_is_named(prepared, count):
+  path = prepared / "cifar10" / "3.0.2" / "dataset_info.json"
+  path.write_text(path.read_text().replace('"23"', f'"{count}"'))
+  with pytest.raises(DataError, match=r"dataset_info\.json: describes an impossible train split"):
+    load_dataset("cifar10", data_dir=prepared)
+
+
+def test_no_home_for_the_default_data_dir(monkeypatch):
+  """As where HOME is not set and the user has no entry in /etc/passwd."""
+  monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+  monkeypatch.setenv("HOME", "~")
+  with pytest.raises(DataError, match=r"^--data_dir: .* no home directory"):
+    load_dataset("cifar10")
+
+
 def test_missing_data_dir_is_named(tmp_path):
   with pytest.raises(DataError, match=r"--data_dir: no such directory: .*nowhere"):
     load_dataset("cifar10", data_dir=tmp_path / "nowhere")

@@ -129,6 +129,7 @@ def replace_labels(folder, **changes):
     (lambda folder: replace_labels(folder, test=np.zeros(4999, np.uint8)), "labels.npz"),
     (lambda folder: replace_labels(folder, test=np.zeros(5000)), "labels.npz"),
     (lambda folder: replace_labels(folder, test=np.full(5000, 10)), "labels in 0..9"),
+    (lambda folder: replace_labels(folder, test=np.full(5000, 2**32)), "labels in 0..9"),
     (lambda folder: replace_labels(folder, test=np.array([{}] * 5000)), "labels.npz"),
   ],
   ids=[
@@ -142,6 +143,7 @@ def replace_labels(folder, **changes):
     "a label short",
     "float labels",
     "label range",
+    "labels that are 0 in 32 bits",
     "pickled labels",
   ],
 )

@@ -4,8 +4,11 @@ In this process, up to where a run would begin. To extend it, add a line: (what 
 or (what the line names, a function that prepares a folder and returns the flags).
 """
 
+import dataclasses
 import json
+from typing import get_args
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags as absl_flags
@@ -15,6 +18,8 @@ from cscjax.data import Split
 from cscjax.data.cache import write_cache
 from cscjax.training import seal
 from experiments import cli, flags, run
+from experiments.config import Config
+from experiments.reproduction.figure3 import Settings
 from tests.faults.harness import contents, cut
 
 
@@ -72,6 +77,23 @@ FLAGS = {
   "validation of no example": ("--validation_fraction", ["--validation_fraction=0.0001"]),
   "validation of all": ("--validation_fraction", ["--validation_fraction=0.9999"]),
   "more examples than there are": ("--train_examples", ["--train_examples=1438"]),
+  "a shift by the whole image": ("--shift", ["--shift=8"]),
+  "a dilation by the whole image": ("--dilations", ["--dilations=1,8"]),
+  "epochs above int32 in steps": ("--epochs", ["--epochs=195225787"]),  # of 11 steps
+  "decay above int32 in steps": ("--decay_epochs", ["--decay_epochs=1,195225787"]),
+  "warm-up above int32 in steps": ("--warmup_epochs", ["--warmup_epochs=195225787"]),
+  "parameters above the memory": ("--width", ["--depth=12", "--width=16384"]),
+  "seed 2^32, which would be seed 0": ("--seed", ["--seed=4294967296"]),
+  "port of 5,000 digits": (
+    "--coordinator",
+    [f"--coordinator=localhost:{'1' * 5000}", "--num_processes=2", "--process_id=0"],
+  ),
+  "processes above int32": (
+    "--num_processes",
+    ["--coordinator=localhost:1234", f"--num_processes={2**31}", "--process_id=0"],
+  ),
+  "a path of undecodable bytes": ("--compilation_cache", ["--compilation_cache=a\udcff"]),
+  "no number of processes": ("--num_processes", ["--coordinator=localhost:1234", "--process_id=0"]),
 }
 
 
@@ -81,6 +103,68 @@ def test_flags(what, tmp_path, capsys):
   line = refuse(["--dataset=digits", f"--workdir={tmp_path / 'run'}", *arguments], capsys)
   assert name in line
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lack_of_memory_is_one_line(capsys):
+  with pytest.raises(SystemExit) as error:
+    cli._guarded(lambda: jnp.zeros(2**43))
+  assert error.value.code == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("error: out of memory; lower --batch_size, --width or --depth (RESOURCE_EXH")
+
+
+EXTREMES = (
+  "-1",
+  str(2**31),
+  str(2**63),
+  str(2**64),
+  str(10**30),
+  "nan",
+  "inf",
+  "-inf",
+  "1e308",
+  "1e999",
+)
+NUMBERS = [
+  field.name
+  for field in dataclasses.fields(Config)
+  if set(get_args(field.type) or (field.type,)) & {int, float, tuple[int, ...]}
+]
+# Those that are no more than large.
+FITTING = {
+  ("c", "-1"),
+  *((name, str(2**31)) for name in ("c", "learning_rate", "weight_decay", "seed")),
+  *((name, str(n)) for name in ("c", "learning_rate", "weight_decay") for n in (2**63, 2**64)),
+}
+
+
+@pytest.mark.parametrize(
+  ("name", "value"), [(n, v) for n in NUMBERS for v in EXTREMES if (n, v) not in FITTING]
+)
+def test_a_number_at_its_extremes(name, value, tmp_path, capsys):
+  of_model = ["--model=res_csc"] if name == "c" else []
+  of_processes = ["--coordinator=localhost:1234", "--num_processes=2", "--process_id=0"]
+  arguments = [*of_model, *(of_processes if name in ("num_processes", "process_id") else [])]
+  workdir = f"--workdir={tmp_path / 'run'}"
+  line = refuse(["--dataset=digits", *arguments, f"--{name}={value}", workdir], capsys)
+  assert f"--{name}" in line
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["-1", str(2**31), str(10**30)])
+@pytest.mark.parametrize("name", ["iterations", "width", "unfolding", "lasso_iterations"])
+def test_a_setting_of_figure_3_at_its_extremes(name, value):
+  with pytest.raises(ValueError, match=f"^{name}: "):
+    Settings(**{name: int(value)})
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [("beta", (1e308, 1.0)), ("beta_factors", (1e308,)), ("learning_rate", 1e308), ("seeds", (2**32,))],
+)
+def test_a_setting_of_figure_3_above_float32_or_uint32(name, value):
+  with pytest.raises(ValueError, match=f"^{name}: "):
+    Settings(**{name: value})
 
 
 def flagfile(content):
@@ -154,6 +238,7 @@ FILES = {
   "flagfile: no text": ("utf-8", flagfile(b"--epochs=3\n\xff\xfe\x00")),
   "flagfile: unknown flag": ("unfoldings", flagfile(b"--unfoldings=3\n")),
   "flagfile: bad value": ("--epochs", flagfile(b"--epochs=many\n")),
+  "flagfile: a null byte in a path": ("--data_dir", flagfile(b"--data_dir=a\0b\n")),
   "flagfile: no flags": ("hello", flagfile(b"hello\n")),
   "from_config: none": ("--from_config", lambda folder: [f"--from_config={folder / 'none.json'}"]),
   "from_config: a folder": ("--from_config", lambda folder: [f"--from_config={folder}"]),
@@ -167,6 +252,9 @@ FILES = {
   "from_config: word for number": ("--epochs", from_config(instead("3", '"many"'))),
   "from_config: null": ("epochs", from_config(instead("3", "null"))),
   "from_config: out of range": ("--epochs", from_config(instead("3", "0"))),
+  "from_config: infinite": ("--epochs", from_config(instead("3", "1e999"))),
+  "from_config: huge": ("--epochs", from_config(instead("3", "9" * 400))),
+  "from_config: nested deep": ("--from_config", from_config(lambda _: b"[" * 100_000)),
   "from_config: no list": ("--decay_epochs", from_config(instead("[75, 115]", "75"))),
   "from_config: words for a list": ("decay_epochs", from_config(instead("[75, 115]", '"75"'))),
   "from_config: a list of lists": ("decay_epochs", from_config(instead("[75, 115]", "[[75], [115]]"))),

@@ -1,0 +1,90 @@
+"""Environments that a command cannot work in, and those that must not matter to it: real processes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.faults.harness import ROOT, assert_refused
+
+TINY = ("--dataset=digits", "--depth=2", "--width=4", "--max_steps=1", "--batch_size=64")
+
+
+def command(module, *arguments, **variables):
+  environment = {k: v for k, v in (os.environ | variables).items() if v is not None}
+  return subprocess.run(
+    [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)],
+    cwd=ROOT,
+    env=environment,
+    capture_output=True,
+    text=True,
+    encoding="utf-8",
+    timeout=300,
+    check=False,
+  )
+
+
+UNUSABLE = {
+  "no GPU": ("JAX_PLATFORMS", {"JAX_PLATFORMS": "cuda"}),
+  "no platform": ("JAX_PLATFORMS", {"JAX_PLATFORMS": "nonsense"}),
+  "no truth value": ("JAX_ENABLE_X64", {"JAX_ENABLE_X64": "garbage"}),
+  "no choice": ("jax_default_prng_impl", {"JAX_DEFAULT_PRNG_IMPL": "garbage"}),
+  "no flag of XLA": ("XLA_FLAGS", {"XLA_FLAGS": "--xla_nonsense=3"}),
+  "no value of XLA": ("xla_cpu_enable_fast_math", {"XLA_FLAGS": "--xla_cpu_enable_fast_math=maybe"}),
+  "no file of XLA": ("/no/file", {"XLA_FLAGS": "/no/file"}),
+}
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_an_unusable_environment_is_one_line(what, tmp_path):
+  if what == "no GPU" and any(name.startswith("/dev/nvidia") for name in os.listdir("/dev")):
+    pytest.skip("there may be a GPU")
+  name, variables = UNUSABLE[what]
+  assert_refused(command("run", *TINY, f"--workdir={tmp_path / 'run'}", **variables), name)
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", ["gaussian_centers", "describe", "benchmark"])
+def test_other_commands_too(module, tmp_path):
+  workdir = [f"--workdir={tmp_path / 'run'}"] if module == "gaussian_centers" else []
+  assert_refused(command(module, *workdir, JAX_PLATFORMS="nonsense"), "JAX_PLATFORMS")
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_too(tmp_path):
+  of_one = ("--coordinator=localhost:18765", "--num_processes=1", "--process_id=0")
+  done = command("run", *TINY, *of_one, f"--workdir={tmp_path / 'run'}", JAX_PLATFORMS="nonsense")
+  assert_refused(done, "JAX_PLATFORMS")
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_what_must_not_matter(tmp_path):
+  """A window's backend, no place for anybody's caches, no home, an ASCII terminal."""
+  done = command(
+    "run",
+    *TINY,
+    f"--workdir={tmp_path / 'run'}",
+    MPLBACKEND="nonsense",
+    MPLCONFIGDIR="/dev/null/matplotlib",
+    HOME="/dev/null",
+    TFDS_DATA_DIR=None,
+    JAX_COMPILATION_CACHE_DIR="/dev/null/compiled",
+    PYTHONIOENCODING="ascii",
+    LC_ALL="POSIX",
+    PYTHONUTF8="0",
+    PYTHONCOERCECLOCALE="0",
+    XLA_FLAGS="--xla_cpu_enable_fast_math=false",
+  )
+  assert done.returncode == 0, done.stderr
+  assert "Traceback" not in done.stderr
+  assert done.stderr.count("compiled programs are not kept") == 1
+  assert (tmp_path / "run" / "curves.png").stat().st_size > 0
+
+
+def test_a_report_is_utf_8_everywhere(tmp_path):
+  done = command(
+    "report", f"--results={tmp_path}", LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
+  )
+  assert done.returncode == 0, done.stderr
+  assert "±" in (tmp_path / "report" / "report.md").read_text(encoding="utf-8")

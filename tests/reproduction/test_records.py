@@ -1,0 +1,187 @@
+"""What the files of a reproduction hold is checked: a bad one is named, left out, and made again."""
+
+import json
+import pathlib
+
+import pytest
+from absl import flags as absl_flags
+
+from experiments import report, reproduce
+from experiments.cli import UsageError
+from experiments.reproduction import figure3_schema, records
+from experiments.reproduction.estimates import Rates
+from experiments.run import Signals
+from tests.reproduction.made import record
+
+RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
+
+
+def change(**fields):
+  """Other values of some fields, as JSON texts; None removes one."""
+
+  def changed(text):
+    values = json.loads(text)
+    lines = {name: json.dumps(value) for name, value in values.items()} | fields
+    return "{" + ",".join(f'"{name}": {v}' for name, v in lines.items() if v is not None) + "}"
+
+  return changed
+
+
+NUMBERS = ('"0.9"', "null", "NaN", "Infinity", "1e999", "[0.9]", "{}", "1e308", "9" * 400, "true", "-1")
+DAMAGES = {
+  "empty": lambda text: "",
+  "cut": lambda text: text[:80],
+  "no text": lambda text: b"\xff\xfe\x00",
+  "a byte order mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
+  "a list": lambda text: "[]",
+  "nested deep": lambda text: "[" * 10_000 + "]" * 10_000,
+  "a field nested deep": change(curve="[" * 10_000 + "]" * 10_000),
+  "a field nested so that it can just be read": change(curve="[" * 800 + "]" * 800),
+  "a key twice": lambda text: text.replace('"seed": 0', '"seed": 0, "seed": 0', 1),
+  "an unknown field": change(colour='"red"'),
+  "a field too few": change(versions=None),
+  **{f"test_accuracy {v:.9}": change(test_accuracy=v) for v in (*NUMBERS, "42") if v != "null"},
+  **{f"best_test_accuracy {v}": change(best_test_accuracy=v) for v in ("42", "NaN", '"1"')},
+  **{f"seconds {v:.9}": change(seconds=v) for v in NUMBERS},
+  **{f"epochs {v:.9}": change(epochs=v) for v in NUMBERS},
+  **{f"seed {v:.9}": change(seed=v) for v in (*NUMBERS, "0.0", str(2**32))},
+  **{f"architecture {v:.9}": change(architecture=v) for v in (*NUMBERS, "0", "1.0")},
+  **{f"images_per_second {v:.9}": change(images_per_second=v) for v in NUMBERS if v != "null"},
+  **{
+    f"curve {v}": change(curve=v)
+    for v in ("null", '"rising"', "{}", "[1, 2]", "[[1]]", "[[1, 0.5, 2]]", "[[1, 42]]", "[[NaN, 1]]")
+  },
+  **{f"flags {v}": change(flags=v) for v in ("null", "[]", '{"colour": 1}', '{"nesterov": "no"}')},
+  **{f"device {v}": change(device=v) for v in ("null", "{}", '{"platform": 1, "kind": 2, "count": 3}')},
+  "versions without jax": change(versions="{}"),
+  "versions of numbers": change(versions='{"jax": 1}'),
+  "a date in words": change(date='"yesterday"'),
+  "a status of its own": change(status='"fine"'),
+  "an unknown row": change(row='"msdnet7"'),
+  "a row that is a list": change(row='["msdnet6"]'),
+  "the paper's protocol on the digits": change(dataset='"digits"'),
+  "another's": change(row='"msdnet9"'),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_bad_record_is_named_and_left_out(what, tmp_path, capsys):
+  good, bad = record("msdnet6", 87.0), record("msdnet6", 88.0, seed=1)
+  for one in (good, bad):
+    records.save(tmp_path, one)
+  file = records.path(tmp_path, record("msdnet6", 87.0).run)
+  damaged = DAMAGES[what](file.read_text())
+  file.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
+  assert records.read(tmp_path) == [bad]
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(f"warning: {file} is left out: ")
+
+
+def test_a_record_that_is_a_folder_is_named_and_left_out(tmp_path, capsys):
+  records.path(tmp_path, record("msdnet6", 87.0).run).mkdir(parents=True)
+  assert records.read(tmp_path) == []
+  assert "msdnet6-seed0.json is left out: " in capsys.readouterr().err
+
+
+def test_what_a_record_may_be(tmp_path, capsys):
+  found = [
+    record("msdnet6", 87.0, test_accuracy=1, best_test_accuracy=1.0, architecture=2),
+    record("plain20", 10.0, status="diverged", test_accuracy=None, best_test_accuracy=None, curve=[]),
+    record("msdnet9", 0.0, status="interrupted", images_per_second=None, git_revision=None),
+  ]
+  for one in found:
+    records.save(tmp_path, one)
+  assert {one.row: one for one in records.read(tmp_path)} == {one.row: one for one in found}
+  file = records.path(tmp_path, found[2].run)
+  file.write_text(change(architecture=None)(file.read_text()))
+  assert {one.row: one.architecture for one in records.read(tmp_path)}["msdnet9"] == 1
+  assert capsys.readouterr().err == ""
+
+
+def parse(command, *arguments):
+  values = absl_flags.FlagValues()
+  command.define_flags(values)
+  values(["command", *map(str, arguments)])
+  return values
+
+
+def test_the_cell_of_a_bad_record_runs_again_and_the_bad_one_is_kept(tmp_path, monkeypatch, capsys):
+  run = record("msdnet6", 87.0, dataset="digits", protocol="reduced").run
+  file = records.path(tmp_path, run)
+  file.parent.mkdir(parents=True)
+  file.write_text("torn{")
+  made = record("msdnet6", 91.0, dataset="digits", protocol="reduced")
+
+  def make(run, results, data_dir, budget: Signals):
+    records.save(results, made)
+    return made
+
+  monkeypatch.setattr(reproduce, "make", make)
+  arguments = ("--protocol=reduced", "--dataset=digits", "--rows=msdnet6", "--seeds=0")
+  assert reproduce.main(parse(reproduce, *arguments, f"--results={tmp_path}")) == 0
+  printed = capsys.readouterr()
+  assert f"warning: {file} is left out" in printed.err
+  assert "91.00 (1)" in printed.out
+  assert records.read(tmp_path) == [made]
+  assert file.with_name("msdnet6-seed0.json.bad").read_text() == "torn{"
+
+
+def test_a_report_goes_on_without_bad_files(tmp_path, capsys):
+  for seed, accuracy in enumerate((87.0, 88.0)):
+    records.save(tmp_path, record("msdnet6", accuracy, seed=seed))
+  file = records.path(tmp_path, record("msdnet6", 87.0).run)
+  file.write_text(change(test_accuracy="42")(file.read_text()))
+  (tmp_path / "figure3.json").write_text('{"torn')
+  report.main(parse(report, f"--results={tmp_path}"))
+  said = capsys.readouterr().err.splitlines()
+  assert [line.split(" is left out: ")[0] for line in said] == [
+    f"warning: {file}",
+    f"warning: {tmp_path / 'figure3.json'}",
+  ]
+  text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+  assert "88.00 (1)" in text
+  assert "4200" not in text
+  assert "Not made yet" in text
+
+
+def places(value, path=()):
+  """The path to each value within a JSON value that is no list of numbers."""
+  yield path
+  items = (
+    value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+  )
+  for key, item in list(items)[:3] if isinstance(value, list) else items:
+    yield from places(item, (*path, key))
+
+
+FREE = ("date", "seconds", "versions", "git_revision", "xla_flags", "device", "sensitivity", "outcome")
+
+
+@pytest.mark.parametrize("bad", [None, "text", [], {}, float("nan"), 1e308, True, -1])
+def test_whatever_is_wrong_in_figure_3_is_refused(bad):
+  """Each value that the verdict and the picture are made of, put out of order one by one."""
+  text = (RESULTS / "figure3.json").read_text()
+  results = json.loads(text)
+  assert figure3_schema.checked(results) == results
+  for place in places(results):
+    if place and place[0] in (*FREE, "verdict"):
+      continue
+    fits = place and (
+      (place[-1] == "final_loss" and bad is None) or (place[-1] == "nonnegative" and bad is True)
+    )
+    changed = inner = {"results": json.loads(text)}
+    for key in ("results", *place)[:-1]:
+      inner = inner[key]
+    inner[("results", *place)[-1]] = bad
+    if not fits and not (bad == [] and place == ("settings", "beta_factors")):
+      with pytest.raises(ValueError, match=r"expected|lacks"):
+        figure3_schema.checked(changed["results"])
+
+
+@pytest.mark.parametrize("rate", ['"fast"', "NaN", "[1]", "0", "-1", "1e308", "9" * 400])
+def test_rates_that_are_none_are_named_by_their_line(rate, tmp_path):
+  path = tmp_path / "rates.jsonl"
+  row = '{"framework": "cscjax", "device": "cpu", "precision": "float32", "case": "msdnet6", '
+  path.write_text(row + '"images_per_second": 1.5}\n' + row + f'"images_per_second": {rate}}}\n')
+  with pytest.raises(UsageError, match=f"^--rates: {path} .*(line 2|finite)"):
+    Rates([], path, "cpu")
