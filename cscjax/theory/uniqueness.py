@@ -27,15 +27,21 @@ def uniqueness_bound(coherence: ArrayLike) -> jax.Array:
 def is_unique(sparsity: ArrayLike, coherence: ArrayLike) -> jax.Array:
   """Whether a code of this sparsity is the unique sparsest one of the signal it makes.
 
-  Sufficient, not necessary.
+  Sufficient, not necessary. The statement is about codes over the atoms that are not zero, as the
+  coherence is: atoms that touch the signal nowhere, such as those that lie in the padding, can have any
+  coefficient. A code that uses such an atom is not unique, which these two numbers cannot tell;
+  `certify` looks at the atoms too.
 
   Args:
     sparsity: `support_size` of a code for Lemma 1; `stripe_sparsity` for the local form (Papyan, Sulam &
       Elad 2017, Theorem 5), which says that no other code is as sparse in its densest stripe.
-    coherence: mu(D). Shapes broadcast.
+    coherence: mu(D). Shapes broadcast. A sparsity that is below the bound by no more than the rounding
+      of the coherence counts as reaching it.
 
   Raises:
     ValueError: If a value is negative or not finite.
   """
   checks.all_at_least("sparsity", sparsity, 0)
-  return jnp.asarray(sparsity) < uniqueness_bound(coherence)
+  bound = uniqueness_bound(coherence)
+  # Of two equal atoms the coherence can be below 1 by rounding, the bound then above 1.
+  return jnp.asarray(sparsity) < bound * (1 - 100 * jnp.finfo(bound.dtype).eps)
