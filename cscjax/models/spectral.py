@@ -76,4 +76,4 @@ def trained_step(
     return module.param("step", nn.initializers.ones, ())
   logit = module.param("step_logit", nn.initializers.zeros, ())
   bound = tracked_lipschitz(module, dictionary, signal_shape, train=train) + identity
-  return 2 * nn.sigmoid(logit) / jnp.where(bound > 0, bound, 1)
+  return 2 * nn.sigmoid(logit) / jnp.where(bound == 0, 1, bound)

@@ -14,14 +14,15 @@ def uniqueness_bound(coherence: ArrayLike) -> jax.Array:
     coherence: mu(D) by `mutual_coherence`, in 0..1, any shape.
 
   Returns:
-    The bound, infinite at mu = 0.
+    The bound, infinite at mu = 0 and NaN at NaN (under jit, where nothing can be raised).
 
   Raises:
     ValueError: If a coherence is negative or not finite.
   """
   checks.all_at_least("coherence", coherence, 0)
   coherence = jnp.asarray(coherence, float)
-  return jnp.where(coherence > 0, (1 + 1 / jnp.where(coherence > 0, coherence, 1)) / 2, jnp.inf)
+  orthogonal = coherence == 0
+  return jnp.where(orthogonal, jnp.inf, (1 + 1 / jnp.where(orthogonal, 1, coherence)) / 2)
 
 
 def is_unique(sparsity: ArrayLike, coherence: ArrayLike) -> jax.Array:
