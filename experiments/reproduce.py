@@ -98,7 +98,8 @@ def draw(record: Record, results: pathlib.Path, data_dir: str | None) -> None:
   """Keeps a picture of a run that could be trained, unless its cell has one or its state is gone."""
   workdir = results / WORK / record.run.name
   target = results / records.PICTURES / f"{record.run.name}.png"
-  drawn = list(target.parent.glob(f"{record.row}-seed*.png"))
+  cell = target.name.rpartition("-seed")[0]
+  drawn = list(target.parent.glob(f"{cell}-seed*.png"))
   if record.status != "ok" or drawn or not workdir.exists():
     return
   pictures.draw(workdir, data_dir)

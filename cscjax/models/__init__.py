@@ -3,11 +3,12 @@
 from cscjax.models.layers import CSCLayer, MSDCSCLayer
 from cscjax.models.ml_csc import MLCSC
 from cscjax.models.msd_csc import MSDCSC
-from cscjax.models.registry import MODELS, create_model, model_fields
+from cscjax.models.registry import ARCHITECTURES, MODELS, create_model, model_fields
 from cscjax.models.res_csc import ResCSC, ResCSCBlock
 from cscjax.models.summary import Layer, describe
 
 __all__ = [
+  "ARCHITECTURES",
   "MLCSC",
   "MODELS",
   "MSDCSC",

@@ -37,6 +37,7 @@ class Record:
     git_revision: Of the code, "+" where it had changes.
     device: Its platform, kind and count.
     date: When it ended, in UTC.
+    architecture: Version of the computation of its network.
   """
 
   row: str
@@ -57,11 +58,14 @@ class Record:
   git_revision: str | None
   device: dict[str, Any]
   date: str
+  architecture: int = 1
 
   @property
   def run(self) -> Run:
     """The run that it is of."""
-    return Run(ROWS[self.row], Study(self.dataset, self.protocol), self.seed)
+    row = ROWS[self.row]
+    other = None if self.architecture == row.architecture else self.architecture
+    return Run(row, Study(self.dataset, self.protocol), self.seed, other)
 
   @property
   def is_finished(self) -> bool:
@@ -90,6 +94,7 @@ def write(results: pathlib.Path, run: Run, summary: dict[str, Any], workdir: pat
     flags={k: v for k, v in config["flags"].items() if k not in ("workdir", "data_dir")},
     **{name: config[name] for name in ("versions", "git_revision", "device")},
     date=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}",
+    architecture=run.row.architecture,
   )
   save(results, record)
   return record
@@ -106,12 +111,25 @@ def save(results: pathlib.Path, record: Record) -> None:
 
 
 def read(results: pathlib.Path) -> list[Record]:
-  """All records below a results folder; none where there are none.
+  """All records of the present networks below a results folder; none where there are none.
 
   Raises:
     UsageError: If a file is no record, lies where another run's belongs, or was made with other flags
       than the run has now, so that it must not be put together with newer ones.
   """
+  return [record for record in _read_all(results) if record.run.architecture is None]
+
+
+def read_others(results: pathlib.Path) -> list[Record]:
+  """All records of other versions of the networks, which are not to be compared with those of `read`.
+
+  Raises:
+    UsageError: As `read`.
+  """
+  return [record for record in _read_all(results) if record.run.architecture is not None]
+
+
+def _read_all(results):
   return [_read(results, file) for file in sorted((results / FOLDER).glob("*/*.json"))]
 
 
