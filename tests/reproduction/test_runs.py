@@ -30,7 +30,7 @@ def test_order():
     for depth in (20, 56)
     for rule in ("plain", "res_csc_simplified", "resnet", "res_csc")
   ]
-  assert second[-1] == "cifar10/res_csc218-seed0"
+  assert second[-1] == "cifar10/res_csc218-v2-seed0"
 
 
 def test_a_seed_is_done_before_the_next_and_a_data_set_before_the_next():
