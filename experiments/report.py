@@ -31,7 +31,7 @@ def main(args: flags.FlagValues = flags.FLAGS) -> None:
   out = pathlib.Path(args.out) if args.out else results / "report"
   if not results.is_dir():
     raise cli.UsageError(f"--results: no such directory: {results}")
-  found, others = records.read(results), records.read_others(results)
+  found, others = records.by_architecture(records.read(results))
   simulated = read_simulation(results)
   readme = pathlib.Path(args.readme) if args.readme else None
   around = _around(readme) if readme else None

@@ -78,7 +78,8 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
   left = sum(run not in known or not known[run].is_finished for run in todo)
   if left:
     _say(f"{left} runs are left; the same command goes on")
-  print(tables.markdown(list(known.values()), list(dict.fromkeys((r.study, r.row.table) for r in runs))))
+  present, _ = records.by_architecture(known.values())
+  print(tables.markdown(present, list(dict.fromkeys((r.study, r.row.table) for r in runs))))
   return 128 + budget.agreed if budget.agreed else int(bool(failed))
 
 

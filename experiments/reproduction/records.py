@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import json
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from experiments.cli import UsageError
@@ -73,6 +74,13 @@ class Record:
     return self.status != "interrupted"
 
 
+def by_architecture(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+  """Records of the networks as they are now, and of other versions: the two are never compared."""
+  records = list(records)
+  present = [record for record in records if record.run.architecture is None]
+  return present, [record for record in records if record.run.architecture is not None]
+
+
 def path(results: pathlib.Path, run: Run) -> pathlib.Path:
   """Where the run's record is."""
   return results / FOLDER / f"{run.name}.json"
@@ -111,25 +119,12 @@ def save(results: pathlib.Path, record: Record) -> None:
 
 
 def read(results: pathlib.Path) -> list[Record]:
-  """All records of the present networks below a results folder; none where there are none.
+  """All records below a results folder; none where there are none.
 
   Raises:
     UsageError: If a file is no record, lies where another run's belongs, or was made with other flags
       than the run has now, so that it must not be put together with newer ones.
   """
-  return [record for record in _read_all(results) if record.run.architecture is None]
-
-
-def read_others(results: pathlib.Path) -> list[Record]:
-  """All records of other versions of the networks, which are not to be compared with those of `read`.
-
-  Raises:
-    UsageError: As `read`.
-  """
-  return [record for record in _read_all(results) if record.run.architecture is not None]
-
-
-def _read_all(results):
   return [_read(results, file) for file in sorted((results / FOLDER).glob("*/*.json"))]
 
 

@@ -92,7 +92,7 @@ def test_runs_of_an_older_network_are_kept_apart(tmp_path):
   """By the version of its computation: in a file and a section of their own, and nowhere else."""
   records.save(tmp_path, record("res_csc20", 61.0, protocol="reduced", architecture=1))
   records.save(tmp_path, record("msdnet6", 58.0, protocol="reduced"))
-  (old,), (other,) = records.read_others(tmp_path), records.read(tmp_path)
+  (other,), (old,) = records.by_architecture(records.read(tmp_path))
   assert (old.row, other.row) == ("res_csc20", "msdnet6")
   for record_of in (old, other):
     picture = tmp_path / "pictures" / f"{record_of.run.name}.png"
@@ -114,8 +114,9 @@ def test_runs_of_an_older_network_are_kept_apart(tmp_path):
   assert "61.00" not in readme.read_text()
 
   records.save(tmp_path, record("res_csc20", 63.0, protocol="reduced"))
-  assert records.read_others(tmp_path) == [old]
-  assert present in {found.run for found in records.read(tmp_path)}
+  found, others = records.by_architecture(records.read(tmp_path))
+  assert others == [old]
+  assert {one.run for one in found} == {present, other.run}
   report.main(arguments)
   assert "| Res-CSC | 20 | 143,424 | 63.00 (1) | 64.00 (1) |" in readme.read_text()
   assert "61.00" not in readme.read_text()
