@@ -71,7 +71,9 @@ class Config:
   pursuit: str | None = _flag(
     None, "Layer by layer, over several layers, or ML-LISTA.", (*PURSUITS, "lista")
   )
-  step: str | None = _flag(None, "Step of the unfoldings: below 2/L, or a free scalar.", STEPS)
+  step: str | None = _flag(
+    None, "Step of the unfoldings: a trained multiple of 1/L, or a free scalar.", STEPS
+  )
   c: float | None = _flag(
     None, "Constant c of Res-CSC (eq. 5) in place of the trained one.", _real(-1e30)
   )

@@ -31,7 +31,8 @@ def main(args: flags.FlagValues = flags.FLAGS) -> None:
   out = pathlib.Path(args.out) if args.out else results / "report"
   if not results.is_dir():
     raise cli.UsageError(f"--results: no such directory: {results}")
-  found, simulated = records.read(results), read_simulation(results)
+  found, others = records.by_architecture(records.read(results))
+  simulated = read_simulation(results)
   readme = pathlib.Path(args.readme) if args.readme else None
   around = _around(readme) if readme else None
   verdict = figure3.verdict(simulated) if simulated else None
@@ -39,13 +40,15 @@ def main(args: flags.FlagValues = flags.FLAGS) -> None:
   with _writing("out", out):
     out.mkdir(parents=True, exist_ok=True)
     pictures = draw(found, simulated, out)
-    networks = sorted((results / records.PICTURES).glob("*/*.png"))
-    links = [os.path.relpath(picture, out) for picture in networks]
-    (out / "report.md").write_text(document.report(found, verdict, pictures, links), encoding="utf-8")
+    networks = [results / records.PICTURES / f"{record.run.name}.png" for record in found]
+    links = [os.path.relpath(picture, out) for picture in sorted(networks) if picture.exists()]
+    (out / "report.md").write_text(
+      document.report(found, others, verdict, pictures, links), encoding="utf-8"
+    )
   if readme and around:
     link = os.path.relpath(out / "report.md", readme.parent)
     with _writing("readme", readme), replaced(readme) as scratch:
-      scratch.write_text(document.summary(found, brief, link).join(around), encoding="utf-8")
+      scratch.write_text(document.summary(found, others, brief, link).join(around), encoding="utf-8")
   print(out / "report.md")
 
 

@@ -79,7 +79,8 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
   left = sum(run not in known or not known[run].is_finished for run in todo)
   if left:
     _say(f"{left} runs are left; the same command goes on")
-  print(tables.markdown(list(known.values()), list(dict.fromkeys((r.study, r.row.table) for r in runs))))
+  present, _ = records.by_architecture(known.values())
+  print(tables.markdown(present, list(dict.fromkeys((r.study, r.row.table) for r in runs))))
   return 128 + budget.agreed if budget.agreed else int(bool(failed))
 
 
@@ -99,7 +100,8 @@ def draw(record: Record, results: pathlib.Path, data_dir: str | None) -> None:
   """Keeps a picture of a run that could be trained, unless its cell has one or its state is gone."""
   workdir = results / WORK / record.run.name
   target = results / records.PICTURES / f"{record.run.name}.png"
-  drawn = list(target.parent.glob(f"{record.row}-seed*.png"))
+  cell = target.name.rpartition("-seed")[0]
+  drawn = list(target.parent.glob(f"{cell}-seed*.png"))
   if record.status != "ok" or drawn or not workdir.exists():
     return
   pictures.draw(workdir, data_dir)

@@ -83,7 +83,7 @@ def make_dataset(
       are a part of more. None keeps all.
 
   Raises:
-    DataError: A split is empty, misshapen or has a label out of range.
+    DataError: A split is empty, misshapen, or has a value that is not finite or a label out of range.
     ValueError: `validation_fraction` leaves `validation` or `train` empty, or there are fewer than
       `train_examples`.
   """
@@ -107,6 +107,8 @@ def check_split(what: str, split: Split, num_classes: int) -> None:
     raise DataError(f"{what}: expected int32 labels [{len(images)}], got {labels.dtype} {labels.shape}")
   if images.size == 0:
     raise DataError(f"{what}: expected at least one example, got images {images.shape}")
+  if not np.isfinite(images).all():
+    raise DataError(f"{what}: expected finite values, got NaN or infinity")
   if labels.min() < 0 or labels.max() >= num_classes:
     raise DataError(
       f"{what}: expected labels in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}"
@@ -151,12 +153,13 @@ def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       values = rows[start : start + _ROWS].astype(np.uint32)
       total += values.sum(axis=0, dtype=np.uint32)
       squares += (values * values).sum(axis=0, dtype=np.uint32)
+    # Integers of Python: no digit of the variance is lost, however small it is beside the mean.
+    total, squares = (s.reshape(-1, channels).sum(axis=0).astype(object) for s in (total, squares))
     count = images.size // channels
-    mean = total.reshape(-1, channels).sum(axis=0) / count
-    variance = squares.reshape(-1, channels).sum(axis=0) / count - mean**2
-    mean, std = mean / 255, np.sqrt(np.maximum(variance, 0)) / 255
+    variance = (count * squares - total**2) / count**2
+    mean, std = (total / count).astype(float) / 255, np.sqrt(variance.astype(float)) / 255
   else:
     values = images.reshape(-1, channels).astype(np.float64)
     mean, std = values.mean(axis=0), values.std(axis=0)
   std = std.astype(np.float32)
-  return mean.astype(np.float32), np.where(std > 0, std, np.float32(1))
+  return mean.astype(np.float32), np.where(std == 0, np.float32(1), std)

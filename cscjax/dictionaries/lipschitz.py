@@ -25,7 +25,7 @@ def lipschitz(
   tolerance: float = 0.01,
   key: jax.Array | None = None,
 ) -> jax.Array:
-  """L = lambda_max(D^T D), the largest eigenvalue of the Gram matrix; a step 1/L lets ISTA descend.
+  """L = lambda_max(D^T D), the largest eigenvalue of the Gram matrix; at steps up to 1/L ISTA descends.
 
   Exact to rounding for dense dictionaries (singular values), for circular convolutions of stride 1
   (their Fourier transform diagonalises them in blocks, one a frequency) and for the identity beside

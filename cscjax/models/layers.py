@@ -42,14 +42,20 @@ class UnfoldedLayer(nn.Module):
 
   N_k is batch norm whose bias is the negative threshold (eq. 2); all N_k share scale and bias, so that
   parameters do not grow with the unfolding, and keep their own running statistics. The step is
-  2 sigmoid(k) / L with k trained from 0, below 2/L, so that every unfolding descends; L, the largest
-  eigenvalue of D^T D, is followed by the power method, see `tracked_lipschitz`.
+  2 sigmoid(k) / L with k trained from 0, and L an estimate of lambda_max(D^T D), the largest eigenvalue,
+  by the power method, see `tracked_lipschitz`.
+
+  An unfolding is sure to descend under three conditions: the step is below 2 / lambda_max(D^T D), there
+  is no batch norm, and the solver is "ista". It is then an iteration of ISTA for
+  1/2 ||x - D code||^2 + sum_j beta_j code_j, code >= 0, with beta = -bias / step. Batch norm scales the
+  code anew each time and FISTA extrapolates, after which the data term can grow; and a tracked L can be
+  too small.
 
   Attributes:
     width: New channels of the code.
     unfolding: Iterations after the first one, >= 0.
     solver: "ista" or "fista"; the same up to unfolding 1.
-    step: "bounded" as above, or "free": a trained scalar from 1, for comparison.
+    step: "bounded" as above, or "free": the step itself is trained, from 1.
     norm: False replaces batch norm by a bias.
     dtype: Of the convolutions; parameters, statistics and L are float32.
     axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.

@@ -34,11 +34,15 @@ MODELS: dict[str, ModelEntry] = {
   "feed_forward": ModelEntry(MLCSC, {"unfolding": 0}),
 }
 
-ARCHITECTURES: dict[str, int] = {name: 1 for name in MODELS}
+ARCHITECTURES: dict[str, int] = {
+  name: 2 if module is ResCSC else 1 for name, (module, _) in MODELS.items()
+}
 """For each network the version of its computation, recorded in runs and checkpoints.
 
 It is raised when a network of the same fields computes something else than before, so that trained
 parameters and records of an older version are not mistaken for ones of the new version.
+
+The Res-CSC family is at 2: before, filters and shortcut of its transition blocks were a pixel apart.
 """
 
 

@@ -68,9 +68,9 @@ class ResCSCBlock(nn.Module):
     rank, initializer = x.ndim - 2, nn.initializers.he_normal()
     shape = (3,) * rank + (x.shape[-1], self.features)
     filters = self.param("filters_1", initializer, shape)
-    first = ConvDictionary(filters.astype(self.dtype), stride=self.stride)
+    first = _dictionary(filters.astype(self.dtype), self.stride)
     filters = self.param("filters_2", initializer, (*shape[:-2], self.features, self.features))
-    second = ConvDictionary(filters.astype(self.dtype))
+    second = _dictionary(filters.astype(self.dtype))
     code = nn.relu(self._norm("norm_1")(first.analysis(x), train=train))
     self.sow("intermediates", "code", code)  # kept where `pursuit_layers` asks for it, else nothing
     rule, c = RULES[self.rule], None
@@ -91,6 +91,14 @@ class ResCSCBlock(nn.Module):
 
   def _norm(self, name):
     return Norm(self.norm, self.dtype, self.axis_name, name=name)
+
+
+def _dictionary(filters: jax.Array, stride: int = 1) -> ConvDictionary:
+  """Atoms centred on the positions that `shortcut` keeps, as in the ResNet paper's code.
+
+  "SAME" centres them one site further at stride 2 and even sizes.
+  """
+  return ConvDictionary(filters, stride=stride, padding=((1, 1),) * (filters.ndim - 2))
 
 
 def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
@@ -175,7 +183,7 @@ class ResCSC(nn.Module):
     check_input(x)
     shape = (3,) * (x.ndim - 2) + (x.shape[-1], self.width)
     filters = self.param("filters", nn.initializers.he_normal(), shape).astype(self.dtype)
-    x = ConvDictionary(filters).analysis(x.astype(self.dtype))
+    x = _dictionary(filters).analysis(x.astype(self.dtype))
     x = nn.relu(Norm(self.norm, self.dtype, self.axis_name, name="norm")(x, train=train))
     self.sow("intermediates", "code", x)
     codes = []
@@ -210,10 +218,10 @@ class ResCSC(nn.Module):
     (_, codes), sown = found
     inner = sown["intermediates"]
     (signal,) = inner["code"]
-    layers = [(ConvDictionary(params["filters"]), x.astype(self.dtype), signal)]
+    layers = [(_dictionary(params["filters"]), x.astype(self.dtype), signal)]
     for (stride, block, (middle,)), code in zip(self._blocks(params, inner), codes, strict=True):
-      layers.append((ConvDictionary(block["filters_1"], stride=stride), signal, middle))
-      layers.append((ConvDictionary(block["filters_2"]), middle, code))
+      layers.append((_dictionary(block["filters_1"], stride), signal, middle))
+      layers.append((_dictionary(block["filters_2"]), middle, code))
       signal = code
     return layers
 

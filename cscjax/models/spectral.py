@@ -1,4 +1,4 @@
-"""Steps bounded by a Lipschitz constant that the power method follows while the filters are trained."""
+"""Steps in units of 1/L, with an L that the power method follows while the filters are trained."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,16 @@ STEPS = ("bounded", "free")
 def tracked_lipschitz(
   module: nn.Module, dictionary: ConvDictionary, signal_shape: Sequence[int], *, train: bool
 ) -> jax.Array:
-  """lambda_max(D^T D), kept with its vector in the module's collection "spectral".
+  """An estimate of lambda_max(D^T D), kept with its vector in the module's collection "spectral".
 
-  Each training step goes on with the power method from where the last one stopped. No gradient flows
-  through it.
+  Each training step goes on with the power method from where the last one stopped, for 2 iterations. No
+  gradient flows through it.
+
+  It is not an upper bound: for the filters that it was updated with it is at most lambda_max. It was up
+  to 1 % below after the initial 50 iterations, 17 % after SGD steps at rate 0.05, and by a factor of 2.1
+  at rate 0.5.
+  Without `train` it is not updated: in an evaluation it belongs to the filters before the last step of
+  the optimizer. `cscjax.lipschitz` bounds lambda_max from above.
 
   Args:
     module: In whose compact method this is called, once.
@@ -30,7 +36,7 @@ def tracked_lipschitz(
     train: Whether to update the estimate (pass mutable=["spectral"]).
 
   Returns:
-    A scalar, from below.
+    A scalar.
   """
   dictionary = jax.tree.map(lax.stop_gradient, dictionary)
   signal = jax.ShapeDtypeStruct((1, *signal_shape[-dictionary.signal_ndim :]), dictionary.filters.dtype)
@@ -62,7 +68,8 @@ def trained_step(
   """The step of a module's pursuit, one trained scalar.
 
   "bounded": 2 sigmoid(k) / L with k trained from 0 (parameter "step_logit"): it starts at 1/L and stays
-  below 2/L, so that the iteration descends. "free": the scalar itself, from 1 (parameter "step").
+  below 2/L for the L of `tracked_lipschitz`, which can be below lambda_max(D^T D). "free": the scalar
+  itself, from 1 (parameter "step"). When an iteration descends is told at `UnfoldedLayer`.
 
   Args:
     module: As in `tracked_lipschitz`.
@@ -76,4 +83,4 @@ def trained_step(
     return module.param("step", nn.initializers.ones, ())
   logit = module.param("step_logit", nn.initializers.zeros, ())
   bound = tracked_lipschitz(module, dictionary, signal_shape, train=train) + identity
-  return 2 * nn.sigmoid(logit) / jnp.where(bound > 0, bound, 1)
+  return 2 * nn.sigmoid(logit) / jnp.where(bound == 0, 1, bound)

@@ -43,4 +43,4 @@ def hard_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
     argmin_g 1/2 (g - z)^2 + b^2/2 [g != 0], the shape of `z`.
   """
   z = jnp.asarray(z)
-  return jnp.where(jnp.abs(z) > threshold, z, 0)
+  return jnp.where(jnp.abs(z) <= threshold, 0, z)  # NaN stays NaN

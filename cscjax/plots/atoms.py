@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.plots.images import SIGNED, largest, show
+from cscjax.plots.images import SIGNED, broken, largest, show
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def atoms(
     scale: Of the colours or the lines: "each" atom fills the range, or one "shared" by all, with its
       scale beside it.
     columns: Of the tiling, >= 1; about square if None.
-    title: Above the picture.
+    title: Above the picture, before the number of taps that are not finite where there are any.
 
   Raises:
     ValueError: If `filters` has another shape or an argument is out of range.
@@ -50,7 +50,7 @@ def atoms(
   columns = min(columns, count)
   rows = math.ceil(count / columns)
   figure = Figure(figsize=(min(10, 2 + 0.5 * columns), min(12, 1 + 0.5 * rows)), layout="constrained")
-  values = np.moveaxis(values, -1, 0)
+  unfit, values = broken(values), np.moveaxis(values, -1, 0)
   if images:
     panel, shared = figure.subplots(), scale == "shared"
     drawn = draw_tiles(panel, values, columns, largest(values) if shared else None)
@@ -58,7 +58,7 @@ def atoms(
       figure.colorbar(drawn, ax=panel, label="value of a tap", shrink=0.8)
   else:
     _lines(figure, values, scale, rows, columns)
-  figure.suptitle(title)
+  figure.suptitle((title + unfit).removeprefix(", "))
   return figure
 
 

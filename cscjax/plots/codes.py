@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.plots.images import SIGNED, as_image, largest, show
+from cscjax.plots.images import SIGNED, as_image, broken, largest, show
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -22,7 +22,8 @@ def code(code: ArrayLike, *, channels: int = 5, title: str = "") -> "Figure":
   Args:
     code: Of one image, [H, W, m]; of a code in parts, one of them.
     channels: How many, >= 1; no more than m are drawn.
-    title: Above the panels, before the share of coefficients that are not 0.
+    title: Above the panels, before the share of coefficients that are not 0, and the number of those
+      that are not finite where there are any.
 
   Raises:
     ValueError: If `code` has another rank, or `channels` is out of range.
@@ -48,7 +49,7 @@ def code(code: ArrayLike, *, channels: int = 5, title: str = "") -> "Figure":
     drawn = _points(panel, values[..., channel])
     panel.set_title(f"channel {channel}: {used[channel]:,} non-zeros", fontsize="medium")
     figure.colorbar(drawn, ax=panel, shrink=0.8)
-  share = f"{used.sum() / values.size:.2%} of {values.size:,} coefficients are not 0"
+  share = f"{used.sum() / values.size:.2%} of {values.size:,} coefficients are not 0{broken(values)}"
   figure.suptitle(f"{title}: {share}" if title else share)
   return figure
 
@@ -84,7 +85,8 @@ def reconstruction(
 ) -> "Figure":
   """An image, what was rebuilt of it, and the difference rebuilt - image around white (or mid-grey).
 
-  The title of a picture has its PSNR against the image, 10 log10(peak^2 / mean squared difference).
+  The title of a picture has its PSNR against the image, 10 log10(peak^2 / mean squared difference):
+  "inf dB" where they are equal, "nan dB" where a pixel of either is NaN. Such pixels stay empty.
 
   Args:
     image: The true one, [H, W, 1] or [H, W, 3], values in 0..peak; what lies outside is clipped in
@@ -124,5 +126,6 @@ def reconstruction(
 
 
 def _psnr(picture, truth, peak):
-  error = np.mean(np.square(picture - truth))
-  return 10 * math.log10(peak**2 / error) if error > 0 else math.inf
+  error = np.mean(np.square((picture - truth) / peak))
+  with np.errstate(divide="ignore"):  # equal pictures: infinite
+    return -10 * np.log10(error)

@@ -106,11 +106,13 @@ def bands(
     title: Above all.
 
   Raises:
-    ValueError: If there is no curve, or one does not fit `x` or is not finite.
+    ValueError: If there is no curve, or one does not fit `x`, or a value is not finite.
   """
   from matplotlib.figure import Figure
 
   x = np.asarray(x, np.float64)
+  if not np.all(np.isfinite(x)):
+    checks.fail("x", x, "finite values")
   names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
   if not names:
     checks.fail("panels", panels, "one curve at least")

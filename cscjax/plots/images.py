@@ -20,12 +20,25 @@ def as_image(name: str, x: ArrayLike) -> np.ndarray:
 
 
 def largest(values: np.ndarray) -> float:
-  """max |values|, 1 where all are 0 or none are left: what a signed picture is scaled by."""
-  return float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+  """max |values| of the finite ones, 1 if that is 0: what a signed picture is scaled by."""
+  return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values))) or 1.0
+
+
+def broken(values: np.ndarray) -> str:
+  """The end of a title that says how many values are not finite; empty if all are."""
+  count = np.count_nonzero(~np.isfinite(values))
+  return f", {count:,} not finite" if count else ""
 
 
 def show(panel: Any, image: np.ndarray, title: str, **options: Any) -> Any:
-  """An image [H, W] or [H, W, 3] without ticks; returns what matplotlib made of it."""
+  """An image [H, W] or [H, W, 3] without ticks; returns what matplotlib made of it.
+
+  Pixels that are NaN stay empty: matplotlib sees to that in [H, W] alone.
+  """
+  seen = ~np.isnan(image)
+  if image.ndim == 3 and not seen.all():
+    alpha = seen.all(axis=-1, keepdims=True)
+    image = np.concatenate([np.where(alpha, image, 0), alpha], axis=-1)
   drawn = panel.imshow(image, interpolation="nearest", **options)
   panel.set_title(title, fontsize="medium")
   panel.set_xticks([])

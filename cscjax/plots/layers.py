@@ -17,7 +17,7 @@ from cscjax.dictionaries import (
   scaled_fit,
 )
 from cscjax.plots.atoms import draw_tiles
-from cscjax.plots.images import as_image, show
+from cscjax.plots.images import as_image, broken, show
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -64,8 +64,10 @@ def layers(
   layers = [(d, signal[:1], jax.tree.map(lambda c: c[:1], code)) for d, signal, code in layers]
   rebuilt = layer_reconstructions(layers) if rebuilt is None else np.asarray(rebuilt)[:, :1]
   shares = np.asarray(nonzero_share(layers) if shares is None else shares)
-  if len(rebuilt) != len(layers) or shares.shape != (len(layers),):
-    checks.fail("rebuilt, shares", (len(rebuilt), shares.shape), f"one for each of {len(layers)} layers")
+  if len(rebuilt) != len(layers) or shares.shape != (len(layers),) or not np.all(np.isfinite(shares)):
+    checks.fail(
+      "rebuilt, shares", (len(rebuilt), shares.shape), f"one finite for each of {len(layers)} layers"
+    )
   image = np.asarray(layers[0][1], np.float64)
   fit = scaled_fit(image, rebuilt)
   chosen = np.unique(np.linspace(0, len(layers) - 1, rows).round().astype(int))
@@ -104,7 +106,8 @@ def _atoms(panel, layers, i, most):
 def _activity(panel, code):
   code = np.asarray(code, np.float64)
   share = np.count_nonzero(code) / code.size
-  show(panel, np.abs(code).sum(axis=-1), f"Σ|code|, {share:.1%} ≠ 0", cmap="magma", vmin=0)
+  name = f"Σ|code|, {share:.1%} ≠ 0{broken(code)}"
+  show(panel, np.abs(code).sum(axis=-1), name, cmap="magma", vmin=0)
 
 
 def _sparsity(panel, shares):

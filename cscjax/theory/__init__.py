@@ -1,10 +1,11 @@
 """The theory as functions: of any dictionary, code or trained network."""
 
-from cscjax.theory.certify import Certificate, CertificateRow, Pursuable, certify
+from cscjax.theory.certify import Certificate, CertificateRow, FailedCondition, Pursuable, certify
 from cscjax.theory.reconstruction import LassoProblem, failed_dimensions, ill_conditioned_example
 from cscjax.theory.sparsity import patch_norm, patch_sparsity, stripe_sparsity, support_size
 from cscjax.theory.spectrum import msd_csc_spectrum
 from cscjax.theory.stability import (
+  Condition,
   LayerStability,
   Recovery,
   bp_recovery,
@@ -16,6 +17,8 @@ from cscjax.theory.uniqueness import is_unique, uniqueness_bound
 __all__ = [
   "Certificate",
   "CertificateRow",
+  "Condition",
+  "FailedCondition",
   "LassoProblem",
   "LayerStability",
   "Pursuable",

@@ -13,7 +13,7 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join, mutual_coherence
 from cscjax.solvers import layered_bp, layered_thresholding
 from cscjax.solvers.arguments import check_lengths
-from cscjax.theory.stability import METHODS, layered_stability
+from cscjax.theory.stability import METHODS, ZERO_ATOMS, LayerStability, layered_stability
 from cscjax.theory.uniqueness import is_unique, uniqueness_bound
 
 _coherence = jax.jit(mutual_coherence, static_argnames="signal_shape")
@@ -30,19 +30,40 @@ class Pursuable(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class FailedCondition:
+  """A condition that does not hold for a layer; over a batch, for the signal that is furthest off.
+
+  Attributes:
+    statement: Which statement needs it: "uniqueness", "thresholding" or "bp".
+    text: The condition, such as "3 noise <= beta".
+    left: Value of its left side.
+    right: Value of its right side.
+  """
+
+  statement: str
+  text: str
+  left: float
+  right: float
+
+  def __str__(self) -> str:
+    return f"{self.statement} needs {self.text}: {self.left:.3g} against {self.right:.3g}"
+
+
+@dataclasses.dataclass(frozen=True)
 class CertificateRow:
   """One layer; over a batch, the worst of its signals.
 
   Attributes:
-    layer: From 1.
+    layer: Number of the layer, from 1.
     coherence: mu(D) for this size of signal.
     sparsity: Nonzeros in the densest stripe.
     uniqueness_bound: (1 + 1/mu) / 2, which the sparsity has to stay below.
-    unique: Whether it does.
+    unique: Whether it does, and the code uses no atom that is zero.
     misfit: ||signal - D code||^P_{2,inf}.
     thresholding_error: eps_i of layered thresholding, see `layered_stability`; inf where a condition
       fails here or in a layer below.
     bp_error: Likewise of layered BP.
+    conditions: The conditions that fail, with both sides.
   """
 
   layer: int
@@ -53,6 +74,7 @@ class CertificateRow:
   misfit: float
   thresholding_error: float
   bp_error: float
+  conditions: tuple[FailedCondition, ...] = ()
 
   @property
   def failed(self) -> tuple[str, ...]:
@@ -62,19 +84,19 @@ class CertificateRow:
     return (() if self.unique else ("uniqueness",)) + tuple(unbounded)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Certificate:
-  """What `certify` found; printed, a small table.
+  """What `certify` found; printed, a table, and below it the conditions that fail.
 
   Attributes:
     noise: eps_0.
-    rows: One a layer.
+    rows: One for each layer.
   """
 
   noise: float
   rows: tuple[CertificateRow, ...]
 
-  def __str__(self) -> str:
+  def __repr__(self) -> str:
     head = ("layer", "mu", "stripe", "bound", "unique", "misfit", "thresholding", "bp", "fails")
     cells: list[tuple[str, ...]] = [head]
     for row in self.rows:
@@ -84,7 +106,8 @@ class Certificate:
       cells.append((*left, unique, *(f"{n:.3g}" for n in numbers), ", ".join(row.failed) or "-"))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
-    return "\n".join([f"noise {self.noise:.3g}", *lines])
+    reasons = [f"layer {row.layer}: {condition}" for row in self.rows for condition in row.conditions]
+    return "\n".join([f"noise {self.noise:.3g}", *lines, *reasons])
 
 
 def certify(
@@ -98,48 +121,84 @@ def certify(
 ) -> Certificate:
   """Coherence, local sparsity, uniqueness and stability of every layer (Lemma 1; Papyan et al. 2017).
 
-  Read as: were the input x + E with ||E||^P_{2,inf} <= noise instead, layered thresholding or BP over
-  the atoms, scaled to unit norm, would find codes within the errors of the table. With noise 0, that
-  they find the codes given. Bounds are sufficient conditions in the worst case, and of a trained network
-  usually none holds: its atoms are coherent and its codes dense.
+  The bounds are about codes that are known, such as those a signal was made of: x = D_1 code_1,
+  code_1 = D_2 code_2, ... Read them as: from x + E with ||E||^P_{2,inf} <= noise layered thresholding or
+  BP over the atoms, scaled to unit norm, finds these codes up to the errors of the table. What x has
+  beside D_1 code_1 counts as noise.
+
+  That is why codes which a pursuit made from x are never certified at the pursuit's own betas: what a
+  penalty beta leaves of the signal has an inner product of beta with each atom in use, so that it is
+  noise of beta at least, and BP needs a beta of three times the noise. Without `codes` expect to read
+  which conditions fail, and by how much. Bounds are sufficient conditions in the worst case, and of a
+  trained network usually none holds: its atoms are coherent and its codes dense.
 
   Args:
     dictionaries: D_1 ... D_k, or a network.
-    x: Signals, batch axes first.
+    x: Signals, batch axes first, one at least.
     noise: eps_0 >= 0.
-    betas: Threshold or penalty of each layer. With them the codes are made where none are given, and the
-      bounds are for them; else for those that the theorems choose.
-    codes: One a layer. For dictionaries either these or `betas` are needed; a network brings its own.
+    betas: Threshold or penalty of each layer, one number for each, for which the bounds are; without
+      them they are for those that the theorems choose. Layered BP has none to choose where there is no
+      noise, as it needs beta > 0.
+    codes: The code of each layer. Where they are missing, `betas` make them; a network brings its own.
     method: By which codes are made: "thresholding" (`layered_thresholding`, signed, steps 1) or "bp"
       (`layered_bp`).
 
+  Returns:
+    A `Certificate`, which prints as a table.
+
   Raises:
     ValueError: If neither codes nor betas are there, a network gets codes, or an argument does not fit.
+
+  Example:
+    >>> D = cscjax.MatrixDictionary(jnp.eye(3))
+    >>> code = jnp.array([0.0, 2.0, 0.0])
+    >>> print(cscjax.certify([D], D.synthesis(code), noise=0.1, codes=[code]))
+    noise 0.1
+    layer     mu  stripe  bound  unique  misfit  thresholding    bp  fails
+        1  0.000       1    inf     yes       0           0.2  0.75      -
   """
   checks.one_of("method", method, METHODS)
   noise = checks.in_range("noise", noise, 0)
   layers = _layers(dictionaries, x, betas, codes, method)
   mu = [_coherence(d, signal_shape=signal.shape[-d.signal_ndim :]) for d, signal, _ in layers]
   found = [_stability(layers, noise, betas=betas, coherences=mu, method=name) for name in METHODS]
-  rows = []
-  for i, (thresholding, bp) in enumerate(zip(*found, strict=True)):
-    rows.append(
-      CertificateRow(
-        layer=i + 1,
-        coherence=float(thresholding.coherence),
-        sparsity=int(_worst(thresholding.sparsity)),
-        uniqueness_bound=float(uniqueness_bound(thresholding.coherence)),
-        unique=bool(is_unique(_worst(thresholding.sparsity), thresholding.coherence)),
-        misfit=float(_worst(thresholding.misfit)),
-        thresholding_error=float(_worst(thresholding.error)),
-        bp_error=float(_worst(bp.error)),
-      )
-    )
+  rows = [_row(i + 1, *statements) for i, statements in enumerate(zip(*found, strict=True))]
   return Certificate(noise, tuple(rows))
+
+
+def _row(layer: int, thresholding: LayerStability, bp: LayerStability) -> CertificateRow:
+  sparsity, coherence = _worst(thresholding.sparsity), thresholding.coherence
+  bound = uniqueness_bound(coherence)
+  sparse = bool(is_unique(sparsity, coherence))
+  failed = (
+    [] if sparse else [FailedCondition("uniqueness", "stripe < bound", float(sparsity), float(bound))]
+  )
+  statements = {"uniqueness": {ZERO_ATOMS: thresholding.recovery.conditions[ZERO_ATOMS]}}
+  statements |= {"thresholding": thresholding.recovery.conditions, "bp": bp.recovery.conditions}
+  for statement, conditions in statements.items():
+    for text, condition in conditions.items():
+      if not np.all(condition.holds):
+        left, right = np.broadcast_arrays(condition.left, condition.right)
+        with np.errstate(invalid="ignore"):  # inf - inf is NaN, the first to be found
+          off = np.argmax(np.where(condition.holds, -np.inf, left - right))
+        failed.append(FailedCondition(statement, text, float(left.flat[off]), float(right.flat[off])))
+  return CertificateRow(
+    layer=layer,
+    coherence=float(coherence),
+    sparsity=int(sparsity),
+    uniqueness_bound=float(bound),
+    unique=not any(condition.statement == "uniqueness" for condition in failed),
+    misfit=float(_worst(thresholding.misfit)),
+    thresholding_error=float(_worst(thresholding.error)),
+    bp_error=float(_worst(bp.error)),
+    conditions=tuple(failed),
+  )
 
 
 def _layers(dictionaries, x, betas, codes, method) -> Sequence[tuple[Dictionary, jax.Array, Code]]:
   x = checks.real_array("x", x)
+  if not x.size:
+    checks.fail("x", x.shape, "one signal at least")
   if isinstance(dictionaries, Pursuable):
     if codes is not None:
       checks.fail("codes", "codes", "none for a network, which brings its own")

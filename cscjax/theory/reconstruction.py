@@ -28,6 +28,8 @@ class LassoProblem(NamedTuple):
 def failed_dimensions(dictionary: Dictionary, code: Code, x: ArrayLike, beta: ArrayLike) -> jax.Array:
   """Dimensions of the signal that are not reconstructed: |(D code)_j - x_j| > 2 beta (Definition 1).
 
+  A dimension whose reconstruction is NaN is not reconstructed either.
+
   Theorem 1, that MSD-CSC has none, holds for a solution of the Lasso over D = [I, F^T] with signed
   codes, and with beta for 2 beta: the identity's atoms are unit vectors e_j, for which the optimality
   condition is |x_j - (D code)_j| = |e_j^T (x - D code)| <= beta. It does not hold
@@ -52,7 +54,7 @@ def failed_dimensions(dictionary: Dictionary, code: Code, x: ArrayLike, beta: Ar
   checks.all_at_least("beta", beta, 0)
   x = as_signal(dictionary, x)
   jax.eval_shape(dictionary.analysis, x)  # raises where the shapes do not fit
-  return jnp.abs(dictionary.residual(code, x)) > 2 * jnp.asarray(beta)
+  return ~(jnp.abs(dictionary.residual(code, x)) <= 2 * jnp.asarray(beta))
 
 
 def ill_conditioned_example() -> LassoProblem:

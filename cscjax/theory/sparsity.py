@@ -75,7 +75,12 @@ def patch_norm(dictionary: Dictionary, signal: ArrayLike) -> jax.Array:
 
   Patches are those of `patch_sparsity`. Batch axes first; returns [batch...].
   """
-  return jnp.sqrt(_patches(dictionary, jnp.square(jnp.asarray(signal, float))))
+  signal = jnp.asarray(signal, float)
+  axes = tuple(range(signal.ndim - dictionary.signal_ndim, signal.ndim))
+  largest = jnp.max(jnp.abs(signal), axis=axes, keepdims=True, initial=0)
+  unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)  # squares neither 0 nor infinite
+  norms = jnp.sqrt(_patches(dictionary, jnp.square(signal / unit)))
+  return norms * unit.reshape(norms.shape)
 
 
 def _patches(dictionary, values):

@@ -3,6 +3,7 @@
 All bounds are for atoms of unit norm: coefficients stand for ||d_j|| code_j.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,20 +16,38 @@ from cscjax.dictionaries import Code, Dictionary, atom_norms, join, mutual_coher
 from cscjax.theory.sparsity import patch_norm, stripe_sparsity, support_size
 
 METHODS = ("thresholding", "bp")
+ZERO_ATOMS = "zero atoms in use <= 0"
+"""The condition that a code uses no atom that is zero."""
+
+
+class Condition(NamedTuple):
+  """An inequality that a theorem needs; arrays of broadcast shape.
+
+  Attributes:
+    left: Its left side.
+    right: Its right side.
+    holds: Whether it holds. False where a side is NaN.
+  """
+
+  left: jax.Array
+  right: jax.Array
+  holds: jax.Array
 
 
 class Recovery(NamedTuple):
   """What a theorem says of one layer; arrays of broadcast shape.
 
   Attributes:
-    holds: Whether its conditions do.
+    holds: Whether all of its conditions hold.
     beta: The threshold or penalty.
-    error: Largest error of a coefficient; inf where the conditions do not hold.
+    error: Largest error of a coefficient; inf where a condition does not hold.
+    conditions: The conditions by their text, such as "3 noise <= beta".
   """
 
   holds: jax.Array
   beta: jax.Array
   error: jax.Array
+  conditions: dict[str, Condition]
 
 
 class LayerStability(NamedTuple):
@@ -73,20 +92,28 @@ def thresholding_recovery(
   - eps / (mu |code|_max). Also for non-negative codes and thresholds.
 
   Args:
-    coherence: mu(D).
-    sparsity: s, `stripe_sparsity` of the code.
+    coherence: mu(D), >= 0.
+    sparsity: s >= 0, `stripe_sparsity` of the code.
     smallest: |code|_min > 0, the smallest magnitude of a nonzero coefficient (inf if there is none).
     largest: |code|_max, the largest.
     noise: eps >= ||E||^P_{2,inf}.
     beta: The threshold; the smallest of the interval if None.
+
+  Raises:
+    ValueError: If the coherence or the sparsity is negative or not finite.
   """
-  sparsity, noise = jnp.asarray(sparsity), jnp.asarray(noise)
+  _check_sparse(coherence, sparsity)
+  sparsity, noise = jnp.asarray(sparsity), jnp.asarray(noise, float)
   leak = jnp.asarray(coherence) * jnp.asarray(largest)
   low = sparsity * leak + noise
   others = jnp.maximum(sparsity - 1, 0) * leak + noise
+  high = jnp.asarray(smallest) - others
   beta = low if beta is None else jnp.asarray(beta)
-  holds = (low <= beta) & (beta < smallest - others)
-  return Recovery(holds, beta, jnp.where(holds, others + beta, jnp.inf))
+  conditions = {
+    "s mu |code|_max + noise <= beta": Condition(low, beta, low <= beta),
+    "beta < |code|_min - (s - 1) mu |code|_max - noise": Condition(beta, high, beta < high),
+  }
+  return _recovery(conditions, noise, beta, others + beta)
 
 
 def bp_recovery(
@@ -94,20 +121,42 @@ def bp_recovery(
 ) -> Recovery:
   """The Lasso's solution for D code + E has its support within the code's (Theorem 12).
 
-  Where s < (1 + 1 / mu) / 3 and beta = 4 eps it is unique, its support is contained in the code's and no
-  coefficient is off by more than 7.5 eps. The proof (after Tropp 2006) asks for beta >= 3 eps only, and
-  gives 1.5 (beta + eps). For signed codes: the solution under code >= 0 is another.
+  Where s < (1 + 1 / mu) / 3 and beta = 4 eps > 0 it is unique, its support is contained in the code's
+  and no coefficient is off by more than 7.5 eps. The proof (after Tropp 2006) asks for beta >= 3 eps and
+  beta > 0 only, and gives 1.5 (beta + eps). At beta = 0 nothing holds, also without noise: every code
+  with D code = x is a solution then. For signed codes: the solution under code >= 0 is another.
 
   Args:
-    coherence: mu(D).
-    sparsity: s, `stripe_sparsity` of the code.
+    coherence: mu(D), >= 0.
+    sparsity: s >= 0, `stripe_sparsity` of the code.
     noise: eps >= ||E||^P_{2,inf}.
     beta: The penalty; 4 eps if None.
+
+  Raises:
+    ValueError: If the coherence or the sparsity is negative or not finite.
   """
-  coherence, noise = jnp.asarray(coherence), jnp.asarray(noise)
+  _check_sparse(coherence, sparsity)
+  coherence, sparsity, noise = jnp.asarray(coherence), jnp.asarray(sparsity), jnp.asarray(noise, float)
   beta = 4 * noise if beta is None else jnp.asarray(beta)
-  holds = (3 * jnp.asarray(sparsity) * coherence < coherence + 1) & (beta >= 3 * noise)
-  return Recovery(holds, beta, jnp.where(holds, 1.5 * (beta + noise), jnp.inf))
+  spread, limit = 3 * sparsity * coherence, 1 + coherence
+  conditions = {
+    "3 s mu < 1 + mu": Condition(spread, limit, spread < limit),
+    "3 noise <= beta": Condition(3 * noise, beta, 3 * noise <= beta),
+    "0 < beta": Condition(jnp.zeros_like(beta), beta, beta > 0),
+  }
+  return _recovery(conditions, noise, beta, 1.5 * (beta + noise))
+
+
+def _check_sparse(coherence, sparsity):
+  checks.all_at_least("coherence", coherence, 0)
+  checks.all_at_least("sparsity", sparsity, 0)
+
+
+def _recovery(conditions, noise, beta, error):
+  known = Condition(noise, jnp.full_like(noise, jnp.inf), (noise >= 0) & (noise < jnp.inf))
+  conditions = {"noise < inf": known, **conditions}  # inf where a layer below has no bound
+  holds = functools.reduce(jnp.logical_and, [condition.holds for condition in conditions.values()])
+  return Recovery(holds, beta, jnp.where(holds, error, jnp.inf), conditions)
 
 
 def layered_stability(
@@ -127,14 +176,15 @@ def layered_stability(
   the next layer. Where an equation does not hold exactly, what is missing counts as noise, too.
 
   The pursuit is that over atoms of unit norm: with D = D' diag(||d_j||) it finds ||d_j|| code_j over D'.
-  Unit filters make unit atoms but for those that a border cuts.
+  Unit filters make unit atoms but for those that a border cuts. A code that uses an atom that is zero
+  cannot be found, so no bound holds for it.
 
   Args:
     layers: (dictionary, its signal, code) from the first on. The next signal is the code, its parts
       joined, or a max-pooling of it.
     noise: eps_0 >= 0, a scalar or [batch...].
-    betas: Threshold or penalty of each layer on coefficients of unit atoms; those of the theorems if
-      None.
+    betas: Threshold or penalty of each layer on coefficients of unit atoms, a scalar or [batch...];
+      those of the theorems if None.
     coherences: mu of each layer; by `mutual_coherence` for the signals' size if None.
     method: "thresholding" or "bp".
 
@@ -155,19 +205,39 @@ def layered_stability(
     sparsity = stripe_sparsity(dictionary, code, shape)
     misfit = patch_norm(dictionary, dictionary.residual(code, signal))
     noise = noise + misfit
-    beta = None if betas is None else betas[i]
+    beta = None if betas is None else _per_signal(betas[i], sparsity.shape)
     if method == "bp":
       recovery = bp_recovery(coherence, sparsity, noise, beta)
     else:
       smallest, largest = _magnitudes(dictionary, code, norms)
       recovery = thresholding_recovery(coherence, sparsity, smallest, largest, noise, beta)
-    scale = jax.tree.map(lambda c, n: jnp.where(c != 0, 1 / n, 0), code, norms)
+    recovery = _without_zero_atoms(recovery, dictionary, code, norms)
+    scale = jax.tree.map(lambda c, n: jnp.where((c != 0) & (n > 0), 1 / n, 0), code, norms)
     below = layers[i + 1] if i + 1 < len(layers) else None
-    error = recovery.error * _spread(dictionary, code, scale, below)
-    error = jnp.where(support_size(dictionary, code) > 0, error, jnp.where(recovery.holds, 0, jnp.inf))
+    error = jnp.where(recovery.holds, recovery.error * _spread(dictionary, code, scale, below), jnp.inf)
     found.append(LayerStability(coherence, sparsity, misfit, noise, recovery, error))
     noise = error
   return found
+
+
+def _per_signal(beta, batch):
+  """A layer's beta; ValueError where it is more than one number for a signal."""
+  beta = checks.real_array("betas", beta)
+  if beta.shape not in ((), batch):
+    checks.fail("betas", beta.shape, f"one number for each layer, or one for each signal {batch}")
+  return beta
+
+
+def _without_zero_atoms(recovery, dictionary, code, norms):
+  """Adds the condition that the code uses no atom that is zero."""
+  lost = jax.tree.map(lambda c, n: jnp.where(n > 0, 0, c), code, norms)
+  used = support_size(dictionary, lost)
+  none = Condition(used, jnp.zeros_like(used), used <= 0)
+  holds = recovery.holds & none.holds
+  conditions = {**recovery.conditions, ZERO_ATOMS: none}
+  return recovery._replace(
+    holds=holds, error=jnp.where(holds, recovery.error, jnp.inf), conditions=conditions
+  )
 
 
 def _magnitudes(dictionary, code, norms):

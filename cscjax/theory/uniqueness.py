@@ -14,28 +14,35 @@ def uniqueness_bound(coherence: ArrayLike) -> jax.Array:
     coherence: mu(D) by `mutual_coherence`, in 0..1, any shape.
 
   Returns:
-    The bound, infinite at mu = 0.
+    The bound, infinite at mu = 0 and NaN at NaN (under jit, where nothing can be raised).
 
   Raises:
     ValueError: If a coherence is negative or not finite.
   """
   checks.all_at_least("coherence", coherence, 0)
   coherence = jnp.asarray(coherence, float)
-  return jnp.where(coherence > 0, (1 + 1 / jnp.where(coherence > 0, coherence, 1)) / 2, jnp.inf)
+  orthogonal = coherence == 0
+  return jnp.where(orthogonal, jnp.inf, (1 + 1 / jnp.where(orthogonal, 1, coherence)) / 2)
 
 
 def is_unique(sparsity: ArrayLike, coherence: ArrayLike) -> jax.Array:
   """Whether a code of this sparsity is the unique sparsest one of the signal it makes.
 
-  Sufficient, not necessary.
+  Sufficient, not necessary. The statement is about codes over the atoms that are not zero, as the
+  coherence is: atoms that touch the signal nowhere, such as those that lie in the padding, can have any
+  coefficient. A code that uses such an atom is not unique, which these two numbers cannot tell;
+  `certify` looks at the atoms too.
 
   Args:
     sparsity: `support_size` of a code for Lemma 1; `stripe_sparsity` for the local form (Papyan, Sulam &
       Elad 2017, Theorem 5), which says that no other code is as sparse in its densest stripe.
-    coherence: mu(D). Shapes broadcast.
+    coherence: mu(D). Shapes broadcast. A sparsity that is below the bound by no more than the rounding
+      of the coherence counts as reaching it.
 
   Raises:
     ValueError: If a value is negative or not finite.
   """
   checks.all_at_least("sparsity", sparsity, 0)
-  return jnp.asarray(sparsity) < uniqueness_bound(coherence)
+  bound = uniqueness_bound(coherence)
+  # Of two equal atoms the coherence can be below 1 by rounding, the bound then above 1.
+  return jnp.asarray(sparsity) < bound * (1 - 100 * jnp.finfo(bound.dtype).eps)

@@ -44,13 +44,16 @@ def stripe_sums(conv: ConvDictionary, positions: jax.Array, spatial: tuple[int, 
   Returns:
     Of the shape of `positions`.
   """
+  circular = conv.padding == "CIRCULAR"
   for i, axis in enumerate(axes(conv)):
-    at = i - len(conv.filters.shape[:-2])
-    reach = (axis.extent - 1) // axis.stride
-    circular = conv.padding == "CIRCULAR"
-    if circular and spatial[i] % axis.stride:  # the step that closes the circle is a shorter one
-      reach += 1
-    positions = _window_sums(positions, at, 2 * reach + 1, 1, (reach, reach), circular)
+    at, reach = i - len(conv.filters.shape[:-2]), axis.extent - 1
+    # On the signal's grid atoms overlap where their first taps are less than an extent apart, also
+    # around a circle that the stride does not divide.
+    size = (positions.shape[at] - 1) * axis.stride + 1
+    pads = [(0, 0, 0)] * positions.ndim
+    pads[at] = (0, spatial[i] - size if circular else 0, axis.stride - 1)
+    sites = lax.pad(positions, jnp.zeros((), positions.dtype), pads)
+    positions = _window_sums(sites, at, 2 * reach + 1, axis.stride, (reach, reach), circular)
   return positions
 
 

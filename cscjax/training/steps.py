@@ -164,7 +164,8 @@ def _sums(recipe, logits, labels, counted) -> EpochMetrics:
   """Sums over a batch, over all devices."""
   chex.assert_shape((labels, counted), logits.shape[:1])
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  correct = counted & (jnp.argmax(logits, axis=-1) == labels)
+  answered = ~jnp.any(jnp.isnan(logits), axis=-1)  # argmax takes a NaN for the largest
+  correct = counted & answered & (jnp.argmax(logits, axis=-1) == labels)
   sums = EpochMetrics(
     *(jnp.sum(v, dtype=jnp.float32) for v in (jnp.where(counted, losses, 0), correct, counted))
   )

@@ -101,7 +101,7 @@ class ResBlock(Layer):
     if self.stride == 1:
       code, previous = F.conv2d(x, self.filters_1, padding=1), x
     else:
-      code = F.conv2d(F.pad(x, (0, 1, 0, 1)), self.filters_1, stride=2)
+      code = F.conv2d(x, self.filters_1, stride=2, padding=1)
       previous = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, code.shape[1] - x.shape[1]))
     code = self.norm_1.code(code)
     if self.correct:

@@ -32,13 +32,23 @@ shows them, the activity of the code of one test image, the image rebuilt from t
 share of coefficients that are not 0 in each layer."""
 
 
+OTHERS = """\
+These runs are of older versions of their networks, which compute something else now (see CHANGELOG.md).
+They are in no other table, figure or verdict of this report, and their cells count as missing."""
+
+
 def report(
-  records: Sequence[Record], simulation: str | None, figures: Sequence[str], networks: Sequence[str]
+  records: Sequence[Record],
+  others: Sequence[Record],
+  simulation: str | None,
+  figures: Sequence[str],
+  networks: Sequence[str],
 ) -> str:
   """report.md.
 
   Args:
-    records: Of all runs.
+    records: Of all runs of the present networks.
+    others: Of the runs of other versions of them.
     simulation: The verdict on Figure 3; None where it was not made.
     figures: Files beside it.
     networks: Pictures of trained networks, relative to it.
@@ -57,12 +67,24 @@ def report(
   parts += ["## Figure S1: coherence and dilation", FIGURE_S1, *_images(figures, "figureS1")]
   if networks:
     parts += ["## Dictionaries and codes", NETWORKS, *map(_image, networks)]
+  if others:
+    found = [(study, table) for study in studies(others) for table in (3, 2)]
+    parts += [
+      "## Older versions of the networks",
+      OTHERS,
+      tables.markdown(others, found, all_rows=False),
+    ]
   parts += ["## Missing", missing(records)]
   return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def summary(records: Sequence[Record], simulation: str | None, link: str) -> str:
-  """What a README shows: the tables of the rows with runs, a verdict a claim, and where the rest is."""
+def summary(
+  records: Sequence[Record], others: Sequence[Record], simulation: str | None, link: str
+) -> str:
+  """What a README shows: the tables of the rows with runs, a verdict a claim, and where the rest is.
+
+  Runs of other versions of the networks are counted there, not shown.
+  """
   parts = []
   for study in studies(records):
     parts.append(tables.markdown(records, [(study, 3), (study, 2)], all_rows=False))
@@ -75,6 +97,8 @@ def summary(records: Sequence[Record], simulation: str | None, link: str) -> str
     parts.append("\n".join(verdicts))
   if simulation:
     parts.append(simulation)
+  if others:
+    parts.append(f"Runs of older versions of the networks, which are not shown here: {len(others)}.")
   parts.append(f"{missing(records, names=False)} All tables, figures and intervals: [{link}]({link}).")
   return "\n\n".join(part for part in parts if part) + "\n"
 

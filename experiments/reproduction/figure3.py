@@ -211,7 +211,7 @@ def _brief(found):
 def claims(results: dict[str, Any], pursuit: str) -> dict[str, bool]:
   """The paper's claims, each true where it holds for every seed."""
   runs = [_find(results, model, pursuit) for model in MODELS]
-  trained = all(map(is_trained, runs))  # a code that is not finite fails nowhere
+  trained = all(map(is_trained, runs))  # a code that is not finite fails everywhere
   ml, msd = (run["seeds"] for run in runs)
   return {
     "MSD-CSC ends at zero": trained and all(row["end"] == 0 for row in msd),

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from cscjax.models import ARCHITECTURES
+
 DATASETS = ("cifar10", "cifar100", "svhn_cropped")
 TITLES = {
   "cifar10": "CIFAR10",
@@ -18,6 +20,7 @@ class Row:
 
   Attributes:
     name: As --rows, files and the cases of experiments.benchmark call it.
+    network: As --model calls it.
     table: 2 or 3.
     model: As printed.
     layers: As printed.
@@ -28,6 +31,7 @@ class Row:
   """
 
   name: str
+  network: str
   table: int
   model: str
   layers: int
@@ -35,6 +39,11 @@ class Row:
   unfolding: int | None
   arguments: tuple[str, ...]
   accuracy: dict[str, float | None]
+
+  @property
+  def architecture(self) -> int:
+    """The version of its network now."""
+    return ARCHITECTURES[self.network]
 
 
 _RULES = {
@@ -96,6 +105,7 @@ def _rows_of_table_2():
     for i, (rule, model) in enumerate(_RULES.items()):
       yield Row(
         name=f"{rule}{layers}",
+        network=rule,
         table=2,
         model=model,
         layers=layers,
@@ -114,8 +124,10 @@ def _rows_of_table_3():
       flags = ("--model=feed_forward", "--unfolding=0")
     elif unfolding:
       flags = (f"--solver={model.rpartition('-')[2].lower()}", f"--unfolding={unfolding}")
+    family = name.partition("_u")[0].rstrip("0123456789")
     yield Row(
       name=name,
+      network="msd_csc" if family == "msdcsc" else family,
       table=3,
       model=model,
       layers=layers,

@@ -8,6 +8,7 @@ import os
 import pathlib
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any
 
 from cscjax import checks
@@ -83,12 +84,21 @@ class Record:
   @property
   def run(self) -> Run:
     """The run that it is of."""
-    return Run(ROWS[self.row], Study(self.dataset, self.protocol), self.seed)
+    row = ROWS[self.row]
+    other = None if self.architecture == row.architecture else self.architecture
+    return Run(row, Study(self.dataset, self.protocol), self.seed, other)
 
   @property
   def is_finished(self) -> bool:
     """Whether there is nothing left to do."""
     return self.status != "interrupted"
+
+
+def by_architecture(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+  """Records of the networks as they are now, and of other versions: the two are never compared."""
+  records = list(records)
+  present = [record for record in records if record.run.architecture is None]
+  return present, [record for record in records if record.run.architecture is not None]
 
 
 def path(results: pathlib.Path, run: Run) -> pathlib.Path:
@@ -111,6 +121,7 @@ def write(results: pathlib.Path, run: Run, summary: dict[str, Any], workdir: pat
     flags={k: v for k, v in config["flags"].items() if k not in ("workdir", "data_dir")},
     **{name: config[name] for name in ("versions", "git_revision", "device")},
     date=datetime.datetime.now(datetime.UTC).strftime(DATE),
+    architecture=run.row.architecture,
   )
   save(results, record)
   return record

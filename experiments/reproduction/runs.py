@@ -50,16 +50,20 @@ class Run(NamedTuple):
     row: The network.
     study: The data set and the protocol.
     seed: Of parameters, order and augmentation.
+    architecture: Another version of its network than the present one, of which it was; else None.
   """
 
   row: Row
   study: Study
   seed: int
+  architecture: int | None = None
 
   @property
   def name(self) -> str:
-    """Study, row and seed, as a relative path without ending."""
-    return f"{self.study.name}/{self.row.name}-seed{self.seed}"
+    """Study, row, version of the network if not the first, and seed: a path without ending."""
+    version = self.architecture or self.row.architecture
+    row = self.row.name if version == 1 else f"{self.row.name}-v{version}"
+    return f"{self.study.name}/{row}-seed{self.seed}"
 
   @property
   def command(self) -> str:

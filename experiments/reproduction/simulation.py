@@ -215,7 +215,7 @@ def train(
   def first_scale(params, steps):
     layers = dictionaries(model, params.filters)
     size = jnp.mean(jnp.square(join(pursue(layers, x[order[0]], betas, steps, pursuit)[-1])))
-    return lax.rsqrt(jnp.where(size > 0, size, 1))
+    return lax.rsqrt(jnp.where(size == 0, 1, size))
 
   def loss_of(params, steps, batch):
     layers = dictionaries(model, params.filters)
@@ -258,7 +258,8 @@ def evaluate(
   """Failed dimensions and accuracy on signals [N, 1, n] with labels [N]."""
   layers = dictionaries(model, params.filters)
   codes = pursue(layers, x, betas, inverse_lipschitz(params.filters, model), pursuit)
-  correct = jnp.argmax(classify(params, codes), axis=-1) == labels
+  logits = classify(params, codes)
+  correct = (jnp.argmax(logits, axis=-1) == labels) & ~jnp.any(jnp.isnan(logits), axis=-1)
   return Evaluation(count_failed(layers, codes, x, betas[0]), jnp.mean(correct))
 
 

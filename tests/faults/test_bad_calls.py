@@ -3,6 +3,7 @@
 Shapes, ranges and names in convolutions and solvers are in tests/solvers/test_bad_input.py.
 """
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,12 +228,22 @@ CALLS = {
   "picture: image complex": ("image", lambda: plots.reconstruction(PICTURE * 1j, PICTURE)),
   "picture: two channels": ("image", lambda: plots.reconstruction(IMAGE, IMAGE)),
   "picture: rows of another file": ("rows", lambda: plots.learning_curves([{"epoch": 1}])),
+  "picture: bands at NaN": (
+    "x",
+    lambda: plots.bands([1, NAN], {"a": {"b": ([1, 1], [0, 0])}}, xlabel="", ylabel=""),
+  ),
   "picture: trace NaN": ("objectives", lambda: plots.convergence_curves({"ista": [1, NAN]})),
   # data, training
   "data set unknown": ("dataset", lambda: data.load_dataset("mnist")),
   "validation of no example": (
     "validation_fraction",
     lambda: data.load_dataset("digits", validation_fraction=1e-9),
+  ),
+  "images of NaN": (
+    "digits train",
+    lambda: data.dataset.make_dataset(
+      "digits", 2, *[data.Split(np.full((1, 4, 1), NAN, np.float32), np.int32([0]))] * 2
+    ),
   ),
   "noise NaN": ("noise", lambda: data.gaussian_centers(noise=NAN)),
   "schedule of rate 0": ("learning_rate", lambda: training.step_schedule(0.0, [])),
@@ -249,6 +260,38 @@ def test_names_the_argument_in_one_line(what):
 
 
 BAD = VECTOR.at[0].set(NAN)
+BAD_PICTURE = PICTURE.at[2, 3].set(NAN)
+
+
+def title_of_reconstruction(image=PICTURE, rebuilt=PICTURE):
+  return plots.reconstruction(image, rebuilt).axes[1].get_title()
+
+
+def accuracy_of_nan():
+  """Of a network without an answer, on examples of the class that argmax gives it."""
+
+  class Broken(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train=False):
+      scale = self.param("scale", nn.initializers.ones, ())
+      return scale * jnp.full((len(x), 3), NAN).at[:, 1:].set(0.0)
+
+  recipe = training.Recipe(Broken(), optax.sgd(0.1), 4)
+  state = training.create_train_state(recipe.model, recipe.optimizer, (8, 8, 1), jax.random.key(0))
+  images, labels = jnp.zeros((4, 8, 8, 1)), jnp.zeros(4, jnp.int32)
+  data = training.DeviceData(images, labels, jnp.zeros(1), jnp.ones(1))
+  sums = training.evaluate_batches(recipe, state, data, training.EpochMetrics.zero(), 0, 1)
+  return sums.correct
+
+
+def layer_with_bad_lipschitz():
+  layer, x = models.CSCLayer(width=2, unfolding=1), jnp.ones((1, 4, 4, 1))
+  variables = layer.init(jax.random.key(0), x)
+  largest, vector = variables["spectral"]["state"]
+  bad = {**variables, "spectral": {"state": (NAN * largest, vector)}}
+  return jax.jit(layer.apply)(bad, x)
+
+
 # What cannot be checked without waiting for the device is told by the result.
 RESULTS = {
   "ista": lambda: cscjax.ista(MATRIX, BAD, 0.1).diverged,
@@ -265,6 +308,35 @@ RESULTS = {
   "beta_max": lambda: jnp.isnan(cscjax.beta_max(MATRIX, BAD)),
   "duality_gap": lambda: jnp.isnan(cscjax.duality_gap(MATRIX, BAD, jnp.ones(5), 0.1)),
   "low-pass": lambda: jnp.isnan(cscjax.tikhonov_lowpass(IMAGE.at[0].set(NAN), 1.0)).any(),
+  "hard threshold": lambda: jnp.isnan(cscjax.hard_threshold(BAD, 0.1)).any(),
+  "failed dimensions": lambda: theory.failed_dimensions(MATRIX, jnp.zeros(5), BAD, 0.1)[0],
+  "coherence, atoms": lambda: jnp.isnan(
+    cscjax.mutual_coherence(MATRIX.replace(atoms=MATRIX.atoms.at[0, 0].set(NAN)))
+  ),
+  "uniqueness bound, traced": lambda: jnp.isnan(jax.jit(theory.uniqueness_bound)(NAN)),
+  "uniqueness, traced": lambda: ~jax.jit(theory.is_unique)(1, NAN),
+  "bp recovery, traced": lambda: ~jax.jit(theory.bp_recovery)(NAN, 1, 0.1).holds,
+  "bp recovery, noise": lambda: ~theory.bp_recovery(0.1, 1, NAN, 0.1).holds,
+  "thresholding recovery": lambda: ~theory.thresholding_recovery(0.1, 1, NAN, 1.0, 0.1).holds,
+  "patch norm": lambda: jnp.isnan(theory.patch_norm(MATRIX, BAD)),
+  "certificate": lambda: (
+    cscjax.certify([MATRIX], BAD, 0.1, codes=[jnp.zeros(5)]).rows[0].failed == ("thresholding", "bp")
+  ),
+  "network: lipschitz constant": lambda: jnp.isnan(layer_with_bad_lipschitz()).any(),
+  "accuracy of an evaluation": lambda: accuracy_of_nan() == 0,
+  "picture: rebuilt": lambda: "nan dB" in title_of_reconstruction(rebuilt=BAD_PICTURE),
+  "picture: image": lambda: "nan dB" in title_of_reconstruction(image=BAD_PICTURE),
+  "picture: in colour": lambda: (
+    plots.reconstruction(IMAGE[..., :1].repeat(3, -1), BAD_PICTURE.repeat(3, -1))
+    .axes[1]
+    .images[0]
+    .get_array()[2, 3, 3]
+    == 0
+  ),
+  "picture: code": lambda: "1 not finite" in plots.code(BAD_PICTURE).get_suptitle(),
+  "picture: atoms": lambda: (
+    "6 not finite" in plots.atoms(jnp.ones((3, 3, 1, 2)).at[0].set(NAN)).get_suptitle()
+  ),
 }
 
 

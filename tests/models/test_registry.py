@@ -2,7 +2,7 @@
 
 import pytest
 
-from cscjax.models import MODELS, create_model, model_fields
+from cscjax.models import ARCHITECTURES, MODELS, create_model, model_fields
 
 NAMES = (
   "msd_csc",
@@ -20,6 +20,12 @@ def test_names():
   assert set(MODELS) == set(NAMES)
   with pytest.raises(ValueError, match=r"model: .*res_csc_simplified.*got 'unet'"):
     create_model("unet", num_classes=10)
+
+
+def test_the_version_of_each_computation():
+  """Res-CSC computes something else since its transition blocks are aligned with their shortcuts."""
+  family = ("res_csc", "res_csc_simplified", "resnet", "plain")
+  assert {name: ARCHITECTURES[name] for name in NAMES} == {n: 1 + (n in family) for n in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)

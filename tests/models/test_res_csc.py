@@ -49,12 +49,12 @@ def test_parameters_of_table_2(depth, parameters):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_block_against_numpy(x64, rule, stride):
-  channels, features, size = 3, 3 * stride, 5
+  channels, features, size = 3, 3 * stride, 6
   block = ResCSCBlock(features, stride, rule, dtype=jnp.float64)
   x = jnp.asarray(np.random.default_rng(1).normal(size=(2, size, size, channels)))
   variables = networks.initialized(block, x)
   params, stats = variables["params"], variables["batch_stats"]
-  d1 = conv_matrix(params["filters_1"], (size, size), stride=stride)
+  d1 = conv_matrix(params["filters_1"], (size, size), stride=stride, padding=((1, 1), (1, 1)))
   small_size = -(-size // stride)
   d2 = conv_matrix(params["filters_2"], (small_size, small_size))
   c = 0.0 if rule in WITHOUT_C else -networks.step_of(params, variables["spectral"])
@@ -118,6 +118,22 @@ def test_one_synthesis_more_than_resnet():
     counts[rule] = networks.counted(block.apply, variables, x)
   assert counts["resnet"] == {"csc_conv": 2}
   assert counts["res_csc"] == {"csc_conv": 2, "csc_conv_input_transpose": 1}
+
+
+@pytest.mark.parametrize("size", [6, 7])
+@pytest.mark.parametrize("rule", RULES)
+def test_transition_is_aligned_with_its_shortcut(rule, size):
+  """An impulse at a pixel that the shortcut keeps meets the filters' centre at the same output."""
+  block = ResCSCBlock(2, 2, rule, norm=False, c=-1.0 if RULES[rule].correct else None)
+  for place in [(0, 0), (2, 4), (4, 2)]:
+    x = jnp.zeros((1, size, size, 1)).at[(0, *place)].set(1.0)
+    params = jax.tree.map(jnp.zeros_like, block.init(jax.random.key(0), x)["params"])
+    params["filters_1"] = params["filters_1"].at[1, 1].set(1.0)
+    _, sown = block.apply({"params": params}, x, mutable=["intermediates"])
+    (code,) = sown["intermediates"]["code"]
+    kept = shortcut(x, 2, 2)
+    assert kept[0, place[0] // 2, place[1] // 2, 0] == 1
+    np.testing.assert_array_equal(code[..., 0], kept[..., 0])
 
 
 def test_shortcut():

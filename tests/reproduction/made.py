@@ -34,5 +34,6 @@ def record(row, accuracy, *, dataset="cifar10", protocol="paper", seed=0, status
     "git_revision": "0" * 40,
     "device": {"platform": "cpu", "kind": "cpu", "count": 1},
     "date": "2026-01-02 03:04",
+    "architecture": run.row.architecture,
   }
   return Record(**(fields | changes))

@@ -11,7 +11,7 @@ from experiments import report
 from experiments.cli import UsageError
 from experiments.reproduction import figures, records
 from experiments.reproduction.paper import DATASETS, ROWS
-from experiments.reproduction.runs import Study
+from experiments.reproduction.runs import Run, Study
 from tests.faults.harness import contents
 from tests.reproduction.made import record
 
@@ -86,6 +86,40 @@ def test_the_marked_part_of_a_readme_is_replaced(tmp_path):
   assert "(out/report.md)" in text
   report.main(arguments)
   assert readme.read_text() == text
+
+
+def test_runs_of_an_older_network_are_kept_apart(tmp_path):
+  """By the version of its computation: in a file and a section of their own, and nowhere else."""
+  records.save(tmp_path, record("res_csc20", 61.0, protocol="reduced", architecture=1))
+  records.save(tmp_path, record("msdnet6", 58.0, protocol="reduced"))
+  (other,), (old,) = records.by_architecture(records.read(tmp_path))
+  assert (old.row, other.row) == ("res_csc20", "msdnet6")
+  for record_of in (old, other):
+    picture = tmp_path / "pictures" / f"{record_of.run.name}.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_bytes(b"a picture")
+  present = Run(ROWS["res_csc20"], old.run.study, 0)
+  assert old.run != present  # so its cell counts as missing
+  readme = tmp_path / "README.md"
+  readme.write_text("<!-- results -->\n<!-- /results -->\n")
+  arguments = parse(f"--results={tmp_path}", f"--out={tmp_path / 'out'}", f"--readme={readme}")
+  report.main(arguments)
+  text = (tmp_path / "out" / "report.md").read_text()
+  before, section = text.split("## Older versions of the networks")
+  assert "61.00 (1)" not in before
+  assert "| Res-CSC | 20 | 143,424 | 61.00 (1) | 62.00 (1) |" in section
+  assert "res_csc20-seed0.png" not in text
+  assert "msdnet6-seed0.png" in text
+  assert "older versions of the networks, which are not shown here: 1." in readme.read_text()
+  assert "61.00" not in readme.read_text()
+
+  records.save(tmp_path, record("res_csc20", 63.0, protocol="reduced"))
+  found, others = records.by_architecture(records.read(tmp_path))
+  assert others == [old]
+  assert {one.run for one in found} == {present, other.run}
+  report.main(arguments)
+  assert "| Res-CSC | 20 | 143,424 | 63.00 (1) | 64.00 (1) |" in readme.read_text()
+  assert "61.00" not in readme.read_text()
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,11 @@ def test_order():
   assert third[12:] == ["feed_forward", "ml_csc_u1", "ml_csc_u2", "ml_csc_u2_fista"]
   second = names(2)
   assert second[:8] == [
-    f"cifar10/{rule}{depth}-seed0"
+    f"cifar10/{rule}{depth}-v2-seed0"
     for depth in (20, 56)
     for rule in ("plain", "res_csc_simplified", "resnet", "res_csc")
   ]
-  assert second[-1] == "cifar10/res_csc218-seed0"
+  assert second[-1] == "cifar10/res_csc218-v2-seed0"
 
 
 def test_a_seed_is_done_before_the_next_and_a_data_set_before_the_next():

@@ -40,11 +40,47 @@ def test_table(x64):
   dictionaries, x, codes = _two_layers()
   certificate = theory.certify(dictionaries, x, 0.01, codes=codes)
   lines = str(certificate).splitlines()
+  assert repr(certificate) == str(certificate)
   assert lines[0] == "noise 0.01"
-  assert len(lines) == 4
-  assert len({len(line) for line in lines[1:]}) == 1
+  assert len({len(line) for line in lines[1:4]}) == 1
   assert lines[1].split()[:5] == ["layer", "mu", "stripe", "bound", "unique"]
   assert lines[2].split()[:5] == ["1", "0.250", "2", "2.50", "yes"]
+  assert lines[4:] == [
+    "layer 1: bp needs 3 s mu < 1 + mu: 1.5 against 1.25",
+    "layer 2: thresholding needs beta < |code|_min - (s - 1) mu |code|_max - noise:"
+    " 1.09 against -0.0889",
+    "layer 2: bp needs noise < inf: inf against inf",
+  ]
+
+
+def test_the_planted_code_is_certified_at_given_penalties(x64):
+  """The same signal and penalty: codes that a pursuit makes of it have the penalty left as noise."""
+  dictionaries, x, codes = _two_layers()
+  first, x, code = dictionaries[:1], x[1:], codes[0][1:].at[0, 4].set(0)
+  x = first[0].synthesis(code)
+  planted = theory.certify(first, x, 0.01, betas=[0.3], codes=[code])
+  assert planted.rows[0].failed == ()
+  assert planted.rows[0].conditions == ()
+  np.testing.assert_allclose(planted.rows[0].bp_error, 1.5 * 0.31, rtol=1e-12)
+  np.testing.assert_allclose(planted.rows[0].thresholding_error, 0.31, rtol=1e-12)
+  for method in ("thresholding", "bp"):
+    made = theory.certify(first, x, 0.01, betas=[0.3], method=method).rows[0]
+    assert made.failed == ("thresholding", "bp")
+    (leak, noise) = made.conditions
+    assert (leak.statement, noise.statement) == ("thresholding", "bp")
+    np.testing.assert_allclose(noise.left, 3 * (0.3 + 0.01), rtol=1e-6)  # the penalty is left of x
+    np.testing.assert_allclose([noise.right, leak.right], 0.3, rtol=1e-12)
+    np.testing.assert_allclose(leak.left, 0.7 / 4 + 0.31, rtol=1e-6)
+
+
+def test_the_worst_signal_tells_by_how_much(x64):
+  """Codes of one, two and three coefficients, of which the last is furthest from its bounds."""
+  dictionary = cscjax.MatrixDictionary(jnp.asarray(D))
+  code = jnp.zeros((3, 32)).at[0, 1].set(1).at[1, :2].set(1).at[2, :3].set(1)
+  row = theory.certify([dictionary], dictionary.synthesis(code), 0.01, codes=[code]).rows[0]
+  sides = {(c.statement, c.text): (c.left, c.right) for c in row.conditions}
+  np.testing.assert_allclose(sides["uniqueness", "stripe < bound"], (3, 2.5))
+  np.testing.assert_allclose(sides["bp", "3 s mu < 1 + mu"], (2.25, 1.25))
 
 
 @pytest.mark.parametrize("method", ["thresholding", "bp"])
@@ -81,9 +117,11 @@ def test_a_network(x64):
     ("betas", {"betas": [0.1]}),
     ("noise", {"noise": -1.0}),
     ("method", {"method": "omp"}),
+    ("betas", {"betas": [jnp.ones(32), 0.1]}),
+    ("x", {"x": jnp.ones((0, 16)), "codes": [jnp.ones((0, 32))] * 2}),
   ],
 )
 def test_bad_input(name, changes):
   dictionaries, x, codes = _two_layers()
   with pytest.raises(ValueError, match=name):
-    theory.certify(dictionaries, x, **{"noise": 0.1, "codes": codes, **changes})
+    theory.certify(dictionaries, **{"x": x, "noise": 0.1, "codes": codes, **changes})

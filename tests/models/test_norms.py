@@ -1,0 +1,81 @@
+"""Batch norm where the mean is large beside the deviation, against NumPy in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cscjax.models import CSCLayer
+from cscjax.models.norms import Norm
+
+MEAN, EPSILON = 1e4, 1e-5
+ROUNDING = 20 * MEAN * 2.0**-24  # of a sum of values of this size in float32, by its length
+
+
+def _normalized(z):
+  z = np.asarray(z, np.float64).reshape(-1, z.shape[-1])
+  return (z - z.mean(axis=0)) / np.sqrt(z.var(axis=0) + EPSILON)
+
+
+def _values(scale=1.0, shape=(8, 6, 6, 3)):
+  return (MEAN + scale * np.random.default_rng(0).normal(size=shape)).astype(np.float32)
+
+
+def _apply(norm, variables, z):
+  return norm.apply(variables, z, train=True, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_mean_of_ten_thousand_deviations(devices):
+  """Over the whole batch, also where its parts are on several devices."""
+  z, norm = _values(), Norm(axis_name=None if devices == 1 else "device")
+  variables = Norm().init(jax.random.key(0), z, train=False)
+  parts = z.reshape(devices, -1, *z.shape[1:])
+  found, updates = jax.vmap(lambda part: _apply(norm, variables, part), axis_name="device")(parts)
+  np.testing.assert_allclose(found.reshape(-1, z.shape[-1]), _normalized(z), atol=ROUNDING)
+  variance = updates["batch_stats"]["norm_0"]["var"]  # a tenth of it is new
+  exact = 0.9 + 0.1 * z.astype(np.float64).var(axis=(0, 1, 2))
+  np.testing.assert_allclose(variance, np.tile(exact, (devices, 1)), rtol=1e-4)
+
+
+def test_its_gradient():
+  """Of a weighted sum of the result; E[z^2] - E[z]^2 gives none of its digits."""
+  z, norm = _values(), Norm()
+  variables = norm.init(jax.random.key(0), z, train=False)
+  weights = np.random.default_rng(1).normal(size=z.shape)
+  found = jax.grad(lambda z: jnp.sum(jnp.asarray(weights, z.dtype) * _apply(norm, variables, z)[0]))(z)
+  y, w = _normalized(z), weights.reshape(-1, z.shape[-1])
+  deviation = np.sqrt(z.astype(np.float64).var(axis=(0, 1, 2)) + EPSILON)
+  expected = (w - w.mean(axis=0) - y * (w * y).mean(axis=0)) / deviation
+  np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=ROUNDING)
+
+
+def test_bfloat16_keeps_what_its_values_have():
+  """At 1e4 they are 64 apart, so a deviation of 1 is gone before the norm; one of 500 is not."""
+  z = jnp.asarray(_values(500.0), jnp.bfloat16)
+  variables = Norm(dtype=jnp.bfloat16).init(jax.random.key(0), z, train=False)
+  found, _ = _apply(Norm(dtype=jnp.bfloat16), variables, z)
+  assert found.dtype == jnp.bfloat16
+  expected = _normalized(z.astype(jnp.float32))
+  np.testing.assert_allclose(
+    np.float64(found).reshape(expected.shape), expected, rtol=2.0**-8, atol=1e-3
+  )
+
+
+@pytest.mark.parametrize("unfolding", [0, 1])
+@pytest.mark.parametrize("mean", [0.0, 1e3, 1e4])
+def test_layer_on_images_with_a_large_mean(unfolding, mean):
+  """Against the layer in float64, whose own rounding is 1e-9 of this."""
+  x = np.random.default_rng(0).normal(size=(4, 12, 12, 1)) + mean
+  found = []
+  for dtype in (jnp.float32, jnp.float64):
+    with jax.enable_x64(dtype == jnp.float64):
+      layer = CSCLayer(width=4, unfolding=unfolding, padding="VALID", dtype=dtype)
+      x = jnp.asarray(x.astype(np.float32), dtype)
+      if not found:
+        variables = jax.device_get(layer.init(jax.random.key(0), x))
+      code, _ = layer.apply(variables, x, train=True, mutable=["batch_stats", "spectral"])
+      found.append(np.asarray(code))
+      x = np.asarray(x)
+  assert np.mean(found[1] > 0) > 0.2
+  np.testing.assert_allclose(found[0], found[1], atol=1e-5 + 2e-6 * mean)
