@@ -15,6 +15,7 @@ from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.learning.kernels import Kernel, as_kernel, full_size, project, support_mask
 from cscjax.solvers import fista
+from cscjax.solvers.lasso import unit_of
 
 DEFAULT_OPTIMIZER = optax.sgd(0.3, momentum=0.9)  # one object: calls share their compiled loop
 
@@ -152,6 +153,8 @@ def learn_dictionary(
 def _learn(images, beta, state, steps, settings):
   batch_size = settings.batch_size
   mask = support_mask(settings.kernel)
+  unit = unit_of(images, 0)  # the atoms do not depend on it, and no square leaves the range of float32
+  images, beta = images / unit, beta / unit
 
   def update(state):
     batch = _minibatch(images, batch_size, state)
@@ -195,7 +198,7 @@ def _learn(images, beta, state, steps, settings):
   # A number of steps that the compiler knows would let it treat short loops differently, to the bit.
   state, objectives, supports = lax.fori_loop(0, steps, body, (state, *traces))
   return LearningResult(
-    ConvDictionary(state.filters, padding=settings.padding), objectives, supports, state
+    ConvDictionary(state.filters, padding=settings.padding), objectives * unit * unit, supports, state
   )
 
 

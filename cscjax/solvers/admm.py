@@ -12,14 +12,19 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.dictionaries.frame import canvas, frame_inverse, squared_atom_norm
-from cscjax.solvers.certificates import check_beta_below_max
-from cscjax.solvers.iterate import Algorithm, Differentiate, Loop, SolverResult, relative, solve
+from cscjax.solvers.algorithm import Algorithm, Stop, relative
+from cscjax.solvers.certificates import check_beta_below_max, dual_value, gradient_mapping
+from cscjax.solvers.iterate import Differentiate, Loop, SolverResult, solve
 from cscjax.solvers.lasso import Lasso, per_signal, safe_sqrt
 
 COUPLING = (
   0.15  # weight of z in the metric, for atoms of unit norm: zero boundaries want less, circular more
 )
 BALANCE_TARGET = 1.1  # of primal / dual residual
+SHORT = 1e-3  # step of the gradient mapping, for atoms of unit norm: that of no step, to rounding
+LEAST_RHO = (
+  0.25  # of a balanced rho, for atoms of unit norm: the dual vanishes with beta, and rho would too
+)
 BALANCED_FIRST = 10  # iterations; then ever more rarely, as each change of rho sets it back
 
 
@@ -32,6 +37,8 @@ class _Pair(NamedTuple):
 
 class _State(NamedTuple):
   point: _Pair  # P; its prox is the answer, the rest the scaled dual
+  image: jax.Array  # D of the code in P
+  rebuilt: jax.Array  # D of the code in prox(P)
   rho: jax.Array  # [batch...], for which P is scaled
   factor: jax.Array  # [batch...], of rho, for the next iteration
   count: jax.Array
@@ -45,6 +52,7 @@ def admm(
   iterations: int | None = None,
   tolerance: ArrayLike | None = None,
   max_iterations: int | None = None,
+  stop: Stop = "gradient_mapping",
   rho: ArrayLike | None = None,
   relaxation: float = 1.8,
   nonnegative: bool = False,
@@ -72,15 +80,19 @@ def admm(
     x: As in `ista`, and so all that is not named here.
     beta: As in `ista`.
     iterations: As in `ista`.
-    tolerance: On the larger of primal and dual residual, each relative to what it is a difference of.
+    tolerance: As in `ista`.
     max_iterations: As in `ista`.
+    stop: "gradient_mapping" or "gap". "gradient_mapping" is that of `ista` at the code itself in the
+      limit of short steps, where G is the smallest subgradient of the objective. Convexity guarantees
+      F(code) - min F <= ||G|| ||code - solution||. "gap" as in `ista`, with ADMM's own dual point.
     rho: Penalty parameter > 0, for atoms of unit norm around 1. If None, it is balanced for each
       signal until the two residuals fall together (He, Yang & Wang 2000; normalised as Wohlberg 2017).
     relaxation: In 1..2.
     nonnegative: As in `ista`.
     mask: As in `ista`.
     init: As in `ista`; the dual is taken from its residual.
-    record: As in `ista`, but that nothing is kept by default: an objective costs a synthesis here.
+    record: As in `ista`, but nothing is kept by default. "gradient_mapping" and "gap" cost an analysis
+      each in every iteration.
     differentiate: As in `ista`.
     check_beta: As in `ista`.
 
@@ -90,8 +102,10 @@ def admm(
   Raises:
     ValueError: As `ista`, and for dictionaries that it cannot take.
   """
-  loop = Loop.make(iterations, tolerance, max_iterations, record, differentiate, searches=False)
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
+  loop = Loop.make(
+    problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=False
+  )
   checks.in_range("relaxation", relaxation, 1, 2)
   if rho is not None:
     checks.all_at_least("rho", rho, 0, open_bound=True)
@@ -140,9 +154,11 @@ class DouglasRachford(NamedTuple):
     def parts(state):
       """prox(P), the scaled dual P - prox(P), and rho; a change of rho moves the dual alone."""
       near = prox(state.point, state.rho)
+      return near, scaled_dual(state, state.point, near), state.rho * state.factor
+
+    def scaled_dual(state, point, near):
       scale = 1 / state.factor
-      dual = jax.tree.map(lambda p, y: (p - y) * per_signal(scale, p), state.point, near)
-      return near, dual, state.rho * state.factor
+      return jax.tree.map(lambda p, y: (p - y) * per_signal(scale, p), point, near)
 
     def residuals(state, new):
       """Primal and dual, each relative to what it is the difference of."""
@@ -158,25 +174,40 @@ class DouglasRachford(NamedTuple):
       primal, dual = residuals(state, new)
       known = (primal > 0) & (dual > 0) & (dual < jnp.inf)
       ratio = jnp.where(known, primal, 1) / jnp.where(known, dual, 1)
-      return jnp.where(known, jnp.clip(jnp.sqrt(ratio / BALANCE_TARGET), 1e-3, 1e3), 1)
+      factor = jnp.clip(jnp.sqrt(ratio / BALANCE_TARGET), 1e-3, 1e3)
+      factor = jnp.maximum(factor, LEAST_RHO * squared_norm / (state.rho * state.factor))
+      return jnp.where(known, factor, 1)
 
     def advance(state):
       near, dual, rho = parts(state)
-      reflected = jax.tree.map(jnp.subtract, near, dual)  # 2 prox(P) - P
-      correction, along = invert(reflected.signal - synthesis(reflected.code))
-      move = _Pair(-ridge * correction, along)  # to the graph of D
-      new = jax.tree.map(lambda y, u, m: y + u + self.relaxation * (m - u), near, dual, move)
+      dual_image = scaled_dual(state, state.image, state.rebuilt)
+      # To the graph of D from 2 prox(P) - P, whose image follows by linearity, as P's does below.
+      defect = near.signal - dual.signal - (state.rebuilt - dual_image)
+      correction, along = invert(defect)
+      move = _Pair(-ridge * correction, along)
+      step = partial(jax.tree.map, lambda y, u, m: y + u + self.relaxation * (m - u))
+      new = step(near, dual, move)
+      image = step(state.rebuilt, dual_image, defect + move.signal)
+      rebuilt = synthesis(prox(new, rho).code)
       factor = jnp.ones_like(rho)
       if parameter is None:
         tens, rest = jnp.divmod(state.count, BALANCED_FIRST)  # then at 10, 20, 40, 80, ...
         due = (tens == 0) | ((rest == 0) & (tens & (tens - 1) == 0))
         factor = lax.cond(due, balance, lambda *_: factor, state, new)
-      residual = jnp.maximum(*residuals(state, new))
-      return _State(new, rho, factor, state.count + 1), residual
+      return _State(new, image, rebuilt, rho, factor, state.count + 1), None
 
     def solution(state):
-      code = on.crop_code(larger.prox(state.point.code, 1 / state.rho))
-      return code, problem.dictionary.synthesis(code, problem.x.shape)
+      return on.crop_code(prox(state.point, state.rho).code), on.crop_signal(state.rebuilt)
+
+    def mapping(state, _):
+      code, rebuilt = solution(state)
+      gradient = problem.dictionary.analysis(problem.residual(rebuilt))
+      return gradient_mapping(problem, code, gradient, SHORT / squared_norm)
+
+    def dual_bound(state, _):
+      signal = on.crop_signal(prox(state.point, state.rho).signal)
+      correlation = problem.dictionary.analysis(-problem.residual(signal))
+      return dual_value(problem, signal, correlation)
 
     rho = jnp.asarray(
       squared_norm if parameter is None else parameter, jnp.promote_types(problem.x.dtype, jnp.float32)
@@ -189,8 +220,9 @@ class DouglasRachford(NamedTuple):
       rebuilt + pull * per_signal(ridge / rho, pull),
       jax.tree.map(lambda c, g: c - g / per_signal(rho, g), code, on.dictionary.analysis(pull)),
     )
-    state = _State(point, rho, jnp.ones_like(rho), jnp.zeros((), jnp.int32))
-    return Algorithm(state, advance, solution)
+    image, rebuilt = synthesis(point.code), synthesis(prox(point, rho).code)
+    state = _State(point, image, rebuilt, rho, jnp.ones_like(rho), jnp.zeros((), jnp.int32))
+    return Algorithm(state, advance, solution, mapping, dual_bound)
 
 
 def _penalty_on(on, problem):

@@ -1,4 +1,4 @@
-"""What tells how good a code is, or that it must be 0: the dual of the Lasso."""
+"""What tells how good a code is, or that it must be 0: the gradient mapping and the Lasso's dual."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
-from cscjax.solvers.lasso import Lasso, sum_signals
+from cscjax.solvers.lasso import Lasso, per_signal
 
 
 def beta_max(
@@ -30,8 +30,8 @@ def beta_max(
     ValueError: If shapes do not fit or the mask is out of range.
   """
   problem = Lasso.make(dictionary, x, 0, mask, nonnegative)
-  pull = _pull(problem, problem.weigh(problem.x))
-  return _largest(problem, jax.tree.map(_positive(problem), pull)).astype(problem.x.dtype)
+  correlation = jax.tree.map(problem.magnitude, problem.correlation())
+  return _largest(problem, correlation).astype(problem.x.dtype)
 
 
 def duality_gap(
@@ -66,17 +66,46 @@ def duality_gap(
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   code = problem.as_code(code, "code")
   rebuilt = dictionary.synthesis(code, problem.x.shape)
-  dual = -problem.residual(rebuilt)
-  pull = jax.tree.map(_positive(problem), _pull(problem, dual))
+  correlation = dictionary.analysis(-problem.residual(rebuilt))
+  gap = problem.objective(code, rebuilt) - dual_value(problem, rebuilt, correlation)
+  return (gap * problem.unit * problem.unit).astype(problem.x.dtype)
+
+
+def dual_value(problem: Lasso, rebuilt: jax.Array, correlation: Code) -> jax.Array:
+  """The dual objective at mask (x - rebuilt), scaled into the dual's feasible set.
+
+  Args:
+    problem: The problem.
+    rebuilt: Any signal.
+    correlation: D^T mask (x - rebuilt).
+
+  Returns:
+    [batch...], in unit^2: at most the minimum of the problem.
+  """
   ratio = jax.tree.map(
-    lambda p, b: jnp.where(p > 0, b / jnp.where(p > 0, p, 1), jnp.inf), pull, problem.beta
+    lambda c, b: jnp.where(c > 0, b / jnp.where(c > 0, c, 1), jnp.inf),
+    *(jax.tree.map(problem.magnitude, correlation), problem.beta),
   )
   feasible = -_largest(problem, jax.tree.map(jnp.negative, ratio))
-  size = sum_signals(dual * (problem.x - rebuilt), problem.batch_ndim)
-  along = sum_signals(dual * problem.x, problem.batch_ndim)
+  size = problem.energy(problem.x - rebuilt)
+  along = problem.inner(-problem.residual(rebuilt), problem.x)
   scale = jnp.clip(along / jnp.where(size > 0, size, 1), 0, feasible)
-  value = scale * along - 0.5 * scale**2 * size
-  return (problem.objective(code, rebuilt) - value).astype(problem.x.dtype)
+  return scale * along - 0.5 * scale**2 * size
+
+
+def gradient_mapping(problem: Lasso, point: Code, gradient: Code, step: jax.Array) -> jax.Array:
+  """||point - prox(point - step gradient)|| / step: [batch...], in units; 0 at a solution alone.
+
+  Where the prox is not 0 the difference is computed as gradient + beta sign(prox): if the step is
+  short, the difference of two almost equal codes is lost to rounding.
+  """
+
+  def part(point, gradient, after, beta):
+    return jnp.where(after != 0, gradient + beta * jnp.sign(after), point / per_signal(step, point))
+
+  moved = jax.tree.map(lambda p, g: p - per_signal(step, p) * g, point, gradient)
+  after = problem.prox(moved, step)
+  return problem.norm(jax.tree.map(part, point, gradient, after, problem.beta))
 
 
 def check_beta_below_max(problem: Lasso) -> None:
@@ -84,20 +113,12 @@ def check_beta_below_max(problem: Lasso) -> None:
   leaves = jax.tree.leaves(problem)
   if any(isinstance(leaf, Tracer) for leaf in leaves):
     checks.fail("check_beta", True, "concrete arguments: under jit nothing can be raised")
-  pull = jax.tree.map(_positive(problem), _pull(problem, problem.weigh(problem.x)))
-  excess = _largest(problem, jax.tree.map(lambda p, b: p - b, pull, problem.beta))
+  correlation = jax.tree.map(problem.magnitude, problem.correlation())
+  excess = _largest(problem, jax.tree.map(lambda c, b: c - b, correlation, problem.beta))
   if bool(jnp.any(excess <= 0)):
-    largest = float(jnp.min(_largest(problem, pull)))
+    largest = float(jnp.min(_largest(problem, correlation)))
     got = jax.tree.map(lambda b: b.tolist(), problem.beta)
     checks.fail("beta", got, f"a penalty below beta_max = {largest:g}, above which the code is 0")
-
-
-def _pull(problem, signal):
-  return problem.dictionary.analysis(signal)
-
-
-def _positive(problem):
-  return (lambda p: jnp.maximum(p, 0)) if problem.nonnegative else jnp.abs
 
 
 def _largest(problem, code):

@@ -1,22 +1,25 @@
 """Loops: a fixed number of iterations, or as many as a tolerance asks for; records; derivatives."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from cscjax import checks
 from cscjax.dictionaries import Code
+from cscjax.solvers.algorithm import STOPS, Measure, Method, Stop
 from cscjax.solvers.implicit import implicitly_differentiable
-from cscjax.solvers.lasso import Lasso, sum_signals
+from cscjax.solvers.lasso import Lasso, per_signal
 
 Differentiate = Literal["unrolled", "remat", "implicit"]
 DIFFERENTIATE = ("unrolled", "remat", "implicit")
-RECORDS = ("objective", "step_residual", "support")
+TEST_PERIOD = 10  # iterations between tests of a tolerance: a test costs as much as half an iteration
+RECORDS = ("objective", "gradient_mapping", "gap", "support")
 
 
 class SolverResult(NamedTuple):
@@ -30,10 +33,14 @@ class SolverResult(NamedTuple):
     objective: [iterations + 1, batch...], 1/2 ||x - D code||^2 + beta ||code||_1 of each signal
       before the first iteration and after each.
     iterations: int32 scalar, how many were done.
-    converged: [batch...], whether the step residual has been within the tolerance; None without one.
+    converged: [batch...], whether the measure named by `stop` has been within the tolerance; None
+      without one. In a batch, a signal that has converged is iterated until all have.
     diverged: [batch...], whether the objective is not finite, or above twice the larger of 1/2 ||x||^2
       and what it started from: the step was too large.
-    step_residual: [iterations, batch...], how far each iteration moved the code, relative to its norm.
+    gradient_mapping: [iterations, batch...], the relative gradient mapping after each iteration, see
+      the argument `tolerance` of the solvers.
+    gap: [iterations, batch...], the objective less the largest value of the dual found so far, relative
+      to the objective: the code's objective exceeds the minimum by no more than this share of it.
     support: [iterations + 1, batch...], int32, how many coefficients are not 0.
   """
 
@@ -42,7 +49,8 @@ class SolverResult(NamedTuple):
   iterations: jax.Array
   converged: jax.Array | None
   diverged: jax.Array
-  step_residual: jax.Array | None
+  gradient_mapping: jax.Array | None
+  gap: jax.Array | None
   support: jax.Array | None
 
 
@@ -51,27 +59,34 @@ class Loop(NamedTuple):
 
   Attributes:
     iterations: How many; at most so many with a tolerance.
+    stop: One of `STOPS`: what a tolerance is compared with.
     record: Some of `RECORDS`.
     differentiate: One of `DIFFERENTIATE`.
   """
 
   iterations: int
+  stop: Stop
   record: tuple[str, ...]
   differentiate: Differentiate
 
   @classmethod
   def make(
     cls,
+    problem: Lasso,
     iterations: int | None,
     tolerance: Any,
     max_iterations: int | None,
+    stop: Stop,
     record: Sequence[str],
     differentiate: Differentiate | None,
     *,
     searches: bool,
   ) -> "Loop":
-    """Checks them; `searches` tells that an iteration holds a loop of unknown length."""
+    """Checks them for a problem; `searches` tells that an iteration holds a loop of unknown length."""
+    checks.one_of("stop", stop, STOPS)
     if tolerance is None:
+      if stop != STOPS[0]:
+        checks.fail("stop", stop, "a tolerance beside it")
       if max_iterations is not None:
         checks.fail("max_iterations", max_iterations, "a tolerance beside it; else set iterations")
       count = checks.int_at_least("iterations", 100 if iterations is None else iterations, 0)
@@ -86,35 +101,15 @@ class Loop(NamedTuple):
       checks.fail("record", record, f"a sequence of names among {', '.join(RECORDS)}")
     for name in record:
       checks.one_of("record", name, RECORDS)
+    if "gap" in (stop, *record) and not _all_positive(problem.beta):
+      checks.fail("beta", "a penalty of 0", "positive values where the duality gap is asked for")
     endless = searches or tolerance is not None
     if differentiate is None:
       differentiate = "implicit" if endless else "unrolled"
     checks.one_of("differentiate", differentiate, DIFFERENTIATE)
     if endless and differentiate != "implicit":
       checks.fail("differentiate", differentiate, "'implicit' with a tolerance or a searched step")
-    return cls(count, tuple(record), differentiate)
-
-
-class Algorithm(NamedTuple):
-  """An iterative solver of one problem.
-
-  Attributes:
-    state: To start from.
-    advance: State -> (next state, step residual [batch...]).
-    solution: State -> (code, D code). Of all these, what nobody reads is not computed.
-  """
-
-  state: Any
-  advance: Callable[[Any], tuple[Any, jax.Array]]
-  solution: Callable[[Any], tuple[Code, jax.Array]]
-
-
-class Method(Protocol):
-  """Sets up an algorithm; hashable, so that a second call with like arguments compiles nothing."""
-
-  def __call__(self, problem: Lasso, parameter: jax.Array | None, init: Code) -> Algorithm:
-    """The algorithm for a problem, from a step size or the like (None: its own) and a code."""
-    ...
+    return cls(count, stop, tuple(record), differentiate)
 
 
 @partial(jax.jit, static_argnames=("method", "loop"))
@@ -127,46 +122,48 @@ def solve(
   method: Method,
   loop: Loop,
 ) -> SolverResult:
-  """Runs a method from `init`, or 0, until the tolerance on the step residual if there is one."""
-  init = problem.as_code(init)
+  """Runs a method from `init`, or 0, a number of iterations or to a tolerance."""
+  start = problem.as_code(init)
+  if init is not None and tolerance is not None:  # no search for a solution that is known
+    zero = problem.is_solved_by_zero()
+    start = jax.tree.map(lambda c: jnp.where(per_signal(zero, c), 0, c), start)
   if loop.differentiate != "implicit":
-    return _run(problem, method(problem, parameter, init), tolerance, loop)
+    return _run(problem, method(problem, parameter, start), tolerance, loop)
   # The solution depends on neither start nor step; and the loop itself is not to be differentiated.
-  constants = lax.stop_gradient((problem, parameter, init))
+  constants = lax.stop_gradient((problem, parameter, start))
   result = lax.stop_gradient(_run(constants[0], method(*constants), tolerance, loop))
   return result._replace(code=implicitly_differentiable(problem, result.code))
 
 
-def relative(size: jax.Array, scale: jax.Array) -> jax.Array:
-  """size / scale, 0 where both are 0, with finite derivatives where scale is 0."""
-  quotient = size / jnp.where(scale == 0, 1, scale)
-  return jnp.where(scale == 0, jnp.where(size == 0, 0, jnp.inf), quotient)
-
-
 def _run(problem, algorithm, tolerance, loop):
-  def record(state, residual):
+  measure = Measure(problem, algorithm)
+  recorded = [name for name in STOPS if name in loop.record]
+
+  def record(state, measured):
     code, rebuilt = algorithm.solution(state)
     values = {
-      "objective": lambda: problem.objective(code, rebuilt).astype(problem.x.dtype),
-      "step_residual": lambda: residual.astype(problem.x.dtype),
+      "objective": lambda: problem.objective(code, rebuilt) * problem.unit * problem.unit,
       "support": lambda: _support(problem, code),
     }
-    return {name: values[name]() for name in loop.record}
+    values |= {name: lambda value=value: value for name, value in measured.items()}
+    trace = {name: values[name]() for name in loop.record}
+    return {k: v if k == "support" else v.astype(problem.x.dtype) for k, v in trace.items()}
 
-  def advance(state):
-    state, residual = algorithm.advance(state)
-    return state, (residual, record(state, residual))
+  def advance(carry):
+    state, best = carry
+    state, evidence = algorithm.advance(state)
+    best, measured = measure(recorded, state, evidence, best)
+    return (state, best), record(state, measured)
 
   start = algorithm.state
-  batch = problem.x.shape[: problem.batch_ndim]
-  first = record(start, jnp.full(batch, jnp.inf))
+  first = record(start, dict.fromkeys(STOPS, measure.unknown))
   converged, done = None, jnp.asarray(loop.iterations, jnp.int32)
   if tolerance is None:
-    state, trace = _scan(lambda s: _second(advance(s)), start, loop)
+    (state, _), trace = _scan(advance, (start, measure.lowest), loop)
   else:
-    state, trace, done, converged = _while(advance, start, first, tolerance, loop, batch)
+    state, trace, done, converged = _while(algorithm, measure, record, first, tolerance, loop)
   trace = {
-    name: values if name == "step_residual" else jnp.concatenate([first[name][None], values])
+    name: values if name in STOPS else jnp.concatenate([first[name][None], values])
     for name, values in trace.items()
   }
   code, rebuilt = algorithm.solution(state)
@@ -177,11 +174,6 @@ def _run(problem, algorithm, tolerance, loop):
     diverged=_diverged(problem, algorithm, code, rebuilt),
     **{name: trace.get(name) for name in RECORDS},
   )
-
-
-def _second(pair):
-  state, (_, values) = pair
-  return state, values
 
 
 def _scan(advance, state, loop):
@@ -201,31 +193,48 @@ def _scan(advance, state, loop):
   return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), trace, tail)
 
 
-def _while(advance, state, first, tolerance, loop, batch):
-  """Until each signal's residual has been within the tolerance, or is not finite."""
+def _while(algorithm, measure, record, first, tolerance, loop):
+  """Until the measure of each signal has been within the tolerance, or is NaN."""
+  names = [name for name in STOPS if name == loop.stop or name in loop.record]
   traces = jax.tree.map(lambda v: jnp.zeros((loop.iterations, *v.shape), v.dtype), first)
-  start = (0, state, traces, jnp.zeros(batch, bool), jnp.zeros(batch, bool))
+  nowhere = jnp.zeros(measure.unknown.shape, bool)
 
   def unfinished(carry):
-    k, _, _, converged, broken = carry
+    k, _, _, _, converged, broken = carry
     return (k < loop.iterations) & ~jnp.all(converged | broken)
 
   def body(carry):
-    k, state, traces, converged, _ = carry
-    state, (residual, values) = advance(state)
-    traces = jax.tree.map(lambda trace, v: trace.at[k].set(v), traces, values)
-    converged = converged | (residual <= tolerance)
-    return k + 1, state, traces, converged, ~jnp.isfinite(residual)
+    k, state, best, traces, converged, _ = carry
+    state, evidence = algorithm.advance(state)
+    due = (k % TEST_PERIOD == 0) | (k + 1 == loop.iterations)
+    if any(name in loop.record for name in names):
+      best, measured = measure(names, state, evidence, best)
+    else:
+      best, measured = lax.cond(
+        due,
+        lambda: measure(names, state, evidence, best),
+        lambda: (best, {loop.stop: measure.unknown}),
+      )
+    traces = jax.tree.map(lambda trace, v: trace.at[k].set(v), traces, record(state, measured))
+    converged = converged | (due & (measured[loop.stop] <= tolerance))
+    return k + 1, state, best, traces, converged, jnp.isnan(measured[loop.stop])
 
-  done, state, traces, converged, _ = lax.while_loop(unfinished, body, start)
+  carry = (0, algorithm.state, measure.lowest, traces, nowhere, nowhere)
+  done, state, _, traces, converged, _ = lax.while_loop(unfinished, body, carry)
   index = jnp.minimum(jnp.arange(loop.iterations), done - 1)
   return state, jax.tree.map(lambda trace: trace[index], traces), jnp.int32(done), converged
 
 
 def _diverged(problem, algorithm, code, rebuilt):
-  at_zero = 0.5 * sum_signals(problem.weigh(jnp.square(problem.x)), problem.batch_ndim)
+  at_zero = 0.5 * problem.energy(problem.x)
   at_start = problem.objective(*algorithm.solution(algorithm.state))
   return ~(problem.objective(code, rebuilt) <= 2 * jnp.maximum(at_start, at_zero))
+
+
+def _all_positive(beta):
+  """False where a concrete value is 0: the dual's feasible set is flat there."""
+  leaves = jax.tree.leaves(beta)
+  return all(isinstance(leaf, Tracer) or bool(jnp.all(leaf > 0)) for leaf in leaves)
 
 
 def _support(problem, code):

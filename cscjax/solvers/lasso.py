@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
@@ -24,6 +25,8 @@ class Lasso(struct.PyTreeNode):
     x: Signals, batch axes first; 0 where the mask is.
     beta: For each part of the code an array that broadcasts against it.
     mask: Weights in 0..1 that broadcast against `x`; None where all are 1.
+    unit: [batch...], a power of two near the largest value of each signal. Squares are taken in this
+      unit, because those of a signal of 1e-30 or 1e30 are not in the range of float32.
     nonnegative: Whether the code is constrained to be >= 0.
   """
 
@@ -31,6 +34,7 @@ class Lasso(struct.PyTreeNode):
   x: jax.Array
   beta: Any
   mask: jax.Array | None
+  unit: jax.Array
   nonnegative: bool = struct.field(pytree_node=False)
 
   @classmethod
@@ -45,7 +49,7 @@ class Lasso(struct.PyTreeNode):
       mask = _as_mask(mask, x)
       x = jnp.where(mask > 0, x, 0)  # a missing pixel may hold a NaN
     beta = per_part("beta", beta, jax.eval_shape(dictionary.analysis, x))
-    return cls(dictionary, x, beta, mask, nonnegative)
+    return cls(dictionary, x, beta, mask, unit_of(x, x.ndim - dictionary.signal_ndim), nonnegative)
 
   @property
   def batch_ndim(self) -> int:
@@ -85,17 +89,49 @@ class Lasso(struct.PyTreeNode):
     shrink = nonnegative_soft_threshold if self.nonnegative else soft_threshold
     return jax.tree.map(lambda p, b: shrink(p, b * per_signal(step, p)), point, self.beta)
 
+  def correlation(self) -> Code:
+    """D^T mask x, the negative gradient of the data term at the code 0."""
+    return self.dictionary.analysis(self.weigh(self.x))
+
+  def is_solved_by_zero(self) -> jax.Array:
+    """Whether the code 0 is a solution for each signal: [batch...]."""
+    fits = jax.tree.map(
+      lambda c, b: jnp.all(self.magnitude(c) <= b, axis=tuple(range(self.batch_ndim, c.ndim))),
+      *(self.correlation(), self.beta),
+    )
+    return functools.reduce(jnp.logical_and, jax.tree.leaves(fits))
+
+  def magnitude(self, correlation: jax.Array) -> jax.Array:
+    """How strongly a correlation calls for a coefficient: its size, or its positive part."""
+    return jnp.maximum(correlation, 0) if self.nonnegative else jnp.abs(correlation)
+
   def objective(self, code: Code, rebuilt: jax.Array) -> jax.Array:
-    """The value at `code`, given D code: [batch...], in float32 at least."""
-    total = functools.partial(sum_signals, batch_ndim=self.batch_ndim)
-    penalty = jax.tree.map(lambda c, b: total(b * jnp.abs(c)), code, self.beta)
-    data = total(self.weigh(jnp.square(self.x - rebuilt)))
-    return 0.5 * data + sum(jax.tree.leaves(penalty))
+    """The value at `code`, given D code: [batch...], in unit^2, in float32 at least."""
+
+    def penalty(code, beta):
+      return sum_signals(beta * jnp.abs(self.in_units(code)), self.batch_ndim)
+
+    penalties = jax.tree.leaves(jax.tree.map(penalty, code, self.beta))
+    return 0.5 * self.energy(self.x - rebuilt) + sum(penalties) / self.unit.astype(penalties[0].dtype)
+
+  def energy(self, signal: jax.Array) -> jax.Array:
+    """sum mask signal^2 of each signal: [batch...], in unit^2."""
+    return sum_signals(self.weigh(jnp.square(self.in_units(signal))), self.batch_ndim)
 
   def norm(self, code: Code) -> jax.Array:
-    """Euclidean norm of each signal's code: [batch...], in float32 at least."""
-    squares = jax.tree.map(lambda c: sum_signals(jnp.square(c), self.batch_ndim), code)
-    return safe_sqrt(sum(jax.tree.leaves(squares)))
+    """Euclidean norm of each signal's code, or of each signal: [batch...], in units."""
+    return safe_sqrt(self.inner(code, code))
+
+  def inner(self, a: Code, b: Code) -> jax.Array:
+    """Inner product of two codes, or signals: [batch...], in unit^2, in float32 at least."""
+    products = jax.tree.map(
+      lambda u, v: sum_signals(self.in_units(u) * self.in_units(v), self.batch_ndim), a, b
+    )
+    return functools.reduce(jnp.add, jax.tree.leaves(products))
+
+  def in_units(self, array: jax.Array) -> jax.Array:
+    """An array of a code or a signal divided by the unit of its signal."""
+    return array * per_signal(1 / self.unit, array)
 
 
 def sum_signals(array: jax.Array, batch_ndim: int) -> jax.Array:
@@ -130,3 +166,12 @@ def _as_mask(mask, x):
   if not fits:
     checks.fail("mask", mask.shape, f"a shape that broadcasts to the signal's {x.shape}")
   return mask
+
+
+def unit_of(x: jax.Array, batch_ndim: int) -> jax.Array:
+  """A power of two near the largest value of each signal: [batch...]; 1 if that is 0 or not finite."""
+  largest = jnp.max(jnp.abs(lax.stop_gradient(x)), axis=tuple(range(batch_ndim, x.ndim)), initial=0)
+  _, exponent = jnp.frexp(largest.astype(jnp.promote_types(x.dtype, jnp.float32)))
+  bound = -int(jnp.finfo(x.dtype).minexp)  # so that 1 / unit is in range too
+  unit = jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -bound, bound))
+  return jnp.where((largest > 0) & (largest < jnp.inf), unit, 1)

@@ -1,5 +1,7 @@
 """learn_dictionary: planted dictionaries, one step against dense algebra, supports, resuming."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -226,3 +228,25 @@ def test_bad_input_names_the_argument(name, arguments):
   arguments = {"images": _X, "beta": 0.1, "kernel": ((3, 2),), "steps": 1, **arguments}
   with pytest.raises(ValueError, match=f"^{name}: "):
     learn_dictionary(**arguments)
+
+
+def test_the_scale_of_the_images_does_not_matter():
+  """In float32, where the squares of these images are 0 or infinite."""
+  images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+  run = functools.partial(learn_dictionary, kernel=((3, 4),), steps=3, coding_iterations=5)
+  expected = run(images, 0.1)
+  for scale in (2.0**-90, 2.0**90):
+    result = run(np.float32(scale) * images, np.float32(0.1 * scale))
+    np.testing.assert_allclose(result.dictionary.filters, expected.dictionary.filters, atol=1e-6)
+    np.testing.assert_array_equal(result.support, expected.support)
+
+
+def test_the_scale_of_the_initial_atoms_does_not_matter():
+  images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+  init = np.random.default_rng(1).normal(size=(3, 3, 1, 4)).astype(np.float32)
+  run = functools.partial(learn_dictionary, images, 0.1, kernel=((3, 4),), steps=1)
+  expected = run(init=init).dictionary.filters
+  for scale in (1e-30, 1e30):
+    np.testing.assert_allclose(
+      run(init=np.float32(scale) * init).dictionary.filters, expected, atol=1e-5
+    )

@@ -103,7 +103,7 @@ def test_remat_returns_what_unrolled_does(x64, iterations):
       0.1,
       iterations=iterations,
       differentiate=mode,
-      record=("objective", "step_residual", "support"),
+      record=("objective", "gradient_mapping", "gap", "support"),
     )
     for mode in ("unrolled", "remat")
   ]

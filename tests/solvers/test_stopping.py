@@ -1,7 +1,6 @@
 """Tolerances, traces, the flags, and what certifies a result."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -19,27 +18,42 @@ SOLVERS = {
   "admm": cscjax.admm,
 }
 each_solver = pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
-EVERYTHING = ("objective", "step_residual", "support")
+EVERYTHING = ("objective", "gradient_mapping", "gap", "support")
 
 
+@pytest.mark.parametrize("stop", ["gradient_mapping", "gap"])
 @each_solver
-def test_a_tolerance_stops_where_the_residual_says(x64, solve):
+def test_a_tolerance_stops_where_the_measure_says(x64, solve, stop):
   problem = dense(1)
   fixed = solve(problem.dictionary, problem.x, 0.2, iterations=2000, record=EVERYTHING)
   result = solve(
-    problem.dictionary, problem.x, 0.2, tolerance=1e-4, max_iterations=2000, record=EVERYTHING
+    *(problem.dictionary, problem.x, 0.2),
+    **{"tolerance": 1e-4, "max_iterations": 2000, "stop": stop, "record": EVERYTHING},
   )
   done = int(result.iterations)
-  assert done == 1 + np.argmax(fixed.step_residual <= 1e-4)
+  assert done == 1 + 10 * np.argmax(getattr(fixed, stop)[::10] <= 1e-4)
   assert 2 < done < 2000
   for name in EVERYTHING:  # the traces agree up to the stop, and repeat their last value after it
-    first = done + (name != "step_residual")
+    first = done + (name in ("objective", "support"))
     ours, theirs = getattr(result, name), getattr(fixed, name)
     assert ours.shape == theirs.shape
-    np.testing.assert_allclose(ours[:first], theirs[:first], rtol=1e-9)
+    np.testing.assert_allclose(ours[:first], theirs[:first], rtol=1e-7, atol=1e-12)
     np.testing.assert_array_equal(ours[first:], ours[first - 1])
   assert bool(result.converged)
   assert fixed.converged is None
+
+
+@pytest.mark.parametrize("stop", ["gradient_mapping", "gap"])
+@pytest.mark.parametrize("solve", [cscjax.fista, cscjax.admm])
+def test_each_tenth_iteration_is_tested(x64, solve, stop):
+  problem = PROBLEMS["circular"]()
+  run = functools.partial(solve, problem.dictionary, problem.x, 0.2)
+  trace = getattr(run(iterations=300, record=(stop,)), stop)
+  result = run(tolerance=1e-3, stop=stop)
+  assert bool(result.converged)
+  assert int(result.iterations) == 1 + 10 * np.argmax(trace[::10] <= 1e-3)
+  needed = 1 + int(np.argmax(trace <= 1e-3))  # the last iteration is tested too
+  assert bool(run(tolerance=1e-3, stop=stop, max_iterations=needed).converged)
 
 
 @each_solver
@@ -58,7 +72,7 @@ def test_what_is_recorded(x64, solve):
   x = np.stack([problem.x, -problem.x, 2 * problem.x])
   result = solve(problem.dictionary, x, 0.2, iterations=5, record=EVERYTHING)
   assert result.objective.shape == result.support.shape == (6, 3)
-  assert result.step_residual.shape == (5, 3)
+  assert result.gradient_mapping.shape == result.gap.shape == (5, 3)
   for i in range(3):
     code = flat(jax.tree.map(lambda c, i=i: c[i], result.code))
     assert int(result.support[-1, i]) == np.count_nonzero(code)
@@ -66,30 +80,45 @@ def test_what_is_recorded(x64, solve):
     np.testing.assert_allclose(result.objective[-1, i], expected, rtol=1e-12)
   np.testing.assert_array_equal(result.support[:, 0], result.support[:, 1])
   bare = solve(problem.dictionary, x, 0.2, iterations=5, record=())
-  assert bare.objective is bare.support is bare.step_residual is None
+  assert bare.objective is bare.support is bare.gradient_mapping is bare.gap is None
   np.testing.assert_array_equal(*(flat(r.code) for r in (bare, result)))
 
 
-def test_the_step_residual_of_ista(x64):
-  problem = dense(3)
-  result = cscjax.ista(problem.dictionary, problem.x, 0.1, iterations=4, record=["step_residual"])
-  codes = [references.pursue(problem.d, problem.x, 0.1, k)[0] for k in range(5)]
-  moves = [np.linalg.norm(b - a) / np.linalg.norm(b) for a, b in itertools.pairwise(codes)]
-  np.testing.assert_allclose(result.step_residual, moves, rtol=1e-10)
-  assert result.objective is None
+@pytest.mark.parametrize("solve", [cscjax.ista, cscjax.fista, cscjax.admm])
+def test_the_gradient_mapping_against_numpy(x64, solve):
+  """At the code for ISTA and for FISTA's first two iterations; for ADMM the smallest subgradient."""
+  problem, beta = dense(3), 0.1
+  results = [
+    solve(problem.dictionary, problem.x, beta, iterations=k, record=["gradient_mapping"])
+    for k in range(4)
+  ]
+  codes = [np.asarray(result.code) for result in results]
+  at_zero = 0.5 * np.sum(problem.x**2)
+  for k in (1, 2) if solve is cscjax.fista else (1, 2, 3):
+    gradient = [problem.d.T @ (problem.d @ code - problem.x) for code in codes]
+    if solve is cscjax.admm:
+      excess = np.maximum(np.abs(gradient[k]) - beta, 0)
+      norm = np.linalg.norm(np.where(codes[k] == 0, excess, gradient[k] + beta * np.sign(codes[k])))
+    else:
+      point, step = codes[k - 1], problem.step
+      moved = references.soft(point - step * gradient[k - 1], beta * step)
+      norm = np.linalg.norm(point - moved) / step
+    objective = references.lasso_objective(problem.d, problem.x, codes[k], beta)
+    scale = np.linalg.norm(problem.d.T @ problem.x) * min(1, np.sqrt(1.25 * objective / at_zero))
+    np.testing.assert_allclose(results[k].gradient_mapping[-1], norm / scale, rtol=1e-9)
 
 
 def test_what_is_not_recorded_is_not_computed():
-  """The objective of ADMM takes a synthesis of its own, in every iteration."""
+  """A measure of ADMM takes an analysis in every iteration, the gap of FISTA a pass over the code."""
   problem = PROBLEMS["circular"]()
 
-  def flops(record):
-    run = jax.jit(
-      lambda x: cscjax.admm(problem.dictionary, x, 0.1, rho=1.0, iterations=8, record=record)
-    )
+  def flops(solve, record):
+    run = jax.jit(lambda x: solve(problem.dictionary, x, 0.1, iterations=8, record=record))
     return run.lower(jnp.asarray(problem.x, jnp.float32)).compile().cost_analysis()["flops"]
 
-  assert flops(()) < 0.85 * flops(("objective",))
+  admm = functools.partial(cscjax.admm, rho=1.0)
+  assert flops(admm, ()) < 0.85 * flops(admm, ("gradient_mapping",))
+  assert flops(cscjax.fista, ()) < 0.95 * flops(cscjax.fista, ("gap",))
 
 
 @pytest.mark.parametrize("solve", [cscjax.ista, cscjax.fista])
@@ -186,6 +215,10 @@ def test_a_second_call_compiles_nothing(caplog):
     "tolerance of each signal": ("tolerance", {"tolerance": np.ones(2)}),
     "an unknown trace": ("record", {"record": ("loss",)}),
     "a trace by itself": ("record", {"record": "objective"}),
+    "an unknown measure": ("stop", {"tolerance": 1e-3, "stop": "objective"}),
+    "a measure without a tolerance": ("stop", {"stop": "gap"}),
+    "the gap of no penalty": ("beta", {"beta": 0.0, "tolerance": 1e-3, "stop": "gap"}),
+    "the gap where a penalty is 0": ("beta", {"beta": np.arange(12.0), "record": ("gap",)}),
     "unknown mode": ("differentiate", {"differentiate": "adjoint"}),
     "unrolled to a tolerance": ("differentiate", {"tolerance": 1e-3, "differentiate": "unrolled"}),
     "remat to a tolerance": ("differentiate", {"tolerance": 1e-3, "differentiate": "remat"}),
@@ -200,7 +233,7 @@ def test_a_second_call_compiles_nothing(caplog):
 def test_bad_arguments(solve, name, arguments):
   problem = dense(0)
   with pytest.raises(ValueError, match=rf"^{name}: expected .*got"):
-    solve(problem.dictionary, problem.x, 0.1, **arguments)
+    solve(problem.dictionary, problem.x, **{"beta": 0.1, **arguments})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,225 @@
+"""What `converged` means: at every start, step and scale, where the solution is 0, on photographs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cscjax
+from experiments.benchmarks import problems
+from experiments.benchmarks.objective import Objective
+from tests.solvers.problems import PROBLEMS, dense
+
+SOLVERS = {
+  "ista": cscjax.ista,
+  "ista_adaptive": functools.partial(cscjax.ista, step="adaptive"),
+  "fista": cscjax.fista,
+  "fista_adaptive": functools.partial(cscjax.fista, step="adaptive"),
+  "fista_backtracking": functools.partial(cscjax.fista, step="backtracking"),
+  "admm": cscjax.admm,
+}
+each_solver = pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
+ONE = cscjax.MatrixDictionary(jnp.ones((1, 1)))
+
+
+@pytest.mark.parametrize("stop", ["gradient_mapping", "gap"])
+@pytest.mark.parametrize("init", [-1.0, 0.0, 0.9, 1e4])
+@each_solver
+def test_any_start_ends_in_the_solution(solve, init, stop):
+  result = solve(ONE, [1.0], 0.1, init=jnp.array([init]), tolerance=1e-6, stop=stop)
+  np.testing.assert_allclose(result.code, 0.9, atol=5e-4 if stop == "gap" else 2e-6)
+  assert bool(result.converged)
+  assert not bool(result.diverged)
+
+
+def test_a_warm_start_that_passes_through_zero():
+  result = cscjax.ista(ONE, [1.0], 0.1, step=0.5, init=[-1.0], tolerance=1e-6)
+  np.testing.assert_allclose(result.code, 0.9, atol=1e-6)
+  assert bool(result.converged)
+
+
+@pytest.mark.parametrize("solve", [cscjax.ista, cscjax.fista])
+@pytest.mark.parametrize("init", [0.0, 0.5, 1.0])
+def test_a_short_step_does_not_converge(solve, init):
+  """Also where rounding leaves the code as it is."""
+  result = solve(ONE, [1.0], 0.1, step=1e-9, init=[init], tolerance=1e-3, max_iterations=50)
+  assert not bool(result.converged)
+
+
+def test_a_step_too_long_does_not_converge():
+  """From its 1, the code jumps to 0 and mapping = code / step is tiny."""
+  result = cscjax.ista(ONE, [1.0], 0.1, step=1e6, init=[1.0], tolerance=1e-3, max_iterations=1)
+  np.testing.assert_array_equal(result.code, 0)
+  assert not bool(result.converged)
+
+
+@pytest.mark.parametrize("stop", ["gradient_mapping", "gap"])
+@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("name", ["dense", "circular"])
+@each_solver
+def test_solutions_that_are_zero(solve, name, nonnegative, stop):
+  """From any start they are flagged in one iteration, in a batch beside others too."""
+  problem = PROBLEMS[name]()
+  x = jnp.asarray(problem.x, jnp.float32)
+  beta = 1.01 * float(cscjax.beta_max(problem.dictionary, x))
+  shape = jax.eval_shape(problem.dictionary.analysis, x).shape
+  options = {"tolerance": 1e-6, "nonnegative": nonnegative, "stop": stop}
+  for init in (None, jnp.ones(shape)):
+    alone = solve(problem.dictionary, x, beta, init=init, **options)
+    assert int(alone.iterations) == 1
+    assert bool(alone.converged)
+    np.testing.assert_array_equal(alone.code, 0)
+  batch = jnp.stack([x, 0 * x, 3 * x])
+  result = solve(problem.dictionary, batch, beta, init=jnp.ones((3, *shape)), **options)
+  np.testing.assert_array_equal(result.code[:2], 0)
+  assert np.all(result.code[2] == 0) == (
+    nonnegative and float(jnp.max(problem.dictionary.analysis(3 * x))) < beta
+  )
+  np.testing.assert_array_equal(result.converged[:2], True)
+
+
+@each_solver
+def test_nothing_to_code(solve):
+  """A dictionary of zeros, a signal of zeros and a mask of zeros."""
+  problem = dense(0)
+  init = jnp.ones(12)
+  for dictionary, options in (
+    (cscjax.MatrixDictionary(jnp.zeros((8, 12))), {}),
+    (cscjax.MatrixDictionary(jnp.zeros((8, 12))), {"init": init}),
+    (problem.dictionary, {"mask": np.zeros(8), "init": init}),
+  ):
+    result = solve(dictionary, problem.x, 0.1, tolerance=1e-6, record=("objective",), **options)
+    assert int(result.iterations) == 1
+    assert bool(result.converged)
+    assert not bool(result.diverged)
+    np.testing.assert_array_equal(result.code, 0)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (4, 9)], ids=["overdetermined", "underdetermined"])
+@pytest.mark.parametrize("solver", ["fista", "fista_adaptive", "admm"])
+def test_no_penalty(x64, solver, shape):
+  """Least squares: some solution of the normal equations."""
+  rng = np.random.default_rng(0)
+  d, x = rng.normal(size=shape), rng.normal(size=shape[0])
+  result = SOLVERS[solver](
+    cscjax.MatrixDictionary(jnp.asarray(d)), x, 0.0, tolerance=1e-6, max_iterations=2000
+  )
+  assert bool(result.converged)
+  np.testing.assert_allclose(d.T @ (d @ np.asarray(result.code) - x), 0, atol=1e-5)
+
+
+SCALES = {  # powers of two of dictionary and signal
+  "magnetometers": (-27, -43),
+  "large atoms": (33, 0),
+  "small atoms": (-33, 0),
+  "large signal": (0, 99),
+  "small signal": (0, -99),
+  "both large": (33, 33),
+  "both small": (-33, -60),
+}
+
+
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
+@each_solver
+def test_scale_does_not_matter(solve, scale):
+  """In float32, where the squares of most of these numbers are out of range."""
+  problem = PROBLEMS["circular"]()
+  dictionary, x = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (problem.dictionary, problem.x))
+  expected = solve(dictionary, x, 0.2, tolerance=1e-4, record=("gap",))
+  atoms, signal = (2.0**power for power in scale)
+  scaled = jax.tree.map(lambda leaf: leaf * np.float32(atoms), dictionary)
+  result = solve(
+    *(scaled, x * np.float32(signal), np.float32(0.2 * atoms * signal)), tolerance=1e-4, record=("gap",)
+  )
+  assert bool(result.converged)
+  assert not bool(result.diverged)
+  assert abs(int(result.iterations) - int(expected.iterations)) <= 2
+  np.testing.assert_allclose(result.code * (atoms / signal), expected.code, atol=1e-3)
+  np.testing.assert_allclose(result.gap[-1], expected.gap[-1], rtol=0.2)
+
+
+@pytest.mark.parametrize("solver", ["fista", "fista_adaptive", "admm"])
+def test_signals_of_a_batch_have_their_own_scale(solver):
+  problem = PROBLEMS["circular"]()
+  dictionary, x = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (problem.dictionary, problem.x))
+  scales = jnp.asarray([2.0**-80, 1, 2.0**80], jnp.float32)[:, None, None, None]
+  result = SOLVERS[solver](dictionary, scales * x, 0.2 * scales, tolerance=1e-4)
+  assert np.all(result.converged)
+  np.testing.assert_allclose(result.code[0] / scales[0], result.code[1], atol=1e-5)
+  np.testing.assert_allclose(result.code[2] / scales[2], result.code[1], atol=1e-5)
+
+
+def test_certificates_at_every_scale():
+  problem = dense(0)
+  dictionary, x = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (problem.dictionary, problem.x))
+  code = cscjax.fista(dictionary, x, 0.2, iterations=5).code
+  expected = cscjax.duality_gap(dictionary, x, code, 0.2)
+  for scale in (2.0**-40, 2.0**40):
+    found = cscjax.duality_gap(dictionary, scale * x, scale * code, 0.2 * scale)
+    np.testing.assert_allclose(found / scale**2, expected, rtol=1e-5)
+  assert bool(jnp.isfinite(cscjax.duality_gap(dictionary, 1e-30 * x, 1e-30 * code, 0.2e-30)))
+
+
+@each_solver
+def test_the_gap_bounds_the_distance_to_the_optimum(x64, solve):
+  problem = PROBLEMS["circular"]()
+  run = functools.partial(solve, problem.dictionary, problem.x, 0.2)
+  best = cscjax.fista(
+    problem.dictionary, problem.x, 0.2, tolerance=1e-12, max_iterations=50000
+  ).objective[-1]
+  result = run(iterations=400, record=("objective", "gap"))
+  distance = 1 - best / result.objective[1:]
+  assert np.all(result.gap >= distance - 1e-12)
+  assert result.gap[-1] < 1e-3
+  stopped = run(tolerance=1e-4, stop="gap", max_iterations=5000, record=("objective",))
+  assert bool(stopped.converged)
+  assert 1 - best / stopped.objective[-1] <= 1e-4
+
+
+@each_solver
+def test_what_rounding_does_not_allow_is_not_converged(solve):
+  problem = PROBLEMS["circular"]()
+  x = jnp.asarray(problem.x, jnp.float32)
+  for stop in ("gradient_mapping", "gap"):
+    result = solve(problem.dictionary, x, 0.2, tolerance=1e-9, max_iterations=3000, stop=stop)
+    assert not bool(result.converged)
+    assert not bool(result.diverged)
+
+
+@functools.cache
+def _photograph(case, size=48):
+  """A part of a problem of the benchmark, and its minimum in float64."""
+  whole = problems.make(case)
+  h, w = (n // 2 for n in whole.x.shape[1:3])
+  problem = whole._replace(x=whole.x[:1, h : h + size, w : w + size])
+  with jax.enable_x64(True):
+    filters, x = (jnp.asarray(a, jnp.float64) for a in (problem.filters, problem.x))
+    dictionary = cscjax.ConvDictionary(filters, padding="CIRCULAR")
+    run = cscjax.admm(dictionary, x, problem.beta, rho=1.0, iterations=1000, record=("objective",))
+  return problem, float(np.min(run.objective))
+
+
+def _cases():
+  """ISTA with a fixed step takes thousands of iterations, and the other problems have more filters."""
+  for case in problems.available():
+    for name in SOLVERS:
+      slow = name == "ista" or case not in problems.BASE_CASES
+      yield pytest.param(name, case, marks=pytest.mark.slow if slow else pytest.mark.optimized)
+
+
+@pytest.mark.parametrize(("solver", "case"), list(_cases()))
+def test_a_tolerance_means_the_same_for_all_solvers(solver, case):
+  """1e-3 ends between 1e-4 and 1e-2 above the minimum, judged in float64 by code that is not ours."""
+  problem, minimum = _photograph(case)
+  dictionary = cscjax.ConvDictionary(jnp.asarray(problem.filters), padding="CIRCULAR")
+  result = SOLVERS[solver](
+    dictionary, problem.x, problem.beta, tolerance=1e-3, max_iterations=20000, record=()
+  )
+  assert np.all(result.converged)
+  # The judge places an atom from its first tap, a ConvDictionary around its middle.
+  before = (problem.filters.shape[0] - 1) // 2
+  code = np.roll(np.asarray(result.code), (-before, -before), axis=(1, 2))
+  above = Objective(*problem)(code) / minimum - 1
+  assert 1e-4 < above < 1e-2
