@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import sys
 import tempfile
 
 import jax
@@ -10,7 +9,7 @@ import jax
 from cscjax.data import DataError
 from cscjax.data.cache import cache_folder
 from cscjax.data.load import find_data_dir
-from experiments.cli import UsageError
+from experiments.cli import UsageError, say
 from experiments.config import Config
 
 OFF = "off"
@@ -44,7 +43,7 @@ def use_compilation_cache(config: Config) -> None:
     if config.compilation_cache is not None:
       problem = f"cannot write to {config.compilation_cache}: {error}"
       raise UsageError(f"--compilation_cache: {problem}") from error
-    print(f"warning: compiled programs are not kept ({error})", file=sys.stderr)
+    say(f"compiled programs are not kept ({error})", "warning")
     jax.config.update("jax_enable_compilation_cache", False)
     return
   jax.config.update("jax_compilation_cache_dir", str(folder))

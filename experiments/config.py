@@ -228,3 +228,6 @@ OF_A_CALL = frozenset({"workdir", "coordinator", "num_processes", "process_id"})
 
 OWN = frozenset({"process_id", "workdir", "data_dir", "download", "compilation_cache"})
 """Fields that may differ between the processes of a run."""
+
+PATHS = frozenset({"data_dir", "compilation_cache", "workdir"})
+"""Fields that are paths, in whose flags `~` is replaced."""
