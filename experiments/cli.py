@@ -1,6 +1,7 @@
 """What all commands share: flags, signals, output, and errors as one line and exit code 2."""
 
 import os
+import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -79,7 +80,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
     _fail(UsageError(f"unexpected argument: {' '.join(rest[1:])}"))
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
+    logging.get_absl_logger().addFilter(_is_news)
   return rest
+
+
+def _is_news(record):
+  """Whether a log message is none of Orbax, which logs errors that it then raises or that do no harm."""
+  return "orbax" not in pathlib.Path(record.pathname).parts
 
 
 def _guarded(main: Callable[[], int | None]) -> int | None:

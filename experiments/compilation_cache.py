@@ -3,6 +3,7 @@
 import os
 import pathlib
 import tempfile
+import warnings
 
 import jax
 
@@ -46,6 +47,8 @@ def use_compilation_cache(config: Config) -> None:
     say(f"compiled programs are not kept ({error})", "warning")
     jax.config.update("jax_enable_compilation_cache", False)
     return
+  # Of a disk that fails later JAX would warn once for each program.
+  warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
   jax.config.update("jax_compilation_cache_dir", str(folder))
 
 

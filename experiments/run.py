@@ -198,12 +198,15 @@ def summarize(
 def write_results(
   config: Config, workdir: pathlib.Path, summary: dict[str, Any], rows: list[dict[str, Any]]
 ) -> None:
-  """Writes curves.png and summary.json."""
+  """Writes summary.json and curves.png; only warns where the latter, which adds nothing, cannot be."""
+  write_json(workdir / "summary.json", summary)
   given = [f"{name} {getattr(config, name)}" for name in ("depth", "solver", "unfolding")]
   title = ", ".join([config.dataset, config.model, *(g for g in given if not g.endswith(" None"))])
-  with replaced(workdir / "curves.png") as scratch:
-    learning_curves(rows, title=title).savefig(scratch, format="png", dpi=120)
-  write_json(workdir / "summary.json", summary)
+  try:
+    with replaced(workdir / "curves.png") as scratch:
+      learning_curves(rows, title=title).savefig(scratch, format="png", dpi=120)
+  except OSError as error:
+    cli.say(f"cannot write {workdir / 'curves.png'}: {error.strerror}", "warning")
 
 
 if __name__ == "__main__":
