@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -47,19 +48,19 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
     return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / "lock").open("w")
+    lock = _open_lock(workdir / "lock")
+  except BlockingIOError:
+    raise UsageError(f"--workdir: another run is using {workdir}") from None
   except OSError as error:
     raise UsageError(f"--workdir: cannot write to {workdir}: {error.strerror}") from error
-  with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UsageError(f"--workdir: another run is using {workdir}") from None
-    try:
-      _check_same_run(workdir, config)
-      yield workdir
-    except OSError as error:
-      raise UsageError(f"--workdir: {workdir}: {error}") from error
+  try:
+    _check_same_run(workdir, config)
+    yield workdir
+  except OSError as error:
+    raise UsageError(f"--workdir: {workdir}: {error}") from error
+  finally:
+    with contextlib.suppress(OSError):  # of a disk that is gone; the lock goes in any case
+      os.close(lock)
 
 
 def run_name(workdir: pathlib.Path) -> str:
@@ -151,6 +152,25 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
   scratch = path.with_name(path.name + ".tmp")
   yield scratch
   os.replace(scratch, path)
+
+
+def _open_lock(path):
+  """Locks a file and returns its descriptor; BlockingIOError where another process holds it.
+
+  It is opened for reading, as a disk cannot be remounted read-only while a file on it is open for
+  writing; NFS, however, gives the lock for nothing else.
+  """
+  file = os.open(path, os.O_CREAT | os.O_RDONLY, 0o666)
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+  except OSError as error:
+    os.close(file)
+    if error.errno != errno.EBADF:
+      raise
+  file = os.open(path, os.O_RDWR)
+  fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  return file
 
 
 def _check_same_run(workdir, config):
