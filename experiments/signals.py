@@ -22,8 +22,8 @@ Mode = Literal["end", "interrupt", "remember"]
 """The first signal ends the process, raises `Interrupted` on the main thread, or is remembered."""
 
 STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1)
-REPEATED_SECONDS = 0.1  # within which the same signal again is the same event: a terminal that
-# closes sends SIGHUP itself and through the shell
+REPEATED_SECONDS = 0.1
+"""Within which the same signal again is the same event: a terminal that closes sends SIGHUP twice."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,7 +54,8 @@ def watch() -> Callable[[], None]:
   if _State.watching:
     return lambda: None
   old = {number: signal.getsignal(number) for number in STOPPING}
-  old = {number: handler for number, handler in old.items() if handler is not signal.SIG_IGN}
+  # None is a handler of a library, which Python cannot put back.
+  old = {number: handler for number, handler in old.items() if handler not in (signal.SIG_IGN, None)}
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -48,6 +48,7 @@ def refuse(arguments, capsys):
 
 FLAGS = {
   "no value": ("epochs", ["--epochs"]),
+  "a home of nobody": ("--workdir", ["--workdir=~nobody-there/run"]),
   "a float for an integer": ("--epochs", ["--epochs=1e3"]),
   "a fraction of layers": ("--depth", ["--depth=20.5"]),
   "no number": ("--c", ["--c=small"]),

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults import sweep
 
-pytestmark = pytest.mark.skipif(sweep.compiler() is None, reason="there is no C compiler (cc)")
+pytestmark = pytest.mark.skipif(not sweep.has_compiler(), reason="there is no C compiler (cc)")
 
 CALLS = """
 import ctypes, os, sys
