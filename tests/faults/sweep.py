@@ -84,9 +84,10 @@ class Server:
     assert self._process.stdout
     self._jobs, self._answers = self._process.stdin, self._process.stdout
 
-  def run(self, workdir: pathlib.Path, fault: Fault | None = None) -> Ended:
-    """Does the run in `workdir` to its end."""
-    arguments = [*FLAGS, f"--compilation_cache={self._folder / 'compiled'}", f"--workdir={workdir}"]
+  def run(self, workdir: pathlib.Path, fault: Fault | None = None, *arguments: str) -> Ended:
+    """Does the run in `workdir` to its end, with these flags beside `FLAGS`."""
+    cache = self._folder / "compiled"
+    arguments = (*FLAGS, f"--compilation_cache={cache}", f"--workdir={workdir}", *arguments)
     names = [str(self._folder / name) for name in ("stdout", "stderr", "calls")]
     job = {"arguments": arguments, "workdir": str(workdir), "fault": fault, "files": names}
     self._jobs.write(json.dumps(job) + "\n")
@@ -139,7 +140,11 @@ def _wait(child):
 
 
 def sweep(
-  folder: pathlib.Path, every: int, errnos: tuple[str, ...] = ERRNOS, first: int = 1
+  folder: pathlib.Path,
+  every: int,
+  errnos: tuple[str, ...] = ERRNOS,
+  first: int = 1,
+  resumed: bool = False,
 ) -> Iterator[dict[str, Any]]:
   """Yields a row for each run with a fault; its "wrong" is empty where all was right.
 
@@ -148,15 +153,20 @@ def sweep(
     every: Which calls fail: each `every`-th from `first` on. The errors take turns, alone and lasting.
     errnos: Names of the errors.
     first: The first call that fails.
+    resumed: Whether the runs resume one that was stopped after its first epoch.
   """
   with contextlib.closing(Server(folder)) as server:
-    server.run(folder / "compiling")
+    begun, workdir = folder / "begun", folder / "run"
+    assert server.run(begun, None, "--epochs=1").returncode == 0
+    if resumed:
+      shutil.copytree(begun, folder / "alone")
     alone = server.run(folder / "alone")
     assert alone.returncode == 0, alone.stderr
     kinds = [(error, lasting) for lasting in (False, True) for error in errnos]
     for i, call in enumerate(range(first, alone.calls + 1, every)):
       fault = Fault(call, *kinds[i % len(kinds)])
-      workdir = folder / "run"
+      if resumed:
+        shutil.copytree(begun, workdir)
       ended = server.run(workdir, fault)
       wrong = [*_wrong_with_a_fault(ended, workdir, folder / "alone")]
       again = server.run(workdir)
@@ -215,7 +225,7 @@ def main(_):
   errnos = tuple(args.errno)
   rows = []
   with tempfile.TemporaryDirectory() as folder:
-    for row in sweep(pathlib.Path(folder), args.every, errnos, args.first):
+    for row in sweep(pathlib.Path(folder), args.every, errnos, args.first, args.resumed):
       rows.append(row)
       if row["wrong"]:
         print(json.dumps(row), flush=True)
@@ -229,4 +239,5 @@ if __name__ == "__main__":
   flags.DEFINE_integer("every", 1, "Which calls fail: each so many-th.", lower_bound=1)
   flags.DEFINE_integer("first", 1, "The first call that fails.", lower_bound=1)
   flags.DEFINE_list("errno", list(ERRNOS), "Names of the errors, which take turns.")
+  flags.DEFINE_bool("resumed", False, "Whether the runs resume one that has done an epoch.")
   app.run(main)
