@@ -37,10 +37,10 @@ def define_path(
 def run(main: Callable[[], int | None], *, prints_only: bool = False) -> None:
   """Parses the flags, runs `main()` and exits with what it returns (None is 0).
 
-  Bad flags, positional arguments, `UsageError`, `DataError`, `OSError` (a full disk, for example) and a lack
-  of memory end in one line on stderr and exit code 2, a signal ends in exit code 128 + its number. Every
-  other exception is a bug and keeps its traceback. Warnings are one line each; log messages below WARNING
-  are shown only with --verbosity=0 or more.
+  Bad flags, positional arguments, `UsageError`, `DataError`, `OSError` (a full disk, for example) and a
+  lack of memory end in one line on stderr and exit code 2, a signal ends in exit code 128 + its number.
+  Every other exception is a bug and keeps its traceback. Warnings are one line each; log messages below
+  WARNING are shown only with --verbosity=0 or more.
 
   The command goes on where nobody reads stdout or stderr any more, or where they cannot be written; the
   latter is told by a warning.
