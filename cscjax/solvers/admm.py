@@ -111,7 +111,7 @@ def admm(
     checks.all_at_least("rho", rho, 0, open_bound=True)
     if jnp.ndim(rho) != 0:
       checks.fail("rho", jnp.shape(rho), "a scalar")
-  if check_beta:
+  if checks.boolean("check_beta", check_beta):
     check_beta_below_max(problem)
   canvas(problem.dictionary, problem.x.shape[problem.batch_ndim :])  # raises where it cannot be done
   return solve(problem, rho, init, tolerance, method=DouglasRachford(float(relaxation)), loop=loop)

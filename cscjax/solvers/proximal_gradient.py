@@ -118,7 +118,7 @@ def ista(
   loop = Loop.make(
     problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
   )
-  if check_beta:
+  if checks.boolean("check_beta", check_beta):
     check_beta_below_max(problem)
   method = ProximalGradient(growth)
   return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
@@ -161,9 +161,9 @@ def fista(
   loop = Loop.make(
     problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
   )
-  if check_beta:
+  if checks.boolean("check_beta", check_beta):
     check_beta_below_max(problem)
-  method = ProximalGradient(growth, accelerate=True, restart=bool(restart))
+  method = ProximalGradient(growth, accelerate=True, restart=checks.boolean("restart", restart))
   return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
 
 
