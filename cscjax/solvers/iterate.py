@@ -112,7 +112,6 @@ class Loop(NamedTuple):
     return cls(count, stop, tuple(record), differentiate)
 
 
-@partial(jax.jit, static_argnames=("method", "loop"))
 def solve(
   problem: Lasso,
   parameter: jax.Array | None,
@@ -123,7 +122,13 @@ def solve(
   loop: Loop,
 ) -> SolverResult:
   """Runs a method from `init`, or 0, a number of iterations or to a tolerance."""
-  start = problem.as_code(init)
+  init = None if init is None else problem.as_code(init)  # jit would refuse what is no array its way
+  return _solve(problem, parameter, init, tolerance, method=method, loop=loop)
+
+
+@partial(jax.jit, static_argnames=("method", "loop"))
+def _solve(problem, parameter, init, tolerance, *, method, loop):
+  start = problem.zero_code() if init is None else init
   if init is not None and tolerance is not None:  # no search for a solution that is known
     zero = problem.is_solved_by_zero()
     start = jax.tree.map(lambda c: jnp.where(per_signal(zero, c), 0, c), start)

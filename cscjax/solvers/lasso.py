@@ -61,11 +61,9 @@ class Lasso(struct.PyTreeNode):
     shapes = jax.eval_shape(self.dictionary.analysis, self.x)
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-  def as_code(self, init: Code | None, name: str = "init") -> Code:
-    """A code to start from, 0 if None; ValueError that begins with `name` where it does not fit."""
+  def as_code(self, init: Code, name: str = "init") -> Code:
+    """A code in the problem's type; ValueError that begins with `name` where it does not fit."""
     code = self.zero_code()
-    if init is None:
-      return code
     init = list_as_code(name, init, code)
     got, expected = jax.tree.structure(init), jax.tree.structure(code)
     if got != expected:
