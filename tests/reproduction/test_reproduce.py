@@ -65,7 +65,7 @@ def test_the_dry_run_of_both_tables_lists_all_cells_of_the_paper(tmp_path, capsy
 
 def test_the_dry_run_counts_what_is_done(tmp_path, capsys):
   done = [record("msdnet6", 87.0, seed=s) for s in (0, 1)]
-  half = record("msdnet6", 80.0, seed=2, status="interrupted", epochs=75.0)
+  half = record("msdnet6", 80.0, seed=2, status="interrupted", epochs=75)
   for one in (*done, half):
     records.save(tmp_path, one)
   reproduce.main(parse("--dry_run", "--dataset=cifar10", "--rows=msdnet6", f"--results={tmp_path}"))
