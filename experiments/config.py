@@ -44,9 +44,9 @@ def _real(low: float, high: float = 1e30) -> Check:
 
 
 def _path(name: str, value: Any) -> None:
-  """A path that every library can take: no null byte, and no bytes that the locale cannot decode."""
-  if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-    checks.fail(name, value, "a path in the characters of the locale")
+  """A path that every library can take, in bytes that the locale can decode."""
+  if not value or "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    checks.fail(name, value, "a path, not empty, in the characters of the locale")
 
 
 @dataclasses.dataclass(frozen=True)
