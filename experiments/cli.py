@@ -74,10 +74,7 @@ def run(main: Callable[[], int | None], *, prints_only: bool = False) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
-  except (
-    flags.Error,
-    ValueError,
-  ) as error:  # the latter of --nonorm=1, or of a flagfile that is no text
+  except (flags.Error, ValueError) as error:  # ValueError: --nonorm=1, a flagfile that is no text
     _fail(error)
   if flags.FLAGS["verbosity"].using_default_value:
     # absl's default would show the libraries' INFO messages.

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from cscjax.data import dataset_shape
 from cscjax.data.image_sets import one_line
 from cscjax.models import describe
-from cscjax.training import read_file
 from experiments.build import make_model
 from experiments.cli import UsageError
 from experiments.json_files import parse_json
@@ -93,7 +92,7 @@ def _family(row):
 
 def _benchmark_rows(path):
   try:
-    rows = [parse_json(line) for line in read_file(path).splitlines()]
+    rows = [parse_json(line) for line in path.read_bytes().splitlines()]
     for i, row in enumerate(rows):
       _ROW(f"line {i + 1}", row)
   except (OSError, ValueError) as error:
