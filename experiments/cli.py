@@ -18,9 +18,12 @@ class UsageError(Exception):
 
 
 class _PathParser(flags.ArgumentParser):
-  """Replaces `~` and `~user` at the beginning of a path."""
+  """Replaces `~` and `~user` at the beginning of a path, and refuses what no library can take."""
 
   def parse(self, argument: str) -> str:
+    is_foreign = any("\ud800" <= character <= "\udfff" for character in argument)  # to the locale
+    if not argument or "\0" in argument or is_foreign:
+      raise ValueError("expected a path, not empty, in the characters of the locale")
     path = os.path.expanduser(argument)
     if path.startswith("~"):
       raise ValueError(f"there is no user of this name; a folder that is named so is ./{argument}")
@@ -71,7 +74,7 @@ def run(main: Callable[[], int | None], *, prints_only: bool = False) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
-  except (flags.Error, UnicodeDecodeError) as error:  # the latter from a flagfile that is no text
+  except (flags.Error, ValueError) as error:  # ValueError: --nonorm=1, a flagfile that is no text
     _fail(error)
   if flags.FLAGS["verbosity"].using_default_value:
     # absl's default would show the libraries' INFO messages.
@@ -109,7 +112,9 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
 
 def say(problem: Exception | str, kind: str = "error") -> None:
   """Prints an error, or a warning, as one line on stderr."""
-  print(f"{kind}:", " ".join(str(problem).split()), file=sys.stderr, flush=True)
+  text = " ".join(str(problem).split())
+  text = text.encode(errors="backslashreplace").decode()  # flags may have bytes that are no text
+  print(f"{kind}:", text, file=sys.stderr, flush=True)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):

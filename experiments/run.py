@@ -72,8 +72,8 @@ def execute(config: Config, signals: Signals) -> dict[str, Any]:
     DataError: If the data cannot be had.
   """
   make_model(config, dataset_shape(config.dataset)[1], parallel=False)  # refused before any data is read
-  # The setting of the environment (JAX_THREEFRY_PARTITIONABLE) would change the random numbers.
-  with connected(config), jax.threefry_partitionable(True):
+  # JAX_THREEFRY_PARTITIONABLE would change the random numbers; JAX_TRANSFER_GUARD would end the run.
+  with connected(config), jax.threefry_partitionable(True), jax.transfer_guard("allow"):
     with contextlib.ExitStack() as held:
       if config.coordinator:  # the others would wait for a process that ends alone
         held.enter_context(remembered())

@@ -57,9 +57,13 @@ def _primitive(name, implementation, cpu_implementation):
     return ShapedArray(out.shape, out.dtype)
 
   static = ("strides", "dilations", "pads", "sizes")
-  primitive.def_impl(
-    jax.jit(lambda a, b, **params: primitive.bind(a, b, **params), static_argnames=static)
-  )
+  compiled = jax.jit(lambda a, b, **params: primitive.bind(a, b, **params), static_argnames=static)
+
+  @primitive.def_impl
+  def _(a, b, **params):
+    with jax.disable_jit(False):  # else it would call itself
+      return compiled(a, b, **params)
+
   mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
   mlir.register_lowering(
     primitive, mlir.lower_fun(cpu_implementation, multiple_results=False), platform="cpu"
