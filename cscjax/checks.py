@@ -84,6 +84,14 @@ def real_array(name: str, value: Any) -> jax.Array:
   return array
 
 
+def broadcast_shape(name: str, shape: tuple[int, ...], others: tuple[int, ...]) -> tuple[int, ...]:
+  """The shape that both broadcast to; ValueError that names the argument of shape `shape` if none."""
+  try:
+    return np.broadcast_shapes(shape, others)
+  except ValueError:
+    fail(name, shape, f"a shape that broadcasts against {others}")
+
+
 def list_as_array(name: str, value: Any) -> Any:
   """Returns a list as an array of real numbers, or raises ValueError; other values unchanged.
 
@@ -102,12 +110,11 @@ def prng_key(name: str, value: Any) -> None:
 
 
 def all_real(name: str, value: Any) -> None:
-  """Raises ValueError unless each leaf is an array, or a tracer, of real numbers; lists are none."""
-  for leaf in jax.tree.leaves(value, is_leaf=lambda node: node is None):
-    if not isinstance(leaf, jax.Array | np.ndarray):
-      fail(name, leaf, "an array of real numbers")
-    if not _is_real(leaf.dtype):
-      fail(name, leaf.dtype.name, "an array of real numbers")
+  """Raises ValueError unless `value` is an array, or a tracer, of real numbers."""
+  if not isinstance(value, jax.Array | np.ndarray):
+    fail(name, value, "an array of real numbers")
+  if not _is_real(value.dtype):
+    fail(name, value.dtype.name, "an array of real numbers")
 
 
 def all_at_least(name: str, value: Any, minimum: float, *, open_bound: bool = False) -> None:

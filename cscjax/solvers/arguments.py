@@ -19,9 +19,11 @@ def check_lengths(dictionaries: Sequence[Dictionary], **values: Any) -> None:
   if not isinstance(dictionaries, Sequence) or not dictionaries:
     checks.fail("dictionaries", dictionaries, "a sequence of at least one")
   for name, value in values.items():
-    count = len(value) if isinstance(value, Sequence) or np.ndim(value) else value
+    count = len(value) if isinstance(value, Sequence) or np.ndim(value) else None
     if count != len(dictionaries):
-      checks.fail(name, count, f"one for each of {len(dictionaries)} dictionaries")
+      checks.fail(
+        name, value if count is None else count, f"one for each of {len(dictionaries)} dictionaries"
+      )
 
 
 def as_signal(dictionary: Dictionary, x: ArrayLike) -> jax.Array:

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join, mutual_coherence
+from cscjax.dictionaries.base import check_dictionary
 from cscjax.solvers import layered_bp, layered_thresholding
 from cscjax.solvers.arguments import check_lengths
 from cscjax.theory.stability import METHODS, ZERO_ATOMS, LayerStability, layered_stability
@@ -160,6 +161,9 @@ def certify(
   checks.one_of("method", method, METHODS)
   noise = checks.in_range("noise", noise, 0)
   layers = _layers(dictionaries, x, betas, codes, method)
+  if betas is not None:
+    check_lengths([dictionary for dictionary, _, _ in layers], betas=betas)
+    checks.all_at_least("betas", list(betas), 0)
   mu = [_coherence(d, signal_shape=signal.shape[-d.signal_ndim :]) for d, signal, _ in layers]
   found = [_stability(layers, noise, betas=betas, coherences=mu, method=name) for name in METHODS]
   rows = [_row(i + 1, *statements) for i, statements in enumerate(zip(*found, strict=True))]
@@ -204,13 +208,19 @@ def _layers(dictionaries, x, betas, codes, method) -> Sequence[tuple[Dictionary,
       checks.fail("codes", "codes", "none for a network, which brings its own")
     return dictionaries.pursuit_layers(x)
   check_lengths(dictionaries)
+  for dictionary in dictionaries:
+    check_dictionary(dictionary)
   if codes is None:
     if betas is None:
       checks.fail("codes", None, "one for each dictionary, or betas to make them")
     codes = _code(dictionaries, x, betas, method)
   check_lengths(dictionaries, codes=codes)
-  signals = [x, *(join(code) for code in codes[:-1])]
-  return list(zip(dictionaries, signals, codes, strict=True))
+  layers, signal = [], x
+  for dictionary, code in zip(dictionaries, codes, strict=True):
+    jax.eval_shape(dictionary.residual, code, signal)  # raises where they do not fit
+    layers.append((dictionary, signal, code))
+    signal = join(code)
+  return layers
 
 
 def _code(dictionaries, x, betas, method) -> list[Any]:

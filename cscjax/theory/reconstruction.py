@@ -52,9 +52,11 @@ def failed_dimensions(dictionary: Dictionary, code: Code, x: ArrayLike, beta: Ar
     ValueError: If shapes do not fit or beta is negative.
   """
   checks.all_at_least("beta", beta, 0)
+  beta = jnp.asarray(beta)
   x = as_signal(dictionary, x)
   jax.eval_shape(dictionary.analysis, x)  # raises where the shapes do not fit
-  return ~(jnp.abs(dictionary.residual(code, x)) <= 2 * jnp.asarray(beta))
+  checks.broadcast_shape("beta", jnp.shape(beta), x.shape)
+  return ~(jnp.abs(dictionary.residual(code, x)) <= 2 * beta)
 
 
 def ill_conditioned_example() -> LassoProblem:

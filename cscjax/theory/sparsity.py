@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, ConvDictionary, Dictionary, IdentityAugmented, MatrixDictionary
-from cscjax.dictionaries.base import check_signal_shape
+from cscjax.dictionaries.base import check_dictionary, check_signal_shape
 from cscjax.theory.windows import patch_sums, stripe_sums
 
 
@@ -22,7 +22,17 @@ def support_size(dictionary: Dictionary, code: Code) -> jax.Array:
 
   Returns:
     [batch...], int32.
+
+  Raises:
+    ValueError: If the code is none of this dictionary.
   """
+  check_dictionary(dictionary)
+  jax.eval_shape(dictionary.synthesis, code)  # raises where they do not fit
+  return nonzeros(dictionary, code)
+
+
+def nonzeros(dictionary: Dictionary, code: Code) -> jax.Array:
+  """`support_size` without its checks, also of codes whose own size makes no signal."""
   counts = [_sum(_nonzero(part), dictionary.signal_ndim) for part in jax.tree.leaves(code)]
   return functools.reduce(jnp.add, counts)
 
@@ -66,8 +76,7 @@ def patch_sparsity(dictionary: Dictionary, signal: ArrayLike) -> jax.Array:
   one patch, the whole signal. Batch axes first; returns [batch...], int32. ValueError as
   `stripe_sparsity`.
   """
-  signal = jnp.asarray(signal)
-  return _patches(dictionary, _nonzero(signal))
+  return _patches(dictionary, _nonzero(checks.real_array("signal", signal)))
 
 
 def patch_norm(dictionary: Dictionary, signal: ArrayLike) -> jax.Array:
@@ -75,7 +84,8 @@ def patch_norm(dictionary: Dictionary, signal: ArrayLike) -> jax.Array:
 
   Patches are those of `patch_sparsity`. Batch axes first; returns [batch...].
   """
-  signal = jnp.asarray(signal, float)
+  check_dictionary(dictionary)
+  signal = checks.real_array("signal", signal).astype(float)
   axes = tuple(range(signal.ndim - dictionary.signal_ndim, signal.ndim))
   largest = jnp.max(jnp.abs(signal), axis=axes, keepdims=True, initial=0)
   unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)  # squares neither 0 nor infinite
@@ -84,6 +94,7 @@ def patch_norm(dictionary: Dictionary, signal: ArrayLike) -> jax.Array:
 
 
 def _patches(dictionary, values):
+  check_dictionary(dictionary)
   check_signal_shape(dictionary, values.shape[-dictionary.signal_ndim :])
   if isinstance(dictionary, MatrixDictionary):
     return _sum(values, 1)
@@ -108,6 +119,7 @@ def _parts(dictionary, code):
 
 def _signal_shape(dictionary, code, signal_shape):
   """Checked against the code, too."""
+  check_dictionary(dictionary)
   if signal_shape is None:
     signal = jax.eval_shape(dictionary.synthesis, code)
     return signal.shape[-dictionary.signal_ndim :]

@@ -13,7 +13,8 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, atom_norms, join, mutual_coherence
-from cscjax.theory.sparsity import patch_norm, stripe_sparsity, support_size
+from cscjax.solvers.arguments import as_signal, check_lengths
+from cscjax.theory.sparsity import nonzeros, patch_norm, stripe_sparsity
 
 METHODS = ("thresholding", "bp")
 ZERO_ATOMS = "zero atoms in use <= 0"
@@ -100,9 +101,12 @@ def thresholding_recovery(
     beta: The threshold; the smallest of the interval if None.
 
   Raises:
-    ValueError: If the coherence or the sparsity is negative or not finite.
+    ValueError: If the coherence or the sparsity is negative or not finite, or an argument is no array of
+      real numbers that broadcasts against the others.
   """
-  _check_sparse(coherence, sparsity)
+  _check_numbers(
+    coherence=coherence, sparsity=sparsity, smallest=smallest, largest=largest, noise=noise, beta=beta
+  )
   sparsity, noise = jnp.asarray(sparsity), jnp.asarray(noise, float)
   leak = jnp.asarray(coherence) * jnp.asarray(largest)
   low = sparsity * leak + noise
@@ -133,9 +137,10 @@ def bp_recovery(
     beta: The penalty; 4 eps if None.
 
   Raises:
-    ValueError: If the coherence or the sparsity is negative or not finite.
+    ValueError: If the coherence or the sparsity is negative or not finite, or an argument is no array of
+      real numbers that broadcasts against the others.
   """
-  _check_sparse(coherence, sparsity)
+  _check_numbers(coherence=coherence, sparsity=sparsity, noise=noise, beta=beta)
   coherence, sparsity, noise = jnp.asarray(coherence), jnp.asarray(sparsity), jnp.asarray(noise, float)
   beta = 4 * noise if beta is None else jnp.asarray(beta)
   spread, limit = 3 * sparsity * coherence, 1 + coherence
@@ -147,9 +152,14 @@ def bp_recovery(
   return _recovery(conditions, noise, beta, 1.5 * (beta + noise))
 
 
-def _check_sparse(coherence, sparsity):
-  checks.all_at_least("coherence", coherence, 0)
-  checks.all_at_least("sparsity", sparsity, 0)
+def _check_numbers(**values):
+  """ValueError where a value is no array of real numbers, or does not broadcast against those before."""
+  shape = ()
+  for name, value in values.items():
+    if name in ("coherence", "sparsity"):
+      checks.all_at_least(name, value, 0)
+    if value is not None or name != "beta":
+      shape = checks.broadcast_shape(name, checks.real_array(name, value).shape, shape)
 
 
 def _recovery(conditions, noise, beta, error):
@@ -189,23 +199,29 @@ def layered_stability(
     method: "thresholding" or "bp".
 
   Raises:
-    ValueError: If `method`, the number of betas or coherences, or a shape is wrong.
+    ValueError: If `method`, the number of betas or coherences, or a shape is wrong, or a value is
+      negative.
   """
   checks.one_of("method", method, METHODS)
   checks.all_at_least("noise", noise, 0)
   for name, values in (("betas", betas), ("coherences", coherences)):
-    if values is not None and len(values) != len(layers):
-      checks.fail(name, len(values), f"one for each of {len(layers)} layers")
+    if values is not None:
+      check_lengths([dictionary for dictionary, _, _ in layers], **{name: values})
+      checks.all_at_least(name, list(values), 0)
   found, noise = [], jnp.asarray(noise, float)
   for i, (dictionary, signal, code) in enumerate(layers):
-    shape = signal.shape[-dictionary.signal_ndim :]
+    signal = as_signal(dictionary, signal)
+    ndim = signal.ndim - dictionary.signal_ndim
+    batch, shape = signal.shape[:ndim], signal.shape[ndim:]
     norms = atom_norms(dictionary, shape)
     coherence = mutual_coherence(dictionary, shape) if coherences is None else coherences[i]
-    coherence = jnp.asarray(coherence)
+    coherence = _per_signal("coherences", coherence, ())
     sparsity = stripe_sparsity(dictionary, code, shape)
+    if sparsity.shape != batch:
+      checks.fail("codes", sparsity.shape, f"codes of a batch {batch}, as that of their signals")
     misfit = patch_norm(dictionary, dictionary.residual(code, signal))
-    noise = noise + misfit
-    beta = None if betas is None else _per_signal(betas[i], sparsity.shape)
+    noise = _per_signal("noise", noise, batch) + misfit
+    beta = None if betas is None else _per_signal("betas", betas[i], batch)
     if method == "bp":
       recovery = bp_recovery(coherence, sparsity, noise, beta)
     else:
@@ -220,18 +236,19 @@ def layered_stability(
   return found
 
 
-def _per_signal(beta, batch):
-  """A layer's beta; ValueError where it is more than one number for a signal."""
-  beta = checks.real_array("betas", beta)
-  if beta.shape not in ((), batch):
-    checks.fail("betas", beta.shape, f"one number for each layer, or one for each signal {batch}")
-  return beta
+def _per_signal(name, value, batch):
+  """A layer's value as an array; ValueError where it is more than one number for a signal."""
+  value = checks.real_array(name, value)
+  if value.shape not in ((), batch):
+    or_signal = f", or one for each signal {batch}" if batch else ""
+    checks.fail(name, value.shape, f"one number for each layer{or_signal}")
+  return value
 
 
 def _without_zero_atoms(recovery, dictionary, code, norms):
   """Adds the condition that the code uses no atom that is zero."""
   lost = jax.tree.map(lambda c, n: jnp.where(n > 0, 0, c), code, norms)
-  used = support_size(dictionary, lost)
+  used = nonzeros(dictionary, lost)
   none = Condition(used, jnp.zeros_like(used), used <= 0)
   holds = recovery.holds & none.holds
   conditions = {**recovery.conditions, ZERO_ATOMS: none}

@@ -40,9 +40,10 @@ def is_unique(sparsity: ArrayLike, coherence: ArrayLike) -> jax.Array:
       of the coherence counts as reaching it.
 
   Raises:
-    ValueError: If a value is negative or not finite.
+    ValueError: If a value is negative or not finite, or the shapes do not broadcast.
   """
   checks.all_at_least("sparsity", sparsity, 0)
   bound = uniqueness_bound(coherence)
+  checks.broadcast_shape("sparsity", jnp.shape(sparsity), bound.shape)
   # Of two equal atoms the coherence can be below 1 by rounding, the bound then above 1.
   return jnp.asarray(sparsity) < bound * (1 - 100 * jnp.finfo(bound.dtype).eps)

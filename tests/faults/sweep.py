@@ -157,7 +157,8 @@ def sweep(
   """
   with contextlib.closing(Server(folder)) as server:
     begun, workdir = folder / "begun", folder / "run"
-    assert server.run(begun, None, "--epochs=1").returncode == 0
+    first_epoch = server.run(begun, None, "--epochs=1")
+    assert first_epoch.returncode == 0, first_epoch
     if resumed:
       shutil.copytree(begun, folder / "alone")
     alone = server.run(folder / "alone")

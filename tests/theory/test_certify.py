@@ -118,10 +118,20 @@ def test_a_network(x64):
     ("noise", {"noise": -1.0}),
     ("method", {"method": "omp"}),
     ("betas", {"betas": [jnp.ones(32), 0.1]}),
+    ("betas", {"betas": [-1.0, 0.1]}),
+    ("betas", {"betas": [float("nan"), 0.1]}),
+    ("betas", {"betas": 0.1}),
+    ("betas", {"betas": ["a", "b"]}),
+    ("noise", {"noise": float("nan")}),
+    ("code", {"codes": [None, None]}),
+    ("code", {"codes": [(jnp.zeros((2, 16)), jnp.zeros((2, 32)))] * 2}),
+    ("code", {"codes": [[0.0] * 32, [0.0] * 32]}),
+    ("dictionary", {"dictionaries": [None, None]}),
     ("x", {"x": jnp.ones((0, 16)), "codes": [jnp.ones((0, 32))] * 2}),
   ],
 )
 def test_bad_input(name, changes):
   dictionaries, x, codes = _two_layers()
+  given = {"dictionaries": dictionaries, "x": x, "noise": 0.1, "codes": codes}
   with pytest.raises(ValueError, match=name):
-    theory.certify(dictionaries, **{"x": x, "noise": 0.1, "codes": codes, **changes})
+    theory.certify(**{**given, **changes})

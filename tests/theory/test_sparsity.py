@@ -158,6 +158,17 @@ def test_a_filter_longer_than_the_circle_counts_once():
   [
     ("signal_shape", lambda d: theory.patch_sparsity(d, jnp.ones((5, 3)))),
     ("code", lambda d: theory.stripe_sparsity(d, jnp.ones((5, 1)), (6, 2))),
+    ("code", lambda d: theory.stripe_sparsity(d, (jnp.ones((5, 2)), jnp.ones((5, 1))))),
+    ("code", lambda d: theory.support_size(d, (jnp.ones((5, 2)), jnp.ones((5, 1))))),
+    ("code", lambda d: theory.support_size(d, jnp.ones((5, 2)))),
+    ("code", lambda d: theory.support_size(cscjax.IdentityAugmented(d), jnp.ones((5, 1)))),
+    ("code", lambda d: theory.support_size(cscjax.MatrixDictionary(jnp.eye(4)), jnp.ones(7))),
+    ("code", lambda d: theory.failed_dimensions(d, [0.0], jnp.ones((5, 2)), 0.1)),
+    ("beta", lambda d: theory.failed_dimensions(d, jnp.ones((5, 1)), jnp.ones((5, 2)), jnp.ones(3))),
+    ("sparsity", lambda _: theory.is_unique(jnp.ones(2), jnp.full(3, 0.1))),
+    ("dictionary", lambda d: theory.patch_norm(None, jnp.ones((5, 2)))),
+    ("dictionary", lambda d: theory.stripe_sparsity(object(), jnp.ones((5, 1)))),
+    ("signal", lambda d: theory.patch_norm(d, jnp.ones((5, 2)) * 1j)),
   ],
 )
 def test_bad_input(name, call):

@@ -224,9 +224,34 @@ def test_augmented_dictionary(x64):
 
 @pytest.mark.parametrize(
   ("name", "changes"),
-  [("method", {"method": "omp"}), ("noise", {"noise": -1.0}), ("betas", {"betas": [1.0]})],
+  [
+    ("method", {"method": "omp"}),
+    ("noise", {"noise": -1.0}),
+    ("noise", {"noise": np.ones(7)}),
+    ("betas", {"betas": [1.0]}),
+    ("betas", {"betas": 1.0}),
+    ("betas", {"betas": [-1.0, 1.0]}),
+    ("coherences", {"coherences": [np.ones(7), 1.0]}),
+    ("coherences", {"coherences": ["a", 1.0]}),
+  ],
 )
 def test_bad_input(name, changes):
   layers = _layers(*_chain(np.random.default_rng(0)))
   with pytest.raises(ValueError, match=name):
     theory.layered_stability(layers, **{"noise": 0.1, **changes})
+
+
+def test_codes_of_another_batch_are_refused():
+  dictionary = cscjax.MatrixDictionary(jnp.eye(3))
+  with pytest.raises(ValueError, match="codes"):
+    theory.layered_stability([(dictionary, jnp.ones((2, 3)), jnp.ones((1, 3)))], 0.1)
+
+
+@pytest.mark.parametrize("name", ["coherence", "sparsity", "smallest", "largest", "noise", "beta"])
+@pytest.mark.parametrize("value", ["a", np.ones(3)])
+def test_recovery_names_what_is_no_number_or_does_not_broadcast(name, value):
+  given = {"coherence": np.full(2, 0.1), "sparsity": np.ones(2), "smallest": 1.0, "largest": 1.0}
+  given |= {"noise": 0.1, "beta": np.full(2, 0.2), name: value}
+  named = "sparsity" if name == "coherence" and np.ndim(value) else name
+  with pytest.raises(ValueError, match=f"^{named}: expected"):
+    theory.thresholding_recovery(**given)
