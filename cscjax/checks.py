@@ -33,7 +33,7 @@ def positive_int(name: str, value: Any) -> int:
 def int_at_least(name: str, value: Any, minimum: int) -> int:
   """Returns `value` if it is an integer >= `minimum` and < 2^31, as JAX counts, else ValueError."""
   is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-  if not (is_whole and minimum <= value < 2**31):
+  if not (is_whole and minimum <= int(value) < 2**31):
     fail(name, value, f"an integer >= {minimum} and < 2^31")
   return int(value)
 
@@ -41,7 +41,7 @@ def int_at_least(name: str, value: Any, minimum: int) -> int:
 def int_between(name: str, value: Any, low: int, high: int) -> int:
   """Returns `value` if it is an integer in low..high, both included, else raises ValueError."""
   is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-  if not (is_whole and low <= value <= high):
+  if not (is_whole and low <= int(value) <= high):
     fail(name, value, f"an integer in {low}..{high}")
   return int(value)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code
@@ -114,9 +115,9 @@ class Loop(NamedTuple):
 
 def solve(
   problem: Lasso,
-  parameter: jax.Array | None,
+  parameter: ArrayLike | None,
   init: Code | None,
-  tolerance: jax.Array | float | None,
+  tolerance: ArrayLike | None,
   *,
   method: Method,
   loop: Loop,
