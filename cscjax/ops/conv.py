@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cscjax import checks
-from cscjax.ops import conv_primitives
+from cscjax.ops import conv_primitives, meshes
 from cscjax.ops.geometry import Padding, as_geometry, spans
 
 
@@ -44,7 +44,8 @@ def conv(
   """
   geometry = as_geometry(filters, stride, dilation, padding)
   _check_channels("x", x, filters, axis=-2)
-  return _conv(x, filters, *geometry)
+  batch_ndim = x.ndim - filters.ndim + 1
+  return meshes.shard_batch(lambda x, w: _conv(x, w, *geometry), x, filters, batch_ndim=batch_ndim)
 
 
 def conv_adjoint(
@@ -82,11 +83,14 @@ def conv_adjoint(
     checks.fail(
       "code", tuple(code.shape), f"spatial shape {expected} for a signal of {tuple(signal_shape)}"
     )
-  dtype = jnp.result_type(float, code, filters)
-  signal = jax.ShapeDtypeStruct((*batch, *signal_shape, filters.shape[-2]), dtype)
-  filters = filters.astype(dtype)
-  transpose = jax.linear_transpose(lambda x: _conv(x, filters, *geometry), signal)
-  return transpose(code.astype(dtype))[0]
+
+  def adjoint(code, filters):
+    dtype = jnp.result_type(float, code, filters)
+    code, filters = meshes.vary_alike(code.astype(dtype), filters.astype(dtype))
+    signal = jnp.zeros_like(code, shape=(*batch, *signal_shape, filters.shape[-2]))
+    return jax.linear_transpose(lambda x: _conv(x, filters, *geometry), signal)(code)[0]
+
+  return meshes.shard_batch(adjoint, code, filters, batch_ndim=len(batch))
 
 
 def analysis_shape(

@@ -1,0 +1,31 @@
+"""Types of arrays on a device mesh: varying axes inside `jax.shard_map`, shardings on explicit axes."""
+
+from collections.abc import Callable
+
+import jax
+from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
+  """Inside `jax.shard_map`, marks each array as varying over every axis that one of them varies over.
+
+  JAX does this for the operands of its own operations. The gradient of an array that did not vary is
+  summed over the axes that were added. Outside `jax.shard_map` the arrays are returned unchanged.
+  """
+  axes = [jax.typeof(a).manual_axis_type.varying for a in arrays]
+  union = frozenset().union(*axes)
+  return [lax.pcast(a, tuple(union - own), to="varying") for a, own in zip(arrays, axes, strict=True)]
+
+
+def shard_batch(function: Callable, x: jax.Array, filters: jax.Array, *, batch_ndim: int) -> jax.Array:
+  """Returns `function(x, filters)`, on a mesh with explicit axes sharded along its batch axes as `x` is.
+
+  Within the function these axes are automatic, so XLA chooses how it is sharded.
+  """
+  types = [jax.typeof(a) for a in (x, filters)]
+  mesh = next((t.sharding.mesh for t in types if t.sharding.mesh.explicit_axes), None)
+  if mesh is None:
+    return function(x, filters)
+  spec = PartitionSpec(*types[0].sharding.spec[:batch_ndim])
+  return jax.sharding.auto_axes(function, out_sharding=NamedSharding(mesh, spec))(x, filters)
