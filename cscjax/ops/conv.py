@@ -14,6 +14,7 @@ from jax import lax
 from cscjax import checks
 from cscjax.ops import conv_primitives, meshes
 from cscjax.ops.geometry import Padding, as_geometry, spans
+from cscjax.ops.promotion import common_float
 
 
 def conv(
@@ -85,7 +86,7 @@ def conv_adjoint(
     )
 
   def adjoint(code, filters):
-    dtype = jnp.result_type(float, code, filters)
+    dtype = common_float(code, filters)
     code, filters = meshes.vary_alike(code.astype(dtype), filters.astype(dtype))
     signal = jnp.zeros_like(code, shape=(*batch, *signal_shape, filters.shape[-2]))
     return jax.linear_transpose(lambda x: _conv(x, filters, *geometry), signal)(code)[0]
@@ -132,7 +133,7 @@ def _conv(x, filters, strides, dilations, padding):
   rank = filters.ndim - 2
   batch, spatial = x.shape[: x.ndim - rank - 1], x.shape[x.ndim - rank - 1 : -1]
   _analysis_shape(filters, spatial, strides, dilations, padding)  # raises where nothing is left
-  dtype = jnp.result_type(float, x, filters)
+  dtype = common_float(x, filters)
   x = x.astype(dtype).reshape(math.prod(batch), *spatial, x.shape[-1])
   if padding == "CIRCULAR":
     wrap = [((span - 1) // 2, span // 2) for span in spans(filters, dilations)]

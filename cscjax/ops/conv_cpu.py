@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cscjax.ops.promotion import at_least_float32
+
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 _FEW_CHANNELS = 8  # signals of up to so many channels are synthesised by `_shift_add`
 _TILE = 2**19  # numbers in a tile of `_shift_add`: 2 MB, which stays in the cache
@@ -83,7 +85,7 @@ def filter_transpose(x, y, *, strides, dilations, pads, sizes):
     right = _patches(y, y_taps, grid, ones, y_pads, ones, dilations)
     return jnp.matmul(left, right.T, preferred_element_type=dtype)
 
-  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  dtype = at_least_float32(x.dtype)
   images = _divisor(x.shape[0], _PRODUCT // (math.prod(grid) * sum(copies(split))))
   xs, ys = (a.reshape(-1, images, *a.shape[1:]) for a in (x, y))
   if len(xs) == 1:
@@ -156,7 +158,7 @@ def _gathered_patches(x, taps, shape, strides, dilations):
 
 def _matmul(a, b):
   """a @ b, summed in float32 at least."""
-  return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32)).astype(a.dtype)
+  return jnp.matmul(a, b, preferred_element_type=at_least_float32(a.dtype)).astype(a.dtype)
 
 
 def _shift_add(y, w, *, strides, dilations, pads, sizes):
@@ -170,7 +172,7 @@ def _shift_add(y, w, *, strides, dilations, pads, sizes):
     y, w = y[:, :, None], w[:, None]
     return _shift_add(y, w, strides=strides, dilations=dilations, pads=pads, sizes=sizes)[:, :, 0]
   (n, height, width, m), (kh, kw, channels, _) = y.shape, w.shape
-  dtype = jnp.promote_types(y.dtype, jnp.float32)
+  dtype = at_least_float32(y.dtype)
   tiles = min(height, -(-kh * kw * channels * n * height * width // _TILE))
   rows = -(-height // tiles)
   filters = w.reshape(-1, m)

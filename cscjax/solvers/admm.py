@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.dictionaries.frame import canvas, frame_inverse, squared_atom_norm
+from cscjax.ops import at_least_float32
 from cscjax.solvers.algorithm import Algorithm, Stop, relative
 from cscjax.solvers.certificates import check_beta_below_max, dual_value, gradient_mapping
 from cscjax.solvers.iterate import Differentiate, Loop, SolverResult, solve
@@ -210,7 +211,7 @@ class DouglasRachford(NamedTuple):
       return dual_value(problem, signal, correlation)
 
     rho = jnp.asarray(
-      squared_norm if parameter is None else parameter, jnp.promote_types(problem.x.dtype, jnp.float32)
+      squared_norm if parameter is None else parameter, at_least_float32(problem.x.dtype)
     )
     rho = jnp.broadcast_to(rho, problem.x.shape[: problem.batch_ndim])
     code = on.embed_code(init)

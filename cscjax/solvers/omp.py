@@ -101,7 +101,7 @@ def _pursue_all(atoms, x, tolerance, picks):
   largest = _largest(atoms)
   norms = largest * _norm(atoms / largest)
   scale = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))  # NaN stays
-  atoms = (atoms / largest) * (scale * largest)
+  atoms = (atoms / largest) * (scale * largest)[None]
 
   @jax.checkpoint  # a backward pass does not keep the factorisations of all signals either
   def pursue(signal):
