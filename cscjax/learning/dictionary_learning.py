@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.learning.kernels import Kernel, as_kernel, full_size, project, support_mask
+from cscjax.ops import common_float
 from cscjax.solvers import fista
 from cscjax.solvers.lasso import unit_of
 
@@ -216,7 +217,7 @@ def _as_images(images):
   images = checks.real_array("images", images)
   if images.ndim not in (3, 4) or images.size == 0:
     checks.fail("images", images.shape, "[N, H, W, C] or [N, L, C], no axis empty")
-  images = images.astype(jnp.result_type(float, images))
+  images = images.astype(common_float(images))
   if not isinstance(images, Tracer) and not bool(jnp.all(jnp.isfinite(images))):
     checks.fail("images", "NaN or infinity", "finite values")
   return images

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from cscjax.ops import expand_rank
+from cscjax.ops import common_float, expand_rank
 
 MOMENTUM = 0.9  # of the running statistics
 
@@ -65,7 +65,10 @@ def shared_norms(
     )
 
     def apply(z):
-      return standardize(z) * expand_rank(scale, z.ndim) + expand_rank(bias, z.ndim)
+      with jax.numpy_dtype_promotion("standard"):  # Flax's own: statistics are float32
+        z = standardize(z)
+      z = z.astype(common_float(z, scale))
+      return z * expand_rank(scale, z.ndim) + expand_rank(bias, z.ndim)
 
     return apply
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cscjax.ops.promotion import common_float
 from cscjax.ops.scale import power_of_two
 
 PyTree = Any
@@ -40,5 +41,5 @@ def power_iteration(
     return normalize(operator(vector))
 
   _, start = normalize(start)
-  dtype = jnp.result_type(*jax.tree.leaves(start))
+  dtype = common_float(*jax.tree.leaves(start))
   return jax.lax.fori_loop(0, iterations, body, (jnp.zeros((), dtype), start))

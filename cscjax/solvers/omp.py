@@ -99,9 +99,9 @@ def _pursue_all(atoms, x, tolerance, picks):
   size, n = x.shape
   # Atoms and signals of any scale: the largest entry becomes 1 before anything is squared.
   largest = _largest(atoms)
-  norms = largest * _norm(atoms / largest)
+  norms = largest * _norm(atoms / largest[None])
   scale = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))  # NaN stays
-  atoms = (atoms / largest) * (scale * largest)[None]
+  atoms = (atoms / largest[None]) * (scale * largest)[None]
 
   @jax.checkpoint  # a backward pass does not keep the factorisations of all signals either
   def pursue(signal):
