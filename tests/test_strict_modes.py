@@ -1,4 +1,4 @@
-"""JAX's strict modes, in which no rank and no type is promoted silently: all runs, with the same values."""
+"""JAX's strict modes, which promote neither ranks nor types: everything runs, with the same values."""
 
 import jax
 import jax.numpy as jnp

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.dictionaries.frame import canvas, frame_inverse, squared_atom_norm
-from cscjax.ops import at_least_float32
+from cscjax.ops import at_least_float32, expand_rank
 from cscjax.solvers.algorithm import Algorithm, Stop, relative
 from cscjax.solvers.certificates import check_beta_below_max, dual_value, gradient_mapping
 from cscjax.solvers.iterate import Differentiate, Loop, SolverResult, solve
@@ -139,7 +139,7 @@ class DouglasRachford(NamedTuple):
       weight = jnp.ones(signal_shape, problem.x.dtype)
     else:
       weight = jnp.broadcast_to(problem.mask, problem.x.shape)
-    weight = on.embed_signal(weight)
+    weight = jnp.asarray(expand_rank(on.embed_signal(weight), problem.x.ndim))
     beta, inside = _penalty_on(on, problem)
     larger = problem.replace(x=on.embed_signal(problem.x), mask=weight, beta=beta)
     synthesis = partial(on.dictionary.synthesis, signal_shape=larger.x.shape)
