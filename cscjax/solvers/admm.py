@@ -234,7 +234,8 @@ def _penalty_on(on, problem):
 
   signal = jax.ShapeDtypeStruct(problem.x.shape[problem.batch_ndim :], problem.x.dtype)
   single = jax.eval_shape(problem.dictionary.analysis, signal)
-  inside = on.embed_code(jax.tree.map(lambda c: jnp.ones(c.shape, c.dtype), single))
+  single = jax.tree.map(lambda c: jnp.ones((1,) * problem.batch_ndim + c.shape, c.dtype), single)
+  inside = on.embed_code(single)
   if jax.tree.map(jnp.shape, inside) == jax.tree.map(jnp.shape, single):
     return problem.beta, inside
   return on.embed_code(jax.tree.map(embed, problem.beta, single)), inside

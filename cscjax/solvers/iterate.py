@@ -12,6 +12,7 @@ from jax.core import Tracer
 
 from cscjax import checks
 from cscjax.dictionaries import Code
+from cscjax.ops import meshes
 from cscjax.solvers.algorithm import STOPS, Measure, Method, Stop
 from cscjax.solvers.implicit import implicitly_differentiable
 from cscjax.solvers.lasso import Lasso, per_signal
@@ -123,6 +124,8 @@ def solve(
   loop: Loop,
 ) -> SolverResult:
   """Runs a method from `init`, or 0, a number of iterations or to a tolerance."""
+  leaves, structure = jax.tree.flatten((problem, parameter, init, tolerance))
+  problem, parameter, init, tolerance = jax.tree.unflatten(structure, meshes.vary_alike(*leaves))
   start = problem.as_code(init)
   if init is not None and tolerance is not None:  # no search for a solution that is known
     zero = problem.is_solved_by_zero()
@@ -196,8 +199,8 @@ def _scan(advance, state, loop):
 def _while(algorithm, measure, record, first, tolerance, loop):
   """Until the measure of each signal has been within the tolerance, or is NaN."""
   names = [name for name in STOPS if name == loop.stop or name in loop.record]
-  traces = jax.tree.map(lambda v: jnp.zeros((loop.iterations, *v.shape), v.dtype), first)
-  nowhere = jnp.zeros(measure.unknown.shape, bool)
+  traces = jax.tree.map(lambda v: jnp.zeros_like(v, shape=(loop.iterations, *v.shape)), first)
+  nowhere = jnp.zeros_like(measure.unknown, bool)
 
   def unfinished(carry):
     k, _, _, _, converged, broken = carry

@@ -58,8 +58,7 @@ class Lasso(struct.PyTreeNode):
 
   def zero_code(self) -> Code:
     """The code 0."""
-    shapes = jax.eval_shape(self.dictionary.analysis, self.x)
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.tree.map(jnp.zeros_like, self.dictionary.analysis(self.x))
 
   def as_code(self, init: Code | None, name: str = "init") -> Code:
     """A code to start from, 0 if None; ValueError that begins with `name` where it does not fit."""
