@@ -11,6 +11,7 @@ from jax import lax
 
 from cscjax.dictionaries.conv import ConvDictionary
 from cscjax.dictionaries.geometry import axes
+from cscjax.ops import meshes
 
 BLOCK = 2**18  # complex numbers that are held for a block of frequencies
 
@@ -80,7 +81,7 @@ def _map_frequencies(
     return lax.dynamic_update_slice_in_dim(values, block, start, axis=0), None
 
   one = jax.eval_shape(at, jnp.arange(1))
-  values = jnp.zeros((count, *one.shape[1:]), one.dtype)
+  values = meshes.vary_as(jnp.zeros((count, *one.shape[1:]), one.dtype), conv)
   return lax.scan(body, values, jnp.minimum(jnp.arange(0, count, batch), count - batch))[0]
 
 

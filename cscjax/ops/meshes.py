@@ -1,10 +1,13 @@
 """Types of arrays on a device mesh: varying axes inside `jax.shard_map`, shardings on explicit axes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
+
+PyTree = Any
 
 
 def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
@@ -16,6 +19,16 @@ def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
   axes = [jax.typeof(a).manual_axis_type.varying for a in arrays]
   union = frozenset().union(*axes)
   return [lax.pcast(a, tuple(union - own), to="varying") for a, own in zip(arrays, axes, strict=True)]
+
+
+def vary_as(tree: PyTree, example: PyTree = ()) -> PyTree:
+  """The tree with leaves that vary alike, over the axes of those of an example too; see `vary_alike`.
+
+  For what a loop starts from, whose type has to be that of what the loop makes of it.
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  varied = vary_alike(*leaves, *jax.tree.leaves(example))
+  return jax.tree.unflatten(structure, varied[: len(leaves)])
 
 
 def shard_batch(function: Callable, x: jax.Array, filters: jax.Array, *, batch_ndim: int) -> jax.Array:

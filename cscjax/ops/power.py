@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cscjax.ops.promotion import common_float
+from cscjax.ops import meshes
 from cscjax.ops.scale import power_of_two
 
 PyTree = Any
@@ -40,6 +40,5 @@ def power_iteration(
     _, vector = carry
     return normalize(operator(vector))
 
-  _, start = normalize(start)
-  dtype = common_float(*jax.tree.leaves(start))
-  return jax.lax.fori_loop(0, iterations, body, (jnp.zeros((), dtype), start))
+  start = meshes.vary_as(start, operator(start))
+  return jax.lax.fori_loop(0, iterations, body, normalize(start))

@@ -213,7 +213,7 @@ class DouglasRachford(NamedTuple):
     rho = jnp.asarray(
       squared_norm if parameter is None else parameter, at_least_float32(problem.x.dtype)
     )
-    rho = jnp.broadcast_to(rho, problem.x.shape[: problem.batch_ndim])
+    rho = rho * jnp.ones_like(problem.unit, rho.dtype)
     code = on.embed_code(init)
     rebuilt = synthesis(code)
     pull = larger.residual(rebuilt)

@@ -124,8 +124,7 @@ def solve(
   loop: Loop,
 ) -> SolverResult:
   """Runs a method from `init`, or 0, a number of iterations or to a tolerance."""
-  leaves, structure = jax.tree.flatten((problem, parameter, init, tolerance))
-  problem, parameter, init, tolerance = jax.tree.unflatten(structure, meshes.vary_alike(*leaves))
+  problem, parameter, init, tolerance = meshes.vary_as((problem, parameter, init, tolerance))
   start = problem.as_code(init)
   if init is not None and tolerance is not None:  # no search for a solution that is known
     zero = problem.is_solved_by_zero()

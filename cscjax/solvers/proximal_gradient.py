@@ -235,7 +235,7 @@ class ProximalGradient(NamedTuple):
       else _longest_step(problem, rebuilt)
     )
     precise = at_least_float32(problem.x.dtype)  # t^2 overflows in half precision
-    one = jnp.ones(problem.x.shape[: problem.batch_ndim] if self.restart else (), precise)
+    one = jnp.ones_like(problem.unit, precise) if self.restart else jnp.ones((), precise)
     state = _State(init, rebuilt, init, rebuilt, one, 0 * one, step)
     return Algorithm(state, advance, lambda state: (state.code, state.rebuilt), mapping, dual)
 
