@@ -8,6 +8,7 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 PyTree = Any
+REPLICATED = -1  # in the layout of `shard_batch`
 
 
 def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
@@ -31,14 +32,30 @@ def vary_as(tree: PyTree, example: PyTree = ()) -> PyTree:
   return jax.tree.unflatten(structure, varied[: len(leaves)])
 
 
-def shard_batch(function: Callable, x: jax.Array, filters: jax.Array, *, batch_ndim: int) -> jax.Array:
-  """Returns `function(x, filters)`, on a mesh with explicit axes sharded along its batch axes as `x` is.
+def shard_batch(
+  function: Callable[..., PyTree], x: jax.Array, *others: PyTree, batch_ndim: int, layout: PyTree = 0
+) -> PyTree:
+  """Returns `function(x, *others)`, sharded along the batch as `x` is on a mesh with explicit axes.
 
   Within the function these axes are automatic, so XLA chooses how it is sharded.
+
+  Args:
+    function: The function.
+    x: Array whose first axes are batch.
+    others: More arguments, pytrees of arrays.
+    batch_ndim: Number of batch axes of `x`.
+    layout: Number of axes before the batch axes in each part of the result (a pytree prefix of it), or
+      `REPLICATED` for a part without batch axes.
   """
-  types = [jax.typeof(a) for a in (x, filters)]
+  types = [jax.typeof(leaf) for leaf in jax.tree.leaves((x, others))]
   mesh = next((t.sharding.mesh for t in types if t.sharding.mesh.explicit_axes), None)
   if mesh is None:
-    return function(x, filters)
-  spec = PartitionSpec(*types[0].sharding.spec[:batch_ndim])
-  return jax.sharding.auto_axes(function, out_sharding=NamedSharding(mesh, spec))(x, filters)
+    return function(x, *others)
+  batch = types[0].sharding.spec[:batch_ndim]
+
+  def sharding(before):
+    spec = () if before == REPLICATED else (*[None] * before, *batch)
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+  out_sharding = jax.tree.map(sharding, layout)
+  return jax.sharding.auto_axes(function, out_sharding=out_sharding)(x, *others)

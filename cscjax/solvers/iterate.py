@@ -124,6 +124,16 @@ def solve(
   loop: Loop,
 ) -> SolverResult:
   """Runs a method from `init`, or 0, a number of iterations or to a tolerance."""
+  layout = SolverResult(0, 1, meshes.REPLICATED, 0, 0, *[1] * 3)
+  return meshes.shard_batch(
+    lambda _, *arguments: _solve(*arguments, method=method, loop=loop),
+    *(problem.x, problem, parameter, init, tolerance),
+    batch_ndim=problem.batch_ndim,
+    layout=layout,
+  )
+
+
+def _solve(problem, parameter, init, tolerance, *, method, loop):
   problem, parameter, init, tolerance = meshes.vary_as((problem, parameter, init, tolerance))
   start = problem.as_code(init)
   if init is not None and tolerance is not None:  # no search for a solution that is known

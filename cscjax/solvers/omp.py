@@ -90,8 +90,13 @@ def omp(
   checks.all_at_least("tolerance", tolerance, 0)
   if jnp.ndim(tolerance) != 0:
     checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
-  flat = _pursue_all(atoms, x.reshape(-1, x.shape[-1]), jnp.asarray(tolerance, x.dtype), picks)
-  return jax.tree.map(lambda part: part.reshape(*x.shape[:-1], part.shape[-1]), OMPResult(*flat))
+
+  def pursue(x, atoms, tolerance):
+    flat = _pursue_all(atoms, x.reshape(-1, x.shape[-1]), tolerance, picks)
+    return jax.tree.map(lambda part: part.reshape(*x.shape[:-1], part.shape[-1]), OMPResult(*flat))
+
+  tolerance = jnp.asarray(tolerance, x.dtype)
+  return meshes.shard_batch(pursue, x, atoms, tolerance, batch_ndim=x.ndim - 1)
 
 
 @partial(jax.jit, static_argnames="picks")

@@ -6,7 +6,10 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_shard_map_and_explicit_meshes():
   environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
   environment["JAX_PLATFORMS"] = "cpu"
