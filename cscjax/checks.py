@@ -27,16 +27,14 @@ def boolean(name: str, value: Any) -> bool:
 
 def positive_int(name: str, value: Any) -> int:
   """Returns `value` if it is an integer >= 1 and < 2^31, else raises ValueError."""
-  number = int_at_least(name, value, 1)
-  if number >= 2**31:
-    fail(name, value, "an integer >= 1 and < 2^31")
-  return number
+  return int_at_least(name, value, 1)
 
 
 def int_at_least(name: str, value: Any, minimum: int) -> int:
-  """Returns `value` if it is an integer >= `minimum`, else raises ValueError."""
-  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
-    fail(name, value, f"an integer >= {minimum}")
+  """Returns `value` if it is an integer >= `minimum` and < 2^31, as JAX counts, else ValueError."""
+  is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+  if not (is_whole and minimum <= value < 2**31):
+    fail(name, value, f"an integer >= {minimum} and < 2^31")
   return int(value)
 
 

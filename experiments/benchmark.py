@@ -73,7 +73,7 @@ def define_flags() -> None:
     "precision", "float32", ("float32", "bfloat16"), "Of convolutions (training, convolutions)."
   )
   flags.DEFINE_list("solvers", list(solvers.SOLVERS), "Solvers to run (solvers).")
-  flags.DEFINE_string(
+  cli.define_path(
     "scico_python", sys.executable, "Interpreter that has SCICO, which pins its own JAX (solvers)."
   )
   flags.DEFINE_bool("json", False, "One JSON object a row.")
@@ -81,4 +81,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
   define_flags()
-  cli.run(main)
+  cli.run(main, prints_only=True)

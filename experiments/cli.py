@@ -1,33 +1,80 @@
-"""What all commands share: flags, and errors of the user as one line and exit code 2."""
+"""What all commands share: flags, signals, output, and errors as one line and exit code 2."""
 
+import os
+import pathlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
 
 from cscjax.data import DataError
-from experiments import environment
+from experiments import environment, output, signals
 
 
 class UsageError(Exception):
   """The command cannot do what it was asked to; the message says why."""
 
 
-def run(main: Callable[[], int | None]) -> None:
+class _PathParser(flags.ArgumentParser):
+  """Replaces `~` and `~user` at the beginning of a path, and refuses what no library can take."""
+
+  def parse(self, argument: str) -> str:
+    is_foreign = any("\ud800" <= character <= "\udfff" for character in argument)  # to the locale
+    if not argument or "\0" in argument or is_foreign:
+      raise ValueError("expected a path, not empty, in the characters of the locale")
+    path = os.path.expanduser(argument)
+    if path.startswith("~"):
+      raise ValueError(f"there is no user of this name; a folder that is named so is ./{argument}")
+    return path
+
+
+def define_path(
+  name: str, default: str | None, help_text: str, flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
+  """Defines a flag whose value is a path, in which `~` and `~user` are replaced wherever it is given."""
+  flags.DEFINE(_PathParser(), name, default, help_text, flag_values)
+
+
+def run(main: Callable[[], int | None], *, prints_only: bool = False) -> None:
   """Parses the flags, runs `main()` and exits with what it returns (None is 0).
 
-  Bad flags, positional arguments, `UsageError`, `DataError` and a lack of memory end in one line on
-  stderr and exit code 2, Ctrl-C in exit code 130. Every other exception is a bug and keeps its
-  traceback. Log messages below WARNING are shown only with --verbosity=0 or more.
+  Bad flags, positional arguments, `UsageError`, `DataError`, `OSError` (a full disk, for example) and a
+  lack of memory end in one line on stderr and exit code 2, a signal ends in exit code 128 + its number.
+  Every other exception is a bug and keeps its traceback. Warnings are one line each; log messages below
+  WARNING are shown only with --verbosity=0 or more.
+
+  The command goes on where nobody reads stdout or stderr any more, or where they cannot be written; the
+  latter is told by a warning.
+
+  Args:
+    main: The command.
+    prints_only: Whether the results of the command are on stdout alone. If it cannot be written, that is
+      then an error with exit code 2.
   """
-  app.run(lambda _: _guarded(main), flags_parser=_parse)
+  output.guard()
+  warnings.showwarning = _show_warning
+  signals.watch()
+  signals.set_mode("interrupt")
+  try:
+    app.run(lambda _: _guarded(main), flags_parser=_parse)
+  except SystemExit as ended:
+    code = ended.code
+  except signals.Interrupted as ended:
+    code = ended.code
+  signals.set_mode("remember")  # the results are complete; a second signal ends what may still take time
+  problem = output.lost()
+  if problem:
+    say(f"cannot write to stdout: {problem}", "error" if prints_only else "warning")
+    code = code or 2 * prints_only
+  sys.exit(code)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
-  except (flags.Error, UnicodeDecodeError) as error:  # the latter from a flagfile that is no text
+  except (flags.Error, ValueError) as error:  # ValueError: --nonorm=1, a flagfile that is no text
     _fail(error)
   if flags.FLAGS["verbosity"].using_default_value:
     # absl's default would show the libraries' INFO messages.
@@ -36,7 +83,13 @@ def _parse(argv: Sequence[str]) -> list[str]:
     _fail(UsageError(f"unexpected argument: {' '.join(rest[1:])}"))
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
+    logging.get_absl_logger().addFilter(_is_news)
   return rest
+
+
+def _is_news(record):
+  """Whether a log message is none of Orbax, which logs errors that it then raises or that do no harm."""
+  return "orbax" not in pathlib.Path(record.pathname).parts
 
 
 def _guarded(main: Callable[[], int | None]) -> int | None:
@@ -46,20 +99,26 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
     if problem:
       raise UsageError(problem)
     return main()
-  except (UsageError, DataError) as error:
+  except (UsageError, DataError, OSError) as error:
     _fail(error)
   except (RuntimeError, MemoryError) as error:  # JAX's errors are of the former
     if isinstance(error, RuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED"):
       raise
     reason = str(error).partition("\n")[0] or type(error).__name__
     _fail(UsageError(f"out of memory; lower --batch_size, --width or --depth ({reason})"))
-  except KeyboardInterrupt:
-    return 130
+  except KeyboardInterrupt as error:
+    return getattr(error, "code", 130)
 
 
-def say(error: Exception | str) -> None:
-  """Prints an error as one line on stderr."""
-  print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+def say(problem: Exception | str, kind: str = "error") -> None:
+  """Prints an error, or a warning, as one line on stderr."""
+  text = " ".join(str(problem).split())
+  text = text.encode(errors="backslashreplace").decode()  # flags may have bytes that are no text
+  print(f"{kind}:", text, file=sys.stderr, flush=True)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+  say(str(message), "warning")
 
 
 def _fail(error: Exception) -> NoReturn:

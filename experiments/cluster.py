@@ -17,7 +17,7 @@ import jax
 
 from cscjax import training
 from cscjax.data import DataError
-from experiments import cli
+from experiments import cli, signals
 from experiments.cli import UsageError
 from experiments.config import AUTO, OWN, Config
 from experiments.environment import platform_problem
@@ -103,15 +103,16 @@ def _join(config):
   timer = threading.Timer(config.peer_timeout, give_up)  # JAX would end with SIGABRT and a stack trace
   timer.start()
   try:
-    jax.distributed.initialize(
-      None if automatic else config.coordinator,
-      config.num_processes,
-      config.process_id,
-      cluster_detection_method=None if automatic else "deactivate",
-      initialization_timeout=2 * config.peer_timeout,
-      heartbeat_timeout_seconds=config.peer_timeout,
-      shutdown_timeout_seconds=config.peer_timeout,
-    )
+    with signals.ending():
+      jax.distributed.initialize(
+        None if automatic else config.coordinator,
+        config.num_processes,
+        config.process_id,
+        cluster_detection_method=None if automatic else "deactivate",
+        initialization_timeout=2 * config.peer_timeout,
+        heartbeat_timeout_seconds=config.peer_timeout,
+        shutdown_timeout_seconds=config.peer_timeout,
+      )
   except ValueError as error:
     raise UsageError(f"--coordinator: no SLURM or Kubernetes to ask for {AUTO!r} ({error})") from error
   except RuntimeError as error:

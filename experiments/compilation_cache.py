@@ -2,15 +2,15 @@
 
 import os
 import pathlib
-import sys
 import tempfile
+import warnings
 
 import jax
 
 from cscjax.data import DataError
 from cscjax.data.cache import cache_folder
 from cscjax.data.load import find_data_dir
-from experiments.cli import UsageError
+from experiments.cli import UsageError, say
 from experiments.config import Config
 
 OFF = "off"
@@ -44,9 +44,11 @@ def use_compilation_cache(config: Config) -> None:
     if config.compilation_cache is not None:
       problem = f"cannot write to {config.compilation_cache}: {error}"
       raise UsageError(f"--compilation_cache: {problem}") from error
-    print(f"warning: compiled programs are not kept ({error})", file=sys.stderr)
+    say(f"compiled programs are not kept ({error})", "warning")
     jax.config.update("jax_enable_compilation_cache", False)
     return
+  # Of a disk that fails later JAX would warn once for each program.
+  warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
   jax.config.update("jax_compilation_cache_dir", str(folder))
 
 

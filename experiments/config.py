@@ -43,12 +43,6 @@ def _real(low: float, high: float = 1e30) -> Check:
   return functools.partial(checks.in_range, low=low, high=high)
 
 
-def _path(name: str, value: Any) -> None:
-  """A path that every library can take: no null byte, and no bytes that the locale cannot decode."""
-  if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-    checks.fail(name, value, "a path in the characters of the locale")
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
   """All settings of a run; each field is a flag of the same name.
@@ -83,9 +77,7 @@ class Config:
   )
 
   dataset: str = _flag("cifar10", "Data set.", DATASETS)
-  data_dir: str | None = _flag(
-    None, "Directory of TFDS's data and of the cache of decoded images.", _path
-  )
+  data_dir: str | None = _flag(None, "Directory of TFDS's data and of the cache of decoded images.")
   download: bool = _flag(True, "Whether a data set that is not there may be downloaded.")
   validation_fraction: float = _flag(
     0.0,
@@ -137,11 +129,8 @@ class Config:
   compilation_cache: str | None = _flag(
     None,
     "Directory of compiled programs, beside the cache of decoded images if none; 'off': keep none.",
-    _path,
   )
-  workdir: str | None = _flag(
-    None, "Where the run is kept and resumed; a new one under runs/ if none.", _path
-  )
+  workdir: str | None = _flag(None, "Where the run is kept and resumed; a new one under runs/ if none.")
   evaluate_epochs: int = _flag(1, "Epochs between evaluations.", _whole(1))
   checkpoint_seconds: float = _flag(300.0, "Seconds between checkpoints within an epoch.", _real(0, 1e9))
   dispatch_seconds: float = _flag(
@@ -228,3 +217,6 @@ OF_A_CALL = frozenset({"workdir", "coordinator", "num_processes", "process_id"})
 
 OWN = frozenset({"process_id", "workdir", "data_dir", "download", "compilation_cache"})
 """Fields that may differ between the processes of a run."""
+
+PATHS = frozenset({"data_dir", "compilation_cache", "workdir"})
+"""Fields that are paths, in whose flags `~` is replaced."""

@@ -20,28 +20,32 @@ def import_jax() -> None:
 def prepare(*, use_devices: bool) -> str | None:
   """Makes the environment fit for a command; returns what is wrong with it in one line, or None.
 
-  Matplotlib is given its backend for files, as commands open no window.
+  Matplotlib is given its backend for files, as commands open no window, and JAX adds nothing to seeds
+  (JAX_RANDOM_SEED_OFFSET).
 
   Args:
-    use_devices: Whether to look for the devices that JAX_PLATFORMS asks for. It must not be done before
-      the processes of a run have found each other.
+    use_devices: Whether to look for the devices that variables of JAX ask for, which must not be done
+      before the processes of a run have found each other.
   """
+  import jax
+
   os.environ["MPLBACKEND"] = "agg"
+  jax.config.update("jax_random_seed_offset", 0)
   return _xla_problem() or (platform_problem() if use_devices else None)
 
 
 def platform_problem() -> str | None:
-  """Why the devices that JAX_PLATFORMS asks for cannot be used; None where it asks for none."""
+  """Why the devices that variables of JAX ask for cannot be used; None where they can or none is set."""
   import jax
 
-  asked = jax.config.jax_platforms or jax.config.read("jax_platform_name")
-  if not asked:
+  given = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("JAX_"))
+  if not given:
     return None
   try:
     jax.devices()
   except Exception as error:  # JAX raises RuntimeError, or AssertionError for a plugin that is missing.
     reason = " ".join(str(error).split()).removesuffix(".") or "there is none"
-    return f"JAX_PLATFORMS: expected a platform with devices, got {asked} ({reason[:200]})"
+    return f"the environment: JAX has no devices with {' '.join(given)} ({reason[:200]})"
   return None
 
 

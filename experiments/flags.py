@@ -9,19 +9,15 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import UsageError
-from experiments.config import OF_A_CALL, Config
+from experiments.cli import UsageError, define_path
+from experiments.config import OF_A_CALL, PATHS, Config
 from experiments.workdir import read_config
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines a flag for each field of `Config`, with its default, help and choices, and --from_config."""
-  flags.DEFINE_string(
-    "from_config",
-    None,
-    "config.json of a run to repeat but for its workdir and processes; flags beside it replace its.",
-    flag_values=values,
-  )
+  text = "config.json of a run to repeat but for its workdir and processes; flags beside it replace its."
+  define_path("from_config", None, text, values)
   hints = typing.get_type_hints(Config)
   for field in dataclasses.fields(Config):
     name, text = field.name, field.metadata["help"]
@@ -29,6 +25,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     kind = _without_none(hints[name])
     if field.metadata["choices"]:
       flags.DEFINE_enum(name, default, field.metadata["choices"], text, flag_values=values)
+    elif name in PATHS:
+      define_path(name, default, text, values)
     elif kind is bool:
       flags.DEFINE_bool(name, default, text, flag_values=values)
     elif kind is int:
@@ -48,7 +46,7 @@ def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
     UsageError: Where a value is out of range, or the file of --from_config is none of a run.
   """
   if parsed.from_config is not None:
-    _take_from(pathlib.Path(parsed.from_config).expanduser(), parsed)
+    _take_from(pathlib.Path(parsed.from_config), parsed)
   values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)}
   try:
     for name, value in values.items():

@@ -6,6 +6,9 @@ counted that the code fails to reconstruct (Definition 1). With two pursuits: th
 codes, which Theorem 1 is about, and the forward pass of a network, one iteration for codes >= 0.
 Writes figure3.png and figure3.json to --workdir; the last line on stdout is one JSON object with
 the outcome. Some minutes on two cores.
+
+Exit code 2 for bad flags or where the files cannot be written; 128 + n where signal n has ended the
+command before its results were known: then nothing is written.
 """
 
 import datetime
@@ -20,6 +23,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.reproduction import figure3
+from experiments.signals import remembered
 from experiments.workdir import environment, replaced, write_json
 
 
@@ -37,18 +41,19 @@ def main() -> None:
     results = figure3.run(settings, lambda line: print(line, file=sys.stderr, flush=True))
   seconds = round(time.monotonic() - start, 1)
   made = {"date": datetime.date.today().isoformat(), "seconds": seconds, **environment()}
-  try:
-    write_json(workdir / "figure3.json", {**made, **results})
-    with replaced(workdir / "figure3.png") as scratch:
-      figure3.figure(results).savefig(scratch, format="png", dpi=150)
-  except OSError as error:
-    raise cli.UsageError(f"--workdir: {workdir}: {error}") from error
-  print(results["verdict"])
-  ends = {
-    f"{run['model']}_{run['pursuit']}": [run["mean"]["end"], run["std"]["end"]]
-    for run in results["runs"]
-  }
-  print(json.dumps({"outcome": results["outcome"], "failed_dimensions": ends, "seconds": seconds}))
+  with remembered():  # a signal comes too late to matter
+    try:
+      write_json(workdir / "figure3.json", {**made, **results})
+      with replaced(workdir / "figure3.png") as scratch:
+        figure3.figure(results).savefig(scratch, format="png", dpi=150)
+    except OSError as error:
+      raise cli.UsageError(f"--workdir: {workdir}: {error}") from error
+    print(results["verdict"])
+    ends = {
+      f"{run['model']}_{run['pursuit']}": [run["mean"]["end"], run["std"]["end"]]
+      for run in results["runs"]
+    }
+    print(json.dumps({"outcome": results["outcome"], "failed_dimensions": ends, "seconds": seconds}))
 
 
 def settings_from_flags() -> figure3.Settings:
@@ -82,7 +87,7 @@ def _numbers(name, kind):
 def define_flags() -> None:
   """Defines this command's flags."""
   default = figure3.Settings()
-  flags.DEFINE_string("workdir", "runs/figure3", "Where figure3.png and figure3.json are written.")
+  cli.define_path("workdir", "runs/figure3", "Where figure3.png and figure3.json are written.")
   flags.DEFINE_list("beta", _texts(default.beta), "Penalty of each layer; 2 beta of the first counts.")
   flags.DEFINE_integer("iterations", default.iterations, "Training iterations, minibatches of 128.")
   flags.DEFINE_float("learning_rate", default.learning_rate, "Rate of SGD with momentum 0.9.")

@@ -5,15 +5,17 @@ import math
 import pathlib
 from typing import Any
 
+from cscjax.training import read_file
+
 
 def read_json(path: pathlib.Path) -> Any:
   """Returns what a JSON file holds, see `parse_json`.
 
   Raises:
-    OSError: If the file cannot be read.
+    OSError: If it cannot be read or is not a regular file.
     ValueError: If it is not JSON.
   """
-  return parse_json(path.read_bytes())
+  return parse_json(read_file(path))
 
 
 def parse_json(content: bytes) -> Any:

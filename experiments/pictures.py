@@ -43,8 +43,8 @@ DPI = 100
 
 def define_flags() -> None:
   """Defines this command's flags; not at import, where they would clash with other commands'."""
-  absl_flags.DEFINE_string("workdir", None, "Directory of the run.")
-  absl_flags.DEFINE_string("data_dir", None, "Directory of its data; the run's own if none.")
+  cli.define_path("workdir", None, "Directory of the run.")
+  cli.define_path("data_dir", None, "Directory of its data; the run's own if none.")
   absl_flags.DEFINE_integer("example", 0, "Which example of the test set is drawn, from 0.")
 
 

@@ -20,8 +20,8 @@ from experiments import cli
 def define_flags() -> None:
   """Defines this command's flags; not at import, where they would clash with other commands'."""
   flags.DEFINE_enum("dataset", "cifar10", tuple(IMAGE_SETS), "Data set to prepare.")
-  flags.DEFINE_string("data_dir", None, "TFDS's data directory; TFDS's own by default.")
-  flags.DEFINE_string("shards", None, "Folder of image sheets to read instead of TFDS.")
+  cli.define_path("data_dir", None, "TFDS's data directory; TFDS's own by default.")
+  cli.define_path("shards", None, "Folder of image sheets to read instead of TFDS.")
 
 
 def main() -> None:

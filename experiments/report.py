@@ -95,12 +95,10 @@ def _writing(flag: str, path: pathlib.Path) -> Iterator[None]:
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines this command's flags."""
-  flags.DEFINE_string(
-    "results", "runs/reproduction", "Folder that experiments.reproduce fills.", flag_values=values
-  )
+  cli.define_path("results", "runs/reproduction", "Folder that experiments.reproduce fills.", values)
   text = "Where report.md and its pictures go; DIR/report of --results if not given."
-  flags.DEFINE_string("out", None, text, flag_values=values)
-  flags.DEFINE_string("readme", None, "File whose marked part becomes a summary.", flag_values=values)
+  cli.define_path("out", None, text, values)
+  cli.define_path("readme", None, "File whose marked part becomes a summary.", values)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ runs/STUDY/ROW-seedN.json in --results, and in work/STUDY/ROW-seedN what experim
 --dry_run it shows the queue with the minutes that it will take. In the end the tables are printed.
 
 Exit code 0 at the end of the queue or of --budget_minutes, 1 where a run failed (the others are made
-all the same), 2 for bad flags or data, 130 or 143 after a clean stop on SIGINT or SIGTERM.
+all the same), 2 for bad flags or data, 128 + n after a clean stop on signal n, as experiments.run.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from experiments.reproduction.paper import DATASETS, ROWS, TITLES
 from experiments.reproduction.records import Record
 from experiments.reproduction.runs import PROTOCOLS, Run, Study, queue
 from experiments.run import Signals, execute
+from experiments.signals import remembered
 from experiments.workdir import replaced
 
 WORK = "work"
@@ -63,7 +64,7 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
     return 0
   budget, failed = Budget(args.budget_minutes), []
   todo = [run for run in runs if run not in known or not known[run].is_finished]
-  with budget.caught(), _writing(results):
+  with remembered(), _writing(results):
     for i, run in enumerate(todo):
       if budget.stopped() or budget.seconds_left < START_SECONDS:
         break
@@ -218,12 +219,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     "budget_minutes", None, "Stop after so long; the next call goes on.", flag_values=values
   )
   text = "Folder of the records and of what runs leave."
-  flags.DEFINE_string("results", "runs/reproduction", text, flag_values=values)
-  flags.DEFINE_string("data_dir", None, "As of experiments.run.", flag_values=values)
+  cli.define_path("results", "runs/reproduction", text, values)
+  cli.define_path("data_dir", None, "As of experiments.run.", values)
   text = "Show the queue and how long it will take, and do nothing."
   flags.DEFINE_bool("dry_run", False, text, flag_values=values)
   text = "Measured rows of experiments.benchmark --suite=train --json, for --dry_run."
-  flags.DEFINE_string("rates", str(_RATES), text, flag_values=values)
+  cli.define_path("rates", str(_RATES), text, values)
 
 
 if __name__ == "__main__":

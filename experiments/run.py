@@ -2,17 +2,16 @@
 
 Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to --workdir and resumes
 what that holds. The last line on stdout is the summary. Exit code 0 for a run that ended, also a
-diverged one; 2 for bad flags or data, or where the files cannot be written (a full disk); 130 or 143
-after a clean stop on SIGINT or SIGTERM. Of several processes (--coordinator) the first prints and
-writes; each of them exits with the run's code.
+diverged one; 2 for bad flags or data, or where the files cannot be written (a full disk); 128 + n after
+a clean stop on signal n: SIGHUP, SIGINT, SIGQUIT, SIGTERM or SIGUSR1, of which a second one ends the
+process at once. Of several processes (--coordinator) the first prints and writes; each of them exits
+with the run's code.
 """
 
 import contextlib
 import json
 import pathlib
-import signal
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -36,37 +35,23 @@ from experiments.cluster import connected, together
 from experiments.compilation_cache import use_compilation_cache
 from experiments.config import Config
 from experiments.progress import create_progress
+from experiments.signals import received, remembered
 from experiments.workdir import open_workdir, replaced, run_name, write_config, write_json
 
 
 class Signals:
-  """Remembers the first SIGINT or SIGTERM, so that the loop can end cleanly.
+  """Whether a signal asks a run to end.
 
   Attributes:
     agreed: The number of one that a process of the run has received, 0 while they know of none.
   """
 
   def __init__(self):
-    self._received, self.agreed = 0, 0
-
-  @contextlib.contextmanager
-  def caught(self) -> Iterator[None]:
-    """Within, SIGINT and SIGTERM are remembered; a second one kills as usual."""
-
-    def remember(number, _):
-      self._received = number
-      signal.signal(number, signal.SIG_DFL)
-
-    old = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-      yield
-    finally:
-      for number, handler in old.items():
-        signal.signal(number, handler)
+    self.agreed = 0
 
   def stopped(self) -> bool:
     """Whether a process has received one; every process has to ask at the same point."""
-    self.agreed = training.largest(self._received)
+    self.agreed = training.largest(received())
     return self.agreed != 0
 
 
@@ -87,16 +72,18 @@ def execute(config: Config, signals: Signals) -> dict[str, Any]:
     DataError: If the data cannot be had.
   """
   make_model(config, dataset_shape(config.dataset)[1], parallel=False)  # refused before any data is read
-  # The setting of the environment (JAX_THREEFRY_PARTITIONABLE) would change the random numbers.
-  with connected(config), jax.threefry_partitionable(True):
+  # JAX_THREEFRY_PARTITIONABLE would change the random numbers; JAX_TRANSFER_GUARD would end the run.
+  with connected(config), jax.threefry_partitionable(True), jax.transfer_guard("allow"):
     with contextlib.ExitStack() as held:
+      if config.coordinator:  # the others would wait for a process that ends alone
+        held.enter_context(remembered())
       with together(config):
         dataset = _load(config)
         make_plan(config, dataset)  # this and the next two refuse before anything is written
         make_mesh(config)
         check_network(config, dataset)
         use_compilation_cache(config)
-        held.enter_context(signals.caught())
+        held.enter_context(remembered())
         workdir = held.enter_context(open_workdir(config))
       with together(config):
         run = build(config, dataset)
@@ -211,12 +198,15 @@ def summarize(
 def write_results(
   config: Config, workdir: pathlib.Path, summary: dict[str, Any], rows: list[dict[str, Any]]
 ) -> None:
-  """Writes curves.png and summary.json."""
+  """Writes summary.json and curves.png; only warns where the latter, which adds nothing, cannot be."""
+  write_json(workdir / "summary.json", summary)
   given = [f"{name} {getattr(config, name)}" for name in ("depth", "solver", "unfolding")]
   title = ", ".join([config.dataset, config.model, *(g for g in given if not g.endswith(" None"))])
-  with replaced(workdir / "curves.png") as scratch:
-    learning_curves(rows, title=title).savefig(scratch, format="png", dpi=120)
-  write_json(workdir / "summary.json", summary)
+  try:
+    with replaced(workdir / "curves.png") as scratch:
+      learning_curves(rows, title=title).savefig(scratch, format="png", dpi=120)
+  except OSError as error:
+    cli.say(f"cannot write {workdir / 'curves.png'}: {error.strerror}", "warning")
 
 
 if __name__ == "__main__":

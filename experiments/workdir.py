@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -18,7 +19,7 @@ from typing import Any
 import jax
 
 from cscjax.models import ARCHITECTURES, model_fields
-from cscjax.training import is_first, seal, unseal
+from cscjax.training import is_first, read_file, seal, unseal
 from experiments.cli import UsageError
 from experiments.config import KEYS, MODEL_FIELDS, RESUMABLE, Config
 
@@ -26,6 +27,7 @@ JAX_SETTINGS = (
   "jax_threefry_partitionable",
   "jax_enable_x64",
   "jax_default_matmul_precision",
+  "jax_optimization_level",
 )
 """Settings of JAX, which the environment can change, that results depend on."""
 
@@ -47,25 +49,24 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
     return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / "lock").open("w")
+    lock = _open_lock(workdir / "lock")
+  except BlockingIOError:
+    raise UsageError(f"--workdir: another run is using {workdir}") from None
   except OSError as error:
     raise UsageError(f"--workdir: cannot write to {workdir}: {error.strerror}") from error
-  with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise UsageError(f"--workdir: another run is using {workdir}") from None
-    try:
-      _check_same_run(workdir, config)
-      yield workdir
-    except OSError as error:
-      raise UsageError(f"--workdir: {workdir}: {error}") from error
+  try:
+    _check_same_run(workdir, config)
+    yield workdir
+  except OSError as error:
+    raise UsageError(f"--workdir: {workdir}: {error}") from error
+  finally:
+    with contextlib.suppress(OSError):  # of a disk that is gone; the lock goes in any case
+      os.close(lock)
 
 
 def run_name(workdir: pathlib.Path) -> str:
   """The name of the run in `workdir`, which its checkpoints carry too; a new one where it has none."""
-  path = workdir / "config.json"
-  return (read_config(path) if path.exists() else {}).get("run") or uuid.uuid4().hex
+  return (_config_in(workdir) or {}).get("run") or uuid.uuid4().hex
 
 
 def write_config(workdir: pathlib.Path, config: Config, name: str) -> None:
@@ -74,9 +75,8 @@ def write_config(workdir: pathlib.Path, config: Config, name: str) -> None:
   Where there is one already, a warning on stderr tells what has changed of versions, threads, devices
   and the like, as a resumed run may then end with other bits.
   """
-  path = workdir / "config.json"
-  now = environment()
-  if path.exists() and (changes := _differences(read_config(path), now)):
+  before, now = _config_in(workdir), environment()
+  if before and (changes := _differences(before, now)):
     print(
       f"warning: {workdir}: the results may differ in their last bits, as the run had {changes}",
       file=sys.stderr,
@@ -90,7 +90,7 @@ def write_config(workdir: pathlib.Path, config: Config, name: str) -> None:
     "architecture": ARCHITECTURES[config.model],
     **now,
   }
-  write_json(path, seal(contents))
+  write_json(workdir / "config.json", seal(contents))
 
 
 def environment() -> dict[str, Any]:
@@ -123,7 +123,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     OSError: If it cannot be read.
   """
   try:
-    sealed = json.loads(path.read_text())
+    sealed = json.loads(read_file(path).decode())
     flags, name, version = sealed["flags"], sealed.get("run", ""), sealed.get("architecture", 1)
     expected = ((flags, "flags", dict), (name, "run", str), (version, "architecture", int))
     for value, key, kind in expected:
@@ -153,16 +153,42 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
   os.replace(scratch, path)
 
 
-def _check_same_run(workdir, config):
-  path = workdir / "config.json"
-  if not path.exists():
-    if (workdir / "checkpoints").exists():
-      raise UsageError(f"--workdir: {workdir} holds checkpoints and no config.json; choose another one")
-    return
+def _open_lock(path):
+  """Locks a file and returns its descriptor; BlockingIOError where another process holds it.
+
+  It is opened for reading, as a disk cannot be remounted read-only while a file on it is open for
+  writing; NFS, however, gives the lock for nothing else.
+  """
+  file = os.open(path, os.O_CREAT | os.O_RDONLY, 0o666)
   try:
-    found = read_config(path)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+  except OSError as error:
+    os.close(file)
+    if error.errno != errno.EBADF:
+      raise
+  file = os.open(path, os.O_RDWR)
+  fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  return file
+
+
+def _config_in(workdir):
+  """The config.json of a run; None where there is none, which an error of the disk does not mean."""
+  try:
+    return read_config(workdir / "config.json")
+  except FileNotFoundError:
+    return None
+
+
+def _check_same_run(workdir, config):
+  try:
+    found = _config_in(workdir)
   except ValueError as error:
     raise UsageError(f"--workdir: {error}; choose another one") from error
+  if found is None:
+    if os.path.lexists(workdir / "checkpoints"):
+      raise UsageError(f"--workdir: {workdir} holds checkpoints and no config.json; choose another one")
+    return
   old = found["flags"]
   new = json.loads(json.dumps(dataclasses.asdict(config)))
   for name in sorted(new.keys() - RESUMABLE):

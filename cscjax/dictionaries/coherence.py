@@ -224,7 +224,7 @@ def _unit_rows(rows):
 
 
 def _divide(values, norms):
-  """values / norms at any scale of the norms, 0 where a norm is 0."""
+  """values / norms at any scale of the norms, 0 where a norm is 0, NaN where it is NaN."""
   power = ops.power_of_two(norms[None], axis=0)[0]
   norms = norms / power
-  return jnp.where(norms > 0, values / power / jnp.where(norms > 0, norms, 1), 0)
+  return jnp.where(norms == 0, 0, values / power / jnp.where(norms == 0, 1, norms))

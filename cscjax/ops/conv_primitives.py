@@ -56,9 +56,13 @@ def _primitive(name, implementation, cpu_implementation):
     return jax.make_jaxpr(partial(implementation, **params))(a, b).out_avals[0]
 
   static = ("strides", "dilations", "pads", "sizes")
-  primitive.def_impl(
-    jax.jit(lambda a, b, **params: primitive.bind(a, b, **params), static_argnames=static)
-  )
+  compiled = jax.jit(lambda a, b, **params: primitive.bind(a, b, **params), static_argnames=static)
+
+  @primitive.def_impl
+  def _(a, b, **params):
+    with jax.disable_jit(False):  # else it would call itself
+      return compiled(a, b, **params)
+
   mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
   mlir.register_lowering(
     primitive, mlir.lower_fun(cpu_implementation, multiple_results=False), platform="cpu"

@@ -17,7 +17,7 @@ def normalize(tree: PyTree) -> tuple[jax.Array, PyTree]:
   power = power_of_two(tree)
   tree = jax.tree.map(lambda leaf: leaf / power.astype(leaf.dtype), tree)
   norm = jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree)))
-  scale = jnp.where(norm > 0, 1 / jnp.where(norm > 0, norm, 1), 0)
+  scale = jnp.where(norm == 0, 0, 1 / jnp.where(norm == 0, 1, norm))
   return power * norm, jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), tree)
 
 

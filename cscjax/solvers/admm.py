@@ -78,30 +78,38 @@ def admm(
 
   Args:
     dictionary: D, a MatrixDictionary, a ConvDictionary of stride 1, or the identity beside one.
-    x: As in `ista`, and so all that is not named here.
-    beta: As in `ista`.
-    iterations: As in `ista`.
-    tolerance: As in `ista`.
-    max_iterations: As in `ista`.
+    x: Signals [batch..., n], [batch..., L, C] or [batch..., H, W, C] after the dictionary.
+    beta: Penalty >= 0: a scalar, per channel [m], or an array that broadcasts against the code. A code
+      of several parts takes one for all parts or one for each.
+    iterations: Number of iterations, >= 0; 100 if neither this nor a tolerance is given.
+    tolerance: Instead of a number of iterations: stop when the measure named by `stop` has been at most
+      this, >= 0, for each signal. It is computed in iterations 1, 11, 21, ... and in the last one.
+    max_iterations: With a tolerance, the largest number of iterations; 1000 if None.
     stop: "gradient_mapping" or "gap". "gradient_mapping" is that of `ista` at the code itself in the
       limit of short steps, where G is the smallest subgradient of the objective. Convexity guarantees
       F(code) - min F <= ||G|| ||code - solution||. "gap" as in `ista`, with ADMM's own dual point.
     rho: Penalty parameter > 0, for atoms of unit norm around 1. If None, it is balanced for each
       signal until the two residuals fall together (He, Yang & Wang 2000; normalised as Wohlberg 2017).
     relaxation: In 1..2.
-    nonnegative: As in `ista`.
-    mask: As in `ista`.
-    init: As in `ista`; the dual is taken from its residual.
-    record: As in `ista`, but nothing is kept by default. "gradient_mapping" and "gap" cost an analysis
-      each in every iteration.
-    differentiate: As in `ista`.
-    check_beta: As in `ista`.
+    nonnegative: Whether the code is constrained to be >= 0 (eq. 2).
+    mask: Weights in 0..1 of the squared errors that broadcast against `x`; all 1 if None. The value of
+      a pixel of weight 0, even NaN, does not matter.
+    init: Code to start from, 0 if None; the dual is taken from its residual.
+    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support"; none by default.
+      "gradient_mapping" and "gap" cost an analysis each in every iteration.
+    differentiate: "unrolled" differentiates through the iterations; "remat" does the same and computes
+      them again in the backward pass, with memory of about the square root of their number; "implicit"
+      is the derivative of the solution near the code, found when a derivative is taken (see `polished`;
+      traces have no derivative then). If None, unrolled for a fixed number of iterations, else implicit.
+    check_beta: Whether to raise where beta is so large that the code must be 0; not under jit.
 
   Returns:
-    As `ista`. The code is sparse, the result of a threshold.
+    A `SolverResult`: the code, what was recorded, and whether it converged or diverged. The code is
+    sparse, the result of a threshold.
 
   Raises:
-    ValueError: As `ista`, and for dictionaries that it cannot take.
+    ValueError: If shapes do not fit, an argument is out of range, two of them contradict each other, or
+      the dictionary is none of those above.
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   loop = Loop.make(
@@ -112,7 +120,7 @@ def admm(
     checks.all_at_least("rho", rho, 0, open_bound=True)
     if jnp.ndim(rho) != 0:
       checks.fail("rho", jnp.shape(rho), "a scalar")
-  if check_beta:
+  if checks.boolean("check_beta", check_beta):
     check_beta_below_max(problem)
   canvas(problem.dictionary, problem.x.shape[problem.batch_ndim :])  # raises where it cannot be done
   return solve(problem, rho, init, tolerance, method=DouglasRachford(float(relaxation)), loop=loop)

@@ -113,7 +113,6 @@ class Loop(NamedTuple):
     return cls(count, stop, tuple(record), differentiate)
 
 
-@partial(jax.jit, static_argnames=("method", "loop"))
 def solve(
   problem: Lasso,
   parameter: jax.Array | None,
@@ -124,18 +123,19 @@ def solve(
   loop: Loop,
 ) -> SolverResult:
   """Runs a method from `init`, or 0, a number of iterations or to a tolerance."""
-  layout = SolverResult(0, 1, meshes.REPLICATED, 0, 0, *[1] * 3)
+  init = None if init is None else problem.as_code(init)  # jit would refuse what is no array its way
   return meshes.shard_batch(
     lambda _, *arguments: _solve(*arguments, method=method, loop=loop),
     *(problem.x, problem, parameter, init, tolerance),
     batch_ndim=problem.batch_ndim,
-    layout=layout,
+    layout=SolverResult(0, 1, meshes.REPLICATED, 0, 0, *[1] * 3),
   )
 
 
+@partial(jax.jit, static_argnames=("method", "loop"))
 def _solve(problem, parameter, init, tolerance, *, method, loop):
   problem, parameter, init, tolerance = meshes.vary_as((problem, parameter, init, tolerance))
-  start = problem.as_code(init)
+  start = problem.zero_code() if init is None else init
   if init is not None and tolerance is not None:  # no search for a solution that is known
     zero = problem.is_solved_by_zero()
     start = jax.tree.map(lambda c: jnp.where(per_signal(zero, c), 0, c), start)

@@ -60,11 +60,9 @@ class Lasso(struct.PyTreeNode):
     """The code 0."""
     return jax.tree.map(jnp.zeros_like, self.dictionary.analysis(self.x))
 
-  def as_code(self, init: Code | None, name: str = "init") -> Code:
-    """A code to start from, 0 if None; ValueError that begins with `name` where it does not fit."""
+  def as_code(self, init: Code, name: str = "init") -> Code:
+    """A code in the problem's type; ValueError that begins with `name` where it does not fit."""
     code = self.zero_code()
-    if init is None:
-      return code
     init = list_as_code(name, init, code)
     got, expected = jax.tree.structure(init), jax.tree.structure(code)
     if got != expected:

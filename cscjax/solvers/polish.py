@@ -17,6 +17,7 @@ STEP_ITERATIONS = 40  # of conjugate residuals for such a step: the next one con
 SOLVE_ITERATIONS = 1000  # of conjugate residuals for a derivative, at most
 HALVINGS = 6  # at most, of a step that does not lower the objective
 NOISE = 32  # rounding errors, of the largest |D^T x|, that the optimality conditions may be off
+BETA_PART = 0.1  # and at most so much of beta: beyond, nothing tells that a coefficient is not 0
 
 
 class Face(NamedTuple):
@@ -57,7 +58,8 @@ def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
 
   Returns:
     The code, and for each signal [batch...] by how much it violates the optimality conditions beyond
-    rounding, relative to the largest |D^T x|: 0 where the solution was found.
+    rounding (or a tenth of beta, where that is less), relative to the largest |D^T x|: 0 where the
+    solution was found.
   """
   correlation = problem.dictionary.analysis(problem.weigh(problem.x))
   scale = _largest(problem, correlation)
@@ -68,7 +70,7 @@ def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
     explored, step = _explore(problem, code, step, jnp.where(k == 0, 0, EXPLORATION))
     moved = _newton(problem, explored)
     code = _select(problem, excess > 0, moved, code)
-    return k + 1, code, step, jnp.maximum(_violation(problem, code) - noise, 0)
+    return k + 1, code, step, _violation(problem, code, noise)
 
   def unfinished(carry):
     k, *_, excess = carry
@@ -201,14 +203,16 @@ def _longest_step(problem, direction):
   return jnp.where(curvature > 0, _ratio(_dot(problem, direction, direction), curvature), 1)
 
 
-def _violation(problem, code):
-  """The largest distance of 0 from the subdifferential, over the coefficients of each signal."""
+def _violation(problem, code, noise):
+  """By how much 0 is farther from the subdifferential than `noise`, at most, of each signal."""
 
-  def distance(g, b, c):
+  def excess(g, b, c):
     inside = -g - b if problem.nonnegative else jnp.abs(g) - b
-    return jnp.where(c == 0, jnp.maximum(inside, 0), jnp.abs(g + b * jnp.sign(c)))
+    distance = jnp.where(c == 0, inside, jnp.abs(g + b * jnp.sign(c)))
+    level = per_signal(noise, g)
+    return jnp.maximum(distance - jnp.where(b > 0, jnp.minimum(level, BETA_PART * b), level), 0)
 
-  return _largest(problem, jax.tree.map(distance, _gradient(problem, code), problem.beta, code))
+  return _largest(problem, jax.tree.map(excess, _gradient(problem, code), problem.beta, code))
 
 
 def _gradient(problem, code):

@@ -82,8 +82,8 @@ def ista(
           F(code) - min F <= ||G|| ||y - solution||.
 
       The distance is not known, so this is no bound in numbers: ask for the gap where you need one. On
-      the photographs of the benchmark a tolerance of 1e-3 ended between 1e-4 and 1e-2 above the
-      minimum, relative to it, with each solver and step.
+      48x48 parts of the benchmark's photographs a tolerance of 1e-3 ended between 4e-5 (`admm`) and
+      1e-2 (`ista`) above the minimum, relative to it, with each solver and step; mostly above 1e-4.
       "gap" is the duality gap with the best dual point so far, relative to F(code):
       (F(code) - min F) / F(code) <= tolerance is guaranteed but for rounding. It takes about five times
       the iterations, and every beta must be positive (one that is traced and 0 never converges).
@@ -100,10 +100,11 @@ def ista(
     init: Code to start from; 0 if None.
     record: Traces to keep, of "objective", "gradient_mapping", "gap", "support"; what is not named costs
       nothing.
-    differentiate: "unrolled" through the iterations; "remat" the same, computing them again in the
-      backward pass, with memory of about the square root of their number; "implicit" as the derivative
-      of the solution, whose memory does not grow with them (traces have no derivative then). If None,
-      unrolled for a fixed number of iterations of given step, else implicit.
+    differentiate: "unrolled" differentiates through the iterations; "remat" does the same and computes
+      them again in the backward pass, with memory of about the square root of their number; "implicit"
+      is the derivative of the solution near the code, found when a derivative is taken (see `polished`):
+      its memory does not grow with the iterations, and traces have no derivative. If None, unrolled for
+      a fixed number of iterations of given step, else implicit.
     check_beta: Whether to raise where beta is so large that the code must be 0; not under jit.
 
   Returns:
@@ -119,7 +120,7 @@ def ista(
   loop = Loop.make(
     problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
   )
-  if check_beta:
+  if checks.boolean("check_beta", check_beta):
     check_beta_below_max(problem)
   method = ProximalGradient(growth)
   return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
@@ -152,9 +153,43 @@ def fista(
   iterations (their Theorem 4.4), where ISTA's bound falls as 1/k. It can rise in between. D y comes from
   D code by linearity, so an iteration costs one analysis and one synthesis, as ISTA's.
 
-  Arguments, result and errors are those of `ista`; a step above 1/L can diverge. `restart` sets t back
-  to 1 for each signal whose last move went against the momentum (O'Donoghue & Candes 2015, gradient
-  scheme): on a sharp minimum it saves iterations.
+  Works under jit, vmap and grad; a second call with like shapes and options compiles nothing.
+
+  Args:
+    dictionary: The dictionary D.
+    x: Signals [batch..., n], [batch..., L, C] or [batch..., H, W, C] after the dictionary.
+    beta: Penalty >= 0: a scalar, per channel [m], or an array that broadcasts against the code. A code
+      of several parts takes one for all parts or one for each.
+    iterations: Number of iterations, >= 0; 100 if neither this nor a tolerance is given.
+    tolerance: Instead of a number of iterations: stop when the measure named by `stop` has been at most
+      this, >= 0, for each signal. It is computed in iterations 1, 11, 21, ... and in the last one.
+    max_iterations: With a tolerance, the largest number of iterations; 1000 if None.
+    stop: "gradient_mapping" or "gap". The first is the norm of the gradient mapping G at the
+      extrapolated point y, relative to ||D^T x|| sqrt(1.25 F(code) / F(0)) with the objective F; the
+      second is the duality gap relative to F(code), a bound of (F(code) - min F) / F(code). What each
+      guarantees and measured is described in `ista`.
+    step: A scalar > 0, 1/L by `lipschitz` if None; a step above 1/L can diverge. "backtracking" and
+      "adaptive" search it for each signal, as described in `ista`.
+    restart: Whether t is set back to 1 for each signal whose last move went against the momentum
+      (O'Donoghue & Candes 2015, gradient scheme): on a sharp minimum this saves iterations.
+    nonnegative: Whether the code is constrained to be >= 0 (eq. 2).
+    mask: Weights in 0..1 of the squared errors that broadcast against `x`; all 1 if None. The value of
+      a pixel of weight 0, even NaN, does not matter.
+    init: Code to start from; 0 if None.
+    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support"; what is not named costs
+      nothing.
+    differentiate: "unrolled" differentiates through the iterations; "remat" does the same and computes
+      them again in the backward pass, with memory of about the square root of their number; "implicit"
+      is the derivative of the solution near the code, found when a derivative is taken (see `polished`;
+      traces have no derivative then). If None, unrolled for a fixed number of iterations of given step,
+      else implicit.
+    check_beta: Whether to raise where beta is so large that the code must be 0; not under jit.
+
+  Returns:
+    A `SolverResult`: the code, what was recorded, and whether it converged or diverged.
+
+  Raises:
+    ValueError: If shapes do not fit, an argument is out of range, or two of them contradict each other.
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   growth = _searched_growth(step)
@@ -162,9 +197,9 @@ def fista(
   loop = Loop.make(
     problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
   )
-  if check_beta:
+  if checks.boolean("check_beta", check_beta):
     check_beta_below_max(problem)
-  method = ProximalGradient(growth, accelerate=True, restart=bool(restart))
+  method = ProximalGradient(growth, accelerate=True, restart=checks.boolean("restart", restart))
   return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
 
 

@@ -4,6 +4,7 @@ from cscjax.training.augment import augment, normalize
 from cscjax.training.checkpoint_format import CheckpointError
 from cscjax.training.checkpoints import Checkpoints
 from cscjax.training.checksums import seal, unseal
+from cscjax.training.files import read_file
 from cscjax.training.loop import Outcome, Plan, Programs, Progress, fit
 from cscjax.training.metrics_log import MetricsLog, read_metrics
 from cscjax.training.optim import sgd, step_schedule
@@ -44,6 +45,7 @@ __all__ = [
   "largest",
   "normalize",
   "parameter_count",
+  "read_file",
   "read_metrics",
   "replicate",
   "seal",

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import tempfile
 from typing import Any
 
 import flax.serialization
@@ -14,6 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cscjax.training.checksums import CHECKSUM, seal, unseal
+from cscjax.training.files import read_file
 from cscjax.training.state import TrainState
 
 STATE = "state.msgpack"
@@ -125,11 +127,14 @@ def _old_arrays(folder):
   for file in (folder / "state").rglob("*"):
     if file.is_file():
       file.read_bytes()  # an OSError here is one of the disk; Orbax would hide it in one of its own
-  try:
-    with ocp.StandardCheckpointer() as checkpointer:
-      return _named(checkpointer.restore(folder / "state"))
-  except Exception as error:  # Orbax raises many types for a damaged file
-    raise DamagedError(str(error)) from error
+  with tempfile.TemporaryDirectory() as place:
+    link = pathlib.Path(place, "state")  # as Orbax cannot read below every name
+    link.symlink_to(folder / "state")
+    try:
+      with ocp.StandardCheckpointer() as checkpointer:
+        return _named(checkpointer.restore(link))
+    except Exception as error:  # Orbax raises many types for a damaged file
+      raise DamagedError(str(error)) from error
 
 
 def _assemble(like, arrays):
@@ -174,7 +179,7 @@ def _digest(state):
 
 def _read(path):
   try:
-    return path.read_bytes()
+    return read_file(path)
   except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
     raise DamagedError(f"{path.name} is missing") from error
 

@@ -163,10 +163,12 @@ class Checkpoints:
 
   def _numbers(self, *, warn=False):
     """The names of folders that may be checkpoints, as steps."""
-    if not self._directory.is_dir():
+    try:
+      entries = list(os.scandir(self._directory))
+    except FileNotFoundError:
       return []
     steps = []
-    for entry in os.scandir(self._directory):
+    for entry in entries:
       if not re.fullmatch("[0-9]+", entry.name):
         continue
       is_step = re.fullmatch("0|[1-9][0-9]{,9}", entry.name) and int(entry.name) <= LAST_STEP
@@ -204,9 +206,9 @@ class Checkpoints:
   def _remove_left_overs(self):
     """Removes what a kill or an error in the middle of `save` has left."""
     with contextlib.suppress(OSError):  # they do no harm
-      for entry in os.scandir(self._directory):
-        if _LEFT_OVER.fullmatch(entry.name):
-          shutil.rmtree(entry.path)
+      for name in os.listdir(self._directory):
+        if _LEFT_OVER.fullmatch(name):
+          shutil.rmtree(self._directory / name, ignore_errors=True)
 
 
 def _set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:

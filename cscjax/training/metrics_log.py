@@ -9,6 +9,7 @@ import warnings
 from typing import Any
 
 from cscjax.training.checksums import seal, unseal
+from cscjax.training.files import read_file
 
 SPLITS = frozenset({"train", "validation", "test"})
 REQUIRED = frozenset({"step", "epoch", "split", "loss", "accuracy", "images_per_second"})
@@ -66,11 +67,11 @@ class MetricsLog:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads the rows of a metrics.jsonl, without their checksums.
+  """Reads the rows of a metrics.jsonl by rising steps, without their checksums.
 
-  A row is dropped if its checksum does not match it or if a value has the wrong type or range; rows
-  without a checksum (of cscjax 0.1.0) are checked by their values alone. Warns once of all that were
-  dropped, but not of a last line that a kill has cut off.
+  A row is dropped if its checksum does not match it, if a value has the wrong type or range, or if there
+  is an earlier one of its step and split; rows without a checksum (of cscjax 0.1.0) are checked by their
+  values alone. Warns once of all that were dropped, but not of a last line that a kill has cut off.
 
   Args:
     path: Of the file; one that is not there has no rows.
@@ -79,23 +80,23 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     OSError: If the file cannot be read.
   """
   try:
-    content = path.read_bytes()
+    content = read_file(path)
   except FileNotFoundError:
     return []
-  rows, damaged = [], 0
+  rows, damaged = {}, 0
   for line in content.splitlines(keepends=True):
     try:
       row = unseal(json.loads(line.decode()))
       valid = _is_valid(row)
     except (ValueError, TypeError, AttributeError, RecursionError):
       valid = False
-    if valid:
-      rows.append(row)
-    elif line.endswith(b"\n"):
+    if valid and (row["step"], row["split"]) not in rows:
+      rows[row["step"], row["split"]] = row
+    elif valid or line.endswith(b"\n"):
       damaged += 1
   if damaged:
-    warnings.warn(f"{path}: dropped {damaged} damaged lines", stacklevel=3)
-  return rows
+    warnings.warn(f"{path}: dropped {damaged} damaged or repeated lines", stacklevel=3)
+  return sorted(rows.values(), key=lambda row: row["step"])
 
 
 def _line(row: dict[str, Any]) -> str:

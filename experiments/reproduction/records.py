@@ -169,6 +169,7 @@ def _record(results, file, value):
   record = Record(**value)
   if path(results, record.run) != file:
     raise ValueError(f"it is the record of another run, {record.run.name}")
+  _check_curve(record)
   differences = record.run.differences(record.flags)
   if differences:
     raise UsageError(
@@ -176,6 +177,19 @@ def _record(results, file, value):
       " folder of its checkpoints, to run it anew"
     )
   return record
+
+
+def _check_curve(record):
+  """ValueError if its epochs do not rise up to those done, or its accuracies are not its curve's."""
+  epochs, accuracies = zip(*record.curve, strict=True) if record.curve else ((), ())
+  ends = (*epochs, record.epochs, record.run.config().epochs)
+  if list(ends[:-2]) != sorted(set(epochs)) or list(ends) != sorted(ends):
+    checks.fail("record.curve", record.curve, f"rising epochs up to {record.epochs:g}, of {ends[-1]}")
+  last = accuracies[-1] if accuracies else None
+  best = max((accuracy for accuracy in accuracies if accuracy is not None), default=None)
+  for name, expected in (("test_accuracy", last), ("best_test_accuracy", best)):
+    if getattr(record, name) != expected:
+      checks.fail(f"record.{name}", getattr(record, name), f"{expected}, as in its curve")
 
 
 def _flags(name, value):
@@ -206,13 +220,13 @@ def _date(name, value):
     checks.fail(name, value, "a date and a time, YYYY-MM-DD HH:MM")
 
 
-_ACCURACY = number(0, 1)
+_PAIR, _EPOCHS, _ACCURACY = list_of(anything, 2), number(0, 1e9), optional(number(0, 1))
 
 
 def _evaluation(name, value):
-  list_of(anything, 2)(name, value)
-  number(0, 1e9)(f"{name}[0]", value[0])
-  optional(_ACCURACY)(f"{name}[1]", value[1])
+  _PAIR(name, value)
+  _EPOCHS(f"{name}[0]", value[0])
+  _ACCURACY(f"{name}[1]", value[1])
 
 
 _RECORD = object_of(
@@ -222,10 +236,10 @@ _RECORD = object_of(
     "protocol": one_of(PROTOCOLS),
     "seed": whole(0, 2**32 - 1),
     "status": one_of(("ok", "diverged", "interrupted")),
-    "test_accuracy": optional(_ACCURACY),
-    "best_test_accuracy": optional(_ACCURACY),
+    "test_accuracy": _ACCURACY,
+    "best_test_accuracy": _ACCURACY,
     "curve": list_of(_evaluation),
-    "epochs": number(0, 1e9),
+    "epochs": _EPOCHS,
     "parameters": whole(1, 2**53),
     "seconds": number(0, 1e10),
     "images_per_second": optional(number(0, 1e12)),

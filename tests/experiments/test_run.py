@@ -83,7 +83,16 @@ def test_killed_in_an_epoch_it_resumes_and_ends_with_the_same_bits(finished, tmp
   assert rows(killed) == rows(finished[0])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+  ("number", "code"),
+  [
+    (signal.SIGTERM, 143),
+    (signal.SIGHUP, 129),
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    pytest.param(signal.SIGQUIT, 131, marks=pytest.mark.slow),
+    pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+  ],
+)
 def test_a_signal_ends_it_with_a_checkpoint(tmp_path, number, code):
   process = start(*TINY, "--epochs=1000", f"--workdir={tmp_path}")
   wait_for(lambda: steps_saved(tmp_path), process)

@@ -123,10 +123,10 @@ def save_as_old(folder, state, seconds):
 
 
 @contextlib.contextmanager
-def small_disk(folder, size="1m"):
+def small_disk(folder, options="size=1m"):
   """A file system of its own under `folder`; PermissionError where it may not be mounted."""
   folder.mkdir()
-  mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+  mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
   try:
     subprocess.run(mount, check=True, capture_output=True)
   except (OSError, subprocess.CalledProcessError) as error:

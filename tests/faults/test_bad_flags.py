@@ -48,9 +48,11 @@ def refuse(arguments, capsys):
 
 FLAGS = {
   "no value": ("epochs", ["--epochs"]),
+  "a home of nobody": ("--workdir", ["--workdir=~nobody-there/run"]),
   "a float for an integer": ("--epochs", ["--epochs=1e3"]),
   "a fraction of layers": ("--depth", ["--depth=20.5"]),
   "no number": ("--c", ["--c=small"]),
+  "a value of a negated flag": ("--nonorm", ["--nonorm=1"]),
   "neither yes nor no": ("--norm", ["--norm=perhaps"]),
   "a fraction in a list": ("--dilations", ["--dilations=1,2.5"]),
   "an empty list": ("--dilations", ["--dilations="]),
@@ -92,6 +94,8 @@ FLAGS = {
     "--num_processes",
     ["--coordinator=localhost:1234", f"--num_processes={2**31}", "--process_id=0"],
   ),
+  "a path of no characters": ("--data_dir", ["--data_dir="]),
+  "a workdir of no characters": ("--workdir", ["--workdir="]),
   "a path of undecodable bytes": ("--compilation_cache", ["--compilation_cache=a\udcff"]),
   "no number of processes": ("--num_processes", ["--coordinator=localhost:1234", "--process_id=0"]),
 }
@@ -242,6 +246,7 @@ FILES = {
   "flagfile: no flags": ("hello", flagfile(b"hello\n")),
   "from_config: none": ("--from_config", lambda folder: [f"--from_config={folder / 'none.json'}"]),
   "from_config: a folder": ("--from_config", lambda folder: [f"--from_config={folder}"]),
+  "from_config: endless": ("--from_config", lambda folder: ["--from_config=/dev/zero"]),
   "from_config: cut": ("--from_config", from_config(lambda text: text[:30].encode())),
   "from_config: empty": ("--from_config", from_config(lambda _: b"")),
   "from_config: no text": ("--from_config", from_config(lambda _: b"\xff\xfe\x00")),

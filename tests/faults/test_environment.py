@@ -4,19 +4,21 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from experiments import environment
 from tests.faults.harness import ROOT, assert_refused
 
 TINY = ("--dataset=digits", "--depth=2", "--width=4", "--max_steps=1", "--batch_size=64")
 
 
 def command(module, *arguments, **variables):
-  environment = {k: v for k, v in (os.environ | variables).items() if v is not None}
+  variables = {k: v for k, v in (os.environ | variables).items() if v is not None}
   return subprocess.run(
     [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)],
     cwd=ROOT,
-    env=environment,
+    env=variables,
     capture_output=True,
     text=True,
     encoding="utf-8",
@@ -28,6 +30,7 @@ def command(module, *arguments, **variables):
 UNUSABLE = {
   "no GPU": ("JAX_PLATFORMS", {"JAX_PLATFORMS": "cuda"}),
   "no platform": ("JAX_PLATFORMS", {"JAX_PLATFORMS": "nonsense"}),
+  "no device": ("JAX_NUM_CPU_DEVICES", {"JAX_NUM_CPU_DEVICES": "0"}),
   "no truth value": ("JAX_ENABLE_X64", {"JAX_ENABLE_X64": "garbage"}),
   "no choice": ("jax_default_prng_impl", {"JAX_DEFAULT_PRNG_IMPL": "garbage"}),
   "no flag of XLA": ("XLA_FLAGS", {"XLA_FLAGS": "--xla_nonsense=3"}),
@@ -75,11 +78,22 @@ def test_what_must_not_matter(tmp_path):
     PYTHONUTF8="0",
     PYTHONCOERCECLOCALE="0",
     XLA_FLAGS="--xla_cpu_enable_fast_math=false",
+    JAX_TRANSFER_GUARD="disallow",
   )
   assert done.returncode == 0, done.stderr
   assert "Traceback" not in done.stderr
   assert done.stderr.count("compiled programs are not kept") == 1
   assert (tmp_path / "run" / "curves.png").stat().st_size > 0
+
+
+def test_nothing_is_added_to_seeds():
+  expected = jax.random.key_data(jax.random.key(3))
+  jax.config.update("jax_random_seed_offset", 7)  # as JAX_RANDOM_SEED_OFFSET does
+  try:
+    assert environment.prepare(use_devices=False) is None
+    assert (jax.random.key_data(jax.random.key(3)) == expected).all()
+  finally:
+    jax.config.update("jax_random_seed_offset", 0)
 
 
 def test_a_report_is_utf_8_everywhere(tmp_path):

@@ -1,6 +1,8 @@
 """What happens to runs, and what must be left then. Processes: slow, but for what test_run.py has."""
 
+import contextlib
 import json
+import pathlib
 import re
 import signal
 import subprocess
@@ -158,6 +160,45 @@ def test_what_is_not_finite_is_never_saved(tmp_path):
   assert steps_saved(tmp_path)[-1] == int(step)  # the state before it, after so many steps
   state = msgpack_restore((tmp_path / "checkpoints" / step / "state.msgpack").read_bytes())
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+
+
+def test_a_disk_remounted_read_only_ends_the_run_at_its_next_write(alone, tmp_path):
+  try:
+    with small_disk(tmp_path / "disk") as disk:
+      process = start(*TINY, *OFTEN, "--epochs=1000", f"--workdir={disk / 'run'}")
+      wait_for(lambda: steps_saved(disk / "run"), process)
+      while subprocess.run(
+        ["mount", "-o", "remount,ro", disk], check=False, capture_output=True
+      ).returncode:
+        assert process.poll() is None  # a file is just being written
+      out, err = process.communicate(timeout=60)
+      assert (process.returncode, out) == (2, ""), err
+      assert re.fullmatch("error: --workdir: .*Read-only file system.*", err.splitlines()[-1])
+      assert "Traceback" not in err
+      assert steps_saved(disk / "run")
+      subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+      assert ": step 0 of" not in assert_ends_like(alone, disk / "run").stderr
+  except PermissionError as error:
+    pytest.skip(str(error))
+
+
+def test_out_of_inodes_is_one_line_and_keeps_what_was_there(alone, tmp_path):
+  try:
+    with small_disk(tmp_path / "disk", options="nr_inodes=40") as disk:
+      workdir = disk / "run"
+      summary(run(*TINY, "--epochs=1", f"--workdir={workdir}"))
+      fillers = [disk / str(i) for i in range(40)]
+      with contextlib.suppress(OSError):
+        for filler in fillers:
+          filler.touch()
+      fillers[0].unlink()
+      assert_says_that_it_is_full(run(*TINY, f"--workdir={workdir}"))
+      assert steps_saved(workdir) == [EPOCH]
+      for filler in filter(pathlib.Path.exists, fillers):
+        filler.unlink()
+      assert f"step {EPOCH} of" in assert_ends_like(alone, workdir).stderr
+  except PermissionError as error:
+    pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

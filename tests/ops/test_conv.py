@@ -233,3 +233,12 @@ def test_circular_positions_are_multiples_of_the_stride(size, stride):
   filters = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 4)), jnp.float32)
   found = ops.conv(x, filters, stride=stride, padding="CIRCULAR")
   np.testing.assert_allclose(found, ops.conv(x, filters, padding="CIRCULAR")[::stride], rtol=1e-5)
+
+
+def test_without_jit():
+  """`jax.disable_jit` is how people debug; it must not make the primitives call themselves."""
+  x, w = jnp.arange(10.0)[None, :, None], jnp.array([1.0, 2.0])[:, None, None]
+  with jax.disable_jit():
+    out, gradient = jax.value_and_grad(lambda w: jnp.sum(ops.conv(x, w, padding="VALID")))(w)
+  assert out == 36 + 2 * 45
+  np.testing.assert_array_equal(gradient.ravel(), [36, 45])

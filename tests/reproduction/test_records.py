@@ -1,6 +1,7 @@
 """What the files of a reproduction hold is checked: a bad one is named, left out, and made again."""
 
 import json
+import os
 import pathlib
 
 import pytest
@@ -60,6 +61,13 @@ DAMAGES = {
   "an unknown row": change(row='"msdnet7"'),
   "a row that is a list": change(row='["msdnet6"]'),
   "the paper's protocol on the digits": change(dataset='"digits"'),
+  "an accuracy that is not its curve's": change(test_accuracy="0.5"),
+  "a best accuracy that is not its curve's": change(best_test_accuracy="0.5"),
+  "no accuracy beside a curve": change(test_accuracy="null"),
+  "a curve beyond its epochs": change(epochs="75"),
+  "a curve that goes back": change(curve="[[2, 0.88], [1, 0.87]]"),
+  "an epoch twice": change(curve="[[1, 0.88], [1, 0.87]]"),
+  "more epochs than its flags have": change(status='"interrupted"', epochs="1e8"),
   "another's": change(row='"msdnet9"'),
 }
 
@@ -77,15 +85,21 @@ def test_a_bad_record_is_named_and_left_out(what, tmp_path, capsys):
   assert line.startswith(f"warning: {file} is left out: ")
 
 
-def test_a_record_that_is_a_folder_is_named_and_left_out(tmp_path, capsys):
-  records.path(tmp_path, record("msdnet6", 87.0).run).mkdir(parents=True)
+@pytest.mark.parametrize(
+  "make",
+  [os.mkdir, os.mkfifo, lambda file: file.symlink_to(file), lambda file: file.symlink_to("/dev/zero")],
+)
+def test_what_is_no_file_is_named_and_left_out(make, tmp_path, capsys):
+  file = records.path(tmp_path, record("msdnet6", 87.0).run)
+  file.parent.mkdir(parents=True)
+  make(file)
   assert records.read(tmp_path) == []
   assert "msdnet6-seed0.json is left out: " in capsys.readouterr().err
 
 
 def test_what_a_record_may_be(tmp_path, capsys):
   found = [
-    record("msdnet6", 87.0, test_accuracy=1, best_test_accuracy=1.0, architecture=2),
+    record("msdnet6", 87.0, test_accuracy=1, best_test_accuracy=1.0, curve=[[3, 1]], architecture=2),
     record("plain20", 10.0, status="diverged", test_accuracy=None, best_test_accuracy=None, curve=[]),
     record("msdnet9", 0.0, status="interrupted", images_per_second=None, git_revision=None),
   ]

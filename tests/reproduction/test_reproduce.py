@@ -63,9 +63,16 @@ def test_the_dry_run_of_both_tables_lists_all_cells_of_the_paper(tmp_path, capsy
   assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("path", ["", "a\0b", "a\udcff"])
+def test_paths_that_no_library_takes(path):
+  for flag in ("data_dir", "results", "rates"):
+    with pytest.raises(absl_flags.IllegalFlagValueError, match=f"{flag}=.*expected a path"):
+      parse(f"--{flag}={path}")
+
+
 def test_the_dry_run_counts_what_is_done(tmp_path, capsys):
   done = [record("msdnet6", 87.0, seed=s) for s in (0, 1)]
-  half = record("msdnet6", 80.0, seed=2, status="interrupted", epochs=75.0)
+  half = record("msdnet6", 80.0, seed=2, status="interrupted", epochs=75)
   for one in (*done, half):
     records.save(tmp_path, one)
   reproduce.main(parse("--dry_run", "--dataset=cifar10", "--rows=msdnet6", f"--results={tmp_path}"))

@@ -284,6 +284,23 @@ def test_polished_tells_whether_the_solution_was_found(monkeypatch):
   jax.clear_caches()
 
 
+@pytest.mark.parametrize("decades", [2, 6])
+def test_polished_tells_that_the_norms_of_the_atoms_are_too_far_apart(decades):
+  """At 6 the conditions of the small atoms drown in the rounding of the large ones."""
+  rng = np.random.default_rng(2)
+  atoms = rng.normal(size=(10, 6)) / 3 * 10.0 ** np.linspace(-decades / 2, decades / 2, 6)
+  x, beta = rng.normal(size=10), 0.01 * 10 ** (-decades / 2)
+  arguments = jax.tree.map(jnp.asarray, (cscjax.MatrixDictionary(np.float32(atoms)), np.float32(x)))
+  code = cscjax.admm(*arguments, beta, tolerance=1e-5, max_iterations=500).code
+  result = cscjax.polished(*arguments, code, beta)
+  assert (float(result.violation) == 0) == (decades == 2)
+  if decades == 2:
+    signs = np.sign(np.asarray(result.code))
+    on = np.flatnonzero(signs)
+    expected = np.linalg.solve(atoms[:, on].T @ atoms[:, on], atoms[:, on].T @ x - beta * signs[on])
+    np.testing.assert_allclose(np.asarray(result.code)[on], expected, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_implicit_second_derivatives(x64):
   """By a change of dictionary and penalty together; the first derivative by finite differences."""

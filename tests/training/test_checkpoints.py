@@ -124,6 +124,14 @@ def test_any_path_works(tmp_path, name):
   assert sorted(os.listdir(folder)) == ["12", "7"]
 
 
+@pytest.mark.parametrize("name", ["lr[0.1]", "back\\slash", "gs:"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from Orbax's threads
+def test_checkpoints_of_old_versions_may_be_moved_to_any_path(tmp_path, name):
+  save_as_old(tmp_path / "run", make_state(12), seconds=6.0)
+  folder = (tmp_path / "run").rename(tmp_path / name)
+  chex.assert_trees_all_equal(restore(folder).state, make_state(12))
+
+
 def other(change):
   state = make_state(0)
   return state.replace(params=change(jax.device_get(state.params)))
@@ -248,6 +256,29 @@ def test_checkpoints_of_old_versions_are_used(tmp_path):
 def test_an_unfinished_write_is_not_a_checkpoint(saved):
   _copy(saved / "12", saved / "20.orbax-checkpoint-tmp")
   assert int(restore(saved).state.step) == 12
+
+
+def test_what_a_kill_has_left_is_removed_and_what_cannot_be_removed_does_no_harm(saved):
+  (saved / "20.orbax-checkpoint-tmp").symlink_to(saved / "12")
+  (saved / "21.deleted").write_text("no folder")
+  _copy(saved / "12", saved / "22.orbax-checkpoint-tmp")
+  assert int(restore(saved).state.step) == 12
+  assert {"20.orbax-checkpoint-tmp", "21.deleted", "12", "7"} == set(os.listdir(saved))
+
+
+@pytest.mark.parametrize("make", [pathlib.Path.touch, lambda path: path.symlink_to(path)])
+def test_what_is_no_directory_is_an_error(tmp_path, make):
+  make(tmp_path / "checkpoints")
+  with pytest.raises(OSError, match="checkpoints"):
+    restore(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("file", ["state.msgpack", "meta/metadata"])
+def test_a_pipe_in_a_checkpoint_does_not_block(saved, file):
+  (saved / "12" / file).unlink()
+  os.mkfifo(saved / "12" / file)
+  with pytest.raises(OSError, match=r"of step 12: .*not a regular file"):
+    restore(saved)
 
 
 def test_saving_the_same_step_again_changes_nothing(saved):

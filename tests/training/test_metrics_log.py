@@ -1,6 +1,7 @@
 """metrics.jsonl after kills, damage and resumes."""
 
 import json
+import os
 import random
 import warnings
 
@@ -61,7 +62,7 @@ def test_damaged_lines_are_dropped_with_a_warning(tmp_path, damage):
     log.write(row(step))
   lines = path.read_bytes().splitlines()
   path.write_bytes(b"\n".join([lines[0], damage(lines[1]), lines[2]]) + b"\n")
-  with pytest.warns(UserWarning, match=r"metrics\.jsonl: dropped 1 damaged lines"):
+  with pytest.warns(UserWarning, match=r"metrics\.jsonl: dropped 1 damaged or repeated lines"):
     rows = MetricsLog(path, last_step=30).rows
   assert rows == [row(10), row(30)]
   assert MetricsLog(path, last_step=30).rows == rows
@@ -116,7 +117,7 @@ def test_rows_are_checked_by_type_and_range(tmp_path, what, checksum):
   bad = {**row(20), name: value}
   rows = [row(10), seal(bad) if checksum else bad, row(30)]
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-  with pytest.warns(UserWarning, match="dropped 1 damaged lines"):
+  with pytest.warns(UserWarning, match="dropped 1 damaged or repeated lines"):
     assert read_metrics(path) == [row(10), row(30)]
 
 
@@ -124,8 +125,23 @@ def test_rows_are_checked_by_type_and_range(tmp_path, what, checksum):
 def test_rows_that_the_parser_refuses_are_dropped(tmp_path, line):
   path = tmp_path / "metrics.jsonl"
   path.write_text(json.dumps(row(10)) + "\n" + line + "\n")
-  with pytest.warns(UserWarning, match="dropped 1 damaged lines"):
+  with pytest.warns(UserWarning, match="dropped 1 damaged or repeated lines"):
     assert read_metrics(path) == [row(10)]
+
+
+def test_rows_are_read_once_each_by_rising_steps(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  rows = [row(10), row(20), row(20, split="train"), row(30)]
+  lines = [json.dumps(seal(one)) for one in rows]
+  path.write_text("\r\n".join([lines[3], lines[0], lines[1], lines[2], lines[1]]))
+  with pytest.warns(UserWarning, match="dropped 1 damaged or repeated lines"):
+    assert read_metrics(path) == rows
+
+
+def test_what_is_no_file_is_an_error(tmp_path):
+  os.mkfifo(tmp_path / "metrics.jsonl")
+  with pytest.raises(OSError, match="not a regular file"):
+    read_metrics(tmp_path / "metrics.jsonl")
 
 
 def test_rows_of_old_versions_have_no_checksum_and_get_one(tmp_path):

@@ -1,0 +1,243 @@
+"""Lets each file call of a short run fail, one run for each call, and compares what is left.
+
+    python -m tests.faults.sweep --every=1 --errno=ENOSPC,EIO,EROFS,EDQUOT,EACCES,EMFILE
+
+A run makes some hundred file calls below its workdir. `preload.c` counts them and lets the n-th fail,
+alone or with all after it. Such a run has to end with the right result, or with one line and exit code
+2; the same command without a fault then has to end with the bits of a run that was left alone.
+
+Each run is a fork of a process that has imported everything and started no thread, which saves the
+seconds that the imports take.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from absl import app, flags
+
+from tests.faults import harness
+
+FLAGS = harness.TINY
+ERRNOS = ("ENOSPC", "EIO", "EROFS", "EDQUOT", "EACCES", "EMFILE")
+SECONDS = 120  # after which a run counts as hung
+EXPECTED = re.compile(r"\S+: step \d+ of \d+$|step \d+/|epoch \d|warning: ")
+
+
+class Fault(NamedTuple):
+  """Which call fails, how, and whether all after it do."""
+
+  call: int
+  error: str
+  lasting: bool
+
+
+class Ended(NamedTuple):
+  """How a run ended: exit code (None: it hung), stdout, stderr, and its file calls where it counted."""
+
+  returncode: int | None
+  stdout: str
+  stderr: str
+  calls: int
+
+
+def has_compiler() -> bool:
+  """Whether this machine has a C compiler."""
+  return shutil.which("cc") is not None
+
+
+def compiled(folder: pathlib.Path) -> pathlib.Path:
+  """Compiles preload.c into a library in `folder`."""
+  library, source = folder / "preload.so", pathlib.Path(__file__).with_name("preload.c")
+  subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+  return library
+
+
+class Server:
+  """Does runs as forks of one process."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder
+    library = compiled(folder)
+    self._process = subprocess.Popen(
+      [sys.executable, "-c", f"from tests.faults import sweep; sweep.serve({str(library)!r})"],
+      cwd=harness.ROOT,
+      env={**os.environ, "LD_PRELOAD": str(library), "OPENBLAS_NUM_THREADS": "1"},  # no threads
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    assert self._process.stdin
+    assert self._process.stdout
+    self._jobs, self._answers = self._process.stdin, self._process.stdout
+
+  def run(self, workdir: pathlib.Path, fault: Fault | None = None, *arguments: str) -> Ended:
+    """Does the run in `workdir` to its end, with these flags beside `FLAGS`."""
+    cache = self._folder / "compiled"
+    arguments = (*FLAGS, f"--compilation_cache={cache}", f"--workdir={workdir}", *arguments)
+    names = [str(self._folder / name) for name in ("stdout", "stderr", "calls")]
+    job = {"arguments": arguments, "workdir": str(workdir), "fault": fault, "files": names}
+    self._jobs.write(json.dumps(job) + "\n")
+    self._jobs.flush()
+    returncode = json.loads(self._answers.readline())
+    out, err, calls = (pathlib.Path(name).read_text() for name in names)
+    return Ended(returncode, out, err, int(calls or 0))
+
+  def close(self) -> None:
+    """Ends the process."""
+    self._jobs.close()
+    self._process.wait()
+
+
+def serve(library: str) -> None:
+  """Answers each job on stdin with the exit code of its run on stdout; in a child, does the run."""
+  from experiments import cli, run
+  from experiments import flags as run_flags
+
+  run_flags.define_flags()
+  faults = ctypes.CDLL(library)
+  for line in sys.stdin:
+    job = json.loads(line)
+    assert len(os.listdir("/proc/self/task")) == 1, "a process with threads cannot be forked"
+    child = os.fork()
+    if child:
+      print(json.dumps(_wait(child)), flush=True)
+      continue
+    out, err, calls = (os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in job["files"])
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    atexit.register(lambda file=calls: os.write(file, str(faults.fault_count()).encode()))
+    call, error, lasting = job["fault"] or (0, "EIO", False)
+    faults.fault_arm(job["workdir"].encode(), ctypes.c_long(call), getattr(errno, error), lasting)
+    sys.argv = ["run", *job["arguments"]]
+    cli.run(run.main)
+
+
+def _wait(child):
+  deadline = time.monotonic() + SECONDS
+  while time.monotonic() < deadline:
+    ended, status = os.waitpid(child, os.WNOHANG)
+    if ended:
+      return os.waitstatus_to_exitcode(status)
+    time.sleep(0.01)
+  os.kill(child, signal.SIGKILL)
+  os.waitpid(child, 0)
+  return None
+
+
+def sweep(
+  folder: pathlib.Path,
+  every: int,
+  errnos: tuple[str, ...] = ERRNOS,
+  first: int = 1,
+  resumed: bool = False,
+) -> Iterator[dict[str, Any]]:
+  """Yields a row for each run with a fault; its "wrong" is empty where all was right.
+
+  Args:
+    folder: For the runs.
+    every: Which calls fail: each `every`-th from `first` on. The errors take turns, alone and lasting.
+    errnos: Names of the errors.
+    first: The first call that fails.
+    resumed: Whether the runs resume one that was stopped after its first epoch.
+  """
+  with contextlib.closing(Server(folder)) as server:
+    begun, workdir = folder / "begun", folder / "run"
+    assert server.run(begun, None, "--epochs=1").returncode == 0
+    if resumed:
+      shutil.copytree(begun, folder / "alone")
+    alone = server.run(folder / "alone")
+    assert alone.returncode == 0, alone.stderr
+    kinds = [(error, lasting) for lasting in (False, True) for error in errnos]
+    for i, call in enumerate(range(first, alone.calls + 1, every)):
+      fault = Fault(call, *kinds[i % len(kinds)])
+      if resumed:
+        shutil.copytree(begun, workdir)
+      ended = server.run(workdir, fault)
+      wrong = [*_wrong_with_a_fault(ended, workdir, folder / "alone")]
+      again = server.run(workdir)
+      wrong += [f"restart: {what}" for what in _wrong_end(again, workdir, folder / "alone")]
+      yield {"calls": alone.calls, **fault._asdict(), "code": ended.returncode, "wrong": wrong} | (
+        {"stderr": [ended.stderr, again.stderr]} if wrong else {}
+      )
+      shutil.rmtree(workdir, ignore_errors=True)
+
+
+def _wrong_with_a_fault(ended, workdir, alone):
+  if ended.returncode == 0:
+    yield from _wrong_end(ended, workdir, alone)
+    return
+  if ended.returncode != 2:
+    yield f"exit code {ended.returncode}"
+  lines = ended.stderr.splitlines()
+  if not lines or not lines[-1].startswith("error: "):
+    yield "no error at the end of stderr"
+  if ended.stdout:
+    yield "something on stdout"
+  yield from _noise(lines[:-1])
+
+
+def _wrong_end(ended, workdir, alone):
+  """What a run that ended has wrong."""
+  if ended.returncode != 0:
+    yield f"exit code {ended.returncode}"
+    return
+  if harness.final_digest(workdir) != harness.final_digest(alone):
+    yield "other bits"
+  if harness.rows(workdir) != harness.rows(alone):
+    yield "other metrics"
+  if _accuracies(json.loads(ended.stdout)) != _accuracies(
+    json.loads((alone / "summary.json").read_text())
+  ):
+    yield "another summary"
+  if "skipped" in ended.stderr:
+    yield "a checkpoint was skipped"
+  yield from _noise(ended.stderr.splitlines())
+
+
+def _accuracies(summary):
+  return {name: summary[name] for name in ("status", "steps", "test_accuracy", "best_test_accuracy")}
+
+
+def _noise(lines):
+  unknown = [line for line in lines if not EXPECTED.match(line)]
+  if unknown:
+    yield f"{len(unknown)} lines of noise: {unknown[0]}"
+
+
+def main(_):
+  """Prints each row that is wrong and a summary; 1 if one is."""
+  args = flags.FLAGS
+  errnos = tuple(args.errno)
+  rows = []
+  with tempfile.TemporaryDirectory() as folder:
+    for row in sweep(pathlib.Path(folder), args.every, errnos, args.first, args.resumed):
+      rows.append(row)
+      if row["wrong"]:
+        print(json.dumps(row), flush=True)
+  wrong = sum(bool(row["wrong"]) for row in rows)
+  codes = {code: sum(row["code"] == code for row in rows) for code in {row["code"] for row in rows}}
+  print(json.dumps({"calls": rows[0]["calls"], "runs": len(rows), "wrong": wrong, "exit_codes": codes}))
+  return int(wrong > 0)
+
+
+if __name__ == "__main__":
+  flags.DEFINE_integer("every", 1, "Which calls fail: each so many-th.", lower_bound=1)
+  flags.DEFINE_integer("first", 1, "The first call that fails.", lower_bound=1)
+  flags.DEFINE_list("errno", list(ERRNOS), "Names of the errors, which take turns.")
+  flags.DEFINE_bool("resumed", False, "Whether the runs resume one that has done an epoch.")
+  app.run(main)
