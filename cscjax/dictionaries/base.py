@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import checks
+from cscjax.ops import at_least_float32, common_float
 
 Code = Any
 """A code: an array, or a pytree of arrays where a dictionary joins several."""
@@ -89,9 +90,9 @@ def check_dictionary(dictionary: Any) -> None:
 
 def floating_type(dictionary: Dictionary, signal_shape: Sequence[int], *arrays: Any) -> Any:
   """The floating type of codes, for signals of this shape in the type of `arrays` and the leaves."""
-  dtype = jnp.result_type(float, *arrays, *jax.tree.leaves(dictionary))
+  dtype = common_float(*arrays, *jax.tree.leaves(dictionary))
   signal = jax.ShapeDtypeStruct(tuple(signal_shape), dtype)
-  return jnp.result_type(dtype, *jax.tree.leaves(jax.eval_shape(dictionary.analysis, signal)))
+  return common_float(dtype, *jax.tree.leaves(jax.eval_shape(dictionary.analysis, signal)))
 
 
 def in_single_precision(dictionary: Dictionary) -> Dictionary:
@@ -101,7 +102,7 @@ def in_single_precision(dictionary: Dictionary) -> Dictionary:
     dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.floating):
       return leaf
-    return jnp.asarray(leaf, jnp.promote_types(dtype, jnp.float32))
+    return jnp.asarray(leaf, at_least_float32(dtype))
 
   return jax.tree.map(convert, dictionary)
 

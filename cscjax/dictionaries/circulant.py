@@ -11,6 +11,7 @@ from jax import lax
 
 from cscjax.dictionaries.conv import ConvDictionary
 from cscjax.dictionaries.geometry import axes
+from cscjax.ops import meshes
 
 BLOCK = 2**18  # complex numbers that are held for a block of frequencies
 
@@ -34,7 +35,7 @@ def inverse_blocks(conv: ConvDictionary, sizes: Sequence[int], ridge: jax.Array)
   """
 
   def inverse(block):
-    return jnp.linalg.inv(block + ridge * jnp.eye(len(block), dtype=block.dtype))
+    return jnp.linalg.inv(block + ridge.astype(block.dtype) * jnp.eye(len(block), dtype=block.dtype))
 
   blocks = _map_frequencies(conv, sizes, inverse)
   return blocks.reshape(*sizes[:-1], -1, *blocks.shape[1:])
@@ -80,14 +81,14 @@ def _map_frequencies(
     return lax.dynamic_update_slice_in_dim(values, block, start, axis=0), None
 
   one = jax.eval_shape(at, jnp.arange(1))
-  values = jnp.zeros((count, *one.shape[1:]), one.dtype)
+  values = meshes.vary_as(jnp.zeros((count, *one.shape[1:]), one.dtype), conv)
   return lax.scan(body, values, jnp.minimum(jnp.arange(0, count, batch), count - batch))[0]
 
 
 def _gram_block(conv, sizes, index):
   """At one frequency, by its place in a real Fourier transform: [C, C] of D D^T, or [m, m] of D^T D."""
   channels, count = conv.filters.shape[-2:]
-  phases = jnp.ones((), conv.filters.dtype)
+  phases = lax.complex(jnp.ones((), conv.filters.dtype), jnp.zeros((), conv.filters.dtype))
   places = jnp.unravel_index(index, (*sizes[:-1], sizes[-1] // 2 + 1))
   for place, n, axis in zip(places, sizes, axes(conv), strict=True):
     turns = _product_modulo(place, np.arange(axis.taps) * axis.dilation % n, n)

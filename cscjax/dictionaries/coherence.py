@@ -57,7 +57,7 @@ def mutual_coherence(dictionary: Dictionary, signal_shape: Sequence[int] | None 
   if isinstance(dictionary, MatrixDictionary) and signal_shape is None:
     signal_shape = dictionary.atoms.shape[:1]
   if signal_shape is None:
-    dtype = jnp.result_type(float, *jax.tree.leaves(dictionary))
+    dtype = ops.common_float(*jax.tree.leaves(dictionary))
   else:
     signal_shape = check_signal_shape(dictionary, signal_shape)
     dtype = floating_type(dictionary, signal_shape)
@@ -218,7 +218,7 @@ def _unflatten(array, shapes):
 
 def _unit_rows(rows):
   """Each row divided by its norm, 0 where it is 0."""
-  rows = jnp.asarray(rows, jnp.result_type(float, rows))
+  rows = jnp.asarray(rows, ops.common_float(rows))
   rows = rows / ops.power_of_two(rows, axis=-1)
   return _divide(rows, ops.norm(rows, axis=-1)[..., None])
 

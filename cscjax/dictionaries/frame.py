@@ -13,6 +13,7 @@ from cscjax.dictionaries.circulant import codes_are_smaller, inverse_blocks
 from cscjax.dictionaries.conv import ConvDictionary
 from cscjax.dictionaries.identity import IdentityAugmented
 from cscjax.dictionaries.matrix import MatrixDictionary
+from cscjax.ops import at_least_float32, common_float
 
 
 class Canvas(NamedTuple):
@@ -90,7 +91,7 @@ def frame_inverse(
     Signals [batch..., *signal_shape] -> (the same, codes [batch..., ...]), computed in float32 at least.
   """
   shape = tuple(signal_shape)
-  precise = jnp.promote_types(jnp.result_type(*jax.tree.leaves(dictionary)), jnp.float32)
+  precise = at_least_float32(common_float(*jax.tree.leaves(dictionary)))
   dictionary = jax.tree.map(lambda leaf: leaf.astype(precise), dictionary)
   if isinstance(dictionary, IdentityAugmented):  # D D^T = I + F^T F
     conv_inverse = frame_inverse(dictionary.conv, shape, ridge + 1)

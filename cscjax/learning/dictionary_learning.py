@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.learning.kernels import Kernel, as_kernel, full_size, project, support_mask
+from cscjax.ops import common_float, meshes
 from cscjax.solvers import fista
 from cscjax.solvers.lasso import unit_of
 
@@ -151,6 +152,7 @@ def learn_dictionary(
 
 @partial(jax.jit, static_argnames="settings")
 def _learn(images, beta, state, steps, settings):
+  images, beta, state = meshes.vary_as((images, beta, state))
   batch_size = settings.batch_size
   mask = support_mask(settings.kernel)
   unit = unit_of(images, 0)  # the atoms do not depend on it, and no square leaves the range of float32
@@ -192,8 +194,8 @@ def _learn(images, beta, state, steps, settings):
     return state, objectives.at[i].set(objective), supports.at[i].set(support)
 
   traces = (
-    jnp.zeros(settings.steps, images.dtype),
-    jnp.zeros((settings.steps, mask.shape[-1]), images.dtype),
+    jnp.zeros_like(images, shape=settings.steps),
+    jnp.zeros_like(images, shape=(settings.steps, mask.shape[-1])),
   )
   # A number of steps that the compiler knows would let it treat short loops differently, to the bit.
   state, objectives, supports = lax.fori_loop(0, steps, body, (state, *traces))
@@ -216,7 +218,7 @@ def _as_images(images):
   images = checks.real_array("images", images)
   if images.ndim not in (3, 4) or images.size == 0:
     checks.fail("images", images.shape, "[N, H, W, C] or [N, L, C], no axis empty")
-  images = images.astype(jnp.result_type(float, images))
+  images = images.astype(common_float(images))
   if not isinstance(images, Tracer) and not bool(jnp.all(jnp.isfinite(images))):
     checks.fail("images", "NaN or infinity", "finite values")
   return images

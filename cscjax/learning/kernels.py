@@ -50,7 +50,8 @@ def support_mask(kernel: Kernel) -> np.ndarray:
 def project(filters: jax.Array, mask: np.ndarray, previous: jax.Array) -> jax.Array:
   """Each atom on its support and of norm 1; `previous` where nothing of it is left."""
   filters = jnp.where(mask, filters, 0)
-  largest = jnp.max(jnp.abs(filters), axis=tuple(range(filters.ndim - 1)))
+  axes = tuple(range(filters.ndim - 1))
+  largest = jnp.max(jnp.abs(filters), axis=axes, keepdims=True)
   filters = filters / jnp.where(largest > 0, largest, 1)  # so that no square leaves the range of float32
-  norms = jnp.sqrt(jnp.sum(jnp.square(filters), axis=tuple(range(filters.ndim - 1))))
+  norms = jnp.sqrt(jnp.sum(jnp.square(filters), axis=axes, keepdims=True))
   return jnp.where(norms > 0, filters / jnp.where(norms > 0, norms, 1), previous)

@@ -12,7 +12,7 @@ from cscjax import checks
 from cscjax.dictionaries import Code, ConvDictionary, Dictionary, IdentityAugmented
 from cscjax.models.norms import shared_norms
 from cscjax.models.spectral import STEPS, trained_step
-from cscjax.ops import Padding
+from cscjax.ops import Padding, expand_rank
 from cscjax.solvers.multilayer import layered_pursuit, multilayer_pursuit
 from cscjax.solvers.steps import Prox
 
@@ -133,7 +133,7 @@ class MSDCSCLayer(UnfoldedLayer):
 
     def kept_code(a):
       is_code = jnp.arange(a.shape[-1]) >= self.signed
-      return jnp.where(is_code, nn.relu(a), a)
+      return jnp.where(expand_rank(is_code, a.ndim), nn.relu(a), a)
 
     def first(code):
       return code[0], new_code[0](code[1])  # x is clipped already

@@ -10,7 +10,7 @@ from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.models.layers import PURSUITS, SOLVERS, CSCLayer, check_input, pursue
 from cscjax.models.spectral import STEPS
-from cscjax.ops import max_pool
+from cscjax.ops import at_least_float32, max_pool
 
 WIDTHS = (1, 2, 4, 8, 16, 16)  # of the layers, in units of the first one's
 UNFOLDED = 3  # layers of stride 2, coded together
@@ -91,7 +91,7 @@ class MLCSC(nn.Module):
       codes.append(x)
       if i > UNFOLDED:
         x = max_pool(x)
-    x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim - 1)))
+    x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
     logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
 

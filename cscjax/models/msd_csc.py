@@ -12,7 +12,7 @@ from cscjax.dictionaries import ConvDictionary, IdentityAugmented, join
 from cscjax.models.layers import PURSUITS, SOLVERS, MSDCSCLayer, check_input, pursue
 from cscjax.models.remat import REMAT, rematerialized
 from cscjax.models.spectral import STEPS
-from cscjax.ops import as_steps, max_pool
+from cscjax.ops import as_steps, at_least_float32, max_pool
 
 
 class MSDCSC(nn.Module):
@@ -100,7 +100,7 @@ class MSDCSC(nn.Module):
 
       codes += rematerialized(code, self.remat)(self, x)
       x = join(codes[-1])
-    x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim - 1)))
+    x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
     logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
 

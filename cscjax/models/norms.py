@@ -6,6 +6,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from cscjax.ops import common_float, expand_rank
+
 MOMENTUM = 0.9  # of the running statistics
 
 
@@ -48,7 +50,7 @@ def shared_norms(
   """
   bias = module.param("bias", nn.initializers.zeros, (features,))
   if not norm:
-    return [lambda z: z + bias] * count
+    return [lambda z: z + expand_rank(bias, z.ndim)] * count
   scale = module.param("scale", nn.initializers.ones, (features,))
 
   def make(index):
@@ -61,6 +63,13 @@ def shared_norms(
       axis_name=axis_name,
       name=f"norm_{index}",
     )
-    return lambda z: standardize(z) * scale + bias
+
+    def apply(z):
+      with jax.numpy_dtype_promotion("standard"):  # Flax's own: statistics are float32
+        z = standardize(z)
+      z = z.astype(common_float(z, scale))
+      return z * expand_rank(scale, z.ndim) + expand_rank(bias, z.ndim)
+
+    return apply
 
   return [make(index) for index in range(count)]

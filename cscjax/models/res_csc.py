@@ -13,6 +13,7 @@ from cscjax.models.layers import check_input
 from cscjax.models.norms import Norm
 from cscjax.models.remat import REMAT, rematerialized
 from cscjax.models.spectral import trained_step
+from cscjax.ops import at_least_float32
 from cscjax.solvers.residual import initialized_thresholding
 
 
@@ -197,7 +198,7 @@ class ResCSC(nn.Module):
           self._block(stage, f"stage_{stage}"), x, None
         )
         codes += [] if stacked is None else list(stacked)
-    x = jnp.mean(x.astype(jnp.promote_types(x.dtype, jnp.float32)), axis=tuple(range(1, x.ndim - 1)))
+    x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
     logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
 

@@ -82,5 +82,5 @@ def trained_step(
   if kind == "free":
     return module.param("step", nn.initializers.ones, ())
   logit = module.param("step_logit", nn.initializers.zeros, ())
-  bound = tracked_lipschitz(module, dictionary, signal_shape, train=train) + identity
+  bound = tracked_lipschitz(module, dictionary, signal_shape, train=train) + float(identity)
   return 2 * nn.sigmoid(logit) / jnp.where(bound == 0, 1, bound)

@@ -6,6 +6,7 @@ from cscjax.ops.lanczos import lanczos_max, lanczos_vector
 from cscjax.ops.lowpass import tikhonov_lowpass
 from cscjax.ops.pooling import max_pool
 from cscjax.ops.power import power_iteration
+from cscjax.ops.promotion import at_least_float32, common_float, expand_rank
 from cscjax.ops.scale import norm, power_of_two, scaled
 from cscjax.ops.thresholds import hard_threshold, nonnegative_soft_threshold, soft_threshold
 
@@ -14,8 +15,11 @@ __all__ = [
   "analysis_shape",
   "as_padding",
   "as_steps",
+  "at_least_float32",
+  "common_float",
   "conv",
   "conv_adjoint",
+  "expand_rank",
   "hard_threshold",
   "lanczos_max",
   "lanczos_vector",

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from cscjax import checks
-from cscjax.ops import conv_primitives
+from cscjax.ops import conv_primitives, meshes
 from cscjax.ops.geometry import Padding, as_geometry, spans
+from cscjax.ops.promotion import common_float
 
 
 def conv(
@@ -44,7 +45,8 @@ def conv(
   """
   geometry = as_geometry(filters, stride, dilation, padding)
   _check_channels("x", x, filters, axis=-2)
-  return _conv(x, filters, *geometry)
+  batch_ndim = x.ndim - filters.ndim + 1
+  return meshes.shard_batch(lambda x, w: _conv(x, w, *geometry), x, filters, batch_ndim=batch_ndim)
 
 
 def conv_adjoint(
@@ -82,11 +84,14 @@ def conv_adjoint(
     checks.fail(
       "code", tuple(code.shape), f"spatial shape {expected} for a signal of {tuple(signal_shape)}"
     )
-  dtype = jnp.result_type(float, code, filters)
-  signal = jax.ShapeDtypeStruct((*batch, *signal_shape, filters.shape[-2]), dtype)
-  filters = filters.astype(dtype)
-  transpose = jax.linear_transpose(lambda x: _conv(x, filters, *geometry), signal)
-  return transpose(code.astype(dtype))[0]
+
+  def adjoint(code, filters):
+    dtype = common_float(code, filters)
+    code, filters = meshes.vary_alike(code.astype(dtype), filters.astype(dtype))
+    signal = jnp.zeros_like(code, shape=(*batch, *signal_shape, filters.shape[-2]))
+    return jax.linear_transpose(lambda x: _conv(x, filters, *geometry), signal)(code)[0]
+
+  return meshes.shard_batch(adjoint, code, filters, batch_ndim=len(batch))
 
 
 def analysis_shape(
@@ -128,7 +133,7 @@ def _conv(x, filters, strides, dilations, padding):
   rank = filters.ndim - 2
   batch, spatial = x.shape[: x.ndim - rank - 1], x.shape[x.ndim - rank - 1 : -1]
   _analysis_shape(filters, spatial, strides, dilations, padding)  # raises where nothing is left
-  dtype = jnp.result_type(float, x, filters)
+  dtype = common_float(x, filters)
   x = x.astype(dtype).reshape(math.prod(batch), *spatial, x.shape[-1])
   if padding == "CIRCULAR":
     wrap = [((span - 1) // 2, span // 2) for span in spans(filters, dilations)]

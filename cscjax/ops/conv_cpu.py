@@ -15,13 +15,18 @@ Arguments are those of `conv_primitives`.
 import itertools
 import math
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from cscjax.ops.promotion import at_least_float32
 
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 _FEW_CHANNELS = 8  # signals of up to so many channels are synthesised by `_shift_add`
 _TILE = 2**19  # numbers in a tile of `_shift_add`: 2 MB, which stays in the cache
 _PRODUCT = 2**22  # numbers in the copies for one product of `filter_transpose`
+_UNROLLED = 32  # taps up to which operations are written out one per tap; more would compile for minutes
 
 
 def conv(x, w, *, strides, dilations, pads, sizes):
@@ -78,15 +83,15 @@ def filter_transpose(x, y, *, strides, dilations, pads, sizes):
   def product(x, y):
     left = _patches(x, x_taps, grid, strides, x_pads, ones, dilations)
     right = _patches(y, y_taps, grid, ones, y_pads, ones, dilations)
-    return jnp.matmul(left.T, right, preferred_element_type=dtype)
+    return jnp.matmul(left, right.T, preferred_element_type=dtype)
 
-  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  dtype = at_least_float32(x.dtype)
   images = _divisor(x.shape[0], _PRODUCT // (math.prod(grid) * sum(copies(split))))
   xs, ys = (a.reshape(-1, images, *a.shape[1:]) for a in (x, y))
   if len(xs) == 1:
     total = product(x, y)
   else:
-    start = jnp.zeros(copies(split), dtype)
+    start = jnp.zeros_like(x, dtype, shape=copies(split))
     total = lax.fori_loop(0, len(xs), lambda i, total: total + product(xs[i], ys[i]), start)
   total = total.astype(x.dtype).reshape(*x_taps, x.shape[-1], *y_taps, y.shape[-1])
   pairs = [axis for i in range(rank) for axis in (i, rank + 1 + i)]  # of which one has size 1
@@ -109,7 +114,7 @@ def _convolve(x, w, strides, pads, upsampling, dilations):
     )
   )
   patches = _patches(x, taps, shape, strides, pads, upsampling, dilations)
-  return _matmul(patches, w.reshape(-1, w.shape[-1])).reshape(x.shape[0], *shape, w.shape[-1])
+  return _matmul(patches.T, w.reshape(-1, w.shape[-1])).reshape(x.shape[0], *shape, w.shape[-1])
 
 
 def _divisor(n, limit):
@@ -118,21 +123,42 @@ def _divisor(n, limit):
 
 
 def _patches(x, taps, shape, strides, pads, upsampling, dilations):
-  """The part of x that each output sees (im2col): [N H' W', kh kw C] for outputs of (H', W') = shape."""
+  """The part of x that each output sees (im2col): [kh kw C, N H' W'] for outputs of (H', W') = shape."""
   edges = [(low, high, u - 1) for (low, high), u in zip(pads, upsampling, strict=True)]
   x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+  if math.prod(taps) > _UNROLLED:
+    return _gathered_patches(x, taps, shape, strides, dilations)
   spans = [(n - 1) * s + 1 for n, s in zip(shape, strides, strict=True)]
   columns = []
   for tap in itertools.product(*(range(0, k * d, d) for k, d in zip(taps, dilations, strict=True))):
     window = [slice(t, t + span, s) for t, span, s in zip(tap, spans, strides, strict=True)]
     columns.append(x[:, *window])
   patches = jnp.concatenate(columns, axis=-1)
-  return patches.reshape(x.shape[0] * math.prod(shape), patches.shape[-1])
+  return patches.reshape(x.shape[0] * math.prod(shape), patches.shape[-1]).T
+
+
+def _gathered_patches(x, taps, shape, strides, dilations):
+  """`_patches` of a padded x by one gather, whatever the number of taps.
+
+  Each axis is split into cells of `stride` pixels: a tap sees the same pixel of successive cells.
+  """
+  rank, images, channels = len(taps), x.shape[0], x.shape[-1]
+  edges = [(0, -size % s, 0) for size, s in zip(x.shape[1:-1], strides, strict=True)]
+  x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+  cells = [size // s for size, s in zip(x.shape[1:-1], strides, strict=True)]
+  x = x.reshape(images, *itertools.chain(*zip(cells, strides, strict=True)), channels)
+  x = x.transpose(*range(2, 2 * rank + 1, 2), 2 * rank + 1, 0, *range(1, 2 * rank + 1, 2))
+  positions = np.indices(taps).reshape(rank, -1).T * dilations
+  starts = np.zeros((len(positions), x.ndim), np.int32)
+  starts[:, :rank], starts[:, -rank:] = positions % strides, positions // strides
+  sizes = (*[1] * rank, channels, images, *shape)
+  copies = jax.vmap(lambda start: lax.dynamic_slice(x, tuple(start), sizes))(jnp.asarray(starts))
+  return copies.reshape(len(positions) * channels, images * math.prod(shape))
 
 
 def _matmul(a, b):
   """a @ b, summed in float32 at least."""
-  return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(a.dtype, jnp.float32)).astype(a.dtype)
+  return jnp.matmul(a, b, preferred_element_type=at_least_float32(a.dtype)).astype(a.dtype)
 
 
 def _shift_add(y, w, *, strides, dilations, pads, sizes):
@@ -146,7 +172,7 @@ def _shift_add(y, w, *, strides, dilations, pads, sizes):
     y, w = y[:, :, None], w[:, None]
     return _shift_add(y, w, strides=strides, dilations=dilations, pads=pads, sizes=sizes)[:, :, 0]
   (n, height, width, m), (kh, kw, channels, _) = y.shape, w.shape
-  dtype = jnp.promote_types(y.dtype, jnp.float32)
+  dtype = at_least_float32(y.dtype)
   tiles = min(height, -(-kh * kw * channels * n * height * width // _TILE))
   rows = -(-height // tiles)
   filters = w.reshape(-1, m)
@@ -175,7 +201,7 @@ def _shift_add(y, w, *, strides, dilations, pads, sizes):
   if tiles == 1:
     x = synthesis(y)
   else:
-    x = lax.fori_loop(0, tiles, add_tile, jnp.zeros((n, *spans, channels), dtype))
+    x = lax.fori_loop(0, tiles, add_tile, jnp.zeros_like(y, dtype, shape=(n, *spans, channels)))
   edges = [
     (-low, size + low - span, 0) for size, span, (low, _) in zip(sizes[0], spans, pads, strict=True)
   ]
@@ -184,11 +210,16 @@ def _shift_add(y, w, *, strides, dilations, pads, sizes):
 
 def _shifted_sum(images, axis, stride, dilation):
   """sum_i of images[i] upsampled by `stride` along `axis` and moved by i * dilation."""
-  taps, size = images.shape[0], images.shape[axis + 1]
-  reach = (taps - 1) * dilation
+  taps, size = images.shape[0], (images.shape[axis + 1] - 1) * stride + 1
+  length = size + (taps - 1) * dilation
+  if taps > _UNROLLED:  # sums of so many first, then the sum of these
+    images = jnp.pad(images, [(0, -taps % _UNROLLED)] + [(0, 0)] * (images.ndim - 1))
+    groups = jnp.swapaxes(images.reshape(-1, _UNROLLED, *images.shape[1:]), 0, 1)
+    sums = _shifted_sum(groups, axis + 1, stride, dilation)
+    return lax.slice_in_dim(_shifted_sum(sums, axis, 1, _UNROLLED * dilation), 0, length, axis=axis)
+  reach = length - size
   edges = [(0, 0, 0)] * images.ndim
   edges[axis + 1] = (reach, reach, stride - 1)
   images = lax.pad(images, jnp.zeros((), images.dtype), edges)
-  size = (size - 1) * stride + 1 + reach
   starts = [reach - i * dilation for i in range(taps)]
-  return sum(lax.slice_in_dim(images[i], s, s + size, axis=axis) for i, s in enumerate(starts))
+  return sum(lax.slice_in_dim(images[i], s, s + length, axis=axis) for i, s in enumerate(starts))

@@ -16,11 +16,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cscjax.ops import conv_cpu
+from cscjax.ops import conv_cpu, meshes
 
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 
@@ -28,6 +27,7 @@ _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 def conv(x, w, *, strides, dilations, pads):
   """[N, H, W, C], [kh, kw, C, m] -> [N, H', W', m], zero-padded by `pads`."""
   sizes = (x.shape[1:-1], w.shape[:-2])
+  x, w = meshes.vary_alike(x, w)
   return _conv_p.bind(x, w, strides=strides, dilations=dilations, pads=pads, sizes=sizes)
 
 
@@ -39,12 +39,12 @@ def _conv(x, w, *, strides, dilations, pads, sizes):
 
 
 def _input(y, w, *, sizes, **geometry):
-  x = jax.ShapeDtypeStruct((y.shape[0], *sizes[0], w.shape[-2]), y.dtype)
+  x = jnp.zeros_like(y, shape=(y.shape[0], *sizes[0], w.shape[-2]))
   return jax.linear_transpose(lambda x: _conv(x, w, sizes=sizes, **geometry), x)(y)[0]
 
 
 def _filter(x, y, *, sizes, **geometry):
-  w = jax.ShapeDtypeStruct((*sizes[1], x.shape[-1], y.shape[-1]), y.dtype)
+  w = jnp.zeros_like(y, shape=(*sizes[1], x.shape[-1], y.shape[-1]))
   return jax.linear_transpose(lambda w: _conv(x, w, sizes=sizes, **geometry), w)(y)[0]
 
 
@@ -53,8 +53,7 @@ def _primitive(name, implementation, cpu_implementation):
 
   @primitive.def_abstract_eval
   def _(a, b, **params):
-    out = jax.eval_shape(partial(implementation, **params), a, b)
-    return ShapedArray(out.shape, out.dtype)
+    return jax.make_jaxpr(partial(implementation, **params))(a, b).out_avals[0]
 
   static = ("strides", "dilations", "pads", "sizes")
   compiled = jax.jit(lambda a, b, **params: primitive.bind(a, b, **params), static_argnames=static)

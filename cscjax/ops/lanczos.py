@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cscjax import checks
+from cscjax.ops import meshes
 from cscjax.ops.scale import norm
 
 Operator = Callable[[jax.Array], jax.Array]
@@ -56,6 +57,8 @@ def lanczos_vector(operator: Operator, start: jax.Array, iterations: int) -> jax
   iterations = checks.positive_int("iterations", iterations)
   weights = jnp.linalg.eigh(_tridiagonal(operator, start, iterations))[1][:, -1]
 
+  start = meshes.vary_as(start, weights)
+
   def body(carry, weight):
     state, total = carry
     total = total + weight * state[1]
@@ -67,6 +70,7 @@ def lanczos_vector(operator: Operator, start: jax.Array, iterations: int) -> jax
 
 def _tridiagonal(operator, start, iterations):
   """[k, k], the map in the basis of the recurrence."""
+  start = meshes.vary_as(start, operator(start))
   _, (diagonal, beside) = lax.scan(
     lambda state, _: _step(operator, state), _first(start), length=iterations
   )
@@ -76,7 +80,7 @@ def _tridiagonal(operator, start, iterations):
 
 def _first(start):
   """(previous vector, vector, what couples them)."""
-  return jnp.zeros_like(start), _divide(start, norm(start)), jnp.zeros((), start.dtype)
+  return jnp.zeros_like(start), _divide(start, norm(start)), jnp.zeros_like(start, shape=())
 
 
 def _step(operator, state):

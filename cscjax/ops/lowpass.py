@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cscjax import checks
+from cscjax.ops.promotion import at_least_float32, common_float, expand_rank
 
 
 def tikhonov_lowpass(
@@ -40,14 +41,15 @@ def tikhonov_lowpass(
   x = checks.real_array("x", x)
   if x.ndim <= spatial_axes or x.size == 0:
     checks.fail("x", x.shape, f"at least {spatial_axes + 1} axes, none of them empty")
-  dtype = jnp.result_type(float, x)
+  dtype = common_float(x)
   axes = tuple(range(x.ndim - 1 - spatial_axes, x.ndim - 1))
   widths = [(pad, pad) if axis in axes else (0, 0) for axis in range(x.ndim)]
-  precise = jnp.promote_types(dtype, jnp.float32)  # there is no Fourier transform in half precision
+  precise = at_least_float32(dtype)  # there is no Fourier transform in half precision
   padded = jnp.pad(x.astype(precise), widths, mode="symmetric")
   sizes = tuple(padded.shape[axis] for axis in axes)
   gain = 1 / (1 + jnp.asarray(strength, precise) * _laplacian_spectrum(sizes, precise))
-  spectrum = jnp.fft.rfftn(padded, axes=axes) * gain[..., None]
+  spectrum = jnp.fft.rfftn(padded, axes=axes)
+  spectrum = spectrum * expand_rank(gain[..., None], padded.ndim).astype(spectrum.dtype)
   low = jnp.fft.irfftn(spectrum, s=sizes, axes=axes)
   crop = tuple(slice(low, -high or None) for low, high in widths)
   return low[crop].astype(dtype)
@@ -60,5 +62,5 @@ def _laplacian_spectrum(sizes, dtype):
     last = axis == len(sizes) - 1
     frequencies = (jnp.fft.rfftfreq if last else jnp.fft.fftfreq)(size, dtype=dtype)
     values = 2 - 2 * jnp.cos(2 * jnp.pi * frequencies)
-    total = total[..., None] + values
+    total = total[..., None] + expand_rank(values, axis + 1)
   return total

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cscjax.ops import meshes
 from cscjax.ops.scale import power_of_two
 
 PyTree = Any
@@ -39,6 +40,5 @@ def power_iteration(
     _, vector = carry
     return normalize(operator(vector))
 
-  _, start = normalize(start)
-  dtype = jnp.result_type(*jax.tree.leaves(start))
-  return jax.lax.fori_loop(0, iterations, body, (jnp.zeros((), dtype), start))
+  start = meshes.vary_as(start, operator(start))
+  return jax.lax.fori_loop(0, iterations, body, normalize(start))

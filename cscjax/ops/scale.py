@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cscjax.ops.promotion import common_float
+
 PyTree = Any
 
 
@@ -28,7 +30,7 @@ def power_of_two(tree: PyTree, axis: int | Sequence[int] | None = None) -> jax.A
     jnp.max(jnp.abs(lax.stop_gradient(leaf)), axis=axis, keepdims=axis is not None, initial=0)
     for leaf in jax.tree.leaves(tree)
   ]
-  dtype = jnp.result_type(*parts)
+  dtype = common_float(*parts)
   largest = parts[0].astype(dtype)
   for part in parts[1:]:
     largest = jnp.maximum(largest, part.astype(dtype))
@@ -40,7 +42,7 @@ def power_of_two(tree: PyTree, axis: int | Sequence[int] | None = None) -> jax.A
 
 def scaled(array: jax.Array) -> tuple[jax.Array, jax.Array]:
   """(array / power, power) with the power of two of the whole array; integers are converted."""
-  array = jnp.asarray(array, jnp.result_type(float, array))
+  array = jnp.asarray(array, common_float(array))
   power = power_of_two(array)
   return array / power, power
 

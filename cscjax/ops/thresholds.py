@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from cscjax.ops.promotion import expand_rank
+
 
 def soft_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
   """Soft threshold S_b(z) = sign(z) max(|z| - b, 0): the proximal operator of b ||.||_1.
@@ -16,7 +18,7 @@ def soft_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
     argmin_g 1/2 (g - z)^2 + b |g|, the shape of `z`.
   """
   z = jnp.asarray(z)
-  return jnp.sign(z) * jax.nn.relu(jnp.abs(z) - threshold)
+  return jnp.sign(z) * jax.nn.relu(jnp.abs(z) - expand_rank(threshold, z.ndim))
 
 
 def nonnegative_soft_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
@@ -29,7 +31,7 @@ def nonnegative_soft_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
   Returns:
     argmin_{g >= 0} 1/2 (g - z)^2 + b g, the shape of `z`.
   """
-  return jax.nn.relu(jnp.asarray(z) - threshold)
+  return jax.nn.relu(jnp.asarray(z) - expand_rank(threshold, jnp.ndim(z)))
 
 
 def hard_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
@@ -43,4 +45,4 @@ def hard_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
     argmin_g 1/2 (g - z)^2 + b^2/2 [g != 0], the shape of `z`.
   """
   z = jnp.asarray(z)
-  return jnp.where(jnp.abs(z) <= threshold, 0, z)  # NaN stays NaN
+  return jnp.where(jnp.abs(z) <= expand_rank(threshold, z.ndim), 0, z)  # NaN stays NaN

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.dictionaries.frame import canvas, frame_inverse, squared_atom_norm
+from cscjax.ops import at_least_float32, expand_rank
 from cscjax.solvers.algorithm import Algorithm, Stop, relative
 from cscjax.solvers.certificates import check_beta_below_max, dual_value, gradient_mapping
 from cscjax.solvers.iterate import Differentiate, Loop, SolverResult, solve
@@ -146,7 +147,7 @@ class DouglasRachford(NamedTuple):
       weight = jnp.ones(signal_shape, problem.x.dtype)
     else:
       weight = jnp.broadcast_to(problem.mask, problem.x.shape)
-    weight = on.embed_signal(weight)
+    weight = jnp.asarray(expand_rank(on.embed_signal(weight), problem.x.ndim))
     beta, inside = _penalty_on(on, problem)
     larger = problem.replace(x=on.embed_signal(problem.x), mask=weight, beta=beta)
     synthesis = partial(on.dictionary.synthesis, signal_shape=larger.x.shape)
@@ -218,9 +219,9 @@ class DouglasRachford(NamedTuple):
       return dual_value(problem, signal, correlation)
 
     rho = jnp.asarray(
-      squared_norm if parameter is None else parameter, jnp.promote_types(problem.x.dtype, jnp.float32)
+      squared_norm if parameter is None else parameter, at_least_float32(problem.x.dtype)
     )
-    rho = jnp.broadcast_to(rho, problem.x.shape[: problem.batch_ndim])
+    rho = rho * jnp.ones_like(problem.unit, rho.dtype)
     code = on.embed_code(init)
     rebuilt = synthesis(code)
     pull = larger.residual(rebuilt)
@@ -241,7 +242,8 @@ def _penalty_on(on, problem):
 
   signal = jax.ShapeDtypeStruct(problem.x.shape[problem.batch_ndim :], problem.x.dtype)
   single = jax.eval_shape(problem.dictionary.analysis, signal)
-  inside = on.embed_code(jax.tree.map(lambda c: jnp.ones(c.shape, c.dtype), single))
+  single = jax.tree.map(lambda c: jnp.ones((1,) * problem.batch_ndim + c.shape, c.dtype), single)
+  inside = on.embed_code(single)
   if jax.tree.map(jnp.shape, inside) == jax.tree.map(jnp.shape, single):
     return problem.beta, inside
   return on.embed_code(jax.tree.map(embed, problem.beta, single)), inside

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, lipschitz
 from cscjax.dictionaries.base import check_dictionary, floating_type
+from cscjax.ops import expand_rank
 
 
 def check_lengths(dictionaries: Sequence[Dictionary], **values: Any) -> None:
@@ -75,6 +76,6 @@ def per_part(name: str, values: Any, code: Code) -> Any:
       v not in (1, p) for v, p in zip(value.shape, trailing, strict=True)
     ):
       checks.fail(name, value.shape, f"a shape that broadcasts to the code's {part.shape}")
-    return value
+    return jnp.asarray(expand_rank(value, part.ndim))
 
   return jax.tree.map(fit, values, code)

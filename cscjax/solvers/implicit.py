@@ -8,6 +8,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, Dictionary
+from cscjax.ops import at_least_float32
 from cscjax.solvers.lasso import Lasso
 from cscjax.solvers.polish import face_of, polish, solve_on_face
 
@@ -90,7 +91,7 @@ def implicitly_differentiable(problem: Lasso, code: Code) -> Code:
 
 def _precise(problem, code):
   """Both in float32 at least; a dictionary's integers, such as indices, stay as they are."""
-  precise = jnp.promote_types(problem.x.dtype, jnp.float32)
+  precise = at_least_float32(problem.x.dtype)
 
   def convert(leaf):
     return leaf.astype(precise) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code
+from cscjax.ops import meshes
 from cscjax.solvers.algorithm import STOPS, Measure, Method, Stop
 from cscjax.solvers.implicit import implicitly_differentiable
 from cscjax.solvers.lasso import Lasso, per_signal
@@ -124,11 +125,17 @@ def solve(
 ) -> SolverResult:
   """Runs a method from `init`, or 0, a number of iterations or to a tolerance."""
   init = None if init is None else problem.as_code(init)  # jit would refuse what is no array its way
-  return _solve(problem, parameter, init, tolerance, method=method, loop=loop)
+  return meshes.shard_batch(
+    lambda _, *arguments: _solve(*arguments, method=method, loop=loop),
+    *(problem.x, problem, parameter, init, tolerance),
+    batch_ndim=problem.batch_ndim,
+    layout=SolverResult(0, 1, meshes.REPLICATED, 0, 0, *[1] * 3),
+  )
 
 
 @partial(jax.jit, static_argnames=("method", "loop"))
 def _solve(problem, parameter, init, tolerance, *, method, loop):
+  problem, parameter, init, tolerance = meshes.vary_as((problem, parameter, init, tolerance))
   start = problem.zero_code() if init is None else init
   if init is not None and tolerance is not None:  # no search for a solution that is known
     zero = problem.is_solved_by_zero()
@@ -202,8 +209,8 @@ def _scan(advance, state, loop):
 def _while(algorithm, measure, record, first, tolerance, loop):
   """Until the measure of each signal has been within the tolerance, or is NaN."""
   names = [name for name in STOPS if name == loop.stop or name in loop.record]
-  traces = jax.tree.map(lambda v: jnp.zeros((loop.iterations, *v.shape), v.dtype), first)
-  nowhere = jnp.zeros(measure.unknown.shape, bool)
+  traces = jax.tree.map(lambda v: jnp.zeros_like(v, shape=(loop.iterations, *v.shape)), first)
+  nowhere = jnp.zeros_like(measure.unknown, bool)
 
   def unfinished(carry):
     k, _, _, _, converged, broken = carry

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
-from cscjax.ops import nonnegative_soft_threshold, soft_threshold
+from cscjax.ops import at_least_float32, expand_rank, nonnegative_soft_threshold, soft_threshold
 from cscjax.solvers.arguments import as_signal, list_as_code, per_part
 
 
@@ -58,8 +58,7 @@ class Lasso(struct.PyTreeNode):
 
   def zero_code(self) -> Code:
     """The code 0."""
-    shapes = jax.eval_shape(self.dictionary.analysis, self.x)
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.tree.map(jnp.zeros_like, self.dictionary.analysis(self.x))
 
   def as_code(self, init: Code, name: str = "init") -> Code:
     """A code in the problem's type; ValueError that begins with `name` where it does not fit."""
@@ -134,7 +133,7 @@ class Lasso(struct.PyTreeNode):
 
 def sum_signals(array: jax.Array, batch_ndim: int) -> jax.Array:
   """Sum over all axes but the first `batch_ndim`, in float32 at least."""
-  precise = jnp.promote_types(array.dtype, jnp.float32)
+  precise = at_least_float32(array.dtype)
   return jnp.sum(array, axis=tuple(range(batch_ndim, array.ndim)), dtype=precise)
 
 
@@ -163,13 +162,13 @@ def _as_mask(mask, x):
     fits = False
   if not fits:
     checks.fail("mask", mask.shape, f"a shape that broadcasts to the signal's {x.shape}")
-  return mask
+  return jnp.asarray(expand_rank(mask, x.ndim))
 
 
 def unit_of(x: jax.Array, batch_ndim: int) -> jax.Array:
   """A power of two near the largest value of each signal: [batch...]; 1 if that is 0 or not finite."""
   largest = jnp.max(jnp.abs(lax.stop_gradient(x)), axis=tuple(range(batch_ndim, x.ndim)), initial=0)
-  _, exponent = jnp.frexp(largest.astype(jnp.promote_types(x.dtype, jnp.float32)))
+  _, exponent = jnp.frexp(largest.astype(at_least_float32(x.dtype)))
   bound = -int(jnp.finfo(x.dtype).minexp)  # so that 1 / unit is in range too
   unit = jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -bound, bound))
   return jnp.where((largest > 0) & (largest < jnp.inf), unit, 1)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join
-from cscjax.ops import nonnegative_soft_threshold, soft_threshold
+from cscjax.ops import at_least_float32, meshes, nonnegative_soft_threshold, soft_threshold
 from cscjax.solvers.arguments import as_signal, as_step, check_lengths, per_part
 from cscjax.solvers.iterate import SolverResult
 from cscjax.solvers.lasso import sum_signals
@@ -153,6 +153,7 @@ def _solve(dictionaries, x, betas, iterations, steps, nonnegative, accelerate):
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def _iterate(dictionaries, problem, iterations, nonnegative, accelerate):
+  dictionaries, problem = meshes.vary_as((dictionaries, problem))
   x, codes, betas, steps, thresholds = problem
   shrink = nonnegative_soft_threshold if nonnegative else soft_threshold
   proxes = [lambda point, t=threshold: jax.tree.map(shrink, point, t) for threshold in thresholds]
@@ -175,7 +176,7 @@ def _iterate(dictionaries, problem, iterations, nonnegative, accelerate):
     return _State(codes, chain, state.chain, t, weight), objective(chain)
 
   chain = top_down(dictionaries, codes[-1], codes, x)
-  one = jnp.ones((), jnp.promote_types(x.dtype, jnp.float32))
+  one = jnp.ones((), at_least_float32(x.dtype))
   state, trace = lax.scan(body, _State(codes, chain, chain, one, 0 * one), length=iterations)
   return MultilayerResult(state.codes, jnp.concatenate([objective(chain)[None], trace]))
 

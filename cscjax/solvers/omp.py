@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import MatrixDictionary
+from cscjax.ops import meshes
 from cscjax.solvers.arguments import as_signal
 
 BLOCK = 2**22  # numbers in the factorisations that are computed at a time
@@ -89,19 +90,25 @@ def omp(
   checks.all_at_least("tolerance", tolerance, 0)
   if jnp.ndim(tolerance) != 0:
     checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
-  flat = _pursue_all(atoms, x.reshape(-1, x.shape[-1]), jnp.asarray(tolerance, x.dtype), picks)
-  return jax.tree.map(lambda part: part.reshape(*x.shape[:-1], part.shape[-1]), OMPResult(*flat))
+
+  def pursue(x, atoms, tolerance):
+    flat = _pursue_all(atoms, x.reshape(-1, x.shape[-1]), tolerance, picks)
+    return jax.tree.map(lambda part: part.reshape(*x.shape[:-1], part.shape[-1]), OMPResult(*flat))
+
+  tolerance = jnp.asarray(tolerance, x.dtype)
+  return meshes.shard_batch(pursue, x, atoms, tolerance, batch_ndim=x.ndim - 1)
 
 
 @partial(jax.jit, static_argnames="picks")
 def _pursue_all(atoms, x, tolerance, picks):
   """OMP of signals [b, n], in blocks whose factorisations take about `BLOCK` numbers."""
   size, n = x.shape
+  atoms, x, tolerance = meshes.vary_alike(atoms, x, tolerance)
   # Atoms and signals of any scale: the largest entry becomes 1 before anything is squared.
   largest = _largest(atoms)
-  norms = largest * _norm(atoms / largest)
+  norms = largest * _norm(atoms / largest[None])
   scale = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))  # NaN stays
-  atoms = (atoms / largest) * (scale * largest)
+  atoms = (atoms / largest[None]) * (scale * largest)[None]
 
   @jax.checkpoint  # a backward pass does not keep the factorisations of all signals either
   def pursue(signal):
@@ -145,17 +152,19 @@ def _pursue(atoms, scale, x, picks, tolerance):
     return state, (jnp.where(running, best, -1).astype(jnp.int32), state.norm)
 
   start = _State(
-    basis=jnp.zeros((n, picks), x.dtype),
-    triangle=jnp.zeros((picks, picks), x.dtype),
-    weights=jnp.zeros(picks, x.dtype),
+    basis=jnp.zeros_like(x, shape=(n, picks)),
+    triangle=jnp.zeros_like(x, shape=(picks, picks)),
+    weights=jnp.zeros_like(x, shape=picks),
     residual=x,
-    picked=jnp.zeros(m, bool),
+    picked=jnp.zeros_like(x, bool, shape=m),
     norm=_norm(x),
-    running=jnp.ones((), bool),
+    running=jnp.ones_like(x, bool, shape=()),
   )
   state, (support, norms) = lax.scan(pick, start, jnp.arange(picks))
   values = jax.scipy.linalg.solve_triangular(state.triangle, state.weights)
-  code = jnp.zeros(m, x.dtype).at[jnp.where(support < 0, m, support)].set(values, mode="drop") * scale
+  code = (
+    jnp.zeros_like(x, shape=m).at[jnp.where(support < 0, m, support)].set(values, mode="drop") * scale
+  )
   known = jnp.isfinite(start.norm) & jnp.all(jnp.isfinite(scale))
   code, norms = (
     jnp.where(known, part, jnp.nan) for part in (code, jnp.concatenate([start.norm[None], norms]))

@@ -161,7 +161,7 @@ def _newton(problem, code):
     k, _, lower = carry
     return (k < HALVINGS) & ~jnp.all(lower)
 
-  start = (0, jnp.ones_like(before), jnp.zeros(before.shape, bool))
+  start = (0, jnp.ones_like(before), jnp.zeros_like(before, bool))
   _, length, lower = lax.while_loop(unfinished, body, start)
   return _select(problem, lower, attempt(length), code)
 

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
+from cscjax.ops import at_least_float32
 from cscjax.solvers.algorithm import Algorithm, Stop, relative
 from cscjax.solvers.arguments import as_step
 from cscjax.solvers.certificates import check_beta_below_max, dual_value, gradient_mapping
@@ -268,8 +269,8 @@ class ProximalGradient(NamedTuple):
       if self.growth is None
       else _longest_step(problem, rebuilt)
     )
-    precise = jnp.promote_types(problem.x.dtype, jnp.float32)  # t^2 overflows in half precision
-    one = jnp.ones(problem.x.shape[: problem.batch_ndim] if self.restart else (), precise)
+    precise = at_least_float32(problem.x.dtype)  # t^2 overflows in half precision
+    one = jnp.ones_like(problem.unit, precise) if self.restart else jnp.ones((), precise)
     state = _State(init, rebuilt, init, rebuilt, one, 0 * one, step)
     return Algorithm(state, advance, lambda state: (state.code, state.rebuilt), mapping, dual)
 

@@ -54,24 +54,31 @@ def _check(spatial, kernel, channels, strides, dilations, pads, dtype=np.float64
   dilations=st.tuples(st.integers(1, 3), st.integers(1, 2)),
   pads=st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2),
   tile=st.sampled_from([1, 200, 1000, 2**19]),
+  unrolled=st.sampled_from([2, 32]),
 )
-@settings(max_examples=14)
-def test_images(x64, spatial, kernel, channels, strides, dilations, pads, tile):
-  """Also in tiles of a row, or of some rows that need not divide the height; in blocks of an image."""
+@settings(max_examples=24)
+def test_images(x64, spatial, kernel, channels, strides, dilations, pads, tile, unrolled):
+  """Also in tiles of a row, or of some rows that need not divide the height; in blocks of an image.
+
+  With `unrolled` = 2 most of these kernels count as large ones.
+  """
   geometry = {"stride": strides, "dilation": dilations, "padding": pads}
   assume(min(references.code_spatial(np.zeros((*kernel, 1, 1)), spatial, **geometry)) >= 1)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(conv_cpu, "_TILE", tile)
     patch.setattr(conv_cpu, "_PRODUCT", tile)
+    patch.setattr(conv_cpu, "_UNROLLED", unrolled)
     _check(spatial, kernel, channels, strides, dilations, pads)
 
 
+@pytest.mark.parametrize("unrolled", [2, 32])
 @pytest.mark.parametrize("channels", [1, 9])
 @pytest.mark.parametrize(
   ("length", "stride", "dilation", "pad"), [(11, 2, 1, (1, 0)), (3, 1, 2, (4, 4))]
 )
-def test_signals(x64, monkeypatch, channels, length, stride, dilation, pad):
+def test_signals(x64, monkeypatch, unrolled, channels, length, stride, dilation, pad):
   monkeypatch.setattr(conv_cpu, "_TILE", 40)
+  monkeypatch.setattr(conv_cpu, "_UNROLLED", unrolled)
   _check((length,), (4,), channels, (stride,), (dilation,), (pad,))
 
 
@@ -79,6 +86,36 @@ def test_signals(x64, monkeypatch, channels, length, stride, dilation, pad):
 def test_tiles_that_overlap(x64, monkeypatch):
   monkeypatch.setattr(conv_cpu, "_TILE", 4 * 3 * 6 * 2)
   _check((8, 7), (2, 2), 1, (1, 1), (1, 1), ((0, 0), (0, 0)))
+
+
+@pytest.mark.parametrize(
+  ("spatial", "kernel", "strides", "dilations", "pads"),
+  [
+    ((40, 37), (7, 8), (1, 1), (1, 1), ((3, 3), (3, 4))),
+    ((23, 20), (9, 6), (2, 3), (3, 2), ((5, 0), (1, 6))),
+    ((6, 5), (12, 11), (1, 2), (1, 1), ((6, 5), (5, 5))),  # more taps than pixels
+    ((90,), (70,), (1,), (1,), ((35, 34),)),
+    ((200,), (41,), (2,), (3,), ((0, 7),)),
+  ],
+)
+@pytest.mark.parametrize("channels", [1, 9])
+def test_large_kernels(x64, spatial, kernel, strides, dilations, pads, channels):
+  _check(spatial, kernel, channels, strides, dilations, pads)
+
+
+@pytest.mark.parametrize(
+  ("spatial", "kernel"), [((64, 64), (30, 30)), ((8, 8), (30, 30)), ((2048,), (1024,))]
+)
+@pytest.mark.parametrize("name", ["conv", "input_transpose", "filter_transpose"])
+def test_size_of_a_program_does_not_grow_with_the_taps(spatial, kernel, name):
+  """The time to compile does as the number of operations: a thousand of them take a minute."""
+  rank = len(spatial)
+  pads = tuple(((k - 1) // 2, k // 2) for k in kernel)
+  geometry = {"strides": (1,) * rank, "dilations": (1,) * rank, "pads": pads, "sizes": (spatial, kernel)}
+  x, w, y = (jnp.zeros(shape) for shape in ((2, *spatial, 1), (*kernel, 1, 4), (2, *spatial, 4)))
+  arguments = {"conv": (x, w), "input_transpose": (y, w), "filter_transpose": (x, y)}[name]
+  program = jax.jit(partial(getattr(conv_cpu, name), **geometry)).lower(*arguments).as_text()
+  assert len(program.splitlines()) < 400
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -1,0 +1,94 @@
+"""Solvers on a mesh of two devices, by `jax.shard_map` and on explicit axes; prints errors as JSON.
+
+A process of its own (see test_meshes.py), since the number of devices is set before JAX starts.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import cscjax
+
+BATCH, REPLICATED = P("i"), P()
+TIGHT = {"tolerance": 1e-9, "max_iterations": 5000}
+
+
+def _code(solver=cscjax.fista, beta=0.1, **options):
+  return lambda x, w: solver(cscjax.ConvDictionary(w), x, beta, **options).code
+
+
+def _gradient(argument, **options):
+  code = _code(**options)
+  return jax.grad(lambda *arguments: jnp.sum(code(*arguments) ** 2), argnums=argument)
+
+
+def _first_axis(trace):
+  return jnp.moveaxis(trace, 0, -1)
+
+
+def _records(x, w):
+  result = cscjax.ista(cscjax.ConvDictionary(w), x, 0.1, iterations=4, record=("objective", "support"))
+  return _first_axis(result.objective), _first_axis(result.support)
+
+
+CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
+  "iterations": (_code(iterations=5), True),
+  "records": (_records, True),
+  "remat": (_code(iterations=5, differentiate="remat"), True),
+  "tolerance": (_code(**TIGHT), True),
+  "adaptive": (_code(step="adaptive", **TIGHT), True),
+  "restart": (_code(iterations=9, restart=True), True),
+  "masked, nonnegative": (_code(iterations=4, mask=jnp.ones((8, 8, 1)), nonnegative=True), True),
+  "admm": (_code(cscjax.admm, iterations=12), True),
+  "admm, tolerance": (_code(cscjax.admm, **TIGHT), True),
+  "two layers": (
+    lambda x, w: cscjax.ml_fista([cscjax.ConvDictionary(w)], x, [0.1], iterations=3).codes[0],
+    True,
+  ),
+  "gradient by filters": (_gradient(1, iterations=5), False),
+  "implicit gradient by filters": (_gradient(1, **TIGHT), False),
+  "implicit gradient by signals": (_gradient(0, **TIGHT), True),
+  "gradient of admm": (_gradient(1, solver=cscjax.admm, iterations=5), False),
+}
+DENSE = {
+  "omp": (lambda x, a: cscjax.omp(cscjax.MatrixDictionary(a), x, sparsity=3).code, True),
+  "omp, tolerance": (lambda x, a: cscjax.omp(cscjax.MatrixDictionary(a), x, tolerance=0.1).code, True),
+}
+
+
+def main():
+  jax.config.update("jax_enable_x64", True)
+  mesh = jax.make_mesh((2,), ("i",))
+  rng = np.random.default_rng(0)
+  errors = {}
+  for cases, shape, atoms in ((CONVOLUTIONAL, (4, 8, 8, 1), (3, 3, 1, 4)), (DENSE, (4, 6), (6, 10))):
+    x, w = jnp.asarray(rng.normal(size=shape)), jnp.asarray(rng.normal(size=atoms))
+    w = w / jnp.sqrt(jnp.sum(w**2, axis=tuple(range(w.ndim - 1))))
+    sharded = (
+      jax.device_put(x, NamedSharding(mesh, BATCH)),
+      jax.device_put(w, NamedSharding(mesh, REPLICATED)),
+    )
+    for name, (function, batched) in cases.items():
+      expected = jax.jit(function)(x, w)
+      mapped = jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(BATCH, REPLICATED),
+        out_specs=BATCH if batched else REPLICATED,
+      )
+      with jax.sharding.set_mesh(mesh):
+        got = {"shard_map": jax.jit(mapped)(*sharded), "explicit": jax.jit(function)(*sharded)}
+      for how, result in got.items():
+        pairs = zip(jax.tree.leaves(jax.device_get(result)), jax.tree.leaves(expected), strict=True)
+        errors[f"{name}, {how}"] = max(
+          float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs
+        )
+  print(json.dumps({"devices": len(jax.devices()), "errors": errors}))
+
+
+if __name__ == "__main__":
+  main()
