@@ -62,7 +62,7 @@ class Lasso(struct.PyTreeNode):
 
   def as_code(self, init: Code, name: str = "init") -> Code:
     """A code in the problem's type; ValueError that begins with `name` where it does not fit."""
-    code = self.zero_code()
+    code = jax.eval_shape(self.dictionary.analysis, self.x)
     init = list_as_code(name, init, code)
     got, expected = jax.tree.structure(init), jax.tree.structure(code)
     if got != expected:
