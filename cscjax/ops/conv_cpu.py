@@ -12,6 +12,7 @@ Three kinds of convolution are slow even so, and are matrix products here:
 Arguments are those of `conv_primitives`.
 """
 
+import functools
 import itertools
 import math
 
@@ -222,4 +223,5 @@ def _shifted_sum(images, axis, stride, dilation):
   edges[axis + 1] = (reach, reach, stride - 1)
   images = lax.pad(images, jnp.zeros((), images.dtype), edges)
   starts = [reach - i * dilation for i in range(taps)]
-  return sum(lax.slice_in_dim(images[i], s, s + length, axis=axis) for i, s in enumerate(starts))
+  parts = [lax.slice_in_dim(images[i], s, s + length, axis=axis) for i, s in enumerate(starts)]
+  return functools.reduce(jnp.add, parts)

@@ -53,6 +53,7 @@ def _primitive(name, implementation, cpu_implementation):
 
   @primitive.def_abstract_eval
   def _(a, b, **params):
+    # The type of the plain form, with the axes of a mesh over which it varies.
     return jax.make_jaxpr(partial(implementation, **params))(a, b).out_avals[0]
 
   static = ("strides", "dilations", "pads", "sizes")

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 
 
 def common_float(*values: Any) -> jnp.dtype:
@@ -19,7 +19,7 @@ def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def expand_rank(value: ArrayLike, ndim: int) -> ArrayLike:
+def expand_rank(value: Any, ndim: int) -> Any:
   """The array with axes of size 1 in front, `ndim` axes in all; scalars and larger arrays unchanged."""
   missing = ndim - jnp.ndim(value)
   return jnp.expand_dims(value, tuple(range(missing))) if jnp.ndim(value) and missing > 0 else value

@@ -147,7 +147,7 @@ class DouglasRachford(NamedTuple):
       weight = jnp.ones(signal_shape, problem.x.dtype)
     else:
       weight = jnp.broadcast_to(problem.mask, problem.x.shape)
-    weight = jnp.asarray(expand_rank(on.embed_signal(weight), problem.x.ndim))
+    weight = expand_rank(on.embed_signal(weight), problem.x.ndim)
     beta, inside = _penalty_on(on, problem)
     larger = problem.replace(x=on.embed_signal(problem.x), mask=weight, beta=beta)
     synthesis = partial(on.dictionary.synthesis, signal_shape=larger.x.shape)

@@ -76,6 +76,6 @@ def per_part(name: str, values: Any, code: Code) -> Any:
       v not in (1, p) for v, p in zip(value.shape, trailing, strict=True)
     ):
       checks.fail(name, value.shape, f"a shape that broadcasts to the code's {part.shape}")
-    return jnp.asarray(expand_rank(value, part.ndim))
+    return expand_rank(value, part.ndim)
 
   return jax.tree.map(fit, values, code)

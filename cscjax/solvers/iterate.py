@@ -129,7 +129,7 @@ def solve(
     lambda _, *arguments: _solve(*arguments, method=method, loop=loop),
     *(problem.x, problem, parameter, init, tolerance),
     batch_ndim=problem.batch_ndim,
-    layout=SolverResult(0, 1, meshes.REPLICATED, 0, 0, *[1] * 3),
+    layout=SolverResult._make((0, 1, meshes.REPLICATED, 0, 0, 1, 1, 1)),
   )
 
 

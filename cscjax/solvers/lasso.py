@@ -149,7 +149,7 @@ def safe_sqrt(square: jax.Array) -> jax.Array:
   return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
 
-def _as_mask(mask, x):
+def _as_mask(mask: ArrayLike, x: jax.Array) -> jax.Array:
   mask = checks.real_array("mask", mask)
   if not isinstance(mask, Tracer):
     values = np.asarray(mask, np.float64)
@@ -162,7 +162,7 @@ def _as_mask(mask, x):
     fits = False
   if not fits:
     checks.fail("mask", mask.shape, f"a shape that broadcasts to the signal's {x.shape}")
-  return jnp.asarray(expand_rank(mask, x.ndim))
+  return expand_rank(mask, x.ndim)
 
 
 def unit_of(x: jax.Array, batch_ndim: int) -> jax.Array:
