@@ -132,4 +132,4 @@ def test_memory_of_many_channels():
     return run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes / 2**20
 
   assert planned(cscjax.fista, "CIRCULAR") < 30
-  assert planned(cscjax.admm, "SAME") < 60
+  assert planned(cscjax.admm, "SAME") < 100
