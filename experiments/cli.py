@@ -12,6 +12,8 @@ from absl import app, flags, logging
 from cscjax.data import DataError
 from experiments import environment, output, signals
 
+flags.disclaim_key_flags()  # `define_path` defines flags for the module that calls it, whose help lists them
+
 
 class UsageError(Exception):
   """The command cannot do what it was asked to; the message says why."""

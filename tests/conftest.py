@@ -33,6 +33,27 @@ def _fast_compilation(request):
   jax.config.update("jax_disable_most_optimizations", not as_users_do)
 
 
+PROMOTING = {
+  "tests.dictionaries.test_protocol": "dictionaries as users write them, with promotions",
+  "tests.faults.test_bad_calls": "JAX's own messages name promotions before the argument",
+  "tests.models.test_pursuit_layers": "reference formulas",
+  "tests.training.test_loop": "a stand-in for the programs",
+}
+"""Modules that run without JAX's strict modes, and why."""
+
+
+@pytest.fixture(autouse=True)
+def _strict_modes(request, monkeypatch):
+  """JAX promotes neither ranks nor types by itself, also in the processes that a test starts."""
+  if request.module.__name__ in PROMOTING:
+    yield
+    return
+  monkeypatch.setenv("JAX_NUMPY_RANK_PROMOTION", "raise")
+  monkeypatch.setenv("JAX_NUMPY_DTYPE_PROMOTION", "strict")
+  with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+    yield
+
+
 @pytest.fixture
 def x64():
   """Float64 for one test, whatever the default is."""

@@ -115,7 +115,8 @@ def check_signal_shape(dictionary: Dictionary, signal_shape: Sequence[int]) -> t
     checks.fail("signal_shape", signal_shape, f"the {ndim} sizes of one signal, without batch")
   shape = tuple(checks.positive_int("signal_shape", n) for n in signal_shape)
   try:
-    jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, jnp.float32))
+    dtype = common_float(*jax.tree.leaves(dictionary))
+    jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, dtype))
   except (TypeError, ValueError) as error:  # JAX raises TypeError for shapes that do not fit
     reason = " ".join(str(error).split())[:200]
     raise ValueError(f"signal_shape: {shape} does not fit the dictionary ({reason})") from error

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries.base import Code, Dictionary, join
-from cscjax.ops import max_pool
+from cscjax.ops import expand_rank, max_pool
 
 Layer = tuple[Dictionary, jax.Array, Code]
 """A dictionary, its signal and its code."""
@@ -181,7 +181,8 @@ def _spread(rows, spatial):
   """The adjoint of a mean over windows of 2 along each axis, of 1 at the border of an odd size."""
   for axis, size in enumerate(spatial, start=rows.ndim - 1 - len(spatial)):
     window = np.minimum(2, size - 2 * np.arange(rows.shape[axis]))
-    rows = rows / np.expand_dims(window, tuple(range(1, rows.ndim - axis)))
+    sizes = window.reshape(-1, *[1] * (rows.ndim - axis - 1))
+    rows = rows / expand_rank(sizes.astype(rows.dtype), rows.ndim)
     rows = jnp.repeat(rows, window, axis=axis, total_repeat_length=size)
   return rows
 

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from cscjax import checks
+from cscjax.ops import common_float
 
 
 class MatrixDictionary(struct.PyTreeNode):
@@ -28,13 +30,13 @@ class MatrixDictionary(struct.PyTreeNode):
   def analysis(self, x: jax.Array) -> jax.Array:
     """D^T x: [..., n] -> [..., m]. ValueError where the last axis is not n."""
     self._check("x", x, axis=0)
-    return x @ self.atoms
+    return _product(x, self.atoms)
 
   def synthesis(self, code: jax.Array, signal_shape: Sequence[int] | None = None) -> jax.Array:
     """D code: [..., m] -> [..., n]. ValueError where the last axis is not m."""
     del signal_shape  # the atoms tell it
     self._check("code", code, axis=1)
-    return code @ self.atoms.T
+    return _product(code, self.atoms.T)
 
   def residual(self, code: jax.Array, x: jax.Array) -> jax.Array:
     """D code - x: [..., n]."""
@@ -47,3 +49,9 @@ class MatrixDictionary(struct.PyTreeNode):
       checks.fail("atoms", tuple(self.atoms.shape), "a matrix [n, m], no axis empty")
     if array.ndim < 1 or array.shape[-1] != self.atoms.shape[axis]:
       checks.fail(name, tuple(array.shape), f"[..., {self.atoms.shape[axis]}]")
+
+
+def _product(rows, matrix):
+  """rows @ matrix in their common floating type."""
+  dtype = common_float(rows, matrix)
+  return jnp.matmul(jnp.asarray(rows, dtype), jnp.asarray(matrix, dtype))

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.learning.kernels import Kernel, as_kernel, full_size, project, support_mask
-from cscjax.ops import common_float, meshes
+from cscjax.ops import common_float, expand_rank, meshes
 from cscjax.solvers import fista
 from cscjax.solvers.lasso import unit_of
 
@@ -181,7 +181,7 @@ def _learn(images, beta, state, steps, settings):
     gradient = jnp.where(mask & (energy > 0), gradient / jnp.where(energy > 0, energy, 1), 0)
     changes, optimizer_state = settings.optimizer.update(gradient, state.optimizer, state.filters)
     moved = jnp.asarray(optax.apply_updates(state.filters, changes))
-    objective = value + jnp.sum(beta * jnp.abs(code)) / batch_size
+    objective = value + jnp.sum(expand_rank(beta, code.ndim) * jnp.abs(code)) / batch_size
     support = jnp.count_nonzero(code, axis=tuple(range(code.ndim - 1))) / batch_size
     state = LearningState(
       project(moved, mask, state.filters), optimizer_state, state.key, state.step + 1

@@ -92,7 +92,8 @@ class MLCSC(nn.Module):
       if i > UNFOLDED:
         x = max_pool(x)
     x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
-    logits = nn.Dense(self.num_classes, name="classifier")(x)
+    with jax.numpy_dtype_promotion("standard"):  # Flax's own: the parameters are float32
+      logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
 
   def pursuit_layers(self, x: jax.Array) -> list[tuple[ConvDictionary, jax.Array, jax.Array]]:

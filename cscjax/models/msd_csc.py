@@ -101,7 +101,8 @@ class MSDCSC(nn.Module):
       codes += rematerialized(code, self.remat)(self, x)
       x = join(codes[-1])
     x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
-    logits = nn.Dense(self.num_classes, name="classifier")(x)
+    with jax.numpy_dtype_promotion("standard"):  # Flax's own: the parameters are float32
+      logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
 
   def pursuit_layers(

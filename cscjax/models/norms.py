@@ -50,7 +50,7 @@ def shared_norms(
   """
   bias = module.param("bias", nn.initializers.zeros, (features,))
   if not norm:
-    return [lambda z: z + expand_rank(bias, z.ndim)] * count
+    return [lambda z: _sum(z, bias)] * count
   scale = module.param("scale", nn.initializers.ones, (features,))
 
   def make(index):
@@ -68,8 +68,14 @@ def shared_norms(
       with jax.numpy_dtype_promotion("standard"):  # Flax's own: statistics are float32
         z = standardize(z)
       z = z.astype(common_float(z, scale))
-      return z * expand_rank(scale, z.ndim) + expand_rank(bias, z.ndim)
+      return _sum(z * expand_rank(scale.astype(z.dtype), z.ndim), bias)
 
     return apply
 
   return [make(index) for index in range(count)]
+
+
+def _sum(z, bias):
+  """z + bias in their common type."""
+  dtype = common_float(z, bias)
+  return z.astype(dtype) + expand_rank(bias.astype(dtype), z.ndim)

@@ -155,7 +155,7 @@ def _run(problem, algorithm, tolerance, loop):
   def record(state, measured):
     code, rebuilt = algorithm.solution(state)
     values = {
-      "objective": lambda: problem.objective(code, rebuilt) * problem.unit * problem.unit,
+      "objective": lambda: _scaled_back(problem, problem.objective(code, rebuilt)),
       "support": lambda: _support(problem, code),
     }
     values |= {name: lambda value=value: value for name, value in measured.items()}
@@ -187,6 +187,12 @@ def _run(problem, algorithm, tolerance, loop):
     diverged=_diverged(problem, algorithm, code, rebuilt),
     **{name: trace.get(name) for name in RECORDS},
   )
+
+
+def _scaled_back(problem, value):
+  """A value in unit^2 as it is without units."""
+  unit = problem.unit.astype(value.dtype)
+  return value * unit * unit
 
 
 def _scan(advance, state, loop):

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, atom_norms, join, mutual_coherence
+from cscjax.ops import common_float, expand_rank
 from cscjax.solvers.arguments import as_signal, check_lengths
 from cscjax.theory.sparsity import nonzeros, patch_norm, stripe_sparsity
 
@@ -107,12 +108,14 @@ def thresholding_recovery(
   _check_numbers(
     coherence=coherence, sparsity=sparsity, smallest=smallest, largest=largest, noise=noise, beta=beta
   )
-  sparsity, noise = jnp.asarray(sparsity), jnp.asarray(noise, float)
-  leak = jnp.asarray(coherence) * jnp.asarray(largest)
+  coherence, sparsity, smallest, largest, noise, beta = _in_one_type(
+    coherence, sparsity, smallest, largest, noise, beta
+  )
+  leak = coherence * largest
   low = sparsity * leak + noise
   others = jnp.maximum(sparsity - 1, 0) * leak + noise
-  high = jnp.asarray(smallest) - others
-  beta = low if beta is None else jnp.asarray(beta)
+  high = smallest - others
+  beta = low if beta is None else beta
   conditions = {
     "s mu |code|_max + noise <= beta": Condition(low, beta, low <= beta),
     "beta < |code|_min - (s - 1) mu |code|_max - noise": Condition(beta, high, beta < high),
@@ -141,8 +144,8 @@ def bp_recovery(
       real numbers that broadcasts against the others.
   """
   _check_numbers(coherence=coherence, sparsity=sparsity, noise=noise, beta=beta)
-  coherence, sparsity, noise = jnp.asarray(coherence), jnp.asarray(sparsity), jnp.asarray(noise, float)
-  beta = 4 * noise if beta is None else jnp.asarray(beta)
+  coherence, sparsity, noise, beta = _in_one_type(coherence, sparsity, noise, beta)
+  beta = 4 * noise if beta is None else beta
   spread, limit = 3 * sparsity * coherence, 1 + coherence
   conditions = {
     "3 s mu < 1 + mu": Condition(spread, limit, spread < limit),
@@ -228,7 +231,7 @@ def layered_stability(
       smallest, largest = _magnitudes(dictionary, code, norms)
       recovery = thresholding_recovery(coherence, sparsity, smallest, largest, noise, beta)
     recovery = _without_zero_atoms(recovery, dictionary, code, norms)
-    scale = jax.tree.map(lambda c, n: jnp.where((c != 0) & (n > 0), 1 / n, 0), code, norms)
+    scale = jax.tree.map(_inverse_where_used, code, norms)
     below = layers[i + 1] if i + 1 < len(layers) else None
     error = jnp.where(recovery.holds, recovery.error * _spread(dictionary, code, scale, below), jnp.inf)
     found.append(LayerStability(coherence, sparsity, misfit, noise, recovery, error))
@@ -257,9 +260,21 @@ def _without_zero_atoms(recovery, dictionary, code, norms):
   )
 
 
+def _in_one_type(*values):
+  """The values as arrays of their common floating type; None stays None."""
+  dtype = common_float(*(value for value in values if value is not None))
+  return [None if value is None else jnp.asarray(value, dtype) for value in values]
+
+
+def _inverse_where_used(code, norms):
+  """1 / norm of the atoms that a code uses, 0 elsewhere."""
+  norms = expand_rank(norms, code.ndim)
+  return jnp.where((code != 0) & (norms > 0), 1 / norms, 0)
+
+
 def _magnitudes(dictionary, code, norms):
   """Smallest and largest magnitude of the nonzero coefficients of unit atoms."""
-  sizes = jax.tree.map(lambda c, n: jnp.abs(c) * n, code, norms)
+  sizes = jax.tree.map(lambda c, n: jnp.abs(c) * expand_rank(n, c.ndim), code, norms)
   batch = jax.tree.leaves(sizes)[0].shape[: -dictionary.signal_ndim]
   flat = jnp.concatenate([size.reshape(*batch, -1) for size in jax.tree.leaves(sizes)], axis=-1)
   return jnp.min(jnp.where(flat > 0, flat, jnp.inf), axis=-1), jnp.max(flat, axis=-1)
@@ -276,7 +291,7 @@ def _spread(dictionary, code, scale, below):
     return patch_norm(following, scale)
   # Pooled: no error grows, and zeros stay zeros unless a negative coefficient changed sign.
   occupied = (signal != 0) | _every(jnp.any, join(code) < 0, dictionary.signal_ndim)
-  return patch_norm(following, occupied * _every(jnp.max, scale, dictionary.signal_ndim))
+  return patch_norm(following, jnp.where(occupied, _every(jnp.max, scale, dictionary.signal_ndim), 0))
 
 
 def _every(reduce, array, ndim):

@@ -46,4 +46,4 @@ def is_unique(sparsity: ArrayLike, coherence: ArrayLike) -> jax.Array:
   bound = uniqueness_bound(coherence)
   checks.broadcast_shape("sparsity", jnp.shape(sparsity), bound.shape)
   # Of two equal atoms the coherence can be below 1 by rounding, the bound then above 1.
-  return jnp.asarray(sparsity) < bound * (1 - 100 * jnp.finfo(bound.dtype).eps)
+  return jnp.asarray(sparsity, bound.dtype) < bound * (1 - 100 * jnp.finfo(bound.dtype).eps)

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from cscjax.ops import expand_rank
+
 
 def augment(images: jax.Array, keys: jax.Array, *, shift: int, flip: bool) -> jax.Array:
   """Randomly shifts (zero padding, then crop) and mirrors each image.
@@ -34,4 +36,5 @@ def augment(images: jax.Array, keys: jax.Array, *, shift: int, flip: bool) -> ja
 def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
   """(images - mean) / std a channel, float32; uint8 images are scaled to 0..1 first."""
   scale = 255.0 if images.dtype == jnp.uint8 else 1.0
+  mean, std = (expand_rank(value, images.ndim) for value in (mean, std))
   return (images.astype(jnp.float32) / scale - mean) / std

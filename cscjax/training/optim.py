@@ -37,7 +37,8 @@ def step_schedule(
 
   def schedule(step):
     rise = 1.0 if warmup_steps == 0 else jax.numpy.minimum(1.0, (step + 1) / warmup_steps)
-    return falling(step) * rise
+    with jax.numpy_dtype_promotion("standard"):  # Optax's own
+      return falling(step) * rise
 
   return schedule
 

@@ -145,7 +145,7 @@ def follow_lipschitz(
   for f, start in zip(filters, vectors, strict=True):
     conv = ConvDictionary(f)
     bound, vector = power_iteration(lambda v, d=conv: d.synthesis(d.analysis(v)), start, iterations)
-    steps.append(1 / (MARGIN * bound + (model == "msd_csc")))  # Lemma 2
+    steps.append(1 / (MARGIN * bound + float(model == "msd_csc")))  # Lemma 2
     new_vectors.append(vector)
   return steps, new_vectors
 
@@ -181,7 +181,7 @@ def count_failed(
 def classify(params: Parameters, codes: Sequence[Code]) -> jax.Array:
   """Logits [N, classes]."""
   code = lax.stop_gradient(params.scale) * join(codes[-1])[:, 0]
-  return code @ params.kernel + params.bias
+  return code @ params.kernel + params.bias[None]
 
 
 @partial(jax.jit, static_argnames=("model", "pursuit"))

@@ -96,7 +96,7 @@ def test_the_classifier_is_trained_by_momentum_on_the_cross_entropy(x64, model):
   velocity = np.zeros(params.kernel.shape)
   for start, end, batch in zip(after[:-1], after[1:], order[:2], strict=True):
     codes = scale * np.stack([codes_of(model, start, x[i], nonnegative=False)[1] for i in batch])
-    logits = codes @ start.kernel + start.bias
+    logits = codes @ start.kernel + start.bias[None]
     share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) - np.eye(4)[labels[batch]]
     velocity = 0.9 * velocity + codes.T @ share / len(batch)
     np.testing.assert_allclose(end.kernel, start.kernel - RATE * velocity, atol=1e-5)

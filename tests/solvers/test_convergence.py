@@ -145,7 +145,7 @@ def test_signals_of_a_batch_have_their_own_scale(solver):
   problem = PROBLEMS["circular"]()
   dictionary, x = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (problem.dictionary, problem.x))
   scales = jnp.asarray([2.0**-80, 1, 2.0**80], jnp.float32)[:, None, None, None]
-  result = SOLVERS[solver](dictionary, scales * x, 0.2 * scales, tolerance=1e-4)
+  result = SOLVERS[solver](dictionary, scales * x[None], 0.2 * scales, tolerance=1e-4)
   assert np.all(result.converged)
   # The same program runs on all three, and in float64 they agree to the bit: only rounding is left.
   rounding = 4 * np.finfo(np.float32).eps * np.max(np.abs(result.code[1]))

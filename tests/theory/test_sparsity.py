@@ -168,7 +168,7 @@ def test_a_filter_longer_than_the_circle_counts_once():
     ("sparsity", lambda _: theory.is_unique(jnp.ones(2), jnp.full(3, 0.1))),
     ("dictionary", lambda d: theory.patch_norm(None, jnp.ones((5, 2)))),
     ("dictionary", lambda d: theory.stripe_sparsity(object(), jnp.ones((5, 1)))),
-    ("signal", lambda d: theory.patch_norm(d, jnp.ones((5, 2)) * 1j)),
+    ("signal", lambda d: theory.patch_norm(d, jnp.ones((5, 2), complex))),
   ],
 )
 def test_bad_input(name, call):
