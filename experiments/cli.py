@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from cscjax.data import DataError
 from experiments import environment, output, signals
 
-flags.disclaim_key_flags()  # `define_path` defines flags for the module that calls it, whose help lists them
+flags.disclaim_key_flags()  # `define_path` defines flags for the module that calls it
 
 
 class UsageError(Exception):

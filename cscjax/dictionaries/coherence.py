@@ -198,7 +198,8 @@ def _map_atoms(
 
 
 def _code_shapes(dictionary, shape) -> Any:
-  return jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, jnp.float32))
+  signal = jax.ShapeDtypeStruct(shape, ops.common_float(*jax.tree.leaves(dictionary)))
+  return jax.eval_shape(dictionary.analysis, signal)
 
 
 def _flatten(code, batch):

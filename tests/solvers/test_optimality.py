@@ -200,7 +200,7 @@ def test_fewer_iterations_than_fista_with_a_fixed_step():
     "admm": cscjax.admm(**run),
   }
   best = min(float(result.objective[-1]) for result in runs.values())
-  to = {name: np.argmax(result.objective < best * (1 + 1e-4)) for name, result in runs.items()}
+  to = {name: int(np.argmax(result.objective < best * (1 + 1e-4))) for name, result in runs.items()}
   assert to["adaptive"] < 0.75 * to["fista"]
   assert to["admm"] < 0.75 * to["fista"]
 
