@@ -5,7 +5,7 @@ All bounds are for atoms of unit norm: coefficients stand for ||d_j|| code_j.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,19 +108,17 @@ def thresholding_recovery(
   _check_numbers(
     coherence=coherence, sparsity=sparsity, smallest=smallest, largest=largest, noise=noise, beta=beta
   )
-  coherence, sparsity, smallest, largest, noise, beta = _in_one_type(
-    coherence, sparsity, smallest, largest, noise, beta
-  )
-  leak = coherence * largest
-  low = sparsity * leak + noise
-  others = jnp.maximum(sparsity - 1, 0) * leak + noise
-  high = smallest - others
-  beta = low if beta is None else beta
+  mu, s, least, most, eps, threshold = _in_one_type(coherence, sparsity, smallest, largest, noise, beta)
+  leak = mu * most
+  low = s * leak + eps
+  others = jnp.maximum(s - 1, 0) * leak + eps
+  high = least - others
+  threshold = low if threshold is None else threshold
   conditions = {
-    "s mu |code|_max + noise <= beta": Condition(low, beta, low <= beta),
-    "beta < |code|_min - (s - 1) mu |code|_max - noise": Condition(beta, high, beta < high),
+    "s mu |code|_max + noise <= beta": Condition(low, threshold, low <= threshold),
+    "beta < |code|_min - (s - 1) mu |code|_max - noise": Condition(threshold, high, threshold < high),
   }
-  return _recovery(conditions, noise, beta, others + beta)
+  return _recovery(conditions, eps, threshold, others + threshold)
 
 
 def bp_recovery(
@@ -144,15 +142,15 @@ def bp_recovery(
       real numbers that broadcasts against the others.
   """
   _check_numbers(coherence=coherence, sparsity=sparsity, noise=noise, beta=beta)
-  coherence, sparsity, noise, beta = _in_one_type(coherence, sparsity, noise, beta)
-  beta = 4 * noise if beta is None else beta
-  spread, limit = 3 * sparsity * coherence, 1 + coherence
+  mu, s, eps, penalty = _in_one_type(coherence, sparsity, noise, beta)
+  penalty = 4 * eps if penalty is None else penalty
+  spread, limit = 3 * s * mu, 1 + mu
   conditions = {
     "3 s mu < 1 + mu": Condition(spread, limit, spread < limit),
-    "3 noise <= beta": Condition(3 * noise, beta, 3 * noise <= beta),
-    "0 < beta": Condition(jnp.zeros_like(beta), beta, beta > 0),
+    "3 noise <= beta": Condition(3 * eps, penalty, 3 * eps <= penalty),
+    "0 < beta": Condition(jnp.zeros_like(penalty), penalty, penalty > 0),
   }
-  return _recovery(conditions, noise, beta, 1.5 * (beta + noise))
+  return _recovery(conditions, eps, penalty, 1.5 * (penalty + eps))
 
 
 def _check_numbers(**values):
@@ -260,7 +258,7 @@ def _without_zero_atoms(recovery, dictionary, code, norms):
   )
 
 
-def _in_one_type(*values):
+def _in_one_type(*values: Any) -> list[Any]:
   """The values as arrays of their common floating type; None stays None."""
   dtype = common_float(*(value for value in values if value is not None))
   return [None if value is None else jnp.asarray(value, dtype) for value in values]
