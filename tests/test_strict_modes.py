@@ -57,6 +57,7 @@ def test_library(name):
   _strict_and_not(CALLS[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(
   "model",

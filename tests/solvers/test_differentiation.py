@@ -112,6 +112,7 @@ def test_remat_returns_what_unrolled_does(x64, iterations):
   assert results[1].objective.shape == (iterations + 1,)
 
 
+@pytest.mark.slow
 def test_unrolled_admm_against_finite_differences(x64):
   weights, arguments, rng = case("circular")
   solve = functools.partial(cscjax.admm, iterations=7)
@@ -266,6 +267,7 @@ def test_a_loose_tolerance_has_the_derivatives_of_the_solution(case):
     assert np.linalg.norm(got - right) < 1e-4 * np.linalg.norm(right)
 
 
+@pytest.mark.slow
 def test_polished_tells_whether_the_solution_was_found(monkeypatch):
   """On an over-complete dictionary: right from a rough code, and honest after one round."""
   rng = np.random.default_rng(10)
