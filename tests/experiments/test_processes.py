@@ -130,7 +130,7 @@ def test_a_signal_to_one_process_ends_both_with_one_checkpoint(tmp_path):
   [
     (["--dataset=cifar10", "--data_dir=nowhere"], ("another process", "--data_dir")),
     (["--momentum=0.8"], ("different flags", "different flags")),
-    (["--batch_size=62"], ("different flags", "different flags")),
+    (["--batch_size=62"], ("another process", "--batch_size")),
   ],
 )
 def test_where_one_process_is_refused_both_end(tmp_path, second, named):
