@@ -37,6 +37,7 @@ PROMOTING = {
   "tests.dictionaries.test_protocol": "dictionaries as users write them, with promotions",
   "tests.faults.test_bad_calls": "JAX's own messages name promotions before the argument",
   "tests.models.test_pursuit_layers": "reference formulas",
+  "tests.solvers.test_meshes": "its script writes formulas with promotions",
   "tests.training.test_loop": "a stand-in for the programs",
 }
 """Modules that run without JAX's strict modes, and why."""
