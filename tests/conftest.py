@@ -26,6 +26,13 @@ def _shared_compilation_cache(tmp_path_factory):
     yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_module():
+  """A program holds memory maps, of which Linux allows a process 65,530; beyond that XLA aborts."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _fast_compilation(request):
   """Most tests compile much and run little: XLA's optimizations cost them more than they save."""

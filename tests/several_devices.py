@@ -1,0 +1,21 @@
+"""Runs a script in a process that takes this machine for several devices."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+
+def report_of(script: pathlib.Path, devices: int, seconds: float = 500) -> dict[str, Any]:
+  """Returns what the script prints: a JSON object that holds "devices"."""
+  forced = f"--xla_force_host_platform_device_count={devices}"
+  environment = {**os.environ, "XLA_FLAGS": forced, "JAX_PLATFORMS": "cpu"}
+  done = subprocess.run(
+    [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=seconds
+  )
+  assert done.returncode == 0, done.stderr
+  report = json.loads(done.stdout)
+  assert report["devices"] == devices
+  return report
