@@ -8,7 +8,7 @@ adds.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries.base import Code, Dictionary, join
+from cscjax.dictionaries.base import Code, Dictionary, check_dictionary, join
 from cscjax.ops import expand_rank, max_pool
 
 Layer = tuple[Dictionary, jax.Array, Code]
@@ -64,7 +64,7 @@ def effective_atoms(layers: Sequence[Layer], channels: Sequence[int] | None = No
   Raises:
     ValueError: If a channel is not there, or a signal is not the code below or its pooling.
   """
-  _check_layers(layers)
+  check_layers(layers)
   dictionary, _, code = layers[-1]
   *spatial, count = new_code(code).shape[-dictionary.signal_ndim :]
   indices = _as_channels(channels, count)
@@ -103,7 +103,7 @@ def layer_reconstructions(layers: Sequence[Layer]) -> np.ndarray:
   Raises:
     ValueError: If a signal is not the code below or its pooling.
   """
-  _check_layers(layers)
+  check_layers(layers)
   rows, scale = None, np.ones(len(layers))
   for i in reversed(range(len(layers))):
     dictionary, signal, code = layers[i]
@@ -155,12 +155,14 @@ def _as_channels(channels: Sequence[int] | None, count: int) -> list[int]:
   return array.tolist()
 
 
-def _check_layers(layers):
+def check_layers(layers: Any) -> None:
+  """Raises ValueError if they are not (dictionary, signal, code), each the signal of the next."""
   if not isinstance(layers, Sequence) or not layers:
     checks.fail("layers", layers, "a sequence of at least one (dictionary, signal, code)")
   for i, layer in enumerate(layers):
     if not isinstance(layer, tuple) or len(layer) != 3:
       checks.fail(f"layers[{i}]", type(layer).__name__, "(dictionary, signal, code)")
+    check_dictionary(layer[0])
   for i in range(len(layers) - 1):
     _is_pooled(layers, i)
 

@@ -51,11 +51,11 @@ def failed_dimensions(dictionary: Dictionary, code: Code, x: ArrayLike, beta: Ar
   Raises:
     ValueError: If shapes do not fit or beta is negative.
   """
+  beta = checks.real_array("beta", beta)
   checks.all_at_least("beta", beta, 0)
-  beta = jnp.asarray(beta)
   x = as_signal(dictionary, x)
   jax.eval_shape(dictionary.analysis, x)  # raises where the shapes do not fit
-  checks.broadcast_shape("beta", jnp.shape(beta), x.shape)
+  checks.broadcast_shape("beta", beta.shape, x.shape)
   return ~(jnp.abs(dictionary.residual(code, x)) <= 2 * beta)
 
 

@@ -27,6 +27,7 @@ def support_size(dictionary: Dictionary, code: Code) -> jax.Array:
     ValueError: If the code is none of this dictionary.
   """
   check_dictionary(dictionary)
+  code = _as_code(code)
   jax.eval_shape(dictionary.synthesis, code)  # raises where they do not fit
   return nonzeros(dictionary, code)
 
@@ -61,6 +62,7 @@ def stripe_sparsity(
   """
   if isinstance(dictionary, MatrixDictionary):
     return support_size(dictionary, code)
+  code = _as_code(code)
   shape = _signal_shape(dictionary, code, signal_shape)
   conv, kept, new = _parts(dictionary, code)
   counts = stripe_sums(conv, jnp.sum(_nonzero(new), axis=-1), shape[:-1])
@@ -109,6 +111,10 @@ def _conv(dictionary) -> ConvDictionary:
     return dictionary
   expected = "a MatrixDictionary, ConvDictionary or IdentityAugmented"
   checks.fail("dictionary", type(dictionary).__name__, expected)
+
+
+def _as_code(code):
+  return jax.tree.map(lambda part: checks.real_array("code", part), code, is_leaf=lambda c: c is None)
 
 
 def _parts(dictionary, code):

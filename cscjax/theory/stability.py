@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, atom_norms, join, mutual_coherence
+from cscjax.dictionaries.effective import check_layers
 from cscjax.ops import common_float, expand_rank
 from cscjax.solvers.arguments import as_signal, check_lengths
 from cscjax.theory.sparsity import nonzeros, patch_norm, stripe_sparsity
@@ -200,9 +201,10 @@ def layered_stability(
     method: "thresholding" or "bp".
 
   Raises:
-    ValueError: If `method`, the number of betas or coherences, or a shape is wrong, or a value is
-      negative.
+    ValueError: If the layers, `method`, the number of betas or coherences, or a shape is wrong, or a
+      value is negative.
   """
+  check_layers(layers)
   checks.one_of("method", method, METHODS)
   checks.all_at_least("noise", noise, 0)
   for name, values in (("betas", betas), ("coherences", coherences)):

@@ -19,8 +19,8 @@ def uniqueness_bound(coherence: ArrayLike) -> jax.Array:
   Raises:
     ValueError: If a coherence is negative or not finite.
   """
+  coherence = checks.real_array("coherence", coherence).astype(float)
   checks.all_at_least("coherence", coherence, 0)
-  coherence = jnp.asarray(coherence, float)
   orthogonal = coherence == 0
   return jnp.where(orthogonal, jnp.inf, (1 + 1 / jnp.where(orthogonal, 1, coherence)) / 2)
 
@@ -42,8 +42,9 @@ def is_unique(sparsity: ArrayLike, coherence: ArrayLike) -> jax.Array:
   Raises:
     ValueError: If a value is negative or not finite, or the shapes do not broadcast.
   """
+  sparsity = checks.real_array("sparsity", sparsity)
   checks.all_at_least("sparsity", sparsity, 0)
   bound = uniqueness_bound(coherence)
-  checks.broadcast_shape("sparsity", jnp.shape(sparsity), bound.shape)
+  checks.broadcast_shape("sparsity", sparsity.shape, bound.shape)
   # Of two equal atoms the coherence can be below 1 by rounding, the bound then above 1.
-  return jnp.asarray(sparsity, bound.dtype) < bound * (1 - 100 * jnp.finfo(bound.dtype).eps)
+  return sparsity.astype(bound.dtype) < bound * (1 - 100 * jnp.finfo(bound.dtype).eps)

@@ -198,6 +198,15 @@ CALLS = {
   ),
   "coherence < 0": ("coherence", lambda: cscjax.uniqueness_bound(-0.5)),
   "coherence NaN": ("coherence", lambda: cscjax.uniqueness_bound(NAN)),
+  "coherence as a dict": ("coherence", lambda: cscjax.uniqueness_bound({"mu": 0.5})),
+  "sparsity of a word": ("code", lambda: theory.support_size(MATRIX, "code")),
+  "stripes of words": ("code", lambda: theory.stripe_sparsity(MATRIX, [1.0, "code"])),
+  "beta of failed dimensions as a dict": (
+    "beta",
+    lambda: cscjax.failed_dimensions(MATRIX, jnp.ones(5), jnp.ones(4), {"a": 1}),
+  ),
+  "layers that are none": ("layers", lambda: theory.layered_stability(None, 0.1)),
+  "layers of dictionaries alone": ("layers", lambda: theory.layered_stability([MATRIX], 0.1)),
   "sparsity < 0": ("sparsity", lambda: theory.is_unique(-1, 0.5)),
   "failed dimensions of another x": (
     "x",
