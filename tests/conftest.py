@@ -8,7 +8,7 @@ hypothesis.settings.register_profile(
   "cscjax",
   deadline=None,  # the first example of a shape compiles
   derandomize=True,
-  max_examples=40,
+  max_examples=20,
   suppress_health_check=[
     hypothesis.HealthCheck.function_scoped_fixture,
     hypothesis.HealthCheck.too_slow,

@@ -54,7 +54,7 @@ def test_circulant(x64, name):
 
 
 @pytest.mark.parametrize("name", OTHER)
-@pytest.mark.parametrize("tolerance", [0.2, 0.01, 1e-4])
+@pytest.mark.parametrize("tolerance", [0.2, 0.01, pytest.param(1e-4, marks=pytest.mark.slow)])
 def test_certified(x64, name, tolerance):
   dictionary, shape, dense = _conv(*OTHER[name])
   found = cscjax.lipschitz(dictionary, shape, tolerance=tolerance)
@@ -103,6 +103,7 @@ def test_tolerance_out_of_range():
       cscjax.lipschitz(dictionary, shape, tolerance=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["CIRCULAR", "SAME"])
 def test_identity_augmented(x64, padding):
   """Lemma 2, and the norm of the explicit [I, F^T]."""

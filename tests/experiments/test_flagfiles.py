@@ -30,6 +30,7 @@ def test_there_is_a_file_for_each_network_of_the_design():
   assert names >= {"quickstart", *(f"msd{kind}{d}" for kind in ("net", "csc") for d in (6, 9, 12))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "path",
   [

@@ -48,6 +48,7 @@ def command(*arguments):
   )
 
 
+@pytest.mark.slow
 def test_command(run):
   done = command(f"--workdir={run}", "--example=70")
   assert done.returncode == 0, done.stderr

@@ -69,6 +69,7 @@ def test_a_finished_run_gives_its_summary_again(finished):
   assert (workdir / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_killed_in_an_epoch_it_resumes_and_ends_with_the_same_bits(finished, tmp_path):
   killed = tmp_path / "killed"
   for least in (1, EPOCH + 1):
@@ -159,18 +160,21 @@ def test_its_config_repeats_it(finished, tmp_path):
   assert rows(tmp_path / "again") == rows(workdir)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_reported_not_a_crash(tmp_path):
   done = run(*TINY, "--nonorm", "--learning_rate=1e9", "--momentum=0", f"--workdir={tmp_path}")
   assert done.returncode == 0, done.stderr
   assert json.loads(done.stdout.splitlines()[-1])["status"] == "diverged"
 
 
+@pytest.mark.slow
 def test_a_network_at_chance_is_reported_as_diverged(tmp_path):
   done = run(*TINY, "--epochs=1", "--learning_rate=1e-9", f"--workdir={tmp_path}")
   assert done.returncode == 0, done.stderr
   assert json.loads(done.stdout.splitlines()[-1])["status"] == "diverged"
 
 
+@pytest.mark.slow
 def test_a_validation_split(tmp_path):
   done = run(*TINY, "--validation_fraction=0.2", f"--workdir={tmp_path}")
   summary = json.loads(done.stdout.splitlines()[-1])

@@ -62,6 +62,7 @@ def test_several_processes_too(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_must_not_matter(tmp_path):
   """A window's backend, no place for anybody's caches, no home, an ASCII terminal."""
   done = command(
@@ -96,6 +97,7 @@ def test_nothing_is_added_to_seeds():
     jax.config.update("jax_random_seed_offset", 0)
 
 
+@pytest.mark.slow
 def test_a_report_is_utf_8_everywhere(tmp_path):
   done = command(
     "report", f"--results={tmp_path}", LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"

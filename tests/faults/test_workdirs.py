@@ -89,6 +89,7 @@ def flipped(path, bit):
   path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [EPOCHS, EPOCHS - 1])  # the run has ended, it was interrupted
 def test_a_flipped_bit_changes_nothing_or_is_told(alone, tmp_path, capfd, epochs):
   whole, summary = alone

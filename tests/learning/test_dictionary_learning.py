@@ -45,6 +45,7 @@ def _recovered(learned, planted, signed):
   return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("rank", "side", "channels", "nonnegative"), [(2, 16, 3, True), (1, 200, 1, False)]
 )

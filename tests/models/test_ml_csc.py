@@ -137,6 +137,7 @@ def test_feed_forward_against_numpy(x64):
     np.testing.assert_allclose(logits[index], signal @ np.asarray(kernel) + bias, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pursuit", ["multilayer", "layer"])
 def test_fista_parts_from_ista_at_two_unfoldings(x64, pursuit):
   x = images()

@@ -129,6 +129,7 @@ def test_layers_against_numpy(x64, solver, unfolding):
       signal = pooled(code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("solver", "unfolding"), [("ista", 1), ("fista", 3)])
 def test_multilayer_against_numpy(x64, solver, unfolding):
   """Depth 6 has blocks of two layers; the first of them, a code's channels beside each other."""
@@ -168,6 +169,7 @@ def test_pursuits_agree_without_unfolding(x64):
   np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pursuit", ["layer", "multilayer"])
 def test_fista_parts_from_ista_at_two_unfoldings(x64, pursuit):
   x = images()

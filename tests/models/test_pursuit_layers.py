@@ -67,6 +67,7 @@ def test_codes_of_blocks_follow_from_signals(rule):
     np.testing.assert_allclose(code, jax.nn.relu(products + keep * skip), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["msd_csc", "ml_csc", pytest.param("res_csc", marks=pytest.mark.slow)])
 def test_is_certified(name):
   layers, _, x = _layers(name)

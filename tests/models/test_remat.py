@@ -36,6 +36,7 @@ def steps(name):
   return {remat: step(model) for remat, model in models.items()}, (params, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_values_gradients_and_statistics_stay_and_the_memory_of_scanned_blocks_shrinks(x64, name):
   compiled, arguments = steps(name)

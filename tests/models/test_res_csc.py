@@ -145,6 +145,7 @@ def test_shortcut():
   np.testing.assert_array_equal(shortcut(x, 3, 1), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 def test_scan_is_the_blocks_one_by_one(x64, train):
   model, x, variables = small(), images(), prepared()

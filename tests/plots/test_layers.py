@@ -103,6 +103,7 @@ FAST = ("msd_csc fista 2", "ml_csc", "res_csc")  # one of each module
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name not in FAST]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "shape", [pytest.param((8, 8, 1), marks=pytest.mark.slow), (32, 32, 3)], ids=str
 )

@@ -69,6 +69,7 @@ def train(model, pursuit, iterations):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", ["signed", pytest.param("nonnegative", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", MODELS)
 def test_each_iteration_counts_as_scikit_learn_does(x64, model, sign):
@@ -115,6 +116,7 @@ def test_one_iteration_is_layered_thresholding(x64):
     np.testing.assert_allclose(np.concatenate(code, axis=-1)[:, 0], signal, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.3, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_theorem_1_at_full_size(scale):
   """At any atoms the solved MSD-CSC has no failure; over the same, ML-CSC has some in each point."""

@@ -140,6 +140,7 @@ def test_the_cell_of_a_bad_record_runs_again_and_the_bad_one_is_kept(tmp_path, m
   assert file.with_name("msdnet6-seed0.json.bad").read_text() == "torn{"
 
 
+@pytest.mark.slow
 def test_a_report_goes_on_without_bad_files(tmp_path, capsys):
   for seed, accuracy in enumerate((87.0, 88.0)):
     records.save(tmp_path, record("msdnet6", accuracy, seed=seed))

@@ -26,6 +26,7 @@ def parse(*arguments):
   return values
 
 
+@pytest.mark.slow
 def test_a_report_of_the_whole_paper(tmp_path):
   for dataset in DATASETS:
     for row in ROWS.values():

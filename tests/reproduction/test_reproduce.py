@@ -47,6 +47,7 @@ class StopAfter(Signals):
     return self.left < 0
 
 
+@pytest.mark.slow
 def test_the_dry_run_of_both_tables_lists_all_cells_of_the_paper(tmp_path, capsys):
   assert reproduce.main(parse("--dry_run", f"--results={tmp_path / 'none'}")) == 0
   lines = capsys.readouterr().out.splitlines()
@@ -118,6 +119,7 @@ def test_a_record_made_with_other_flags_is_named_and_kept(tmp_path):
   assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_it_makes_what_is_missing_once_and_prints_the_table(tmp_path, capsys):
   arguments = (

@@ -20,7 +20,13 @@ SOLVERS = {
   "fista_backtracking": functools.partial(cscjax.fista, step="backtracking"),
   "admm": cscjax.admm,
 }
-each_solver = pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
+each_solver = pytest.mark.parametrize(
+  "solve",
+  [
+    pytest.param(solve, id=name, marks=() if name in ("fista", "admm") else pytest.mark.slow)
+    for name, solve in SOLVERS.items()
+  ],
+)
 ONE = cscjax.MatrixDictionary(jnp.ones((1, 1)))
 
 
@@ -55,7 +61,7 @@ def test_a_step_too_long_does_not_converge():
   assert not bool(result.converged)
 
 
-@pytest.mark.parametrize("stop", ["gradient_mapping", "gap"])
+@pytest.mark.parametrize("stop", ["gradient_mapping", pytest.param("gap", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("name", ["dense", "circular"])
 @each_solver
@@ -164,6 +170,7 @@ def test_certificates_at_every_scale():
   assert bool(jnp.isfinite(cscjax.duality_gap(dictionary, 1e-30 * x, 1e-30 * code, 0.2e-30)))
 
 
+@pytest.mark.slow
 @each_solver
 def test_the_gap_bounds_the_distance_to_the_optimum(x64, solve):
   problem = PROBLEMS["circular"]()
@@ -180,6 +187,7 @@ def test_the_gap_bounds_the_distance_to_the_optimum(x64, solve):
   assert 1 - best / stopped.objective[-1] <= 1e-4
 
 
+@pytest.mark.slow
 @each_solver
 def test_what_rounding_does_not_allow_is_not_converged(solve):
   problem = PROBLEMS["circular"]()
@@ -204,11 +212,11 @@ def _photograph(case, size=48):
 
 
 def _cases():
-  """ISTA with a fixed step takes thousands of iterations, and the other problems have more filters."""
+  """Two quick ones; ISTA takes thousands of iterations, and the other problems have more filters."""
   for case in problems.available():
     for name in SOLVERS:
-      slow = name == "ista" or case not in problems.BASE_CASES
-      yield pytest.param(name, case, marks=pytest.mark.slow if slow else pytest.mark.optimized)
+      quick = name in ("fista", "admm") and case in problems.BASE_CASES
+      yield pytest.param(name, case, marks=pytest.mark.optimized if quick else pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("solver", "case"), list(_cases()))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
@@ -125,7 +125,6 @@ def _descend(atoms, x, beta, init, nonnegative):
   warm=st.booleans(),
   nonnegative=st.booleans(),
 )
-@settings(max_examples=150)
 def test_ista_never_rises(x64, seed, beta, scale, warm, nonnegative):
   rng = np.random.default_rng(seed)
   atoms, x = scale * rng.normal(size=(6, 9)), rng.normal(size=6)

@@ -135,6 +135,7 @@ def test_jit_vmap_and_empty_batch():
   assert omp(dictionary, x[:0], sparsity=4).code.shape == (0, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_gradient_against_finite_differences():
   """Also after a stop: two atoms of six span the signal, the other picks do nothing."""
@@ -153,6 +154,7 @@ def test_gradient_against_finite_differences():
   np.testing.assert_allclose(got[1], (value(1, h) - value(1, -h)) / (2 * h), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_signals():
   """Beyond a block, only the arguments and the result do."""
 
@@ -213,6 +215,7 @@ def test_a_signal_that_is_not_finite_is_not_coded_as_0(value):
   assert np.all(np.isnan(omp(broken, x, sparsity=3).code))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["zero signal", "zero atoms", "duplicates", "zero dictionary"])
 def test_gradients_at_edges_are_finite(case):
   rng = np.random.default_rng(11)

@@ -43,6 +43,7 @@ def test_a_tolerance_stops_where_the_measure_says(x64, solve, stop):
   assert fixed.converged is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", ["gradient_mapping", "gap"])
 @pytest.mark.parametrize("solve", [cscjax.fista, cscjax.admm])
 def test_each_tenth_iteration_is_tested(x64, solve, stop):
@@ -173,6 +174,7 @@ def test_check_beta(solve):
     jax.jit(lambda beta: run(beta, check_beta=True).code)(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nonnegative", [False, True])
 def test_duality_gap_bounds_the_distance_to_the_optimum(x64, nonnegative):
   problem = PROBLEMS["circular"]()

@@ -79,7 +79,7 @@ def _problem(rank, geometry, seed=0, density=0.3):
   return dictionary, code, signal, taps, spatial, geometry
 
 
-@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("rank", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_conv(x64, rank, geometry):
   dictionary, code, signal, taps, spatial, geometry = _problem(rank, geometry)

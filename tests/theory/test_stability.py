@@ -114,6 +114,7 @@ def _solve(dictionary, x, beta):
   return cscjax.fista(dictionary, x, beta, iterations=3000, step=1 / 12).code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [_chain, _dense])
 @pytest.mark.parametrize("factor", [None, 3.0, 10.0])
 def test_layered_bp(x64, make, factor):

@@ -20,6 +20,7 @@ CONVOLUTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions_inside_a_loop(name, dtype):
