@@ -17,6 +17,8 @@ from cscjax.training import MODES
 PRECISIONS = ("float32", "bfloat16")
 STATISTICS = ("global", "device")
 AUTO = "auto"
+AUGMENTATIONS = {"none": (0, False), "standard": (4, True)}
+"""Largest shift in pixels and whether to flip at random, by the name of the augmentation."""
 KEYS = "threefry2x32"
 """Implementation of a run's random keys, whatever JAX_DEFAULT_PRNG_IMPL says."""
 INT32 = 2**31 - 1
@@ -46,6 +48,10 @@ def _real(low: float, high: float = 1e30) -> Check:
 @dataclasses.dataclass(frozen=True)
 class Config:
   """All settings of a run; each field is a flag of the same name.
+
+  The constructor resolves the augmentation: afterwards `augmentation` is "none" or "standard", and
+  `shift` and `flip` are `None`. Only a shift and flip that have no such name are kept as they are, beside
+  `augmentation="auto"`.
 
   Raises:
     ValueError: Where a value is out of range; the message names the field.
@@ -104,8 +110,16 @@ class Config:
   momentum: float = _flag(0.9, "Of SGD.", _real(0, 1))
   nesterov: bool = _flag(False, "Nesterov's momentum.")
   weight_decay: float = _flag(1e-4, "L2 penalty of filters and kernels.", _real(0))
-  shift: int = _flag(0, "Augmentation: random shift by up to so many pixels.", _whole(0))
-  flip: bool = _flag(False, "Augmentation: random mirroring left and right.")
+  augmentation: str = _flag(
+    AUTO,
+    "Augmentation of the training images. standard: a random shift by up to 4 pixels and a random"
+    " horizontal flip; auto: standard for CIFAR-10 and CIFAR-100, none for the other data sets.",
+    (AUTO, *AUGMENTATIONS),
+  )
+  shift: int | None = _flag(
+    None, "Deprecated, use --augmentation. Largest random shift in pixels.", _whole(0)
+  )
+  flip: bool | None = _flag(None, "Deprecated, use --augmentation. Whether to flip at random.")
   seed: int = _flag(0, "Of parameters, order and augmentation; at most 2^32 - 1.", _whole(0, 2**32 - 1))
 
   precision: str = _flag("float32", "Type of the convolutions; parameters stay float32.", PRECISIONS)
@@ -153,10 +167,19 @@ class Config:
       checks.fail("decay_epochs", self.decay_epochs, "rising epochs")
     self._check_shape()
     self._check_processes()
+    for name, value in named_augmentation(*self.shift_and_flip).items():
+      object.__setattr__(self, name, value)
+
+  @property
+  def shift_and_flip(self) -> tuple[int, bool]:
+    """Largest shift in pixels, and whether images are flipped at random."""
+    is_auto = self.augmentation == AUTO
+    shift, flip = AUGMENTATIONS[own_augmentation(self.dataset) if is_auto else self.augmentation]
+    return shift if self.shift is None else self.shift, flip if self.flip is None else self.flip
 
   def _check_shape(self):
     sides = dataset_shape(self.dataset)[0][:-1]
-    if self.shift >= min(sides):
+    if self.shift is not None and self.shift >= min(sides):
       checks.fail("shift", self.shift, f"less than the {min(sides)} pixels of {self.dataset}'s examples")
     for dilation in self.dilations or ():
       if dilation >= max(sides):
@@ -177,6 +200,31 @@ class Config:
       checks.fail("num_processes", None, f"how many processes meet at --coordinator={self.coordinator}")
     if self.process_id not in range(self.num_processes):
       checks.fail("process_id", self.process_id, f"one of 0..{self.num_processes - 1}")
+
+
+def own_augmentation(dataset: str) -> str:
+  """What --augmentation=auto means for a data set: the paper augments CIFAR, and not SVHN."""
+  return "standard" if dataset in ("cifar10", "cifar100") else "none"
+
+
+def named_augmentation(shift: Any, flip: Any) -> dict[str, Any]:
+  """The fields of a configuration for an augmentation, by its name where it has one.
+
+  Args:
+    shift: Largest shift in pixels.
+    flip: Whether images are flipped at random.
+  """
+  for name, known in AUGMENTATIONS.items():
+    if (shift, flip) == known:
+      return {"augmentation": name, "shift": None, "flip": None}
+  return {"augmentation": AUTO, "shift": shift, "flip": flip}
+
+
+def current_flags(recorded: dict[str, Any]) -> dict[str, Any]:
+  """Returns a run's recorded flags as today's: older runs have shift and flip, and no augmentation."""
+  if "augmentation" in recorded or not {"shift", "flip"} <= recorded.keys():
+    return recorded
+  return recorded | named_augmentation(recorded["shift"], recorded["flip"])
 
 
 MODEL_FIELDS = (

@@ -9,8 +9,8 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import UsageError, define_path
-from experiments.config import OF_A_CALL, PATHS, Config
+from experiments.cli import UsageError, define_path, say
+from experiments.config import OF_A_CALL, PATHS, Config, current_flags
 from experiments.workdir import read_config
 
 
@@ -40,11 +40,12 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
-  """The configuration that the parsed flags ask for.
+  """The configuration that the parsed flags ask for; warns of those that are deprecated.
 
   Raises:
     UsageError: Where a value is out of range, or the file of --from_config is none of a run.
   """
+  deprecated = [f"--{name}" for name in ("shift", "flip") if parsed[name].present]
   if parsed.from_config is not None:
     _take_from(pathlib.Path(parsed.from_config), parsed)
   values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)}
@@ -52,9 +53,12 @@ def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
     for name, value in values.items():
       if isinstance(value, list):
         values[name] = tuple(_integer(name, item) for item in value)
-    return Config(**values)
+    config = Config(**values)
   except ValueError as error:
     raise UsageError(f"--{error}") from error
+  if deprecated:
+    say(f"deprecated: {', '.join(deprecated)}; use --augmentation", "warning")
+  return config
 
 
 def parse(arguments: Sequence[str]) -> Config:
@@ -73,13 +77,16 @@ def parse(arguments: Sequence[str]) -> Config:
 def _take_from(path, parsed):
   """Sets the flags that the command line does not, as a run's config.json tells them."""
   names = {field.name for field in dataclasses.fields(Config)}
+  given = {name for name in names if parsed[name].present}
+  if "augmentation" in given:
+    given |= {"shift", "flip"}  # which would replace a part of it
   try:
-    for name, value in read_config(path)["flags"].items():
+    for name, value in current_flags(read_config(path)["flags"]).items():
       if name not in names:
         raise ValueError(f"{path}: there is no flag {name}")
       if value is None and parsed[name].default is not None:
         raise ValueError(f"{path}: {name} is null")
-      if name in OF_A_CALL or value is None or parsed[name].present:
+      if name in OF_A_CALL or value is None or name in given:
         continue
       is_list = isinstance(parsed[name].parser, flags.ListParser)
       if is_list and not (isinstance(value, list) and all(type(item) is int for item in value)):

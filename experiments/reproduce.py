@@ -22,16 +22,16 @@ import jax
 from absl import flags
 
 from experiments import cli, pictures
+from experiments.config import AUGMENTATIONS, AUTO, PRECISIONS
 from experiments.reproduction import records, tables
 from experiments.reproduction.estimates import Rates
 from experiments.reproduction.paper import DATASETS, ROWS, TITLES
 from experiments.reproduction.records import Record
-from experiments.reproduction.runs import PROTOCOLS, Run, Study, queue
+from experiments.reproduction.runs import PROTOCOLS, Run, Study, create_study, queue
 from experiments.run import Signals, execute
 from experiments.signals import remembered
 from experiments.workdir import replaced
 
-WORK = "work"
 START_SECONDS = 30  # with less left no run is begun: it would hardly come to its first step
 _RATES = pathlib.Path(__file__).with_name("results") / "train.jsonl"
 
@@ -65,6 +65,7 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
   budget, failed = Budget(args.budget_minutes), []
   todo = [run for run in runs if run not in known or not known[run].is_finished]
   with remembered(), _writing(results):
+    records.move_old(results, known.values())
     for i, run in enumerate(todo):
       if budget.stopped() or budget.seconds_left < START_SECONDS:
         break
@@ -87,7 +88,7 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
 
 def make(run: Run, results: pathlib.Path, data_dir: str | None, budget: Signals) -> Record:
   """Does a run, or what is left of it, and records it."""
-  workdir = results / WORK / run.name
+  workdir = results / records.WORK / run.name
   config = run.config(workdir=str(workdir), data_dir=data_dir)
   summary = execute(config, budget)
   record = records.write(results, run, summary, workdir)
@@ -99,7 +100,7 @@ def make(run: Run, results: pathlib.Path, data_dir: str | None, budget: Signals)
 
 def draw(record: Record, results: pathlib.Path, data_dir: str | None) -> None:
   """Keeps a picture of a run that could be trained, unless its cell has one or its state is gone."""
-  workdir = results / WORK / record.run.name
+  workdir = results / records.WORK / record.run.name
   target = results / records.PICTURES / f"{record.run.name}.png"
   cell = target.name.rpartition("-seed")[0]
   drawn = list(target.parent.glob(f"{cell}-seed*.png"))
@@ -138,7 +139,8 @@ def wanted(args: flags.FlagValues) -> list[Run]:
     raise cli.UsageError(f"--{'seeds' if args.dataset else 'dataset'}: expected one at least, got none")
   if args.budget_minutes is not None and not args.budget_minutes > 0:
     raise cli.UsageError(f"--budget_minutes: expected minutes > 0, got {args.budget_minutes}")
-  studies = [Study(dataset, args.protocol) for dataset in dict.fromkeys(args.dataset)]
+  what = args.protocol, args.augmentation, args.precision
+  studies = [create_study(dataset, *what) for dataset in dict.fromkeys(args.dataset)]
   return queue(rows, studies, list(dict.fromkeys(seeds)))
 
 
@@ -154,7 +156,7 @@ def plan(runs: Sequence[Run], known: dict[Run, Record], rates: Rates, device: st
     done = [_share_done(known.get(run), run) for run in cell]
     left = None if minutes is None else minutes * sum(1 - share for share in done)
     total, unknown = total + (left or 0), unknown + (left is None)
-    paper = ROWS[name].accuracy[study.dataset] if study.protocol == "paper" else "-"
+    paper = ROWS[name].accuracy[study.dataset] if study.is_papers else "-"
     mark = "" if minutes is None or rates.is_measured(cell[0]) else "~"
     lines.append(
       (
@@ -215,6 +217,10 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of each row.", flag_values=values)
   text = "The paper's epochs and images, or few of both for two CPU cores."
   flags.DEFINE_enum("protocol", "paper", PROTOCOLS, text, flag_values=values)
+  text = "Augmentation of the training images. auto: the paper's, as of experiments.run."
+  flags.DEFINE_enum("augmentation", AUTO, (AUTO, *AUGMENTATIONS), text, flag_values=values)
+  text = "Type of the convolutions. Runs of different precisions are kept and shown apart."
+  flags.DEFINE_enum("precision", "float32", PRECISIONS, text, flag_values=values)
   flags.DEFINE_float(
     "budget_minutes", None, "Stop after so long; the next call goes on.", flag_values=values
   )

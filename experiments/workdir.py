@@ -21,7 +21,7 @@ import jax
 from cscjax.models import ARCHITECTURES, model_fields
 from cscjax.training import is_first, read_file, seal, unseal
 from experiments.cli import UsageError
-from experiments.config import KEYS, MODEL_FIELDS, RESUMABLE, Config
+from experiments.config import KEYS, MODEL_FIELDS, RESUMABLE, Config, current_flags
 
 JAX_SETTINGS = (
   "jax_threefry_partitionable",
@@ -189,7 +189,7 @@ def _check_same_run(workdir, config):
     if os.path.lexists(workdir / "checkpoints"):
       raise UsageError(f"--workdir: {workdir} holds checkpoints and no config.json; choose another one")
     return
-  old = found["flags"]
+  old = current_flags(found["flags"])
   new = json.loads(json.dumps(dataclasses.asdict(config)))
   for name in sorted(new.keys() - RESUMABLE):
     if old.get(name) != new[name]:

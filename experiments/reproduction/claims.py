@@ -167,7 +167,7 @@ def markdown(records: Sequence[Record], study: Study) -> str:
 
 
 def _lines(study, found):
-  with_paper = study.protocol == "paper"  # its differences are of no use beside those of another one
+  with_paper = study.is_papers  # its differences are of no use beside those of another one
   head = ["More accurate", "than", *(["Paper"] if with_paper else []), "Ours"]
   head += [f"{CONFIDENCE:.0%} interval", "n", "Verdict"]
   yield "| " + " | ".join(head) + " |"

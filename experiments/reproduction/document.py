@@ -106,16 +106,13 @@ def summary(
 def studies(records: Sequence[Record]) -> list[Study]:
   """Those that have a finished run, the paper's protocol first."""
   found = {record.run.study for record in records if record.is_finished}
-  return sorted(found, key=lambda study: (study.protocol != "paper", list(TITLES).index(study.dataset)))
+  return sorted(found, key=lambda s: (not s.is_papers, list(TITLES).index(s.dataset), *s[1:]))
 
 
 def heading(study: Study) -> str:
   """The study's name for people."""
-  return (
-    f"{TITLES[study.dataset]}, the paper's protocol"
-    if study.protocol == "paper"
-    else tables.reduced(study)
-  )
+  text = tables.description(study)
+  return f"{text}, the paper's protocol" if study.is_papers else text
 
 
 def made(records: Sequence[Record], study: Study) -> str:
@@ -125,15 +122,16 @@ def made(records: Sequence[Record], study: Study) -> str:
   versions = sorted({r.versions["jax"] for r in found})
   dates = sorted(r.date.split()[0] for r in found)
   days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
-  protocol = "" if study.protocol == "paper" else f" --protocol={study.protocol}"
-  command = f"python -m experiments.reproduce --dataset={study.dataset}{protocol}"
-  where = f"{', '.join(devices)}, jax {', '.join(versions)}, float32, {days}"
+  flags = zip(Study._fields, study, Study("", "paper"), strict=True)
+  given = " ".join(f"--{name}={value}" for name, value, default in flags if value != default)
+  command = f"python -m experiments.reproduce {given}"
+  where = f"{', '.join(devices)}, jax {', '.join(versions)}, {study.precision}, {days}"
   return f"{len(found)} runs by `{command}`; {where}."
 
 
 def missing(records: Sequence[Record], *, names: bool = True) -> str:
-  """The cells of the paper that have no finished run of its protocol yet."""
-  done = {(r.dataset, r.row) for r in records if r.protocol == "paper" and r.is_finished}
+  """The cells of the paper that have no finished run of its protocol yet, in whatever precision."""
+  done = {(r.dataset, r.row) for r in records if r.run.study.is_papers and r.is_finished}
   lacking = {d: [row for row in ROWS if (d, row) not in done] for d in DATASETS}
   count = sum(map(len, lacking.values()))
   cells = len(DATASETS) * len(ROWS)

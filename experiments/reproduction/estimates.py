@@ -24,26 +24,30 @@ _EXAMPLES = {  # train, test
 }
 
 
+_Key = tuple[str, str, tuple[int, ...]]  # precision, row, shape of an example
+
+
 class Rates:
   """Images a second of each row on a kind of device.
 
   Measured are the runs that were made there, and rows of `experiments.benchmark --suite=train --json`,
-  for images of 32x32. What was not measured is scaled from the measured row, of the same family where
-  there is one, with the most similar number of operations.
+  for images of 32x32. What was not measured is scaled from the measured row of the same precision, of the
+  same family where there is one, with the most similar number of operations.
   """
 
   def __init__(self, records: Sequence[Record], benchmark: pathlib.Path, device_kind: str):
     """Reads `benchmark`; UsageError if it cannot be read."""
-    found: dict[tuple[str, tuple[int, ...]], list[float]] = {}
+    found: dict[_Key, list[float]] = {}
     for record in records:
       if record.device["kind"] == device_kind and record.images_per_second:
-        key = (record.row, dataset_shape(record.dataset)[0])
+        key = self._key(record.run)
         found.setdefault(key, []).append(record.images_per_second)
     self._measured = {key: statistics.median(rates) for key, rates in found.items()}
     for row in _benchmark_rows(benchmark):
-      is_ours = (row["framework"], row["device"], row["precision"]) == ("cscjax", device_kind, "float32")
+      is_ours = (row["framework"], row["device"]) == ("cscjax", device_kind)
       if is_ours and row["images_per_second"]:
-        self._measured.setdefault((row["case"], (32, 32, 3)), row["images_per_second"])
+        key = (row["precision"], row["case"], (32, 32, 3))
+        self._measured.setdefault(key, row["images_per_second"])
     self._flops: dict[tuple[str, tuple[int, ...]], int] = {}
 
   def is_measured(self, run: Run) -> bool:
@@ -62,12 +66,12 @@ class Rates:
     return images / rate / 60
 
   def _key(self, run):
-    return run.row.name, dataset_shape(run.study.dataset)[0]
+    return run.study.precision, run.row.name, dataset_shape(run.study.dataset)[0]
 
-  def _rate(self, row, shape):
-    if (row, shape) in self._measured:
-      return self._measured[row, shape]
-    known = [key for key in self._measured if key[0] in ROWS]
+  def _rate(self, precision, row, shape):
+    if (precision, row, shape) in self._measured:
+      return self._measured[precision, row, shape]
+    known = [key[1:] for key in self._measured if key[0] == precision and key[1] in ROWS]
     if not known:
       return None
     flops = self._forward_flops(row, shape)
@@ -76,7 +80,7 @@ class Rates:
       return _family(key[0]) != _family(row), abs(math.log(self._forward_flops(*key) / flops))
 
     nearest = min(known, key=distance)
-    return self._measured[nearest] * self._forward_flops(*nearest) / flops
+    return self._measured[precision, *nearest] * self._forward_flops(*nearest) / flops
 
   def _forward_flops(self, row, shape):
     if (row, shape) not in self._flops:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from experiments.reproduction.paper import DATASETS, ROWS, TITLES
 from experiments.reproduction.records import Record
 from experiments.reproduction.runs import Study
-from experiments.reproduction.tables import reduced
+from experiments.reproduction.tables import description
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ FIGURES = {
 
 
 def figure(name: str, records: Sequence[Record]) -> "Figure | None":
-  """Figure 4 or 5 from the runs of the paper's protocol; None where it has none of its runs.
+  """Figure 4 or 5 from the float32 runs of the paper's protocol; None where it has none of its runs.
 
   A line is the mean over seeds, its band their range; the diamond at the end is the paper's accuracy.
   """
@@ -73,7 +73,7 @@ def figure(name: str, records: Sequence[Record]) -> "Figure | None":
 
 def curves(study: Study, records: Sequence[Record]) -> "Figure | None":
   """All runs of a study, a panel for each table; None where Figures 4 and 5 show them."""
-  if study.protocol == "paper":
+  if study == Study(study.dataset, "paper"):
     return None
   names = [row for row in ROWS if any((r.run.study, r.row) == (study, row) for r in records)]
   tables = sorted({ROWS[name].table for name in names})
@@ -81,7 +81,7 @@ def curves(study: Study, records: Sequence[Record]) -> "Figure | None":
   for table, axes in zip(tables, drawn.subplots(1, len(tables), squeeze=False)[0], strict=True):
     _draw(axes, records, study, [name for name in names if ROWS[name].table == table])
     axes.set_title(f"networks of Table {table}", fontsize="medium")
-  drawn.suptitle(f"{reduced(study)}:\nmean of the seeds and their range")
+  drawn.suptitle(f"{description(study)}:\nmean of the seeds and their range")
   return drawn
 
 
@@ -109,7 +109,7 @@ def _draw(axes, records, study, rows):
       epochs, means, color=color, linewidth=1.4, label=f"{row} ({seeds} seed{'s' * (seeds > 1)})"
     )
     axes.fill_between(epochs, lows, highs, color=color, alpha=0.2, linewidth=0)
-    paper = ROWS[row].accuracy[study.dataset] if study.protocol == "paper" else None
+    paper = ROWS[row].accuracy[study.dataset] if study.is_papers else None
     if paper is not None:
       axes.plot([epochs[-1]], [paper], marker="D", color=color, markeredgecolor="black", clip_on=False)
   axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -14,10 +14,10 @@ from typing import Any
 from cscjax import checks
 from cscjax.training import read_metrics
 from experiments.cli import UsageError
-from experiments.config import Config
+from experiments.config import AUTO, Config, current_flags
 from experiments.json_files import read_json
 from experiments.reproduction.paper import ROWS, TITLES
-from experiments.reproduction.runs import PROTOCOLS, Run, Study
+from experiments.reproduction.runs import PROTOCOLS, Run, create_study
 from experiments.reproduction.schema import (
   anything,
   list_of,
@@ -31,7 +31,7 @@ from experiments.reproduction.schema import (
 )
 from experiments.workdir import read_config, replaced
 
-FOLDER, PICTURES = "runs", "pictures"
+FOLDER, PICTURES, WORK = "runs", "pictures", "work"
 DATE = "%Y-%m-%d %H:%M"
 
 
@@ -81,12 +81,13 @@ class Record:
   date: str
   architecture: int = 1
 
-  @property
+  @functools.cached_property
   def run(self) -> Run:
-    """The run that it is of."""
-    row = ROWS[self.row]
+    """The run that it is of; the augmentation and the precision of its study are among its flags."""
+    row, flags = ROWS[self.row], current_flags(self.flags)
     other = None if self.architecture == row.architecture else self.architecture
-    return Run(row, Study(self.dataset, self.protocol), self.seed, other)
+    changes = flags.get("augmentation", AUTO), flags.get("precision", "float32")
+    return Run(row, create_study(self.dataset, self.protocol, *changes), self.seed, other)
 
   @property
   def is_finished(self) -> bool:
@@ -135,7 +136,8 @@ def save(results: pathlib.Path, record: Record) -> None:
   target = path(results, record.run)
   target.parent.mkdir(parents=True, exist_ok=True)
   try:
-    _record(results, target, read_json(target))
+    if _record(results, target, read_json(target)).run != record.run:
+      raise ValueError
   except FileNotFoundError:
     pass
   except (OSError, ValueError, RecursionError):
@@ -161,13 +163,39 @@ def read(results: pathlib.Path) -> list[Record]:
   return [record for record in found if record is not None]
 
 
+def move_old(results: pathlib.Path, found: Iterable[Record]) -> None:
+  """Moves what is left of runs made before --augmentation into the folders of their studies.
+
+  Until then runs without augmentation lay where those of the paper's protocol lie now.
+  """
+  for record in found:
+    old, new = _old_name(record), record.run.name
+    if old == new or path(results, record.run).exists():
+      continue
+    for folder, ending in ((WORK, ""), (PICTURES, ".png"), (FOLDER, ".json")):  # the record last
+      source, target = (results / folder / f"{name}{ending}" for name in (old, new))
+      if source.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.rename(target)
+
+
+def _old_name(record):
+  """The name of its run before --augmentation was a flag; the present one if it was made since."""
+  run = record.run
+  if "augmentation" in record.flags:
+    return run.name
+  return run._replace(study=run.study._replace(augmentation=AUTO)).name
+
+
 def _record(results, file, value):
   """The record that a file holds; ValueError if it holds none."""
   _RECORD("record", value)
   if value["dataset"] == "digits" and value["protocol"] == "paper":
     raise ValueError("the paper has no digits")
   record = Record(**value)
-  if path(results, record.run) != file:
+  place = path(results, record.run)
+  is_old = file == results / FOLDER / f"{_old_name(record)}.json" and not place.exists()
+  if file != place and not is_old:
     raise ValueError(f"it is the record of another run, {record.run.name}")
   _check_curve(record)
   differences = record.run.differences(record.flags)

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from experiments.config import AUTO
 from experiments.reproduction.paper import ROWS, TITLES, Row
 from experiments.reproduction.records import Record
 from experiments.reproduction.runs import Study
@@ -54,18 +55,23 @@ def markdown(records: Sequence[Record], wanted: Iterable[tuple[Study, int]], *, 
 
 
 def title(study: Study, table: int) -> str:
-  """What a table shows, and under which protocol."""
-  name = f"Table {table} on {TITLES[study.dataset]}"
-  if study.protocol == "paper":
-    return name
-  return f"The networks of Table {table} on {reduced(study)}"
+  """What a table shows, under which protocol and in which precision."""
+  name = f"Table {table} on {description(study)}"
+  return name if study.is_papers else f"The networks of {name}"
 
 
-def reduced(study: Study) -> str:
-  """A study that is not of the paper's protocol, in words."""
+def description(study: Study) -> str:
+  """A study in words: the data set, what differs from the paper's protocol, and the precision."""
   if study.dataset == "digits":
-    return "scikit-learn's digits, 20 epochs (not in the paper)"
-  return f"{TITLES[study.dataset]}, reduced: 10,000 training images, 6 epochs (not the paper's protocol)"
+    parts, remark = ["scikit-learn's digits, 20 epochs"], " (not in the paper)"
+  else:
+    parts, remark = [TITLES[study.dataset]], " (not the paper's protocol)"
+    if study.protocol == "reduced":
+      parts.append("reduced: 10,000 training images, 6 epochs")
+  if study.augmentation != AUTO:
+    parts.append(study.changed_augmentation)
+  parts.append(study.precision)
+  return ", ".join(parts) + ("" if study.is_papers else remark)
 
 
 def accuracy(values: Sequence[float], diverged: int = 0) -> str:
@@ -80,7 +86,7 @@ def accuracy(values: Sequence[float], diverged: int = 0) -> str:
 
 
 def _lines(records, study, table, all_rows):
-  with_paper = study.protocol == "paper"
+  with_paper = study.is_papers
   head = ["Model", "Layers", *(["Unfolding"] if table == 3 else [])]
   head += ["Parameters: paper; ours" if with_paper else "Parameters"]
   head += ["Paper", "Ours, last epoch", "Difference"] if with_paper else ["Last epoch"]

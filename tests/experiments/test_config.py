@@ -28,6 +28,7 @@ BAD = [
   {"momentum": 1.0},
   {"momentum": -0.9},
   {"weight_decay": -1e-4},
+  {"augmentation": "crop"},
   {"shift": -4},
   {"seed": -1},
   {"precision": "float16"},

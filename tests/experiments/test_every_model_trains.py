@@ -10,7 +10,7 @@ import pytest
 from cscjax.models import MODELS
 
 ROOT = pathlib.Path(__file__).parents[2]
-RESIDUAL = ("rescsc", "--depth=20", "--width=8", "--learning_rate=0.1", "--shift=0", "--noflip")
+RESIDUAL = ("rescsc", "--depth=20", "--width=8", "--learning_rate=0.1")
 RECIPES = {
   "plain": RESIDUAL,
   "resnet": RESIDUAL,

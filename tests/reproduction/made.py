@@ -9,10 +9,20 @@ from experiments.reproduction.runs import Run, Study
 
 
 def record(
-  row, accuracy, *, dataset="cifar10", protocol="paper", seed=0, status="ok", epochs=None, **changes
+  row,
+  accuracy,
+  *,
+  dataset="cifar10",
+  protocol="paper",
+  augmentation="auto",
+  precision="float32",
+  seed=0,
+  status="ok",
+  epochs=None,
+  **changes,
 ):
   """A record whose curve rises to `accuracy` (percent), but for the epoch before, a point above."""
-  run = Run(ROWS[row], Study(dataset, protocol), seed)
+  run = Run(ROWS[row], Study(dataset, protocol, augmentation, precision), seed)
   config = run.config()
   flags = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
   flags = {name: list(v) if isinstance(v, tuple) else v for name, v in flags.items()}

@@ -53,9 +53,8 @@ def test_each_row_is_the_network_that_is_printed(name):
 def test_protocols_are_those_of_the_paper(dataset):
   for row in ROWS.values():
     config = Run(row, Study(dataset, "paper"), 3).config()
-    augmented = row.table == 2 and dataset != "svhn_cropped"
     expected = (200, 0.1, (100, 150), True) if row.table == 2 else (150, 0.05, (75, 115), False)
     assert (config.epochs, config.learning_rate, config.decay_epochs, config.nesterov) == expected
     assert (config.batch_size, config.momentum, config.seed, config.dataset) == (128, 0.9, 3, dataset)
-    assert (config.shift, config.flip) == ((4, True) if augmented else (0, False))
+    assert config.shift_and_flip == ((0, False) if dataset == "svhn_cropped" else (4, True))
     assert config.train_examples is None

@@ -112,6 +112,72 @@ def test_what_a_record_may_be(tmp_path, capsys):
   assert capsys.readouterr().err == ""
 
 
+def as_before_augmentation(text):
+  """A record's text as it was when its flags had --shift and --flip in place of --augmentation."""
+  values = json.loads(text)
+  pair = {"none": (0, False), "standard": (4, True)}[values["flags"].pop("augmentation")]
+  values["flags"] |= dict(zip(("shift", "flip"), pair, strict=True))
+  return json.dumps(values)
+
+
+def old_results(folder):
+  """Two records of CIFAR-10 from before --augmentation, where they were: of Table 3 and of Table 2."""
+  plain, augmented = record("msdnet6", 82.7, augmentation="none"), record("plain20", 90.0)
+  old_place = folder / "runs" / "cifar10" / "msdnet6-seed0.json"
+  for one in (plain, augmented):
+    records.save(folder, one)
+    file = records.path(folder, one.run)
+    file.write_text(as_before_augmentation(file.read_text()))
+  records.path(folder, plain.run).rename(old_place)
+  return plain, augmented, old_place
+
+
+def test_records_from_before_augmentation_was_a_flag_are_a_study_of_their_own(tmp_path, capsys):
+  plain, augmented, old_place = old_results(tmp_path)
+  found = {one.row: one.run for one in records.read(tmp_path)}
+  assert found == {"msdnet6": plain.run, "plain20": augmented.run}
+  assert plain.run.study.name == "cifar10-no-augmentation"
+  assert augmented.run.study.name == "cifar10"
+  report.main(parse(report, f"--results={tmp_path}"))
+  text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+  table = text.split("### The networks of Table 3 on CIFAR10, no augmentation, float32")[1]
+  assert "82.70 (1)" in table
+  assert old_place.exists()  # a report changes nothing
+  assert capsys.readouterr().err == ""
+
+
+def test_a_queue_moves_what_is_left_of_older_runs_and_makes_the_cell_with_augmentation(tmp_path):
+  plain, augmented, old_place = old_results(tmp_path)
+  for folder, name in (("pictures", "msdnet6-seed0.png"), ("work", "msdnet6-seed0/config.json")):
+    file = tmp_path / folder / "cifar10" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(folder)
+  for _ in range(2):  # the second time moves nothing
+    records.move_old(tmp_path, records.read(tmp_path))
+    assert {one.run for one in records.read(tmp_path)} == {plain.run, augmented.run}
+    assert records.path(tmp_path, plain.run).exists()
+    assert not old_place.exists()
+    moved = tmp_path / "pictures" / "cifar10-no-augmentation" / "msdnet6-seed0.png"
+    assert moved.read_text() == "pictures"
+    moved = tmp_path / "work" / "cifar10-no-augmentation" / "msdnet6-seed0" / "config.json"
+    assert moved.read_text() == "work"
+  new = record("msdnet6", 87.0)
+  records.save(tmp_path, new)
+  assert records.path(tmp_path, new.run) == old_place
+  newer = tmp_path / "work" / "cifar10" / "msdnet6-seed0"
+  newer.mkdir(parents=True)
+  records.move_old(tmp_path, records.read(tmp_path))
+  assert {one.run for one in records.read(tmp_path)} == {plain.run, augmented.run, new.run}
+  assert newer.exists()
+
+
+def test_a_run_never_replaces_an_older_record_of_another_study(tmp_path):
+  _, _, old_place = old_results(tmp_path)
+  before = old_place.read_text()
+  records.save(tmp_path, record("msdnet6", 87.0))
+  assert old_place.with_name("msdnet6-seed0.json.bad").read_text() == before
+
+
 def parse(command, *arguments):
   values = absl_flags.FlagValues()
   command.define_flags(values)

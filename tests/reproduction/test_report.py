@@ -39,7 +39,7 @@ def test_a_report_of_the_whole_paper(tmp_path):
   report.main(parse(f"--results={tmp_path / 'results'}", f"--out={tmp_path / 'out'}"))
   text = (tmp_path / "out" / "report.md").read_text()
   for dataset in ("CIFAR10", "CIFAR100", "SVHN"):
-    assert f"### Table 3 on {dataset}\n" in text
+    assert f"### Table 3 on {dataset}, float32\n" in text
   assert "| MSDNet | 6 | 0 | 0.1M; 143,424 | 87.22 | 87.27 ± 0.07 (2) | +0.05 |" in text
   assert text.count("reproduced.**") + text.count("undecided") > 10
   assert "All 120 cells" in text

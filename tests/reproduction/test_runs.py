@@ -8,7 +8,7 @@ from cscjax.models import create_model, describe
 from experiments.cli import UsageError
 from experiments.reproduction.estimates import Rates
 from experiments.reproduction.paper import ROWS
-from experiments.reproduction.runs import Run, Study, queue
+from experiments.reproduction.runs import Run, Study, create_study, queue
 from tests.reproduction.made import record
 
 CIFAR10, DIGITS = Study("cifar10", "paper"), Study("digits", "reduced")
@@ -56,6 +56,27 @@ def test_the_command_of_a_run_is_its_configuration():
   config = run.config(workdir="here")
   assert (config.unfolding, config.solver, config.seed, config.workdir) == (2, "fista", 7, "here")
   assert (config.train_examples, config.epochs, config.decay_epochs) == (10_000, 6, (3, 5))
+
+
+def test_a_study_is_named_by_what_it_changes_and_so_is_its_command():
+  names = {
+    ("cifar10", "paper", "auto", "float32"): "cifar10",
+    ("cifar10", "paper", "standard", "float32"): "cifar10",
+    ("cifar10", "paper", "none", "float32"): "cifar10-no-augmentation",
+    ("cifar10", "paper", "auto", "bfloat16"): "cifar10-bfloat16",
+    ("svhn_cropped", "paper", "none", "float32"): "svhn_cropped",
+    ("digits", "reduced", "none", "bfloat16"): "digits-reduced-bfloat16",
+    ("digits", "reduced", "standard", "float32"): "digits-reduced-standard-augmentation",
+  }
+  assert {key: create_study(*key).name for key in names} == names
+  run = Run(ROWS["msdnet6"], create_study("cifar10", "paper", "none", "bfloat16"), 7)
+  assert run.name == "cifar10-no-augmentation-bfloat16/msdnet6-seed7"
+  assert run.command == (
+    "python -m experiments.run --flagfile=experiments/msdnet6.flags --dataset=cifar10"
+    " --augmentation=none --precision=bfloat16 --seed=7"
+  )
+  config = run.config()
+  assert (config.shift_and_flip, config.precision) == ((0, False), "bfloat16")
 
 
 @pytest.mark.parametrize("field", ["weight_decay", "epochs", "train_examples", "seed", "decay_epochs"])
@@ -111,6 +132,15 @@ def test_what_was_not_measured_is_scaled_by_operations(tmp_path):
   expected = 150 * (50_000 + 10_000 / 3) / (400 * flops[0] / flops[1]) / 60
   assert found.minutes(run) == pytest.approx(expected)
   assert not found.is_measured(run)
+
+
+def test_rates_of_another_precision_tell_nothing(tmp_path):
+  found = rates(tmp_path, [measured("msdnet6", 400.0, precision="bfloat16")], [record("msdnet6", 87.0)])
+  half = Run(ROWS["msdnet6"], Study("cifar10", "paper", precision="bfloat16"), 0)
+  assert found.minutes(half) == pytest.approx(150 * (50_000 + 10_000 / 3) / 400 / 60)
+  assert found.minutes(Run(ROWS["msdnet6"], CIFAR10, 0)) == pytest.approx(
+    150 * (50_000 + 10_000 / 3) / 500 / 60
+  )
 
 
 def test_on_another_device_nothing_is_known(tmp_path):

@@ -52,6 +52,31 @@ def test_a_reduced_protocol_never_stands_beside_the_papers_numbers():
   assert "not the paper's protocol" in text
 
 
+def test_precisions_and_augmentations_are_never_mixed_and_every_caption_names_them():
+  values = {("auto", "float32"): 80.0, ("auto", "bfloat16"): 81.0, ("none", "float32"): 82.0}
+  records = [
+    record("msdnet6", value, augmentation=augmentation, precision=precision)
+    for (augmentation, precision), value in values.items()
+  ]
+  captions = {
+    ("auto", "float32"): "### Table 3 on CIFAR10, float32",
+    ("auto", "bfloat16"): "### Table 3 on CIFAR10, bfloat16",
+    ("none", "float32"): (
+      "### The networks of Table 3 on CIFAR10, no augmentation, float32 (not the paper's protocol)"
+    ),
+  }
+  assert len({one.run.study.name for one in records}) == len(document.studies(records)) == 3
+  for changes, value in values.items():
+    study = Study("cifar10", "paper", *changes)
+    text = tables.markdown(records, [(study, 3)])
+    assert text.splitlines()[0] == captions[changes]
+    assert f"{value:.2f} (1)" in row_of(text, "| MSDNet | 6 |")
+    assert ("87.22" in text) == (changes[0] == "auto")  # the paper's number stands beside its protocol
+    assert f"{changes[1]}, 2026" in document.made(records, study)
+    given = {"bfloat16": "--precision=bfloat16`", "none": "--augmentation=none`"}
+    assert all((text in document.made(records, study)) == (c in changes) for c, text in given.items())
+
+
 @given(PAIRS)
 def test_the_interval_is_scipys(pairs):
   first, second = zip(*pairs, strict=True)
@@ -135,5 +160,8 @@ def test_what_is_missing_is_listed():
   interrupted = [
     record("resnet32", 50.0, status="interrupted"),
     record("plain20", 9.0, protocol="reduced"),
+    record("msdnet6", 82.0, augmentation="none"),
   ]
   assert document.missing(interrupted).startswith("120 of the 120 cells")
+  half = [record("msdnet6", 87.0, precision="bfloat16")]
+  assert document.missing(half).startswith("119 of the 120 cells")

@@ -1,0 +1,95 @@
+"""--augmentation, and --shift and --flip, which it replaces, in commands and in files of older runs."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cscjax.data import load_dataset
+from experiments.build import build
+from experiments.cli import UsageError
+from experiments.config import Config
+from experiments.flags import parse
+from experiments.workdir import open_workdir
+from tests.faults.harness import TINY
+
+OLD = {"--shift=0 --noflip": (0, False), "--shift=4 --flip": (4, True), "--shift=2 --flip": (2, True)}
+
+
+@pytest.mark.parametrize(
+  ("dataset", "augmentation", "expected"),
+  [
+    ("cifar10", "auto", (4, True)),
+    ("cifar100", "auto", (4, True)),
+    ("svhn_cropped", "auto", (0, False)),
+    ("digits", "auto", (0, False)),
+    ("gaussian_centers", "auto", (0, False)),
+    ("cifar10", "none", (0, False)),
+    ("svhn_cropped", "standard", (4, True)),
+  ],
+)
+def test_what_each_value_means(dataset, augmentation, expected, capsys):
+  config = parse([f"--dataset={dataset}", f"--augmentation={augmentation}"])
+  assert config.shift_and_flip == expected
+  assert config.augmentation == ("standard" if expected[1] else "none")  # as config.json records it
+  assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("given", OLD)
+@pytest.mark.parametrize("dataset", ["cifar10", "svhn_cropped"])
+def test_the_older_flags_still_do_what_they_say_and_warn(given, dataset, capsys):
+  config = parse([f"--dataset={dataset}", *given.split()])
+  assert config.shift_and_flip == OLD[given]
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == "warning: deprecated: --shift, --flip; use --augmentation"
+
+
+def test_an_older_flag_alone_replaces_a_part():
+  assert parse(["--dataset=cifar10", "--noflip"]).shift_and_flip == (4, False)
+  assert parse(["--dataset=digits", "--shift=1"]).shift_and_flip == (1, False)
+
+
+def test_one_augmentation_is_one_configuration():
+  standard = parse(["--augmentation=standard"])
+  assert parse(["--augmentation=auto"]) == parse(["--shift=4", "--flip"]) == standard
+  assert parse(["--augmentation=none"]) == parse(["--shift=0", "--noflip"]) != standard
+
+
+@pytest.mark.parametrize("pair", OLD.values())
+def test_a_config_json_from_before_the_flag_is_repeated(pair, tmp_path, capsys):
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps({"flags": {"dataset": "cifar10", "shift": pair[0], "flip": pair[1]}}))
+  assert parse([f"--from_config={path}"]).shift_and_flip == pair
+  for name, expected in (("none", (0, False)), ("standard", (4, True))):
+    assert parse([f"--from_config={path}", f"--augmentation={name}"]).shift_and_flip == expected
+  assert capsys.readouterr().err == ""  # the user gave no flag that is deprecated
+
+
+@pytest.mark.parametrize("pair", OLD.values())
+def test_a_workdir_from_before_the_flag_is_resumed_with_the_same_augmentation_only(pair, tmp_path):
+  def arguments(shift, flip):
+    return [f"--workdir={tmp_path}", f"--shift={shift}", "--flip" if flip else "--noflip"]
+
+  old = {k: v for k, v in vars(Config(workdir=str(tmp_path))).items() if k != "augmentation"}
+  flags = json.loads(json.dumps(old | {"shift": pair[0], "flip": pair[1]}))
+  (tmp_path / "config.json").write_text(json.dumps({"flags": flags}))
+  for other in OLD.values():
+    if other == pair:
+      with open_workdir(parse(arguments(*other))):
+        pass
+    else:
+      with pytest.raises(UsageError, match=r"^--(augmentation|shift): .* holds a run with"):
+        with open_workdir(parse(arguments(*other))):
+          pass
+
+
+def test_the_training_step_does_what_the_flag_says():
+  def parameters(*arguments):
+    config = parse([*TINY, *arguments])
+    run = build(config, load_dataset("digits"))
+    return jax.device_get(run.programs.train(run.state, np.int32(1)).params)
+
+  none, standard = parameters(), parameters("--augmentation=standard")
+  jax.tree.map(np.testing.assert_array_equal, standard, parameters("--shift=4", "--flip"))
+  assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (none, standard)), strict=True))
