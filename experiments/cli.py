@@ -96,8 +96,9 @@ def _is_news(record):
 
 def _guarded(main: Callable[[], int | None]) -> int | None:
   meets_others = getattr(flags.FLAGS, "coordinator", None) is not None
+  leaves_devices = getattr(flags.FLAGS, "jobs", 1) > 1  # to the processes that it starts
   try:
-    problem = environment.prepare(use_devices=not meets_others)
+    problem = environment.prepare(use_devices=not (meets_others or leaves_devices))
     if problem:
       raise UsageError(problem)
     return main()

@@ -50,7 +50,7 @@ class Config:
   """All settings of a run; each field is a flag of the same name.
 
   The constructor resolves the augmentation: afterwards `augmentation` is "none" or "standard", and
-  `shift` and `flip` are `None`. Only a shift and flip that have no such name are kept as they are, beside
+  `shift` and `flip` are `None`. Only a shift and flip that have no such name are kept, beside
   `augmentation="auto"`.
 
   Raises:

@@ -24,8 +24,8 @@ def prepare(*, use_devices: bool) -> str | None:
   (JAX_RANDOM_SEED_OFFSET).
 
   Args:
-    use_devices: Whether to look for the devices that variables of JAX ask for, which must not be done
-      before the processes of a run have found each other.
+    use_devices: Whether to look for the devices that variables of JAX ask for. This must not be done
+      before the processes of a run have found each other, nor where it leaves the devices to others.
   """
   import jax
 

@@ -2,18 +2,24 @@
 
 A queue that resumes: what is finished in --results is left alone, what was interrupted goes on from its
 last checkpoint, what is missing or has a damaged record is run, the most telling first. Each run leaves
-runs/STUDY/ROW-seedN.json in --results, and in work/STUDY/ROW-seedN what experiments.run leaves. With
---dry_run it shows the queue with the minutes that it will take. In the end the tables are printed.
+runs/STUDY/ROW-seedN.json in --results, and in work/STUDY/ROW-seedN what experiments.run leaves. In the
+end the tables are printed. With --dry_run the command only shows the queue and the minutes that it will
+take, one run after the other.
+
+With --jobs=K the command makes K runs side by side, each in a process of its own with its part of a
+GPU's memory. Several commands may share one --results: a lock gives each run to one of them.
 
 Exit code 0 at the end of the queue or of --budget_minutes, 1 where a run failed (the others are made
 all the same), 2 for bad flags or data, 128 + n after a clean stop on signal n, as experiments.run.
 """
 
 import contextlib
+import functools
 import gc
 import pathlib
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -23,13 +29,15 @@ from absl import flags
 
 from experiments import cli, pictures
 from experiments.config import AUGMENTATIONS, AUTO, PRECISIONS
+from experiments.environment import platform_problem
 from experiments.reproduction import records, tables
 from experiments.reproduction.estimates import Rates
+from experiments.reproduction.jobs import claimed, side_by_side
 from experiments.reproduction.paper import DATASETS, ROWS, TITLES
 from experiments.reproduction.records import Record
 from experiments.reproduction.runs import PROTOCOLS, Run, Study, create_study, queue
 from experiments.run import Signals, execute
-from experiments.signals import remembered
+from experiments.signals import received, remembered
 from experiments.workdir import replaced
 
 START_SECONDS = 30  # with less left no run is begun: it would hardly come to its first step
@@ -37,7 +45,7 @@ _RATES = pathlib.Path(__file__).with_name("results") / "train.jsonl"
 
 
 class Budget(Signals):
-  """Signals, and the end of the time that the queue was given."""
+  """Signals, and the end of the time that the queue was given. Asking uses no device."""
 
   def __init__(self, minutes: float | None):
     super().__init__()
@@ -50,7 +58,12 @@ class Budget(Signals):
 
   def stopped(self) -> bool:
     """Whether a signal was received or the time is over."""
-    return super().stopped() or self.seconds_left <= 0
+    self.agreed = received()
+    return self.agreed != 0 or self.seconds_left <= 0
+
+  def allows_start(self) -> bool:
+    """Whether a run may be begun."""
+    return not self.stopped() and self.seconds_left >= START_SECONDS
 
 
 def main(args: flags.FlagValues = flags.FLAGS) -> int:
@@ -58,32 +71,77 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
   runs, results = wanted(args), pathlib.Path(args.results)
   known = {record.run: record for record in records.read(results)}
   if args.dry_run:
+    if problem := platform_problem():
+      raise cli.UsageError(problem)
     device = jax.devices()[0].device_kind
     rates = Rates(list(known.values()), pathlib.Path(args.rates), device)
     print(plan(runs, known, rates, device))
     return 0
-  budget, failed = Budget(args.budget_minutes), []
-  todo = [run for run in runs if run not in known or not known[run].is_finished]
+  budget = Budget(args.budget_minutes)
+  todo = [run for run in runs if not _is_finished(known.get(run))]
   with remembered(), _writing(results):
     records.move_old(results, known.values())
-    for i, run in enumerate(todo):
-      if budget.stopped() or budget.seconds_left < START_SECONDS:
-        break
-      _say(f"run {i + 1} of {len(todo)}: {run.name}")
-      try:
-        known[run] = make(run, results, args.data_dir, budget)
-      except jax.errors.JaxRuntimeError as error:  # out of memory, mostly: another network may fit
-        cli.say(f"{run.name} failed: {str(error).splitlines()[0]}")
-        failed.append(run)
+    make_all = make_in_turn if args.jobs == 1 else functools.partial(make_side_by_side, jobs=args.jobs)
+    code = make_all(todo, results, args.data_dir, budget)
+    known |= {run: found for run in todo if (found := records.find(results, run))}
     for run in runs:  # what was killed before it was drawn, or deleted to be drawn anew
       if run in known and not budget.stopped():
         draw(known[run], results, args.data_dir)
-  left = sum(run not in known or not known[run].is_finished for run in todo)
+  left = sum(not _is_finished(known.get(run)) for run in todo)
   if left:
     _say(f"{left} runs are left; the same command goes on")
   present, _ = records.by_architecture(known.values())
   print(tables.markdown(present, list(dict.fromkeys((r.study, r.row.table) for r in runs))))
-  return 128 + budget.agreed if budget.agreed else int(bool(failed))
+  return 128 + budget.agreed if budget.agreed else code
+
+
+def make_in_turn(
+  todo: Sequence[Run], results: pathlib.Path, data_dir: str | None, budget: Budget
+) -> int:
+  """Makes the runs that no other command is making; returns 1 where one failed, else 0."""
+  code = 0
+  for i, run in enumerate(todo):
+    if not budget.allows_start():
+      break
+    with claimed(results, run.name) as is_mine:
+      if not is_mine:
+        _say(f"{run.name}: another command is making it")
+      elif not _is_finished(records.find(results, run)):
+        _say(f"run {i + 1} of {len(todo)}: {run.name}")
+        try:
+          make(run, results, data_dir, budget)
+        except jax.errors.JaxRuntimeError as error:  # out of memory, mostly: another network may fit
+          cli.say(f"{run.name} failed: {str(error).splitlines()[0]}")
+          code = 1
+  return code
+
+
+def make_side_by_side(
+  todo: Sequence[Run], results: pathlib.Path, data_dir: str | None, budget: Budget, *, jobs: int
+) -> int:
+  """Makes the runs as `make_in_turn`, several at a time, each by this command in a process of its own.
+
+  Returns:
+    2 where a process was refused its flags, data or files, else 1 where a run failed, else 0.
+  """
+
+  def is_wanted(run):
+    with claimed(results, run.name) as is_mine:
+      is_open = is_mine and not _is_finished(records.find(results, run))
+    return is_open and budget.allows_start()
+
+  def command(run):
+    study = [f"--{name}={value}" for name, value in run.study._asdict().items()]
+    which = (f"--rows={run.row.name}", f"--seeds={run.seed}", f"--results={results}")
+    data = () if data_dir is None else (f"--data_dir={data_dir}",)
+    return [sys.executable, "-m", "experiments.reproduce", *study, *which, *data]
+
+  codes = side_by_side(todo, jobs, command, is_wanted=is_wanted, is_over=budget.stopped)
+  stopped = (0, 128 + signal.SIGTERM, -signal.SIGTERM)
+  failed = {run: code for run, code in codes.items() if code not in stopped}
+  for run, code in failed.items():
+    cli.say(f"{run.name} failed: its process ended with code {code}")
+  return 2 if 2 in failed.values() else int(bool(failed))
 
 
 def make(run: Run, results: pathlib.Path, data_dir: str | None, budget: Signals) -> Record:
@@ -102,14 +160,16 @@ def draw(record: Record, results: pathlib.Path, data_dir: str | None) -> None:
   """Keeps a picture of a run that could be trained, unless its cell has one or its state is gone."""
   workdir = results / records.WORK / record.run.name
   target = results / records.PICTURES / f"{record.run.name}.png"
-  cell = target.name.rpartition("-seed")[0]
-  drawn = list(target.parent.glob(f"{cell}-seed*.png"))
-  if record.status != "ok" or drawn or not workdir.exists():
+  cell = record.run.name.rpartition("-seed")[0]
+  if record.status != "ok" or not workdir.exists():
     return
-  pictures.draw(workdir, data_dir)
-  target.parent.mkdir(parents=True, exist_ok=True)
-  with replaced(target) as scratch:
-    shutil.copyfile(workdir / "layers.png", scratch)
+  with claimed(results, cell) as is_mine:
+    if not is_mine or any((results / records.PICTURES).glob(f"{cell}-seed*.png")):
+      return
+    pictures.draw(workdir, data_dir)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(target) as scratch:
+      shutil.copyfile(workdir / "layers.png", scratch)
 
 
 @contextlib.contextmanager
@@ -182,6 +242,10 @@ def plan(runs: Sequence[Run], known: dict[Run, Record], rates: Rates, device: st
   return "\n".join(text)
 
 
+def _is_finished(record):
+  return record is not None and record.is_finished
+
+
 def _share_done(record, run):
   if record is None:
     return 0.0
@@ -224,6 +288,8 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   flags.DEFINE_float(
     "budget_minutes", None, "Stop after so long; the next call goes on.", flag_values=values
   )
+  text = "Runs that are made side by side, in processes that divide a GPU's memory among them."
+  flags.DEFINE_integer("jobs", 1, text, lower_bound=1, upper_bound=256, flag_values=values)
   text = "Folder of the records and of what runs leave."
   cli.define_path("results", "runs/reproduction", text, values)
   cli.define_path("data_dir", None, "As of experiments.run.", values)

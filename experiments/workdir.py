@@ -49,7 +49,7 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
     return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = _open_lock(workdir / "lock")
+    lock = open_lock(workdir / "lock")
   except BlockingIOError:
     raise UsageError(f"--workdir: another run is using {workdir}") from None
   except OSError as error:
@@ -153,11 +153,14 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
   os.replace(scratch, path)
 
 
-def _open_lock(path):
-  """Locks a file and returns its descriptor; BlockingIOError where another process holds it.
+def open_lock(path: pathlib.Path) -> int:
+  """Locks a file, which ends with the descriptor that is returned.
 
   It is opened for reading, as a disk cannot be remounted read-only while a file on it is open for
   writing; NFS, however, gives the lock for nothing else.
+
+  Raises:
+    BlockingIOError: If another process holds the lock.
   """
   file = os.open(path, os.O_CREAT | os.O_RDONLY, 0o666)
   try:

@@ -31,8 +31,8 @@ class Rates:
   """Images a second of each row on a kind of device.
 
   Measured are the runs that were made there, and rows of `experiments.benchmark --suite=train --json`,
-  for images of 32x32. What was not measured is scaled from the measured row of the same precision, of the
-  same family where there is one, with the most similar number of operations.
+  for images of 32x32. What was not measured is scaled from the measured row, of the same precision and,
+  where there is one, of the same family, with the most similar number of operations.
   """
 
   def __init__(self, records: Sequence[Record], benchmark: pathlib.Path, device_kind: str):

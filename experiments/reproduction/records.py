@@ -135,12 +135,7 @@ def save(results: pathlib.Path, record: Record) -> None:
   """
   target = path(results, record.run)
   target.parent.mkdir(parents=True, exist_ok=True)
-  try:
-    if _record(results, target, read_json(target)).run != record.run:
-      raise ValueError
-  except FileNotFoundError:
-    pass
-  except (OSError, ValueError, RecursionError):
+  if find(results, record.run) is None and os.path.lexists(target):
     os.replace(target, target.with_name(f"{target.name}.bad"))
   fields = dataclasses.asdict(record)
   lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in fields.items()]
@@ -161,6 +156,20 @@ def read(results: pathlib.Path) -> list[Record]:
   files = sorted((results / FOLDER).glob("*/*.json"))
   found = [read_checked(file, functools.partial(_record, results, file)) for file in files]
   return [record for record in found if record is not None]
+
+
+def find(results: pathlib.Path, run: Run) -> Record | None:
+  """Reads the record of a run; None if it has none, or a bad one, which `read` names.
+
+  Raises:
+    UsageError: As `read`.
+  """
+  file = path(results, run)
+  try:
+    record = _record(results, file, read_json(file))
+  except (OSError, ValueError, RecursionError):
+    return None
+  return record if record.run == run else None
 
 
 def move_old(results: pathlib.Path, found: Iterable[Record]) -> None:

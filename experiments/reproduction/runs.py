@@ -22,9 +22,8 @@ class Study(NamedTuple):
     dataset: One of the paper's, or "digits".
     protocol: "paper", or "reduced": what two CPU cores can do. The digits, which the paper does not
       have, have a reduced one only.
-    augmentation: "auto", the paper's: CIFAR is augmented; or "none" or "standard" where that is another
-      one, see `create_study`. Table 3 cannot be reproduced without augmentation: on CIFAR-10 MSDNet with
-      d = 6 ends at 82.7 % after 150 epochs and has 84.1 % after 24 epochs with it; the paper has 87.2 %.
+    augmentation: "auto", the paper's: CIFAR is augmented, for both tables (`document.NOT_AUGMENTED` says
+      why); or "none" or "standard" where that is another one, see `create_study`.
     precision: "float32" or "bfloat16".
   """
 

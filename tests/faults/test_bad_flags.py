@@ -80,6 +80,7 @@ FLAGS = {
   "validation of all": ("--validation_fraction", ["--validation_fraction=0.9999"]),
   "more examples than there are": ("--train_examples", ["--train_examples=1438"]),
   "a shift by the whole image": ("--shift", ["--shift=8"]),
+  "an augmentation that is none": ("--augmentation", ["--augmentation=crop"]),
   "a dilation by the whole image": ("--dilations", ["--dilations=1,8"]),
   "epochs above int32 in steps": ("--epochs", ["--epochs=195225787"]),  # of 11 steps
   "decay above int32 in steps": ("--decay_epochs", ["--decay_epochs=1,195225787"]),

@@ -71,6 +71,26 @@ def test_paths_that_no_library_takes(path):
       parse(f"--{flag}={path}")
 
 
+@pytest.mark.parametrize("bad", ["--jobs=0", "--jobs=two", "--precision=float16", "--augmentation=crop"])
+def test_values_out_of_range_are_named(bad):
+  with pytest.raises(absl_flags.IllegalFlagValueError, match=bad.removeprefix("--")):
+    parse(bad)
+
+
+def test_precision_and_augmentation_are_parts_of_the_queue(tmp_path, capsys):
+  arguments = ("--dataset=cifar10,svhn_cropped", "--rows=msdnet6", "--seeds=0", "--precision=bfloat16")
+  runs = reproduce.wanted(parse(*arguments, "--augmentation=none"))
+  names = [run.name for run in runs]
+  assert names == [
+    "cifar10-no-augmentation-bfloat16/msdnet6-seed0",
+    "svhn_cropped-bfloat16/msdnet6-seed0",  # which is not augmented anyway
+  ]
+  records.save(tmp_path, record("msdnet6", 87.0))
+  reproduce.main(parse(*arguments, "--dry_run", f"--results={tmp_path}"))
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[1].split()[:6] == ["cifar10-bfloat16", "msdnet6", "87.22", "0", "of", "1"]
+
+
 def test_the_dry_run_counts_what_is_done(tmp_path, capsys):
   done = [record("msdnet6", 87.0, seed=s) for s in (0, 1)]
   half = record("msdnet6", 80.0, seed=2, status="interrupted", epochs=75)
