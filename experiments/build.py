@@ -43,13 +43,12 @@ def build(config: Config, dataset: Dataset) -> Run:
   plan, mesh = make_plan(config, dataset), make_mesh(config)
   model = make_model(config, dataset.num_classes, parallel=mesh is not None)
   schedule, optimizer = make_optimizer(config, plan)
-  shift, flip = config.shift_and_flip
   recipe = training.Recipe(
     model=model,
     optimizer=optimizer,
     batch_size=config.batch_size,
-    shift=shift,
-    flip=flip,
+    shift=config.shift,
+    flip=config.flip,
     axis_name=None if mesh is None else training.AXIS,
   )
   parameter_key, training_key = jax.random.split(jax.random.key(config.seed, impl=KEYS))

@@ -49,9 +49,8 @@ def _real(low: float, high: float = 1e30) -> Check:
 class Config:
   """All settings of a run; each field is a flag of the same name.
 
-  The constructor resolves the augmentation: afterwards `augmentation` is "none" or "standard", and
-  `shift` and `flip` are `None`. Only a shift and flip that have no such name are kept, beside
-  `augmentation="auto"`.
+  The constructor resolves the augmentation: afterwards `shift` and `flip` are what the run does, and
+  `augmentation` is the name of the two, or "auto" if they have none.
 
   Raises:
     ValueError: Where a value is out of range; the message names the field.
@@ -116,10 +115,9 @@ class Config:
     " horizontal flip; auto: standard for CIFAR-10 and CIFAR-100, none for the other data sets.",
     (AUTO, *AUGMENTATIONS),
   )
-  shift: int | None = _flag(
-    None, "Deprecated, use --augmentation. Largest random shift in pixels.", _whole(0)
-  )
-  flip: bool | None = _flag(None, "Deprecated, use --augmentation. Whether to flip at random.")
+  # None, before the augmentation is resolved, is what `augmentation` says.
+  shift: int = _flag(None, "Deprecated, use --augmentation. Largest random shift in pixels.", _whole(0))
+  flip: bool = _flag(None, "Deprecated, use --augmentation. Whether to flip at random.")
   seed: int = _flag(0, "Of parameters, order and augmentation; at most 2^32 - 1.", _whole(0, 2**32 - 1))
 
   precision: str = _flag("float32", "Type of the convolutions; parameters stay float32.", PRECISIONS)
@@ -167,15 +165,16 @@ class Config:
       checks.fail("decay_epochs", self.decay_epochs, "rising epochs")
     self._check_shape()
     self._check_processes()
-    for name, value in named_augmentation(*self.shift_and_flip).items():
-      object.__setattr__(self, name, value)
+    self._resolve_augmentation()
 
-  @property
-  def shift_and_flip(self) -> tuple[int, bool]:
-    """Largest shift in pixels, and whether images are flipped at random."""
+  def _resolve_augmentation(self):
     is_auto = self.augmentation == AUTO
     shift, flip = AUGMENTATIONS[own_augmentation(self.dataset) if is_auto else self.augmentation]
-    return shift if self.shift is None else self.shift, flip if self.flip is None else self.flip
+    shift = shift if self.shift is None else self.shift
+    flip = flip if self.flip is None else self.flip
+    values = {"augmentation": augmentation_name(shift, flip), "shift": shift, "flip": flip}
+    for name, value in values.items():
+      object.__setattr__(self, name, value)
 
   def _check_shape(self):
     sides = dataset_shape(self.dataset)[0][:-1]
@@ -207,24 +206,16 @@ def own_augmentation(dataset: str) -> str:
   return "standard" if dataset in ("cifar10", "cifar100") else "none"
 
 
-def named_augmentation(shift: Any, flip: Any) -> dict[str, Any]:
-  """The fields of a configuration for an augmentation, by its name where it has one.
-
-  Args:
-    shift: Largest shift in pixels.
-    flip: Whether images are flipped at random.
-  """
-  for name, known in AUGMENTATIONS.items():
-    if (shift, flip) == known:
-      return {"augmentation": name, "shift": None, "flip": None}
-  return {"augmentation": AUTO, "shift": shift, "flip": flip}
+def augmentation_name(shift: Any, flip: Any) -> str:
+  """The name of an augmentation, see `AUGMENTATIONS`; "auto" if it has none."""
+  return next((name for name, known in AUGMENTATIONS.items() if known == (shift, flip)), AUTO)
 
 
 def current_flags(recorded: dict[str, Any]) -> dict[str, Any]:
-  """Returns a run's recorded flags as today's: older runs have shift and flip, and no augmentation."""
+  """Returns a run's recorded flags as today's: runs older than --augmentation have only its parts."""
   if "augmentation" in recorded or not {"shift", "flip"} <= recorded.keys():
     return recorded
-  return recorded | named_augmentation(recorded["shift"], recorded["flip"])
+  return recorded | {"augmentation": augmentation_name(recorded["shift"], recorded["flip"])}
 
 
 MODEL_FIELDS = (

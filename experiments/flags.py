@@ -79,7 +79,7 @@ def _take_from(path, parsed):
   names = {field.name for field in dataclasses.fields(Config)}
   given = {name for name in names if parsed[name].present}
   if "augmentation" in given:
-    given |= {"shift", "flip"}  # which would replace a part of it
+    given |= {"shift", "flip"}  # the file's would replace it
   try:
     for name, value in current_flags(read_config(path)["flags"]).items():
       if name not in names:

@@ -1,5 +1,6 @@
 """--augmentation, and --shift and --flip, which it replaces, in commands and in files of older runs."""
 
+import dataclasses
 import json
 
 import jax
@@ -13,6 +14,12 @@ from experiments.config import Config
 from experiments.flags import parse
 from experiments.workdir import open_workdir
 from tests.faults.harness import TINY
+
+
+def pair(*arguments):
+  config = parse(arguments)
+  return config.shift, config.flip
+
 
 OLD = {"--shift=0 --noflip": (0, False), "--shift=4 --flip": (4, True), "--shift=2 --flip": (2, True)}
 
@@ -31,7 +38,7 @@ OLD = {"--shift=0 --noflip": (0, False), "--shift=4 --flip": (4, True), "--shift
 )
 def test_what_each_value_means(dataset, augmentation, expected, capsys):
   config = parse([f"--dataset={dataset}", f"--augmentation={augmentation}"])
-  assert config.shift_and_flip == expected
+  assert (config.shift, config.flip) == expected
   assert config.augmentation == ("standard" if expected[1] else "none")  # as config.json records it
   assert capsys.readouterr().err == ""
 
@@ -40,14 +47,14 @@ def test_what_each_value_means(dataset, augmentation, expected, capsys):
 @pytest.mark.parametrize("dataset", ["cifar10", "svhn_cropped"])
 def test_the_older_flags_still_do_what_they_say_and_warn(given, dataset, capsys):
   config = parse([f"--dataset={dataset}", *given.split()])
-  assert config.shift_and_flip == OLD[given]
+  assert (config.shift, config.flip) == OLD[given]
   (line,) = capsys.readouterr().err.splitlines()
   assert line == "warning: deprecated: --shift, --flip; use --augmentation"
 
 
 def test_an_older_flag_alone_replaces_a_part():
-  assert parse(["--dataset=cifar10", "--noflip"]).shift_and_flip == (4, False)
-  assert parse(["--dataset=digits", "--shift=1"]).shift_and_flip == (1, False)
+  assert pair("--dataset=cifar10", "--noflip") == (4, False)
+  assert pair("--dataset=digits", "--shift=1") == (1, False)
 
 
 def test_one_augmentation_is_one_configuration():
@@ -56,26 +63,36 @@ def test_one_augmentation_is_one_configuration():
   assert parse(["--augmentation=none"]) == parse(["--shift=0", "--noflip"]) != standard
 
 
-@pytest.mark.parametrize("pair", OLD.values())
-def test_a_config_json_from_before_the_flag_is_repeated(pair, tmp_path, capsys):
+@pytest.mark.parametrize("old", OLD.values())
+def test_a_config_json_from_before_the_flag_is_repeated(old, tmp_path, capsys):
   path = tmp_path / "config.json"
-  path.write_text(json.dumps({"flags": {"dataset": "cifar10", "shift": pair[0], "flip": pair[1]}}))
-  assert parse([f"--from_config={path}"]).shift_and_flip == pair
+  path.write_text(json.dumps({"flags": {"dataset": "cifar10", "shift": old[0], "flip": old[1]}}))
+  assert pair(f"--from_config={path}") == old
   for name, expected in (("none", (0, False)), ("standard", (4, True))):
-    assert parse([f"--from_config={path}", f"--augmentation={name}"]).shift_and_flip == expected
+    assert pair(f"--from_config={path}", f"--augmentation={name}") == expected
   assert capsys.readouterr().err == ""  # the user gave no flag that is deprecated
 
 
-@pytest.mark.parametrize("pair", OLD.values())
-def test_a_workdir_from_before_the_flag_is_resumed_with_the_same_augmentation_only(pair, tmp_path):
+@pytest.mark.parametrize("old", OLD.values())
+def test_a_config_json_of_today_is_repeated(old, tmp_path):
+  config = Config(dataset="cifar10", shift=old[0], flip=old[1])
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps({"flags": dataclasses.asdict(config)}))
+  assert parse([f"--from_config={path}"]) == config
+  assert pair(f"--from_config={path}", "--augmentation=none") == (0, False)
+  assert pair(f"--from_config={path}", "--shift=3") == (3, old[1])
+
+
+@pytest.mark.parametrize("old", OLD.values())
+def test_a_workdir_from_before_the_flag_is_resumed_with_the_same_augmentation_only(old, tmp_path):
   def arguments(shift, flip):
     return [f"--workdir={tmp_path}", f"--shift={shift}", "--flip" if flip else "--noflip"]
 
-  old = {k: v for k, v in vars(Config(workdir=str(tmp_path))).items() if k != "augmentation"}
-  flags = json.loads(json.dumps(old | {"shift": pair[0], "flip": pair[1]}))
+  flags = dataclasses.asdict(Config(workdir=str(tmp_path))) | {"shift": old[0], "flip": old[1]}
+  del flags["augmentation"]
   (tmp_path / "config.json").write_text(json.dumps({"flags": flags}))
   for other in OLD.values():
-    if other == pair:
+    if other == old:
       with open_workdir(parse(arguments(*other))):
         pass
     else:

@@ -56,5 +56,5 @@ def test_protocols_are_those_of_the_paper(dataset):
     expected = (200, 0.1, (100, 150), True) if row.table == 2 else (150, 0.05, (75, 115), False)
     assert (config.epochs, config.learning_rate, config.decay_epochs, config.nesterov) == expected
     assert (config.batch_size, config.momentum, config.seed, config.dataset) == (128, 0.9, 3, dataset)
-    assert config.shift_and_flip == ((0, False) if dataset == "svhn_cropped" else (4, True))
+    assert (config.shift, config.flip) == ((0, False) if dataset == "svhn_cropped" else (4, True))
     assert config.train_examples is None

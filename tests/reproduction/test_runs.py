@@ -76,7 +76,7 @@ def test_a_study_is_named_by_what_it_changes_and_so_is_its_command():
     " --augmentation=none --precision=bfloat16 --seed=7"
   )
   config = run.config()
-  assert (config.shift_and_flip, config.precision) == ((0, False), "bfloat16")
+  assert (config.shift, config.flip, config.precision) == (0, False, "bfloat16")
 
 
 @pytest.mark.parametrize("field", ["weight_decay", "epochs", "train_examples", "seed", "decay_epochs"])
