@@ -20,12 +20,13 @@ from experiments.benchmarks import (
   convolutions,
   dense_connection,
   gradients,
+  kernels,
   problems,
   solvers,
   training,
 )
 
-SUITES = (*training.SUITES, "convolutions", "dense", "gradients", "solvers")
+SUITES = (*training.SUITES, "convolutions", "dense", "gradients", "solvers", "kernels")
 
 
 def main() -> None:
@@ -41,15 +42,18 @@ def main() -> None:
   elif args.suite == "gradients":
     cases = _known(args.cases, gradients.CASES) or tuple(gradients.CASES)
     _print(gradients.rows(cases), gradients.line)
+  elif args.suite == "kernels":
+    cases = _known(args.cases, kernels.CASES) or kernels.CASES
+    _print(kernels.rows(cases, args.batch_size, args.precision or "bfloat16"), kernels.line)
   elif args.suite == "dense":
     cases = _known(args.cases, dense_connection.CASES) or tuple(dense_connection.CASES)
     _print(dense_connection.rows(cases, args.batch_size), dense_connection.line)
   elif args.suite == "convolutions":
     cases = _known(args.cases, convolutions.CASES) or tuple(convolutions.CASES)
-    _print(convolutions.rows(cases, args.batch_size, args.precision), convolutions.line)
+    _print(convolutions.rows(cases, args.batch_size, args.precision or "float32"), convolutions.line)
   else:
     cases = _known(args.cases, training.CASES) or training.SUITES[args.suite]
-    _print(training.rows(args.suite, cases, args.batch_size, args.precision), training.line)
+    _print(training.rows(args.suite, cases, args.batch_size, args.precision or "float32"), training.line)
 
 
 def _known(cases, names):
@@ -70,7 +74,10 @@ def define_flags() -> None:
   flags.DEFINE_list("cases", None, "Cases to run; those of the suite if none are named.")
   flags.DEFINE_integer("batch_size", 128, "Images a step (not solvers, gradients).")
   flags.DEFINE_enum(
-    "precision", "float32", ("float32", "bfloat16"), "Of convolutions (training, convolutions)."
+    "precision",
+    None,
+    ("float32", "bfloat16"),
+    "Of convolutions: float32 if None, bfloat16 in `kernels`.",
   )
   flags.DEFINE_list("solvers", list(solvers.SOLVERS), "Solvers to run (solvers).")
   cli.define_path(

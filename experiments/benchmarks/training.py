@@ -153,10 +153,8 @@ class Program:
 
 def compile_step(model: Any, batch: int) -> tuple[Any, tuple, float]:
   """The compiled training program, its arguments but for the count of steps, and the seconds it took."""
-  optimizer = training.sgd(
-    training.step_schedule(RATE, []), momentum=0.9, nesterov=True, weight_decay=1e-4
-  )
-  state = training.create_train_state(model, optimizer, (32, 32, 3), jax.random.key(0))
+  recipe = make_recipe(model, batch)
+  state = training.create_train_state(model, recipe.optimizer, (32, 32, 3), jax.random.key(0))
   rng = np.random.default_rng(0)
   data = training.DeviceData(
     *jax.device_put(
@@ -168,13 +166,19 @@ def compile_step(model: Any, batch: int) -> tuple[Any, tuple, float]:
       )
     )
   )
-  train = training.compile_for(
-    None, partial(training.train_steps, training.Recipe(model, optimizer, batch))
-  )
+  train = training.compile_for(None, partial(training.train_steps, recipe))
   arguments = (state, data, jax.random.key(1))
   start = time.perf_counter()
   compiled = train.lower(*arguments, np.int32(1)).compile()
   return compiled, arguments, time.perf_counter() - start
+
+
+def make_recipe(model: Any, batch: int) -> training.Recipe:
+  """How the suites train a network."""
+  optimizer = training.sgd(
+    training.step_schedule(RATE, []), momentum=0.9, nesterov=True, weight_decay=1e-4
+  )
+  return training.Recipe(model, optimizer, batch)
 
 
 def time_steps(programs: dict[str, Callable[[int], float]]) -> dict[str, float]:

@@ -1,0 +1,133 @@
+"""Suite `kernels`: how many kernels a training step launches on a GPU, counted without one.
+
+XLA's CUDA plugin compiles for a GPU that is only described, an H100. The text of the program tells how
+many kernels a step launches, not how long they take.
+"""
+
+import functools
+import importlib.util
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from cscjax import training
+from cscjax.models import create_model
+from experiments import cli
+from experiments.benchmarks import hlo
+from experiments.benchmarks.training import CASES as NETWORKS
+from experiments.benchmarks.training import make_recipe
+
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 84929347584
+  cuda_compute_capability { major: 9 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+runtime_version { major: 12 minor: 9 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+OPTIONS: dict[str, str | bool] = {
+  "xla_gpu_autotune_level": "0"
+}  # algorithms are chosen by trying them on the GPU
+EXAMPLES = 50_000  # of CIFAR-10
+FILTER_SIZE = 4  # the longest side of a network's filters
+CASES = tuple(NETWORKS)
+
+
+def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str, Any]]:
+  """Compiles the cases one after the other.
+
+  Raises:
+    UsageError: If the CUDA plugin is not installed.
+  """
+  if not has_plugin():
+    raise cli.UsageError("--suite: kernels needs JAX's CUDA plugin (pip install 'cscjax[cuda12]')")
+  jax.config.update("jax_platforms", "cpu")  # else the plugin looks for a driver
+  for case in cases:
+    start = time.perf_counter()
+    program = hlo.Program(compile_step(case, batch, precision), FILTER_SIZE)
+    count = program.largest_turn()
+    yield {
+      "suite": "kernels",
+      "case": case,
+      "kernels": count.kernels,
+      "whole_signal_windows": count.whole_signal_windows,
+      "loops": count.loops,
+      "copies_and_transposes": count.copies_and_transposes,
+      "precision": precision,
+      "batch": batch,
+      "compile_seconds": time.perf_counter() - start,
+      "jax": jax.__version__,
+    }
+
+
+def has_plugin() -> bool:
+  """Whether JAX can compile for CUDA here."""
+  return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+
+
+def compile_step(case: str, batch: int, precision: str) -> str:
+  """The optimized HLO of a network's training program."""
+  fields = dict(NETWORKS[case])
+  model = create_model(fields.pop("model"), num_classes=10, dtype=np.dtype(precision), **fields)
+  recipe = make_recipe(model, batch).replace(shift=4, flip=True)  # as the flagfiles train on CIFAR-10
+
+  def arguments():
+    state = training.create_train_state(model, recipe.optimizer, (32, 32, 3), jax.random.key(0))
+    data = training.DeviceData(
+      jnp.zeros((EXAMPLES, 32, 32, 3), jnp.uint8),
+      jnp.zeros(EXAMPLES, jnp.int32),
+      jnp.zeros(3),
+      jnp.ones(3),
+    )
+    return state, data, jax.random.key(1), jnp.int32(1)
+
+  return compiled_text(partial(training.train_steps, recipe), *jax.eval_shape(arguments), donate=0)
+
+
+def compiled_text(function: Callable, *arguments: Any, donate: int | None = None) -> str:
+  """The optimized HLO of a function of arguments of which only shapes and types are known."""
+  on_gpu = SingleDeviceSharding(_topology().devices[0])
+  arguments = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_gpu), arguments
+  )
+  traced = jax.jit(function, donate_argnums=() if donate is None else donate).trace(*arguments)
+  return traced.lower(lowering_platforms=("cuda",)).compile(OPTIONS).as_text() or ""
+
+
+@functools.cache
+def _topology():
+  return topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
+
+
+def line(row: dict[str, Any]) -> str:
+  """A row for people."""
+  return (
+    f"{row['case']:20}{row['kernels']:6d} kernels ({row['copies_and_transposes']} copies and transposes)"
+    f"{row['whole_signal_windows']:4d} whole-signal windows{row['loops']:4d} loops"
+    f"  compile {row['compile_seconds']:5.0f} s"
+  )
