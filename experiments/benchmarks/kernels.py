@@ -1,11 +1,18 @@
-"""Suite `kernels`: how many kernels a training step launches on a GPU, counted without one.
+"""Suite `kernels`: what a training step, or an iteration of a solver, launches on a GPU.
 
-XLA's CUDA plugin compiles for a GPU that is only described, an H100. The text of the program tells how
-many kernels a step launches, not how long they take.
+No GPU is needed: XLA's CUDA plugin compiles for an H100 that is only described. The text of the program
+tells how many kernels are launched, not how long they take. The counts of each version of JAX are kept
+in kernel_counts.json, which a slow test compares:
+
+    python -m experiments.benchmarks.kernels --cases=resnet20
+
+counts again for the version that is installed, and writes the file.
 """
 
 import functools
 import importlib.util
+import json
+import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
@@ -21,6 +29,7 @@ from cscjax import training
 from cscjax.models import create_model
 from experiments import cli
 from experiments.benchmarks import hlo
+from experiments.benchmarks.library_calls import CALLS, FILTER_SIZE
 from experiments.benchmarks.training import CASES as NETWORKS
 from experiments.benchmarks.training import make_recipe
 
@@ -50,16 +59,19 @@ dnn_version_info { major: 9 minor: 10 }
 runtime_version { major: 12 minor: 9 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-OPTIONS: dict[str, str | bool] = {
-  "xla_gpu_autotune_level": "0"
-}  # algorithms are chosen by trying them on the GPU
+OPTIONS: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}  # it would try algorithms on a GPU
 EXAMPLES = 50_000  # of CIFAR-10
-FILTER_SIZE = 4  # the longest side of a network's filters
-CASES = tuple(NETWORKS)
+NETWORK_FILTER_SIZE = 4  # the longest side of a network's filters
+CASES = (*NETWORKS, *CALLS)
+COUNTED = ("resnet20", "res_csc20", "msdnet6", "msdcsc12_u2", *CALLS)  # cases of the stored counts
+PATH = pathlib.Path(__file__).with_name("kernel_counts.json")
 
 
 def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str, Any]]:
   """Compiles the cases one after the other.
+
+  The counts of a row are those of `hlo.Count`: of a training step, or of an iteration of a library call,
+  which is always in float32 and for which `batch` is None.
 
   Raises:
     UsageError: If the CUDA plugin is not installed.
@@ -69,17 +81,21 @@ def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str,
   jax.config.update("jax_platforms", "cpu")  # else the plugin looks for a driver
   for case in cases:
     start = time.perf_counter()
-    program = hlo.Program(compile_step(case, batch, precision), FILTER_SIZE)
-    count = program.largest_turn()
+    if case in CALLS:
+      call, batch_size, dtype = CALLS[case], None, "float32"
+      arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in call.shapes]
+      program = hlo.Program(compiled_text(call.function, *arguments), FILTER_SIZE)
+      iterations = call.iterations
+    else:
+      batch_size, dtype, iterations = batch, precision, 1
+      program = hlo.Program(compile_step(case, batch, precision), NETWORK_FILTER_SIZE)
+    counts = {name: value / iterations for name, value in program.largest_turn()._asdict().items()}
     yield {
       "suite": "kernels",
       "case": case,
-      "kernels": count.kernels,
-      "whole_signal_windows": count.whole_signal_windows,
-      "loops": count.loops,
-      "copies_and_transposes": count.copies_and_transposes,
-      "precision": precision,
-      "batch": batch,
+      **{name: int(value) if value == int(value) else round(value, 2) for name, value in counts.items()},
+      "precision": dtype,
+      "batch": batch_size,
       "compile_seconds": time.perf_counter() - start,
       "jax": jax.__version__,
     }
@@ -124,10 +140,30 @@ def _topology():
   return topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
 
 
+def stored_counts() -> dict[str, dict[str, dict[str, float]]]:
+  """The counts of each case by the version of JAX."""
+  return json.loads(PATH.read_text())
+
+
 def line(row: dict[str, Any]) -> str:
   """A row for people."""
-  return (
-    f"{row['case']:20}{row['kernels']:6d} kernels ({row['copies_and_transposes']} copies and transposes)"
-    f"{row['whole_signal_windows']:4d} whole-signal windows{row['loops']:4d} loops"
-    f"  compile {row['compile_seconds']:5.0f} s"
+  text = (
+    f"{row['case']:18}{row['kernels']:7g} kernels, {row['copies_and_transposes']:g} of them move data,"
   )
+  text += f"{row['whole_signal_windows']:4g} whole-signal windows,{row['loops']:4g} loops,"
+  return text + f"{row['waits']:4g} waits  compile {row['compile_seconds']:4.0f} s"
+
+
+def main() -> None:
+  """Counts the cases and stores what was found, one after the other."""
+  stored = stored_counts() if PATH.exists() else {}
+  for row in rows(flags.FLAGS.cases or COUNTED, 128, "bfloat16"):
+    counts = {name: row[name] for name in hlo.Count._fields}
+    stored.setdefault(row["jax"], {})[row["case"]] = counts
+    PATH.write_text(json.dumps(stored, indent=2) + "\n")
+    print(line(row), flush=True)
+
+
+if __name__ == "__main__":
+  flags.DEFINE_list("cases", None, "Cases to count; those that are stored if none are named.")
+  cli.run(main)
