@@ -19,6 +19,7 @@ from experiments import cli
 from experiments.benchmarks import (
   convolutions,
   dense_connection,
+  gpu,
   gradients,
   kernels,
   problems,
@@ -26,7 +27,7 @@ from experiments.benchmarks import (
   training,
 )
 
-SUITES = (*training.SUITES, "convolutions", "dense", "gradients", "solvers", "kernels")
+SUITES = (*training.SUITES, "convolutions", "dense", "gradients", "solvers", "kernels", "gpu")
 
 
 def main() -> None:
@@ -45,6 +46,9 @@ def main() -> None:
   elif args.suite == "kernels":
     cases = _known(args.cases, kernels.CASES) or kernels.CASES
     _print(kernels.rows(cases, args.batch_size, args.precision or "bfloat16"), kernels.line)
+  elif args.suite == "gpu":
+    cases = _known(args.cases, gpu.CASES) or tuple(gpu.CASES)
+    _print(gpu.rows(cases, args.batch_size), gpu.line)
   elif args.suite == "dense":
     cases = _known(args.cases, dense_connection.CASES) or tuple(dense_connection.CASES)
     _print(dense_connection.rows(cases, args.batch_size), dense_connection.line)

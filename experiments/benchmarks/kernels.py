@@ -20,18 +20,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import flags
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from cscjax import training
-from cscjax.models import create_model
 from experiments import cli
 from experiments.benchmarks import hlo
 from experiments.benchmarks.library_calls import CALLS, FILTER_SIZE
 from experiments.benchmarks.training import CASES as NETWORKS
-from experiments.benchmarks.training import make_recipe
+from experiments.benchmarks.training import make_network, make_recipe
+from experiments.benchmarks.worker import Worker
 
 H100 = """
 gpu_device_info {
@@ -75,30 +74,47 @@ def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str,
 
   Raises:
     UsageError: If the CUDA plugin is not installed.
+    RuntimeError: If a case does not compile.
   """
   if not has_plugin():
     raise cli.UsageError("--suite: kernels needs JAX's CUDA plugin (pip install 'cscjax[cuda12]')")
+  worker = Worker(_make_answer)  # a process that has looked for a GPU in vain cannot use the plugin
+  try:
+    for case in cases:
+      worker.send({"case": case, "batch": batch, "precision": precision})
+      row = worker.receive()
+      if "error" in row:
+        raise RuntimeError(f"{case}: {row['error']}")
+      yield row
+  finally:
+    worker.close()
+
+
+def _make_answer():
   jax.config.update("jax_platforms", "cpu")  # else the plugin looks for a driver
-  for case in cases:
-    start = time.perf_counter()
-    if case in CALLS:
-      call, batch_size, dtype = CALLS[case], None, "float32"
-      arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in call.shapes]
-      program = hlo.Program(compiled_text(call.function, *arguments), FILTER_SIZE)
-      iterations = call.iterations
-    else:
-      batch_size, dtype, iterations = batch, precision, 1
-      program = hlo.Program(compile_step(case, batch, precision), NETWORK_FILTER_SIZE)
-    counts = {name: value / iterations for name, value in program.largest_turn()._asdict().items()}
-    yield {
-      "suite": "kernels",
-      "case": case,
-      **{name: int(value) if value == int(value) else round(value, 2) for name, value in counts.items()},
-      "precision": dtype,
-      "batch": batch_size,
-      "compile_seconds": time.perf_counter() - start,
-      "jax": jax.__version__,
-    }
+  return lambda request: count(**request)
+
+
+def count(case: str, batch: int, precision: str) -> dict[str, Any]:
+  """The row of a case, where JAX runs on the CPU."""
+  start = time.perf_counter()
+  iterations = 1
+  if case in CALLS:
+    call, iterations = CALLS[case], CALLS[case].iterations
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in call.shapes]
+    program = hlo.Program(compiled_text(call.function, *arguments), FILTER_SIZE)
+  else:
+    program = hlo.Program(compile_step(case, batch, precision), NETWORK_FILTER_SIZE)
+  counts = {name: value / iterations for name, value in program.largest_turn()._asdict().items()}
+  return {
+    "suite": "kernels",
+    "case": case,
+    **{name: int(value) if value == int(value) else round(value, 2) for name, value in counts.items()},
+    "precision": "float32" if case in CALLS else precision,
+    "batch": None if case in CALLS else batch,
+    "compile_seconds": time.perf_counter() - start,
+    "jax": jax.__version__,
+  }
 
 
 def has_plugin() -> bool:
@@ -108,12 +124,12 @@ def has_plugin() -> bool:
 
 def compile_step(case: str, batch: int, precision: str) -> str:
   """The optimized HLO of a network's training program."""
-  fields = dict(NETWORKS[case])
-  model = create_model(fields.pop("model"), num_classes=10, dtype=np.dtype(precision), **fields)
-  recipe = make_recipe(model, batch).replace(shift=4, flip=True)  # as the flagfiles train on CIFAR-10
+  recipe = make_recipe(make_network(NETWORKS[case], precision), batch).replace(
+    shift=4, flip=True
+  )  # as the flagfiles train on CIFAR-10
 
   def arguments():
-    state = training.create_train_state(model, recipe.optimizer, (32, 32, 3), jax.random.key(0))
+    state = training.create_train_state(recipe.model, recipe.optimizer, (32, 32, 3), jax.random.key(0))
     data = training.DeviceData(
       jnp.zeros((EXAMPLES, 32, 32, 3), jnp.uint8),
       jnp.zeros(EXAMPLES, jnp.int32),

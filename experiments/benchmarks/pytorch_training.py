@@ -25,21 +25,37 @@ from experiments.benchmarks.process import peak_memory
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+EAGER = "eager"
+WARM_UP = 3  # steps after the first: "reduce-overhead" records CUDA graphs in them
+MODES = ("default", "reduce-overhead") if ON_GPU else (EAGER,)  # of torch.compile
 
 
 class Program:
   """Steps of a network: random images of `data`, forward, backward, SGD with Nesterov's momentum.
 
-  Eager on the CPU. On CUDA the network is compiled, and float32 is TF32, as it is for ours.
+  On CUDA float32 is TF32, as it is for ours.
 
   Attributes:
-    compile_seconds: What the first step took beyond the second, on CUDA; else 0.
-    peak_bytes: The most that PyTorch's allocator held, on CUDA; else None, see `resident_bytes`.
+    compile_seconds: What the first step took beyond a later one where the network is compiled; else 0.
+    peak_bytes: The most that PyTorch's allocator held for it, on CUDA; else None, see `resident_bytes`.
     bytes_accessed: None, unknown.
   """
 
-  def __init__(self, model: Any, variables: Any, data: Any, batch: int, precision: str, rate: float):
+  def __init__(
+    self,
+    model: Any,
+    variables: Any,
+    data: Any,
+    batch: int,
+    precision: str,
+    rate: float,
+    mode: str = EAGER,
+  ):
+    """Takes the first steps; `mode` is "eager", or one of torch.compile."""
     set_up()
+    if ON_GPU:
+      torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     images, labels, mean, std = (torch.tensor(np.asarray(array)).to(DEVICE) for array in data)
     self.data, self.batch, self.dtype = (images, labels.long(), mean, 1 / std), batch, precision
     network = pytorch_networks.create(model, variables).to(DEVICE)
@@ -49,13 +65,14 @@ class Program:
       {"params": [p for decays, p in named if not decays]},
     ]
     self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True, fused=True)
-    self.network = torch.compile(network) if ON_GPU else network
-    if ON_GPU:
-      torch.cuda.reset_peak_memory_stats()
+    self.network = network if mode == EAGER else torch.compile(network, mode=mode)
     first = self.run(1)
-    self.compile_seconds = max(first - self.run(1), 0.0) if ON_GPU else 0.0
+    self.compile_seconds = 0.0
+    if mode != EAGER:
+      self.run(WARM_UP)
+      self.compile_seconds = max(first - self.run(1), 0.0)
     self.bytes_accessed = None
-    self.peak_bytes = torch.cuda.max_memory_allocated() if ON_GPU else None
+    self.peak_bytes = torch.cuda.max_memory_allocated() - before if ON_GPU else None
 
   def dispatch_seconds(self) -> None:
     """Unknown: every operation is dispatched by itself."""
@@ -72,6 +89,7 @@ class Program:
 
   def step(self, index: torch.Tensor) -> torch.Tensor:
     """One step on some of the images; their loss before it."""
+    torch.compiler.cudagraph_mark_step_begin()  # gradients of the step before are not needed any more
     images, labels, mean, scale = self.data
     x = images[index].float().sub_(mean).mul_(scale).permute(0, 3, 1, 2)  # channels last
     with torch.autocast(DEVICE.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):

@@ -64,53 +64,91 @@ def rows(suite: str, cases: Sequence[str], batch: int, precision: str) -> Iterat
   timed, beside = suite != "compile", suite == "train" and rates.has_pytorch()
   peak = rates.measure(precision) if timed else None
   for case in cases:
-    fields = dict(CASES[case])
-    model = create_model(fields.pop("model"), num_classes=10, dtype=np.dtype(precision), **fields)
-    step, arguments, compile_seconds = compile_step(model, batch)
-    programs: dict[str, Any] = {"cscjax": Program(step, arguments, compile_seconds)}
+    fields = CASES[case]
+    programs = {"cscjax": our_programs(fields, batch, precision)}
     if beside:
-      from experiments.benchmarks import pytorch_training
-
-      state, data, _ = arguments
-      variables = {"params": state.params, **state.variables}
-      programs["pytorch"] = pytorch_training.Program(model, variables, data, batch, precision, RATE)
-    seconds = time_steps({name: program.run for name, program in programs.items()}) if timed else {}
-    for framework, program in programs.items():
+      programs["pytorch"] = pytorch_programs(fields, batch, precision)
+    found = fastest(programs) if timed else {"cscjax": ("jit", None)}
+    layers = describe(make_network(fields), (32, 32, 3))
+    flops = (
+      3 * batch * sum(layer.forward_flops for layer in layers)
+    )  # backward is twice the forward pass
+    for framework, (mode, seconds) in found.items():
+      program = programs[framework][mode]
       peak_bytes = program.peak_bytes
       if peak_bytes is None:
-        peak_bytes = pytorch_training.resident_bytes(CASES[case], batch, precision)
+        from experiments.benchmarks import pytorch_training
+
+        peak_bytes = pytorch_training.resident_bytes(fields, batch, precision)
       row = {
         "suite": suite,
         "case": case,
         "framework": framework,
+        "mode": mode,
         "device": jax.devices()[0].device_kind,
         "precision": precision,
         "batch": batch,
-        "seconds": seconds.get(framework),
+        "seconds": seconds,
         "compile_seconds": program.compile_seconds,
         "dispatch_seconds": program.dispatch_seconds() if timed else None,
         "peak_bytes": peak_bytes,
-        # Forward, and twice as much backward.
-        "flops": 3 * batch * sum(layer.forward_flops for layer in describe(model, (32, 32, 3))),
+        "flops": flops,
       }
-      yield row | judged(row, seconds, peak, program.bytes_accessed)
+      theirs = found["pytorch"][1] if beside else None
+      yield row | judged(row, theirs, peak, program.bytes_accessed)
 
 
-def judged(
-  row: dict, seconds: dict[str, float], peak: rates.Rates | None, accessed: float | None
-) -> dict:
+def fastest(programs: dict[str, dict[str, Any]]) -> dict[str, tuple[str, float]]:
+  """The fastest mode of each framework and its seconds a step; all take turns."""
+  runs = {
+    (framework, mode): program.run
+    for framework, modes in programs.items()
+    for mode, program in modes.items()
+  }
+  seconds = time_steps(runs)
+  return {
+    framework: min(((mode, seconds[framework, mode]) for mode in modes), key=lambda pair: pair[1])
+    for framework, modes in programs.items()
+  }
+
+
+def make_network(fields: dict[str, Any], precision: str = "float32") -> Any:
+  """A network with ten classes."""
+  fields = dict(fields)
+  return create_model(fields.pop("model"), num_classes=10, dtype=np.dtype(precision), **fields)
+
+
+def our_programs(fields: dict[str, Any], batch: int, precision: str) -> dict[str, "Program"]:
+  """Our program of a network, by its only mode."""
+  return {"jit": Program(*compile_step(make_network(fields, precision), batch))}
+
+
+def pytorch_programs(fields: dict[str, Any], batch: int, precision: str) -> dict[str, Any]:
+  """PyTorch's program of a network for each of its modes, with our weights and data."""
+  from experiments.benchmarks import pytorch_training
+
+  model = make_network(fields, precision)
+  state, data, _ = make_arguments(make_recipe(model, batch))
+  variables = {"params": state.params, **state.variables}
+  return {
+    mode: pytorch_training.Program(model, variables, data, batch, precision, RATE, mode)
+    for mode in pytorch_training.MODES
+  }
+
+
+def judged(row: dict, theirs: float | None, peak: rates.Rates | None, accessed: float | None) -> dict:
   """What follows from a row's time: its speed, its shares of the device's rates, and the ratio of times.
 
   Args:
     row: With seconds, batch and flops.
-    seconds: Of both frameworks, {} where nothing is timed.
-    peak: The device's rates.
+    theirs: PyTorch's seconds, None where it was not timed.
+    peak: The device's rates; None where nothing was timed.
     accessed: Bytes that the step reads and writes, where known.
   """
   names = ("images_per_second", "flops_per_second", "matmul_fraction", "copy_fraction", "times_pytorch")
   if peak is None:
     return dict.fromkeys(names)
-  time_of_step, theirs = row["seconds"], seconds.get("pytorch")
+  time_of_step = row["seconds"]
   speed = row["flops"] / time_of_step
   values = (
     row["batch"] / time_of_step,
@@ -154,23 +192,28 @@ class Program:
 def compile_step(model: Any, batch: int) -> tuple[Any, tuple, float]:
   """The compiled training program, its arguments but for the count of steps, and the seconds it took."""
   recipe = make_recipe(model, batch)
-  state = training.create_train_state(model, recipe.optimizer, (32, 32, 3), jax.random.key(0))
-  rng = np.random.default_rng(0)
+  arguments = make_arguments(recipe)
+  train = training.compile_for(None, partial(training.train_steps, recipe))
+  start = time.perf_counter()
+  compiled = train.lower(*arguments, np.int32(1)).compile()
+  return compiled, arguments, time.perf_counter() - start
+
+
+def make_arguments(recipe: training.Recipe) -> tuple:
+  """State, random data and key for `training.train_steps`."""
+  rng, examples = np.random.default_rng(0), STEPS * recipe.batch_size
   data = training.DeviceData(
     *jax.device_put(
       (
-        rng.integers(0, 256, (STEPS * batch, 32, 32, 3), dtype=np.uint8),
-        rng.integers(0, 10, STEPS * batch).astype(np.int32),
+        rng.integers(0, 256, (examples, 32, 32, 3), dtype=np.uint8),
+        rng.integers(0, 10, examples).astype(np.int32),
         np.full(3, 0.5, np.float32),
         np.full(3, 0.25, np.float32),
       )
     )
   )
-  train = training.compile_for(None, partial(training.train_steps, recipe))
-  arguments = (state, data, jax.random.key(1))
-  start = time.perf_counter()
-  compiled = train.lower(*arguments, np.int32(1)).compile()
-  return compiled, arguments, time.perf_counter() - start
+  state = training.create_train_state(recipe.model, recipe.optimizer, (32, 32, 3), jax.random.key(0))
+  return state, data, jax.random.key(1)
 
 
 def make_recipe(model: Any, batch: int) -> training.Recipe:
@@ -181,7 +224,7 @@ def make_recipe(model: Any, batch: int) -> training.Recipe:
   return training.Recipe(model, optimizer, batch)
 
 
-def time_steps(programs: dict[str, Callable[[int], float]]) -> dict[str, float]:
+def time_steps(programs: dict[Any, Callable[[int], float]]) -> dict[Any, float]:
   """Median seconds a step of each program, over blocks of about `BLOCK_SECONDS` that take turns."""
   counts, blocks = {}, {name: [] for name in programs}
   for name, run in programs.items():

@@ -107,14 +107,14 @@ def test_both_frameworks_take_the_same_steps():
 def test_a_row_is_judged_by_the_rates_of_the_device():
   row = {"seconds": 0.5, "batch": 8, "flops": 100}
   peak = rates.Rates(flops=400.0, bytes=50.0)
-  assert training_suite.judged(row, {"cscjax": 0.5, "pytorch": 0.25}, peak, 5.0) == {
+  assert training_suite.judged(row, 0.25, peak, 5.0) == {
     "images_per_second": 16,
     "flops_per_second": 200,
     "matmul_fraction": 0.5,
     "copy_fraction": 0.2,
     "times_pytorch": 2,
   }
-  alone = training_suite.judged(row, {"cscjax": 0.5}, peak, None)
+  alone = training_suite.judged(row, None, peak, None)
   assert alone["times_pytorch"] is None
   assert alone["copy_fraction"] is None
 
@@ -128,3 +128,30 @@ def test_programs_take_turns():
   found = training_suite.time_steps({"a": program("a", 0.2), "b": program("b", 3.0)})
   assert found == {"a": 0.2, "b": 3.0}
   assert calls[4:8] == [("a", 5), ("b", 1)] * 2
+
+
+def test_the_faster_mode_of_a_framework_is_its_row():
+  class Timed:
+    def __init__(self, seconds):
+      self.run = lambda count: seconds
+
+  programs = {
+    "cscjax": {"jit": Timed(2.0)},
+    "pytorch": {"default": Timed(4.0), "reduce-overhead": Timed(3.0)},
+  }
+  assert training_suite.fastest(programs) == {
+    "cscjax": ("jit", 2.0),
+    "pytorch": ("reduce-overhead", 3.0),
+  }
+
+
+def test_a_mode_compiles_the_network_and_each_step_starts_anew(monkeypatch):
+  calls = []
+  monkeypatch.setattr(torch, "compile", lambda network, mode: calls.append(mode) or network)
+  monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: calls.append("step"))
+  monkeypatch.setattr(pytorch_training, "MODES", ("default", "reduce-overhead"))
+  fields = {"model": "msdnet", "depth": 1, "width": 4}
+  programs = training_suite.pytorch_programs(fields, 2, "float32")
+  assert list(programs) == ["default", "reduce-overhead"]
+  steps = ["step"] * (pytorch_training.WARM_UP + 2)
+  assert calls == ["default", *steps, "reduce-overhead", *steps]
