@@ -4,8 +4,10 @@ Suites: `train` (median time of a training step, beside PyTorch's), `compile` (t
 one), `memory` (time and XLA's plan of its memory against what is computed again), `convolutions` (those
 of the networks one by one, beside PyTorch's), `dense` (ways to write the dense connection), `gradients`
 (differentiating a solver against the number of its iterations), `solvers` (time to a relative objective
-gap, beside SPORCO and SCICO). Peers are measured where they are installed: pip install 'cscjax[bench]'.
-Prints one JSON object a row with --json, else a table.
+gap, beside SPORCO and SCICO), `gpu` (the networks' steps on a GPU beside PyTorch's, in five minutes),
+`kernels` (what a step or a solver's iteration launches on a GPU, counted without one; needs the CUDA
+plugin: pip install 'cscjax[cuda12]'). Peers are measured where they are installed: pip install
+'cscjax[bench]'. Prints one JSON object a row with --json, else a table.
 """
 
 import json
@@ -35,6 +37,7 @@ def main() -> None:
   args = flags.FLAGS
   if not 1 <= args.batch_size <= 2**16:
     raise cli.UsageError(f"--batch_size: expected an integer in 1..{2**16}, got {args.batch_size}")
+  precision = args.precision or ("bfloat16" if args.suite == "kernels" else "float32")
   if args.suite == "solvers":
     cases = _known(args.cases, problems.CASES) or problems.available()
     if not args.cases and cases != tuple(problems.CASES):
@@ -44,8 +47,8 @@ def main() -> None:
     cases = _known(args.cases, gradients.CASES) or tuple(gradients.CASES)
     _print(gradients.rows(cases), gradients.line)
   elif args.suite == "kernels":
-    cases = _known(args.cases, kernels.CASES) or kernels.CASES
-    _print(kernels.rows(cases, args.batch_size, args.precision or "bfloat16"), kernels.line)
+    cases = _known(args.cases, kernels.CASES) or kernels.COUNTED
+    _print(kernels.rows(cases, args.batch_size, precision), kernels.line)
   elif args.suite == "gpu":
     cases = _known(args.cases, gpu.CASES) or tuple(gpu.CASES)
     _print(gpu.rows(cases, args.batch_size), gpu.line)
@@ -54,10 +57,10 @@ def main() -> None:
     _print(dense_connection.rows(cases, args.batch_size), dense_connection.line)
   elif args.suite == "convolutions":
     cases = _known(args.cases, convolutions.CASES) or tuple(convolutions.CASES)
-    _print(convolutions.rows(cases, args.batch_size, args.precision or "float32"), convolutions.line)
+    _print(convolutions.rows(cases, args.batch_size, precision), convolutions.line)
   else:
     cases = _known(args.cases, training.CASES) or training.SUITES[args.suite]
-    _print(training.rows(args.suite, cases, args.batch_size, args.precision or "float32"), training.line)
+    _print(training.rows(args.suite, cases, args.batch_size, precision), training.line)
 
 
 def _known(cases, names):
@@ -81,7 +84,7 @@ def define_flags() -> None:
     "precision",
     None,
     ("float32", "bfloat16"),
-    "Of convolutions: float32 if None, bfloat16 in `kernels`.",
+    "Of convolutions (training, convolutions, kernels): float32 if None, in kernels bfloat16.",
   )
   flags.DEFINE_list("solvers", list(solvers.SOLVERS), "Solvers to run (solvers).")
   cli.define_path(
