@@ -124,9 +124,8 @@ def has_plugin() -> bool:
 
 def compile_step(case: str, batch: int, precision: str) -> str:
   """The optimized HLO of a network's training program."""
-  recipe = make_recipe(make_network(NETWORKS[case], precision), batch).replace(
-    shift=4, flip=True
-  )  # as the flagfiles train on CIFAR-10
+  recipe = make_recipe(make_network(NETWORKS[case], precision), batch)
+  recipe = recipe.replace(shift=4, flip=True)  # as the flagfiles train on CIFAR-10
 
   def arguments():
     state = training.create_train_state(recipe.model, recipe.optimizer, (32, 32, 3), jax.random.key(0))
