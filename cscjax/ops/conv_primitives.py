@@ -3,9 +3,10 @@
     conv(x, w) -> y      input_transpose(y, w) -> x      filter_transpose(x, y) -> w
 
 The gradients that JAX derives for a convolution run 10 to 200 times slower inside a loop (`lax.scan`,
-`lax.fori_loop`) on the CPU than outside. As primitives the three have lowerings of their own there
-(`conv_cpu`), while other platforms keep JAX's. Being closed under transposition they have forward- and
-reverse-mode derivatives of every order.
+`lax.fori_loop`) on the CPU than outside, and on a GPU one of them is slow for dilated filters. As
+primitives, the three have lowerings of their own there (`conv_cpu`, `conv_gpu`), and JAX's elsewhere
+(`conv_plain`). Because they are closed under transposition, they have forward- and reverse-mode
+derivatives of every order.
 
 Arrays have one batch axis, geometry is explicit: `strides`, `dilations` and `pads` with one entry an
 axis, `sizes` the spatial shape of x, or of w.
@@ -19,9 +20,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from cscjax.ops import conv_cpu, meshes
-
-_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+from cscjax.ops import conv_cpu, conv_gpu, conv_plain, meshes
 
 
 def conv(x, w, *, strides, dilations, pads):
@@ -31,30 +30,14 @@ def conv(x, w, *, strides, dilations, pads):
   return _conv_p.bind(x, w, strides=strides, dilations=dilations, pads=pads, sizes=sizes)
 
 
-def _conv(x, w, *, strides, dilations, pads, sizes):
-  del sizes
-  return lax.conv_general_dilated(
-    x, w, strides, pads, rhs_dilation=dilations, dimension_numbers=_LAYOUTS[x.ndim - 2]
-  )
-
-
-def _input(y, w, *, sizes, **geometry):
-  x = jnp.zeros_like(y, shape=(y.shape[0], *sizes[0], w.shape[-2]))
-  return jax.linear_transpose(lambda x: _conv(x, w, sizes=sizes, **geometry), x)(y)[0]
-
-
-def _filter(x, y, *, sizes, **geometry):
-  w = jnp.zeros_like(y, shape=(*sizes[1], x.shape[-1], y.shape[-1]))
-  return jax.linear_transpose(lambda w: _conv(x, w, sizes=sizes, **geometry), w)(y)[0]
-
-
-def _primitive(name, implementation, cpu_implementation):
+def _primitive(name, plain, **platforms):
+  """The primitive of a map with the lowering `plain`, or the one of `platforms` where it has one."""
   primitive = Primitive(name)
 
   @primitive.def_abstract_eval
   def _(a, b, **params):
     # The type of the plain form, with the axes of a mesh over which it varies.
-    return jax.make_jaxpr(partial(implementation, **params))(a, b).out_avals[0]
+    return jax.make_jaxpr(partial(plain, **params))(a, b).out_avals[0]
 
   static = ("strides", "dilations", "pads", "sizes")
   compiled = jax.jit(lambda a, b, **params: primitive.bind(a, b, **params), static_argnames=static)
@@ -64,16 +47,23 @@ def _primitive(name, implementation, cpu_implementation):
     with jax.disable_jit(False):  # else it would call itself
       return compiled(a, b, **params)
 
-  mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
-  mlir.register_lowering(
-    primitive, mlir.lower_fun(cpu_implementation, multiple_results=False), platform="cpu"
-  )
+  mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
+  for platform, implementation in platforms.items():
+    lowering = mlir.lower_fun(implementation, multiple_results=False)
+    mlir.register_lowering(primitive, lowering, platform=platform)
   return primitive
 
 
-_conv_p = _primitive("csc_conv", _conv, conv_cpu.conv)
-_input_p = _primitive("csc_conv_input_transpose", _input, conv_cpu.input_transpose)
-_filter_p = _primitive("csc_conv_filter_transpose", _filter, conv_cpu.filter_transpose)
+_conv_p = _primitive("csc_conv", conv_plain.conv, cpu=conv_cpu.conv)
+_input_p = _primitive(
+  "csc_conv_input_transpose", conv_plain.input_transpose, cpu=conv_cpu.input_transpose
+)
+_filter_p = _primitive(
+  "csc_conv_filter_transpose",
+  conv_plain.filter_transpose,
+  cpu=conv_cpu.filter_transpose,
+  cuda=conv_gpu.filter_transpose,
+)
 
 # Rules take (cotangent, left, right) and give the cotangent of the one that is not known.
 ad.defbilinear(

@@ -1,0 +1,121 @@
+"""The GPU's filter transpose, run on the CPU against the plain form, and what is lowered for a GPU."""
+
+import re
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from cscjax import ops
+from cscjax.ops import conv_gpu, conv_plain
+from tests import references
+
+
+def _check(spatial, kernel, strides, dilations, pads, dtype=np.float64, error=1e-13):
+  """Against the plain form in float64, within `error` times the largest entry."""
+  geometry = {"stride": strides, "dilation": dilations, "padding": pads}
+  shape = references.code_spatial(np.zeros((*kernel, 1, 1)), spatial, **geometry)
+  rng = np.random.default_rng(0)
+  x, y = (jnp.asarray(rng.normal(size=(2, *s)), dtype) for s in ((*spatial, 2), (*shape, 3)))
+  params = {"strides": strides, "dilations": dilations, "pads": pads, "sizes": (spatial, kernel)}
+  got = jax.jit(partial(conv_gpu.filter_transpose, **params))(x, y)
+  assert got.dtype == dtype
+  plain = jax.jit(partial(conv_plain.filter_transpose, **params))
+  expected = plain(x.astype(np.float64), y.astype(np.float64))
+  assert got.shape == expected.shape == (*kernel, 2, 3)
+  np.testing.assert_allclose(got, expected, rtol=0, atol=error * (1 + np.abs(expected).max()))
+
+
+@st.composite
+def _geometries(draw):
+  rank = draw(st.sampled_from([1, 2]))
+
+  def sizes(low, high):
+    return tuple(draw(st.integers(low, high)) for _ in range(rank))
+
+  pads = tuple(zip(sizes(0, 7), sizes(0, 7), strict=True))
+  geometry: dict[str, Any] = {"stride": sizes(1, 4), "dilation": sizes(1, 4), "padding": pads}
+  spatial, kernel = sizes(1, 11), sizes(1, 4)
+  assume(min(references.code_spatial(np.zeros((*kernel, 1, 1)), spatial, **geometry)) >= 1)
+  return spatial, kernel, *geometry.values()
+
+
+@given(_geometries())
+@settings(max_examples=25)
+def test_any_geometry(x64, case):
+  _check(*case)
+
+
+@pytest.mark.parametrize(
+  ("spatial", "kernel", "strides", "dilations", "pads"),
+  [
+    ((33, 32), (3, 3), (1, 1), (3, 2), ((3, 3), (2, 2))),
+    ((8, 8), (3, 3), (1, 1), (3, 3), ((3, 3), (3, 3))),  # parts no larger than the filter
+    ((9, 8), (2, 4), (1, 1), (2, 3), ((1, 1), (4, 5))),  # padding that d does not divide
+    ((12, 13), (3, 2), (2, 3), (3, 2), ((2, 1), (0, 0))),  # no common divisor
+    ((16, 17), (3, 3), (2, 4), (4, 2), ((4, 4), (1, 2))),  # d / 2 residues; none but the stride
+    ((16,), (3,), (6,), (4,), ((3, 0),)),
+    ((10, 9), (2, 2), (2, 1), (1, 2), ((0, 1), (1, 1))),  # an axis that is not dilated
+    ((5, 5), (3, 3), (1, 1), (2, 2), ((14, 1), (0, 14))),  # outputs that see padding alone
+    ((20,), (5,), (1,), (16,), ((32, 32),)),  # a dilation near the signal's size
+  ],
+)
+def test_named_geometries(x64, spatial, kernel, strides, dilations, pads):
+  _check(spatial, kernel, strides, dilations, pads)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(np.float32, 1e-6), (jnp.bfloat16, 2**-7)])
+def test_types(x64, dtype, error):
+  _check((8, 9), (3, 3), (1, 1), (2, 3), ((2, 2), (3, 3)), dtype, error)
+
+
+def test_empty_batch():
+  params = {"strides": (1,), "dilations": (2,), "pads": ((2, 2),), "sizes": ((8,), (3,))}
+  out = conv_gpu.filter_transpose(jnp.ones((0, 8, 2)), jnp.ones((0, 8, 4)), **params)
+  np.testing.assert_array_equal(out, np.zeros((3, 2, 4)))
+
+
+def _gpu_text(function, *shapes):
+  arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+  return jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+
+
+def _convolutions(text):
+  return re.findall(r"stablehlo\.convolution.*", text)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", ((1, 3), (0, 2))])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 2), (1, (1, 5)), ((3, 1), 2), (2, 4)])
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_xla_recognises_gradients_by_dilated_filters(padding, stride, dilation, adjoint):
+  """XLA's conditions: x is read at every position, and y is larger than the filters, and not than x."""
+  spatial, kernel, geometry = (17, 16), (3, 2), {"stride": stride, "dilation": dilation}
+  filters = jnp.zeros((*kernel, 4, 5))
+  code = ops.analysis_shape(filters, spatial, padding=padding, **geometry)
+
+  def product(w, x, y):
+    if adjoint:
+      return jnp.sum(ops.conv_adjoint(y, w, spatial, padding=padding, **geometry) * x)
+    return jnp.sum(ops.conv(x, w, padding=padding, **geometry) * y)
+
+  text = _gpu_text(jax.grad(product), filters.shape, (6, *spatial, 4), (6, *code, 5))
+  (gradient,) = _convolutions(text)
+  assert "stride = [1, 1]" in gradient
+  x, y, w = ([int(n) for n in shape] for shape in re.findall(r"tensor<(\d+)x(\d+)x(\d+)x", gradient))
+  assert all(k < n <= size for k, n, size in zip(w[:2], y[1:], x[1:], strict=True))
+
+
+@pytest.mark.parametrize(("kernel", "dilations"), [((3, 3), (1, 1)), ((1, 3), (4, 1))])
+def test_undilated_gradient_keeps_the_plain_form(kernel, dilations):
+  """The dilation of a single tap means nothing."""
+  pads = ((0, 0), (1, 1)) if kernel == (1, 3) else ((1, 1), (1, 1))
+  params = {"strides": (2, 1), "pads": pads, "sizes": ((8, 8), kernel)}
+  shapes = ((6, 8, 8, 4), (6, 4, 8, 5))
+  own = partial(conv_gpu.filter_transpose, dilations=dilations, **params)
+  plain = partial(conv_plain.filter_transpose, dilations=(1, 1), **params)
+  assert _gpu_text(own, *shapes) == _gpu_text(plain, *shapes)
