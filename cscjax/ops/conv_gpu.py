@@ -3,11 +3,13 @@
 XLA recognises a gradient by the filters as such only where they are not dilated. Elsewhere it runs a
 forward convolution with the whole signal as its window, which is several times slower.
 
-Arguments are those of `conv_primitives`.
+Arguments are those of `conv_primitives`, with or without groups.
 """
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -29,11 +31,20 @@ def filter_transpose(x, y, *, strides, dilations, pads, sizes):
     return conv_plain.filter_transpose(
       x, y, strides=strides, dilations=dilations, pads=pads, sizes=sizes
     )
+  rank = len(strides)
   commons = [math.gcd(s, d) for s, d in zip(strides, dilations, strict=True)]
   residues = [d // common for d, common in zip(dilations, commons, strict=True)]
   x_edges, y_edges, steps, new_pads = [], [], [], []
   for k, h, n, s, d, common, parts, (low, _) in zip(
-    sizes[1], x.shape[1:-1], y.shape[1:-1], strides, dilations, commons, residues, pads, strict=True
+    sizes[1],
+    x.shape[-rank - 1 : -1],
+    y.shape[-rank - 1 : -1],
+    strides,
+    dilations,
+    commons,
+    residues,
+    pads,
+    strict=True,
   ):
     step, spread = (s // common, 1) if parts == 1 else (1, s // common)
     # XLA sees a forward convolution with y as its filter if y is no larger than the true filter, or if
@@ -47,10 +58,10 @@ def filter_transpose(x, y, *, strides, dilations, pads, sizes):
     y_edges.append((0, length * parts - (n - 1) * spread - 1, spread - 1))
     steps.append(step)
     new_pads.append((before, max(used - cells, 0)))
-  ones = (1,) * len(steps)
+  ones = (1,) * rank
   return conv_plain.filter_transpose(
-    _by_residue(x, x_edges, dilations, commons),
-    _by_residue(y, y_edges, residues, ones),
+    _by_residue(x, edges=x_edges, moduli=dilations, commons=commons),
+    _by_residue(y, edges=y_edges, moduli=residues, commons=ones),
     strides=steps,
     dilations=ones,
     pads=new_pads,
@@ -58,12 +69,14 @@ def filter_transpose(x, y, *, strides, dilations, pads, sizes):
   )
 
 
-def _by_residue(a, edges, moduli, commons):
+def _by_residue(a, *, edges, moduli, commons):
   """Splits the padded [N, H, W, C] by the residue of a position: [N * residues, H / dh, W / dw, C].
 
   Of the residues modulo `moduli`, those that are multiples of `commons` are kept.
   """
   rank = len(moduli)
+  if a.ndim > rank + 2:
+    return jax.vmap(partial(_by_residue, edges=edges, moduli=moduli, commons=commons))(a)
   a = lax.pad(a, jnp.zeros((), a.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
   cells = [size // d for size, d in zip(a.shape[1:-1], moduli, strict=True)]
   a = a.reshape(a.shape[0], *(n for pair in zip(cells, moduli, strict=True) for n in pair), a.shape[-1])

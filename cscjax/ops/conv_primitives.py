@@ -8,10 +8,14 @@ primitives, the three have lowerings of their own there (`conv_cpu`, `conv_gpu`)
 (`conv_plain`). Because they are closed under transposition, they have forward- and reverse-mode
 derivatives of every order.
 
-Arrays have one batch axis, geometry is explicit: `strides`, `dilations` and `pads` with one entry an
-axis, `sizes` the spatial shape of x, or of w.
+Arrays have one batch axis. The geometry is explicit: `strides`, `dilations` and `pads` have one entry
+for each spatial axis, `sizes` holds the spatial shapes of x and of w. Both operands may have a group
+axis, as in [G, N, H, W, C] and [G, kh, kw, C, m], and then the result has one too. This means G
+convolutions side by side. The CPU computes them one after another, other platforms as one grouped
+convolution.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -54,14 +58,27 @@ def _primitive(name, plain, **platforms):
   return primitive
 
 
-_conv_p = _primitive("csc_conv", conv_plain.conv, cpu=conv_cpu.conv)
+def _one_by_one(function):
+  """`function` for one group after another."""
+
+  def mapped(a, b, **params):
+    if a.ndim == len(params["strides"]) + 2:
+      return function(a, b, **params)
+    return lax.map(lambda pair: function(*pair, **params), (a, b))
+
+  return mapped
+
+
+_conv_p = _primitive("csc_conv", conv_plain.conv, cpu=_one_by_one(conv_cpu.conv))
 _input_p = _primitive(
-  "csc_conv_input_transpose", conv_plain.input_transpose, cpu=conv_cpu.input_transpose
+  "csc_conv_input_transpose",
+  conv_plain.input_transpose,
+  cpu=_one_by_one(conv_cpu.input_transpose),
 )
 _filter_p = _primitive(
   "csc_conv_filter_transpose",
   conv_plain.filter_transpose,
-  cpu=conv_cpu.filter_transpose,
+  cpu=_one_by_one(conv_cpu.filter_transpose),
   cuda=conv_gpu.filter_transpose,
 )
 
@@ -83,27 +100,28 @@ ad.defbilinear(
 )
 
 
-def _fold_batch(primitive, args, dims, **params):
-  """vmap: over signals it joins the batch axis; over filters too it is a loop."""
-  left, right = args
-  if dims[1] is None:
-    left = jnp.moveaxis(left, dims[0], 0)
-    joined = left.reshape(left.shape[0] * left.shape[1], *left.shape[2:])
-    out = primitive.bind(joined, right, **params)
-    return out.reshape(*left.shape[:2], *out.shape[1:]), 0
-  return _loop(primitive, args, dims, **params)
+def _batch(primitive, axes, args, dims, **params):
+  """vmap: what maps one operand becomes part of one of its axes, what maps both of the group axis.
+
+  `axes` names this axis of each operand in an array without groups, and that of the result.
+  """
+  ndim = len(params["strides"]) + 2
+  args = list(args)
+  mapped = [side for side, dim in enumerate(dims) if dim is not None]
+  groups = args[mapped[0]].ndim - 1 - ndim  # number of group axes, 0 or 1
+  if len(mapped) == 2 and not groups:
+    args = (jnp.moveaxis(a, dim, 0) for a, dim in zip(args, dims, strict=True))
+    return primitive.bind(*args, **params), 0
+  axis, out_axis = (0, 0) if len(mapped) == 2 else (n % ndim + groups for n in axes[mapped[0]])
+  for side in mapped:
+    a = jnp.moveaxis(args[side], dims[side], axis)
+    split = a.shape[axis : axis + 2]
+    args[side] = a.reshape(*a.shape[:axis], math.prod(split), *a.shape[axis + 2 :])
+  out = primitive.bind(*args, **params)
+  return out.reshape(*out.shape[:out_axis], *split, *out.shape[out_axis + 1 :]), out_axis
 
 
-def _loop(primitive, args, dims, **params):
-  """vmap as a loop over the mapped axis."""
-  size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
-  args = [
-    jnp.broadcast_to(a, (size, *a.shape)) if d is None else jnp.moveaxis(a, d, 0)
-    for a, d in zip(args, dims, strict=True)
-  ]
-  return lax.map(lambda pair: primitive.bind(*pair, **params), tuple(args)), 0
-
-
-batching.primitive_batchers[_conv_p] = partial(_fold_batch, _conv_p)
-batching.primitive_batchers[_input_p] = partial(_fold_batch, _input_p)
-batching.primitive_batchers[_filter_p] = partial(_loop, _filter_p)
+# Images are joined along the batch axis, filters along their atoms (or their channels).
+batching.primitive_batchers[_conv_p] = partial(_batch, _conv_p, ((0, 0), (-1, -1)))
+batching.primitive_batchers[_input_p] = partial(_batch, _input_p, ((0, 0), (-2, -1)))
+batching.primitive_batchers[_filter_p] = partial(_batch, _filter_p, ((-1, -2), (-1, -1)))

@@ -1,5 +1,7 @@
 """The convolution and its adjoint against a matrix built tap by tap."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -193,6 +195,62 @@ def test_vmap(x64, axes):
     alone = _three_maps(*(a if axis is None else a[i] for a, axis in zip(arguments, axes, strict=True)))
     for got, expected in zip(mapped, alone, strict=True):
       np.testing.assert_allclose(got[i], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("outer", [(0, None, None), (None, 0, None), (None, None, 0), (0, 0, 0)])
+@pytest.mark.parametrize("inner", [(0, None, None), (None, 0, None), (0, 0, 0)])
+def test_nested_vmap(x64, outer, inner):
+  """Over one operand and over both, one in the other."""
+  batched, axes = _arguments(2, 3), list(zip(outer, inner, strict=True))
+
+  def pick(i, j):
+    """The arguments at i and j, or all where that is a slice; an axis that is not mapped has only 0."""
+    return [
+      a[0 if o is None else i, 0 if n is None else j] for a, (o, n) in zip(batched, axes, strict=True)
+    ]
+
+  arguments = pick(slice(None), slice(None))
+  mapped = jax.jit(jax.vmap(jax.vmap(_three_maps, inner), outer))(*arguments)
+  for i, j in itertools.product(range(2), range(3)):
+    for got, expected in zip(mapped, _three_maps(*pick(i, j)), strict=True):
+      np.testing.assert_allclose(got[i, j], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)])
+def test_derivatives_of_a_vmap(x64, axes):
+  """Of the sum of the energies in one pass, against those of each term: gradient, and its derivative."""
+  _, filters, code = (
+    a if axis == 0 else a[0] for a, axis in zip(_arguments(3), (0, *axes), strict=True)
+  )
+  directions = jax.tree.map(lambda a: jnp.cos(jnp.arange(a.size)).reshape(a.shape), (filters, code))
+
+  def energy(w, code):
+    return jnp.sum(ops.conv_adjoint(code, w, SPATIAL, **GEOMETRY) ** 2)
+
+  def one_by_one(w, code):
+    pairs = [
+      [a if axis is None else a[i] for a, axis in zip((w, code), axes, strict=True)] for i in range(3)
+    ]
+    return sum(energy(*pair) for pair in pairs)
+
+  def together(w, code):
+    return jnp.sum(jax.vmap(energy, axes)(w, code))
+
+  expected = jax.jit(lambda *a: jax.jvp(jax.grad(one_by_one, (0, 1)), a, directions))(filters, code)
+  found = jax.jit(lambda *a: jax.jvp(jax.grad(together, (0, 1)), a, directions))(filters, code)
+  for got, value in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(got, value, rtol=1e-11, atol=1e-11)
+
+
+def test_vmap_over_other_axes(x64):
+  x, filters, _ = _arguments(3)
+  moved = jnp.moveaxis(x, 0, 2), jnp.moveaxis(filters, 0, -1)
+  for axes in [(2, -1), (2, None), (None, -1)]:
+    x_, filters_ = (m if axis else a[0] for m, a, axis in zip(moved, (x, filters), axes, strict=True))
+    mapped = jax.vmap(lambda x, w: ops.conv(x, w, **GEOMETRY), axes, -2)(x_, filters_)
+    for i in range(3):
+      alone = ops.conv(x[i if axes[0] else 0], filters[i if axes[1] else 0], **GEOMETRY)
+      np.testing.assert_allclose(mapped[..., i, :], alone, atol=1e-12)
 
 
 def test_forward_and_second_derivatives(x64):

@@ -155,3 +155,4 @@ def test_empty_batches(channels):
   x, code = jnp.ones((0, 2, 4, 4, channels)), jnp.ones((2, 0, 4, 4, 2))
   assert jax.vmap(lambda x: ops.conv(x, w))(x).shape == (0, 2, 4, 4, 2)
   assert jax.vmap(lambda c: ops.conv_adjoint(c, w, (4, 4)))(code).shape == (2, 0, 4, 4, channels)
+  assert jax.vmap(ops.conv)(x, jnp.ones((0, 3, 3, channels, 2))).shape == (0, 2, 4, 4, 2)
