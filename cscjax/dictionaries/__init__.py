@@ -15,6 +15,7 @@ from cscjax.dictionaries.effective import (
 from cscjax.dictionaries.identity import IdentityAugmented
 from cscjax.dictionaries.lipschitz import lipschitz
 from cscjax.dictionaries.matrix import MatrixDictionary
+from cscjax.dictionaries.symbol import lipschitz_bound
 
 __all__ = [
   "Code",
@@ -29,6 +30,7 @@ __all__ = [
   "join",
   "layer_reconstructions",
   "lipschitz",
+  "lipschitz_bound",
   "mutual_coherence",
   "new_code",
   "nonzero_share",
