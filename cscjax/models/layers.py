@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from cscjax import checks
-from cscjax.dictionaries import Code, ConvDictionary, Dictionary, IdentityAugmented
+from cscjax.dictionaries import Code, ConvDictionary, Dictionary, IdentityAugmented, lipschitz_bound
 from cscjax.models.norms import shared_norms
 from cscjax.models.spectral import STEPS, trained_step
 from cscjax.ops import Padding, expand_rank
@@ -42,14 +42,13 @@ class UnfoldedLayer(nn.Module):
 
   N_k is batch norm whose bias is the negative threshold (eq. 2); all N_k share scale and bias, so that
   parameters do not grow with the unfolding, and keep their own running statistics. The step is
-  2 sigmoid(k) / L with k trained from 0, and L an estimate of lambda_max(D^T D), the largest eigenvalue,
-  by the power method, see `tracked_lipschitz`.
+  2 sigmoid(k) / L with k trained from 0, and L >= lambda_max(D^T D) the upper bound `lipschitz_bound` of
+  the present filters. No gradient flows through L.
 
-  An unfolding is sure to descend under three conditions: the step is below 2 / lambda_max(D^T D), there
-  is no batch norm, and the solver is "ista". It is then an iteration of ISTA for
-  1/2 ||x - D code||^2 + sum_j beta_j code_j, code >= 0, with beta = -bias / step. Batch norm scales the
-  code anew each time and FISTA extrapolates, after which the data term can grow; and a tracked L can be
-  too small.
+  Without batch norm and with the solver "ista" each unfolding descends: it is an iteration of ISTA for
+  1/2 ||x - D code||^2 + sum_j beta_j code_j, code >= 0, with beta = -bias / step, and the step is below
+  2 / lambda_max(D^T D). Batch norm scales the code anew each time and FISTA extrapolates: after either
+  the objective can grow. So it can for step="free", whose step has no bound.
 
   Attributes:
     width: New channels of the code.
@@ -82,7 +81,7 @@ class UnfoldedLayer(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool = False) -> Code:
     """Returns the code of x [N, H, W, C] or [N, L, C].
 
-    With `train` batch statistics are those of the batch, and "batch_stats" and "spectral" are updated.
+    With `train` batch statistics are those of the batch, and "batch_stats" is updated.
     """
     return pursue([self], x, solver=self.solver, train=train)[0]
 
@@ -101,11 +100,11 @@ class UnfoldedLayer(nn.Module):
     norms = shared_norms(self, self.width, count, norm=self.norm, axis_name=axis_name, train=train)
     return [lambda z, norm=norm: nn.relu(norm(z)).astype(self.dtype) for norm in norms]
 
-  def _step(self, dictionary, shape, train, identity=False):
+  def _step(self, dictionary, shape):
     if self.unfolding == 0:
       return 0.0
-    step = trained_step(self, dictionary, shape, train=train, kind=self.step, identity=identity)
-    return step.astype(self.dtype)
+    bound = lipschitz_bound(dictionary, shape[1:])
+    return trained_step(self, bound, kind=self.step).astype(self.dtype)
 
 
 class MSDCSCLayer(UnfoldedLayer):
@@ -114,8 +113,9 @@ class MSDCSCLayer(UnfoldedLayer):
       start           a = x,  z = relu(N_0(F x))
       each unfolding  r = a + F^T z - x,  z <- relu(N_k(z - step F r)),  a <- a - step r
 
-  `a` is clipped at 0 but for its first `signed` channels. L = 1 + lambda_max(F F^T) (Lemma 2). The code
-  is the pair (a [N, H, W, C], z [N, H, W, width]). Further fields and errors: `UnfoldedLayer`.
+  `a` is clipped at 0 but for its first `signed` channels. lambda_max(D^T D) = 1 + lambda_max(F F^T)
+  (Lemma 2). The code is the pair (a [N, H, W, C], z [N, H, W, width]). Further fields and errors:
+  `UnfoldedLayer`.
 
   Attributes:
     dilation: Of the 3-tap filters F.
@@ -142,9 +142,10 @@ class MSDCSCLayer(UnfoldedLayer):
       return lambda code: (kept_code(code[0]), threshold(code[1]))
 
     conv = ConvDictionary(filters, dilation=self.dilation)
-    step = self._step(conv, shape, train, identity=True)
-    dictionary = IdentityAugmented(_cast(conv, self.dtype))
-    return LayerProblem(dictionary, [first, *map(later, new_code[1:])], step)
+    dictionary = IdentityAugmented(conv)
+    step = self._step(dictionary, shape)
+    proxes = [first, *map(later, new_code[1:])]
+    return LayerProblem(_cast(dictionary, self.dtype), proxes, step)
 
 
 class CSCLayer(UnfoldedLayer):
@@ -169,7 +170,7 @@ class CSCLayer(UnfoldedLayer):
     """See `UnfoldedLayer.problem`."""
     filters = self._filters("filters", self.kernel, shape)
     conv = ConvDictionary(filters, stride=self.stride, padding=self.padding)
-    step = self._step(conv, shape, train)
+    step = self._step(conv, shape)
     dictionary = _cast(conv, self.dtype)
     if self.untied and self.unfolding:
       encoder = self._filters("filters_analysis", self.kernel, shape, lambda *_: filters)

@@ -69,7 +69,7 @@ class MLCSC(nn.Module):
     Args:
       x: Normalised images [N, H, W, C] or signals [N, L, C], of at least 8 pixels or samples an axis.
       train: Whether batch norm uses the batch's statistics and updates its running ones (pass
-        mutable=["batch_stats", "spectral"]).
+        mutable=["batch_stats"]).
       return_codes: Whether to return the codes too.
 
     Returns:

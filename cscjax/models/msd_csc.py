@@ -78,7 +78,7 @@ class MSDCSC(nn.Module):
     Args:
       x: Normalised images [N, H, W, C] or signals [N, L, C].
       train: Whether batch norm uses the batch's statistics and updates its running ones (pass
-        mutable=["batch_stats", "spectral"]).
+        mutable=["batch_stats"]).
       return_codes: Whether to return the codes too.
 
     Returns:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import checks
-from cscjax.dictionaries import ConvDictionary
+from cscjax.dictionaries import ConvDictionary, lipschitz_bound
 from cscjax.models.layers import check_input
 from cscjax.models.norms import Norm
 from cscjax.models.remat import REMAT, rematerialized
@@ -42,8 +42,9 @@ class ResCSCBlock(nn.Module):
 
       res_csc     relu(X_prev + N_2(D_2^T (X + c D_2 X_prev)))
 
-  and without the terms that the other rules leave out. c = -2 sigmoid(k) / lambda_max(D_2^T D_2) with k
-  trained from 0, so that it starts at the -L of eq. 5; see `tracked_lipschitz`.
+  and without the terms that the other rules leave out. c = -2 sigmoid(k) / L with k trained from 0, and
+  L >= lambda_max(D_2^T D_2) the upper bound `lipschitz_bound` of the present filters, through which no
+  gradient flows.
 
   Attributes:
     features: Channels of the code.
@@ -51,7 +52,7 @@ class ResCSCBlock(nn.Module):
     rule: One of `RULES`.
     c: A constant in place of the trained one.
     norm: False replaces batch norm by a bias.
-    dtype: Of the convolutions; parameters, statistics and lambda_max are float32.
+    dtype: Of the convolutions; parameters, statistics and L are float32.
     axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
   """
 
@@ -64,8 +65,14 @@ class ResCSCBlock(nn.Module):
   axis_name: str | None = None
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """X_prev [N, H, W, C] -> [N, H/stride, W/stride, features], rounded up."""
+  def __call__(self, x: jax.Array, *, bound: jax.Array | None = None, train: bool = False) -> jax.Array:
+    """X_prev [N, H, W, C] -> [N, H/stride, W/stride, features], rounded up.
+
+    Args:
+      x: X_prev.
+      bound: L, where a network has computed it for many blocks at once; None computes it here.
+      train: Whether batch norm uses the batch's statistics.
+    """
     rank, initializer = x.ndim - 2, nn.initializers.he_normal()
     shape = (3,) * rank + (x.shape[-1], self.features)
     filters = self.param("filters_1", initializer, shape)
@@ -78,7 +85,9 @@ class ResCSCBlock(nn.Module):
     if rule.correct:
       c = self.c
       if c is None:
-        c = -trained_step(self, second.replace(filters=filters), code.shape, train=train)
+        if bound is None:
+          bound = lipschitz_bound(_dictionary(filters), code.shape[1:])
+        c = -trained_step(self, bound)
       c = jnp.asarray(c, self.dtype)
     return initialized_thresholding(
       second,
@@ -172,7 +181,7 @@ class ResCSC(nn.Module):
     Args:
       x: Normalised images [N, H, W, C] or signals [N, L, C].
       train: Whether batch norm uses the batch's statistics and updates its running ones (pass
-        mutable=["batch_stats", "spectral"]).
+        mutable=["batch_stats"]).
       return_codes: Whether to return the codes too.
 
     Returns:
@@ -189,13 +198,15 @@ class ResCSC(nn.Module):
     self.sow("intermediates", "code", x)
     codes = []
     for stage in range(3):
+      transition_bound, bounds = self._bounds(stage, x.shape[1:-1])
       if stage > 0:
-        x = self._block(stage, f"transition_{stage}", stride=2)(x, train=train)
+        block = self._block(stage, f"transition_{stage}", stride=2)
+        x = block(x, bound=transition_bound, train=train)
         codes.append(x)
       equal = self._equal_blocks(stage)
       if equal:
         x, stacked = self._scan(equal, train, return_codes)(
-          self._block(stage, f"stage_{stage}"), x, None
+          self._block(stage, f"stage_{stage}"), x, bounds
         )
         codes += [] if stacked is None else list(stacked)
     x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
@@ -238,6 +249,24 @@ class ResCSC(nn.Module):
         block, code = jax.tree.map(lambda leaf, i=i: leaf[i], (params[name], sown[name]["code"]))
         yield 1, block, code
 
+  def _bounds(self, stage, sizes):
+    """L of a stage's transition and of each of its equal blocks, in one call for all of them.
+
+    (None, None) where no block asks for it, and while there are no parameters: each block computes its
+    own then.
+    """
+    if self.c is not None or not RULES[self.rule].correct or self.is_initializing():
+      return None, None
+    params, filters = self.variables["params"], []
+    if stage > 0:
+      sizes = [-(-size // 2) for size in sizes]
+      filters.append(params[f"transition_{stage}"]["filters_2"][None])
+    if self._equal_blocks(stage):
+      filters.append(params[f"stage_{stage}"]["filters_2"])
+    shape = (*sizes, self.width * 2**stage)
+    bounds = jax.vmap(lambda f: lipschitz_bound(_dictionary(f), shape))(jnp.concatenate(filters))
+    return (bounds[0], bounds[1:]) if stage > 0 else (None, bounds)
+
   def _equal_blocks(self, stage):
     """How many blocks of a stage have the stride 1."""
     return (self.depth - 2) // 6 - (stage > 0)
@@ -255,15 +284,15 @@ class ResCSC(nn.Module):
     )
 
   def _scan(self, length, train, return_codes):
-    """(block, x, None) -> x after `length` blocks of their own parameters, and their codes."""
+    """(block, x, bounds) -> x after `length` blocks of their own parameters, and their codes."""
 
-    def body(block, x, _):
-      x = block(x, train=train)
+    def body(block, x, bound):
+      x = block(x, bound=bound, train=train)
       return x, x if return_codes else None
 
     return nn.scan(
       rematerialized(body, self.remat, scanned=True),
-      variable_axes={"params": 0, "batch_stats": 0, "spectral": 0, "intermediates": 0},
+      variable_axes={"params": 0, "batch_stats": 0, "intermediates": 0},
       split_rngs={"params": True},
       length=length,
     )

@@ -40,7 +40,7 @@ class TrainState(struct.PyTreeNode):
   Attributes:
     step: int32, steps done.
     params: Trainable parameters.
-    variables: The model's other collections: running statistics, the power method's vectors.
+    variables: The model's other collections: running statistics.
     opt_state: Of the optimizer.
     metrics: Sums of the current epoch, so that a resumed epoch reports all of it.
     bad_step: int32, the first step whose loss, or whose new parameters, were not finite, -1 while there

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxprs_in_params
 
+from cscjax.dictionaries import lipschitz_bound
 from tests.models import references
 
 
@@ -44,10 +45,10 @@ def thresholds_of(params, stats, count):
   return [lambda v, norm=norm: references.relu(norm(v)) for norm in norms]
 
 
-def step_of(params, spectral, identity=0.0):
-  """2 sigmoid(k) / L, L as the model has estimated it."""
-  largest = float(spectral["state"][0]) + identity
-  return 2 / (1 + np.exp(-float(params["step_logit"]))) / largest
+def step_of(params, dictionary, signal_shape):
+  """2 sigmoid(k) / L."""
+  bound = float(lipschitz_bound(dictionary, signal_shape))
+  return 2 / (1 + np.exp(-float(params["step_logit"]))) / bound
 
 
 def size_of(tree, part):

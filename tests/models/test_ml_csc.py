@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cscjax.dictionaries import ConvDictionary
 from cscjax.models import MLCSC, CSCLayer, create_model
 from tests.models import networks, references
 from tests.references import conv_matrix, lasso_objective, lipschitz
@@ -79,7 +80,9 @@ def dense_parts(variables, count, untied=False):
     if untied:
       analysis = conv_matrix(params["filters_analysis"], (spatial, spatial), **geometry)
     thresholds = networks.thresholds_of(params, variables["batch_stats"][name], count)
-    step = networks.step_of(params, variables["spectral"][name]) if count > 1 else 0
+    dictionary = ConvDictionary(params["filters"], **geometry)
+    shape = (spatial, spatial, params["filters"].shape[-2])
+    step = networks.step_of(params, dictionary, shape) if count > 1 else 0
     parts.append((d, analysis, thresholds, step))
     spatial //= 2
   return tuple(zip(*parts, strict=True))
@@ -165,15 +168,15 @@ def test_lista_starts_as_ista(x64):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_each_unfolding_lowers_the_objective(x64, seed):
-  """A layer alone, without norm, at step 1/L and threshold beta/L."""
+  """A layer alone, without norm, at step 1/L and a threshold of beta / L."""
   rng = np.random.default_rng(seed)
   x, beta = jnp.asarray(rng.normal(size=(1, 6, 6, 2))), 0.3
   variables = jax.jit(CSCLayer(3, 1, norm=False, stride=2).init)(jax.random.key(seed), x)
   d = conv_matrix(variables["params"]["filters"], (6, 6), stride=2)
-  largest = lipschitz(d)
-  variables["params"]["bias"] = jnp.full(3, -beta / largest)
-  state = variables["spectral"]["state"]
-  variables["spectral"]["state"] = (jnp.asarray(largest), state[1])
+  dictionary = ConvDictionary(variables["params"]["filters"], stride=2)
+  step = networks.step_of(variables["params"], dictionary, (6, 6, 2))
+  assert step < 1 / lipschitz(d)
+  variables["params"]["bias"] = jnp.full(3, -beta * step)
   objectives = []
   for unfolding in range(6):
     layer = CSCLayer(3, unfolding, norm=False, stride=2, dtype=jnp.float64)
@@ -186,9 +189,9 @@ def test_statistics_of_each_unfolding(x64):
   """Their own, moved by a tenth towards the batch's in training."""
   x = images(5)
   variables = prepared(pursuit="multilayer", unfolding=2)
-  update = jax.jit(
-    lambda v: small(unfolding=2).apply(v, x, train=True, mutable=["batch_stats", "spectral"])[1]
-  )(variables)
+  update = jax.jit(lambda v: small(unfolding=2).apply(v, x, train=True, mutable=["batch_stats"])[1])(
+    variables
+  )
   for i in range(3):
     means = [
       update["batch_stats"][f"layer_{i}"][f"norm_{k}"]["mean"]

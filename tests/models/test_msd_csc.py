@@ -15,7 +15,7 @@ from tests.models import networks, references
 from tests.references import conv_matrix, lasso_objective, lipschitz
 
 SIZE, WIDTH, DILATIONS = 5, 2, (1, 2)
-COLLECTIONS = ["batch_stats", "spectral"]
+COLLECTIONS = ["batch_stats"]
 
 
 def small(**fields):
@@ -76,7 +76,8 @@ def dense_layer(variables, index, shape, unfolding):
   f = conv_matrix(params["filters"], shape[:2], dilation=DILATIONS[index % 2])
   new = networks.thresholds_of(params, stats, unfolding + 1)
   thresholds = references.msd_thresholds(new, positions, shape[2], signed=1)
-  step = networks.step_of(params, variables["spectral"][name], 1.0) if unfolding else 0
+  conv = cscjax.ConvDictionary(params["filters"], dilation=DILATIONS[index % 2])
+  step = networks.step_of(params, cscjax.IdentityAugmented(conv), shape) if unfolding else 0
   return f, thresholds, step
 
 
@@ -183,14 +184,12 @@ def test_fista_parts_from_ista_at_two_unfoldings(x64, pursuit):
 
 @functools.cache
 def unfolded_layers(count):
-  """(filters, bias, L, x) -> the codes of a layer at unfolding 0 ... count - 1, without norm."""
+  """(params, x) -> the codes of a layer at unfolding 0 ... count - 1, without norm."""
 
-  def codes(filters, bias, largest, x):
-    params = {"filters": filters, "bias": bias, "step_logit": jnp.zeros(())}
-    spectral = {"state": (largest, jnp.zeros((1, *x.shape[1:-1], WIDTH)))}
+  def codes(params, x):
     return [
       MSDCSCLayer(WIDTH, k, dilation=2, signed=1, norm=False, dtype=jnp.float64).apply(
-        {"params": params, "spectral": spectral}, x
+        {"params": params}, x
       )
       for k in range(count)
     ]
@@ -198,17 +197,25 @@ def unfolded_layers(count):
   return jax.jit(codes)
 
 
-@hypothesis.given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0.1, 3.0), beta=st.floats(0.0, 1.0))
-def test_each_unfolding_lowers_the_objective(x64, seed, scale, beta):
-  """1/2 ||x - a - F^T z||^2 + beta ||z||_1 at step 1/L and threshold beta/L, from the MSDNet's code."""
+@hypothesis.given(
+  seed=st.integers(0, 2**32 - 1),
+  scale=st.floats(0.1, 3.0),
+  beta=st.floats(0.0, 1.0),
+  logit=st.floats(-2.0, 6.0),
+)
+def test_each_unfolding_lowers_the_objective(x64, seed, scale, beta, logit):
+  """1/2 ||x - a - F^T z||^2 + beta ||z||_1 at a threshold beta * step, from the MSDNet's code."""
   rng = np.random.default_rng(seed)
   filters = rng.normal(scale=scale, size=(3, 3, 2, WIDTH))
   x = rng.normal(size=(1, 4, 4, 2))
   x[..., 1] = np.maximum(x[..., 1], 0)  # a code of the layer below, beside the image
   f = conv_matrix(filters, (4, 4), dilation=2)
-  largest = lipschitz(f)
-  bias = jnp.full(WIDTH, -beta / (1 + largest))
-  codes = unfolded_layers(5)(jnp.asarray(filters), bias, jnp.asarray(largest), jnp.asarray(x))
+  params = {"filters": jnp.asarray(filters), "step_logit": jnp.asarray(logit)}
+  conv = cscjax.ConvDictionary(params["filters"], dilation=2)
+  step = networks.step_of(params, cscjax.IdentityAugmented(conv), x.shape[1:])
+  assert step < 2 / (1 + lipschitz(f))
+  params["bias"] = jnp.full(WIDTH, -beta * step)
+  codes = unfolded_layers(5)(params, jnp.asarray(x))
   d = np.hstack([np.eye(x.size), f])
   weights = np.r_[np.zeros(x.size), np.full(d.shape[1] - x.size, beta)]
   objectives = [
