@@ -10,6 +10,7 @@ import tempfile
 from typing import Any
 
 import flax.serialization
+import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -20,6 +21,7 @@ from cscjax.training.state import TrainState
 
 STATE = "state.msgpack"
 META = pathlib.Path("meta", "metadata")
+RETIRED = "spectral"  # a collection of the networks from before L was computed from the filters alone
 
 
 class CheckpointError(Exception):
@@ -76,6 +78,8 @@ class StateHandler(ocp.CheckpointHandler):
   def restore(self, directory, args: Restore) -> TrainState:
     """Reads the state.
 
+    Where only the checkpoint has the collection `RETIRED`, it is verified with the rest and left out.
+
     Raises:
       DamagedError: If the arrays are not those that were saved.
       CheckpointError: If their names, shapes or types are not those of `args.like`.
@@ -83,9 +87,15 @@ class StateHandler(ocp.CheckpointHandler):
     """
     folder = pathlib.Path(directory)
     arrays = _arrays(folder, args.meta) if CHECKSUM in args.meta else _old_arrays(folder)
-    state = _assemble(args.like, arrays)
+    like, retired = args.like, {} if RETIRED in args.like.variables else _retired(arrays)
+    if retired:
+      like = like.replace(variables={**like.variables, RETIRED: retired})
+    state = _assemble(like, arrays)
     if _digest(state) != args.meta["digest"]:
       raise DamagedError("its arrays do not match their digest")
+    if retired:
+      kept = {name: value for name, value in state.variables.items() if name != RETIRED}
+      state = state.replace(variables=kept)
     return state
 
 
@@ -135,6 +145,13 @@ def _old_arrays(folder):
         return _named(checkpointer.restore(link))
     except Exception as error:  # Orbax raises many types for a damaged file
       raise DamagedError(str(error)) from error
+
+
+def _retired(arrays):
+  """The collection `RETIRED` of a checkpoint's arrays, as a tree; {} where it has none."""
+  prefix = f"variables/{RETIRED}/"
+  found = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+  return flax.traverse_util.unflatten_dict(found, sep="/")
 
 
 def _assemble(like, arrays):

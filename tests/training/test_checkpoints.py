@@ -253,6 +253,28 @@ def test_checkpoints_of_old_versions_are_used(tmp_path):
       assert checkpoints.restore(make_state(0)) is None
 
 
+@pytest.mark.parametrize("version", ["0.1.0", "present format"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from Orbax's threads
+def test_an_estimate_of_the_lipschitz_constant_is_left_out(tmp_path, version):
+  """Networks had it in a collection of its own; what else the checkpoint holds is still verified."""
+  estimate = {f"layer_{i}": {"state": (np.float32(i), np.ones((1, i + 1)))} for i in (0, 2, 10)}
+
+  def with_estimate(state):
+    return state.replace(variables={**state.variables, "spectral": estimate})
+
+  if version == "0.1.0":
+    save_as_old(tmp_path, with_estimate(make_state(7)), seconds=3.5)
+  else:
+    with contextlib.closing(training.Checkpoints(tmp_path)) as checkpoints:
+      checkpoints.save(with_estimate(make_state(7)), seconds=3.5)
+  chex.assert_trees_all_equal(restore(tmp_path).state, make_state(7))
+  with contextlib.closing(training.Checkpoints(tmp_path)) as checkpoints:
+    same = checkpoints.restore(with_estimate(make_state(0)))  # a network that has such a collection
+    chex.assert_trees_all_equal(same.state, with_estimate(make_state(7)))
+    with pytest.raises(training.CheckpointError, match="Dense_1/kernel is missing"):
+      checkpoints.restore(other(STRUCTURES["another depth"][0]))
+
+
 def test_an_unfinished_write_is_not_a_checkpoint(saved):
   _copy(saved / "12", saved / "20.orbax-checkpoint-tmp")
   assert int(restore(saved).state.step) == 12
