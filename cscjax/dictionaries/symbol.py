@@ -67,14 +67,14 @@ def lipschitz_bound(
   shape = check_signal_shape(dictionary, signal_shape)
   conv = in_single_precision(jax.tree.map(lax.stop_gradient, dictionary))
   filters, scale = ops.scaled(conv.filters)
-  symbol, correction = _symbol(conv.replace(filters=filters), shape[:-1])
+  symbol, correction = symbol_on_grid(conv.replace(filters=filters), shape[:-1])
   bound = correction * jnp.max(_largest_eigenvalues(symbol))
   # The relative error of a sum of n terms is below n eps; these are the longest sums.
   terms = math.prod(filters.shape[:-2]) + sum(symbol.shape[1:]) + 16
   return scale * (scale * (bound * (1 + terms * jnp.finfo(bound.dtype).eps)))
 
 
-def _symbol(conv: ConvDictionary, sizes: Sequence[int]) -> tuple[jax.Array, float]:
+def symbol_on_grid(conv: ConvDictionary, sizes: Sequence[int]) -> tuple[jax.Array, float]:
   """(S, correction): the real part of S above its imaginary one at F points, [F, 2 s, q] with s <= q.
 
   Half of the grid does, for S(-theta) is the conjugate of S(theta).

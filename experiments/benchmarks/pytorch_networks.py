@@ -5,24 +5,26 @@ the values of ours: a network is made from one of ours and its variables, with b
 and the usual pursuit of each.
 """
 
+import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 
+from cscjax import ConvDictionary
+from cscjax.dictionaries.symbol import symbol_on_grid
 from cscjax.models import MLCSC, MSDCSC, ResCSC
-
-POWER_ITERATIONS = 2  # of a training step
 
 
 def create(model: Any, variables: dict[str, Any]) -> nn.Module:
-  """The network of one of ours, its parameters and the power method's vectors from `variables`."""
+  """The network of one of ours, its parameters from `variables`."""
   networks = {MSDCSC: MSDNetwork, ResCSC: ResNetwork, MLCSC: MLNetwork}
-  weights, spectral = convert(variables["params"]), convert(variables.get("spectral", {}))
-  return networks[type(model)](model, weights, spectral).to(memory_format=torch.channels_last)
+  network = networks[type(model)](model, convert(variables["params"]))
+  return network.to(memory_format=torch.channels_last)
 
 
 def convert(tree: Any, name: str = "") -> Any:
@@ -32,8 +34,6 @@ def convert(tree: Any, name: str = "") -> Any:
     return [convert(jax.tree.map(lambda leaf, i=i: leaf[i], tree)) for i in range(count)]
   if isinstance(tree, dict):
     return {key: convert(value, key) for key, value in tree.items()}
-  if name == "state":  # of the power method: (value, vector)
-    return torch.tensor(np.moveaxis(np.asarray(tree[1]), -1, 1))
   array = np.asarray(tree)
   if array.ndim > 1:  # HWIO, or the classifier's [in, out]
     array = np.moveaxis(array, (-1, -2), (0, 1))
@@ -52,10 +52,9 @@ class Layer(nn.Module):
   step_logit: Tensor
   mean: Tensor
   var: Tensor
-  vector: Tensor
   floor: Tensor
 
-  def __init__(self, weights: dict[str, Any], spectral: dict[str, Any] | None = None, count: int = 1):
+  def __init__(self, weights: dict[str, Any], count: int = 1):
     super().__init__()
     for name, value in weights.items():
       if isinstance(value, Tensor):
@@ -64,8 +63,6 @@ class Layer(nn.Module):
       ones = torch.ones(count, *weights["scale"].shape)
       self.register_buffer("mean", 0 * ones)
       self.register_buffer("var", ones)
-    if spectral:
-      self.register_buffer("vector", spectral["state"])
 
   def norm(self, z: Tensor, index: int = 0) -> Tensor:
     """N_index by the batch's statistics."""
@@ -75,23 +72,65 @@ class Layer(nn.Module):
     """relu(N_index(z))."""
     return F.relu(self.norm(z, index), inplace=True)
 
-  def step(self, filters: Tensor, identity: int = 0, **geometry: Any) -> Tensor:
-    """2 sigmoid(k) / L, after the power method's iterations for L on D^T D."""
+  def step(self, filters: Tensor, signal: Tensor, identity: int = 0, **geometry: int) -> Tensor:
+    """2 sigmoid(k) / L, with the upper bound of L that our networks use (`lipschitz_bound`)."""
     with torch.no_grad(), torch.autocast(filters.device.type, enabled=False):
-      vector = self.vector / torch.linalg.vector_norm(self.vector)
-      for _ in range(POWER_ITERATIONS):
-        vector = F.conv2d(F.conv_transpose2d(vector, filters, **geometry), filters, **geometry)
-        value = torch.linalg.vector_norm(vector)
-        vector = vector / value
-      self.vector.copy_(vector)
-    return 2 * torch.sigmoid(self.step_logit) / (value + identity)
+      fourier = transform(filters.dtype, filters.shape[-1], tuple(signal.shape[2:]), **geometry)
+      fourier = fourier.to(filters.device)
+      symbol = torch.einsum("frpt,mct->frpcm", fourier, filters.flatten(2)).flatten(2, 3)
+      if symbol.shape[2] > symbol.shape[3]:
+        symbol = symbol.transpose(2, 3)
+      bound = identity + largest_eigenvalues(symbol.flatten(1, 2)).amax()
+    return 2 * torch.sigmoid(self.step_logit) / bound
+
+
+@torch.compiler.assume_constant_result
+def transform(dtype: torch.dtype, taps: int, sizes: tuple[int, ...], **geometry: int) -> Tensor:
+  """What makes the symbol of filters on signals of a size, [F, 2, phases, taps^2].
+
+  The real and the imaginary part of the symbol's phases at F points, for each tap of a filter. They are
+  scaled by the root of the grid's correction, and are the same in each step.
+  """
+  return _transform(dtype, taps, sizes, **geometry)
+
+
+@functools.cache
+def _transform(dtype, taps, sizes, padding, stride=1, dilation=1):
+  unit = jnp.eye(taps * taps).reshape(taps, taps, 1, -1)
+  pads = ((padding, padding),) * len(sizes)
+  conv = ConvDictionary(unit, stride=stride, dilation=dilation, padding=pads)
+  waves, correction = symbol_on_grid(conv, sizes)
+  waves = np.asarray(waves).reshape(len(waves), 2, -1, taps * taps)
+  return torch.tensor(waves * correction**0.5, dtype=dtype)
+
+
+def largest_eigenvalues(symbol: Tensor) -> Tensor:
+  """(tr G^32)^(1/32) of G = S S^H of S [F, 2 s, q], its real part above its imaginary one."""
+  gram = hermitian_square(symbol)
+  norm = torch.linalg.vector_norm(gram, dim=(1, 2))
+  bound, power = norm, 1
+  for _ in range(2):
+    gram = gram / norm[:, None, None]
+    for _ in range(2):
+      gram = hermitian_square(gram)
+    norm, power = torch.linalg.vector_norm(gram, dim=(1, 2)), 4 * power
+    bound = bound * norm ** (1 / power)
+  return bound
+
+
+def hermitian_square(matrix: Tensor) -> Tensor:
+  """A A^H of complex matrices as real ones, their real part above their imaginary one."""
+  size = matrix.shape[1] // 2
+  blocks = matrix @ matrix.mT
+  real = blocks[:, :size, :size] + blocks[:, size:, size:]
+  return torch.cat((real, blocks[:, size:, :size] - blocks[:, :size, size:]), dim=1)
 
 
 class ResBlock(Layer):
   """relu(X_prev + N_2(D_2^T (X + c D_2 X_prev))), X = relu(N_1(D_1^T X_prev)) (eq. 5), or a part."""
 
-  def __init__(self, weights: dict[str, Any], spectral: dict[str, Any] | None, stride: int, rule: str):
-    super().__init__(weights, spectral)
+  def __init__(self, weights: dict[str, Any], stride: int, rule: str):
+    super().__init__(weights)
     self.norm_1, self.norm_2 = Layer(weights["norm_1"]), Layer(weights["norm_2"])
     self.stride = stride
     self.keep, self.correct = rule in ("resnet", "res_csc"), rule in ("simplified", "res_csc")
@@ -105,7 +144,7 @@ class ResBlock(Layer):
       previous = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, code.shape[1] - x.shape[1]))
     code = self.norm_1.code(code)
     if self.correct:
-      step = self.step(self.filters_2, padding=1)
+      step = self.step(self.filters_2, code, padding=1)
       synthesis = F.conv_transpose2d(previous, self.filters_2, padding=1)
       code = torch.addcmul(code, synthesis, step, value=-1)
     update = self.norm_2.norm(F.conv2d(code, self.filters_2, padding=1))
@@ -115,18 +154,16 @@ class ResBlock(Layer):
 class ResNetwork(Layer):
   """Res-CSC, ResNet, simplified and plain (Table 2)."""
 
-  def __init__(self, model: ResCSC, weights: dict[str, Any], spectral: dict[str, Any]):
+  def __init__(self, model: ResCSC, weights: dict[str, Any]):
     super().__init__(weights)
     self.norm_0, self.classifier = Layer(weights["norm"]), Layer(weights["classifier"])
     blocks: list[Any] = []
     for stage in range(3):
       name = f"transition_{stage}"
       if stage > 0:
-        blocks.append((weights[name], spectral.get(name), 2))
-      name = f"stage_{stage}"
-      equal = weights.get(name, [])
-      blocks += zip(equal, spectral.get(name, [None] * len(equal)), [1] * len(equal), strict=True)
-    self.blocks = nn.Sequential(*(ResBlock(w, s, stride, model.rule) for w, s, stride in blocks))
+        blocks.append((weights[name], 2))
+      blocks += [(equal, 1) for equal in weights.get(f"stage_{stage}", [])]
+    self.blocks = nn.Sequential(*(ResBlock(w, stride, model.rule) for w, stride in blocks))
 
   def forward(self, x: Tensor) -> Tensor:
     """Images -> logits."""
@@ -137,10 +174,8 @@ class ResNetwork(Layer):
 class MSDLayer(Layer):
   """X -> (a, z) concatenated: unfolded pursuit over [I, F^T] (Proposition 1)."""
 
-  def __init__(
-    self, model: MSDCSC, index: int, weights: dict[str, Any], spectral: dict[str, Any] | None
-  ):
-    super().__init__(weights, spectral, model.unfolding + 1)
+  def __init__(self, model: MSDCSC, index: int, weights: dict[str, Any]):
+    super().__init__(weights, model.unfolding + 1)
     self.unfolding, self.accelerate = model.unfolding, model.solver == "fista"
     dilation = model.dilations[index % len(model.dilations)]
     self.geometry: dict[str, Any] = {"padding": dilation, "dilation": dilation}
@@ -153,7 +188,7 @@ class MSDLayer(Layer):
     """Channels so far -> those and the new ones."""
     a, z = x, self.code(F.conv2d(x, self.filters, **self.geometry))
     previous, t = (a, z), 1.0
-    step: Any = self.step(self.filters, identity=1, **self.geometry) if self.unfolding else None
+    step: Any = self.step(self.filters, x, 1, **self.geometry) if self.unfolding else None
     for k in range(1, self.unfolding + 1):
       t, weight = momentum(t)
       code = (a, z)
@@ -172,12 +207,10 @@ class MSDLayer(Layer):
 class MSDNetwork(nn.Module):
   """MSD-CSC, and MSDNet as unfolding 0 (Table 3)."""
 
-  def __init__(self, model: MSDCSC, weights: dict[str, Any], spectral: dict[str, Any]):
+  def __init__(self, model: MSDCSC, weights: dict[str, Any]):
     super().__init__()
     names = [f"layer_{i}" for i in range(model.depth)]
-    self.layers = nn.ModuleList(
-      MSDLayer(model, i, weights[name], spectral.get(name)) for i, name in enumerate(names)
-    )
+    self.layers = nn.ModuleList(MSDLayer(model, i, weights[name]) for i, name in enumerate(names))
     self.classifier = Layer(weights["classifier"])
     self.pooled = {model.depth // 3, 2 * model.depth // 3} - {0}
 
@@ -193,13 +226,12 @@ class MLNetwork(nn.Module):
 
   layers: Any
 
-  def __init__(self, model: MLCSC, weights: dict[str, Any], spectral: dict[str, Any]):
+  def __init__(self, model: MLCSC, weights: dict[str, Any]):
     super().__init__()
     self.unfolding, self.accelerate = model.unfolding, model.solver == "fista"
     names = [f"layer_{i}" for i in range(6)]
     self.layers = nn.ModuleList(
-      Layer(weights[name], spectral.get(name), model.unfolding + 1 if i < 3 else 1)
-      for i, name in enumerate(names)
+      Layer(weights[name], model.unfolding + 1 if i < 3 else 1) for i, name in enumerate(names)
     )
     self.classifier = Layer(weights["classifier"])
 
@@ -219,7 +251,8 @@ class MLNetwork(nn.Module):
     codes = [x]
     for layer in layers:
       codes.append(layer.code(F.conv2d(codes[-1], layer.filters, **geometry)))
-    steps = [layer.step(layer.filters, **geometry) for layer in layers] if self.unfolding else []
+    signals = zip(layers, codes, strict=False) if self.unfolding else ()
+    steps = [layer.step(layer.filters, signal, **geometry) for layer, signal in signals]
     previous, t = codes[-1], 1.0
     for k in range(1, self.unfolding + 1):
       t, weight = momentum(t)
