@@ -26,6 +26,7 @@ SHORT = 1e-3  # step of the gradient mapping, for atoms of unit norm: that of no
 LEAST_RHO = (
   0.25  # of a balanced rho, for atoms of unit norm: the dual vanishes with beta, and rho would too
 )
+OBJECTIVE_WEIGHT = 5.0  # of the stopping rule, see `Algorithm`
 BALANCED_FIRST = 10  # iterations; then ever more rarely, as each change of rho sets it back
 
 
@@ -86,8 +87,9 @@ def admm(
       this, >= 0, for each signal. It is computed in iterations 1, 11, 21, ... and in the last one.
     max_iterations: With a tolerance, the largest number of iterations; 1000 if None.
     stop: "gradient_mapping" or "gap". "gradient_mapping" is that of `ista` at the code itself in the
-      limit of short steps, where G is the smallest subgradient of the objective. Convexity guarantees
-      F(code) - min F <= ||G|| ||code - solution||. "gap" as in `ista`, with ADMM's own dual point.
+      limit of short steps, where G is the smallest subgradient of the objective, and with w = 5.
+      Convexity guarantees F(code) - min F <= ||G|| ||code - solution||. "gap" as in `ista`, with ADMM's
+      own dual point.
     rho: Penalty parameter > 0, for atoms of unit norm around 1. If None, it is balanced for each
       signal until the two residuals fall together (He, Yang & Wang 2000; normalised as Wohlberg 2017).
     relaxation: In 1..2.
@@ -231,7 +233,7 @@ class DouglasRachford(NamedTuple):
     )
     image, rebuilt = synthesis(point.code), synthesis(prox(point, rho).code)
     state = _State(point, image, rebuilt, rho, jnp.ones_like(rho), jnp.zeros((), jnp.int32))
-    return Algorithm(state, advance, solution, mapping, dual_bound)
+    return Algorithm(state, advance, solution, mapping, dual_bound, OBJECTIVE_WEIGHT)
 
 
 def _penalty_on(on, problem):
