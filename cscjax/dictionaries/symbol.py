@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from cscjax import checks, ops
-from cscjax.dictionaries.base import check_signal_shape, in_single_precision
+from cscjax.dictionaries.base import check_signal_shape
 from cscjax.dictionaries.conv import ConvDictionary
 from cscjax.dictionaries.geometry import axes
 from cscjax.dictionaries.identity import IdentityAugmented
@@ -65,9 +65,9 @@ def lipschitz_bound(
   if not isinstance(dictionary, ConvDictionary):
     checks.fail("dictionary", type(dictionary).__name__, "a ConvDictionary or an IdentityAugmented one")
   shape = check_signal_shape(dictionary, signal_shape)
-  conv = in_single_precision(jax.tree.map(lax.stop_gradient, dictionary))
-  filters, scale = ops.scaled(conv.filters)
-  symbol, correction = symbol_on_grid(conv.replace(filters=filters), shape[:-1])
+  filters = lax.stop_gradient(jnp.asarray(dictionary.filters))
+  filters, scale = ops.scaled(filters.astype(ops.at_least_float32(filters.dtype)))
+  symbol, correction = symbol_on_grid(dictionary.replace(filters=filters), shape[:-1])
   bound = correction * jnp.max(_largest_eigenvalues(symbol))
   # The relative error of a sum of n terms is below n eps; these are the longest sums.
   terms = math.prod(filters.shape[:-2]) + sum(symbol.shape[1:]) + 16
@@ -128,9 +128,11 @@ def _sides(conv, sizes):
     extents, strides = zip(*((axis.extent, axis.stride) for axis in axes(conv)), strict=True)
     pads = lax.padtype_to_pads(sizes, extents, strides, conv.padding)
     lows = [low for low, _ in pads]
+  elif isinstance(conv.padding, str):  # "CIRCULAR"
+    lows = [0] * len(sizes)
   else:
-    lows = [0] * len(sizes) if any(circles) else [low for low, _ in conv.padding]
-  return list(map(_Side, sizes, counts, lows, circles))
+    lows = [low for low, _ in conv.padding]
+  return [_Side(*side) for side in zip(sizes, counts, lows, circles, strict=True)]
 
 
 def _exact_points(degree, stride, dilation, common, side):
