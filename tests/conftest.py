@@ -42,6 +42,7 @@ def _fast_compilation(request):
 
 PROMOTING = {
   "tests.dictionaries.test_protocol": "dictionaries as users write them, with promotions",
+  "tests.experiments.test_notebooks": "notebooks as users write them, with promotions",
   "tests.faults.test_bad_calls": "JAX's own messages name promotions before the argument",
   "tests.models.test_pursuit_layers": "reference formulas",
   "tests.solvers.test_meshes": "its script writes formulas with promotions",
