@@ -91,6 +91,7 @@ def test_the_counter_keeps_the_first_iteration_at_each_gap():
   assert counter.counts == [2, 4, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", solvers.SOLVERS)
 def test_each_solver_reaches_the_gap_it_was_counted_for(name, tiny):
   library, solver = name.split("/")

@@ -70,6 +70,7 @@ def test_command(run):
     assert width <= 1400
 
 
+@pytest.mark.slow
 def test_it_only_adds_files_also_beside_a_run_that_goes_on(run):
   begun = run / "checkpoints" / "9.orbax-checkpoint-tmp-1"
   begun.mkdir()

@@ -108,6 +108,7 @@ def test_a_signal_ends_it_with_a_checkpoint(tmp_path, number, code):
   assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_second_run_on_the_same_workdir_stops(tmp_path):
   first = start(*TINY, "--epochs=1000", f"--workdir={tmp_path}")
   wait_for(lambda: steps_saved(tmp_path), first)
@@ -152,6 +153,7 @@ def test_another_configuration_does_not_touch_a_run(finished):
   assert contents(workdir) == before
 
 
+@pytest.mark.slow
 def test_its_config_repeats_it(finished, tmp_path):
   workdir, _ = finished
   again = run(f"--from_config={workdir / 'config.json'}", f"--workdir={tmp_path / 'again'}")

@@ -59,6 +59,7 @@ def test_with_batch_norm_an_unfolding_at_one_over_l_need_not_descend():
   assert any(grew)
 
 
+@pytest.mark.slow
 def test_fista_need_not_descend():
   """At 1/L: a code that is nearly the solution is carried past it by the extrapolation."""
   x, variables, dictionary, _ = _problem(0, norm=False)

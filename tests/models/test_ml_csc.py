@@ -245,6 +245,7 @@ def test_too_small():
     shapes(small(), jnp.zeros((1, 7, 8, 1)))
 
 
+@pytest.mark.slow
 def test_gradient_where_values_are_computed_twice(x64):
   """Without XLA's optimizations what is pooled is rounded in two ways, and no gradient may get lost."""
   model = create_model("feed_forward", num_classes=5, width=2, dtype=jnp.float64)

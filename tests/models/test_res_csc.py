@@ -70,6 +70,7 @@ def test_block_against_numpy(x64, rule, stride):
     np.testing.assert_allclose(np.ravel(code), expected, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "without"), [("res_csc", "resnet"), ("simplified", "plain")])
 def test_without_the_correction(x64, rule, without):
   x = images()

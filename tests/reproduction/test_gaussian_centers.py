@@ -87,6 +87,7 @@ def test_each_iteration_counts_as_scikit_learn_does(x64, model, sign):
     np.testing.assert_array_equal(whole.failed[:, 0], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_the_classifier_is_trained_by_momentum_on_the_cross_entropy(x64, model):
   """Its gradient by hand, from scikit-learn's codes: two iterations of SGD with momentum 0.9."""

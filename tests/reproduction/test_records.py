@@ -237,6 +237,7 @@ def places(value, path=()):
 FREE = ("date", "seconds", "versions", "git_revision", "xla_flags", "device", "sensitivity", "outcome")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [None, "text", [], {}, float("nan"), 1e308, True, -1])
 def test_whatever_is_wrong_in_figure_3_is_refused(bad):
   """Each value that the verdict and the picture are made of, put out of order one by one."""

@@ -98,6 +98,7 @@ def test_optimality_with_a_mask(x64, solver, name):
     assert violation(problem.d, x[i].ravel(), code, 0.2, mask[i].ravel(), False) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["fista_adaptive", "admm"])
 @pytest.mark.parametrize("name", ["circular", "same"])
 def test_optimality_for_a_penalty_of_each_coefficient(x64, solver, name):
@@ -128,6 +129,7 @@ def _compiled(solver, nonnegative):
   return jax.jit(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["fista_adaptive", "fista_backtracking", "admm"])
 @given(
   seed=st.integers(0, 10**6),

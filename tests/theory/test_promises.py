@@ -189,6 +189,7 @@ def test_equal_atoms_in_float32():
     assert theory.is_unique(0, mu)
 
 
+@pytest.mark.slow
 def test_a_code_between_the_patches_of_the_next_layer(x64):
   """Nothing of it reaches layer 2, whose noise is then that of what layer 1 promises, not NaN."""
   first = cscjax.ConvDictionary(jnp.ones((1, 1, 1)))
