@@ -84,7 +84,7 @@ def admm(
       of several parts takes one for all parts or one for each.
     iterations: Number of iterations, >= 0; 100 if neither this nor a tolerance is given.
     tolerance: Instead of a number of iterations: stop when the measure named by `stop` has been at most
-      this, >= 0, for each signal. It is computed in iterations 1, 11, 21, ... and in the last one.
+      this, >= 0, for each signal. It is computed in iterations 10, 20, ... and in the last one.
     max_iterations: With a tolerance, the largest number of iterations; 1000 if None.
     stop: "gradient_mapping" or "gap". "gradient_mapping" is that of `ista` at the code itself in the
       limit of short steps, where G is the smallest subgradient of the objective, and with w = 5.

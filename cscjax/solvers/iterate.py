@@ -137,18 +137,22 @@ def solve(
 def _solve(problem, parameter, init, tolerance, *, method, loop):
   problem, parameter, init, tolerance = meshes.vary_as((problem, parameter, init, tolerance))
   start = problem.zero_code() if init is None else init
-  if init is not None and tolerance is not None:  # no search for a solution that is known
-    zero = problem.is_solved_by_zero()
-    start = jax.tree.map(lambda c: jnp.where(per_signal(zero, c), 0, c), start)
   if loop.differentiate != "implicit":
-    return _run(problem, method(problem, parameter, start), tolerance, loop)
+    return _run(problem, parameter, start, tolerance, method, loop)
   # The solution depends on neither start nor step; and the loop itself is not to be differentiated.
-  constants = lax.stop_gradient((problem, parameter, start))
-  result = lax.stop_gradient(_run(constants[0], method(*constants), tolerance, loop))
+  result = lax.stop_gradient(
+    _run(*lax.stop_gradient((problem, parameter, start, tolerance)), method, loop)
+  )
   return result._replace(code=implicitly_differentiable(problem, result.code))
 
 
-def _run(problem, algorithm, tolerance, loop):
+def _run(problem, parameter, start, tolerance, method, loop):
+  if tolerance is None:
+    algorithm = method(problem, parameter, start)
+  else:  # no search for a solution that is known
+    zero = problem.is_solved_by_zero()
+    start = _zero_where(zero, start)
+    algorithm = _stay_at_zero(problem, method(problem, parameter, start), zero)
   measure = Measure(problem, algorithm)
   recorded = [name for name in STOPS if name in loop.record]
 
@@ -189,6 +193,20 @@ def _run(problem, algorithm, tolerance, loop):
   )
 
 
+def _stay_at_zero(problem, algorithm, zero):
+  """The algorithm, where the solution of some signals is 0: ADMM leaves it for a while on its way."""
+  at_zero = 0.5 * problem.energy(problem.x)
+  return algorithm._replace(
+    solution=lambda state: _zero_where(zero, algorithm.solution(state)),
+    mapping=lambda *args: _zero_where(zero, algorithm.mapping(*args)),
+    dual=lambda *args: jnp.where(zero, at_zero, algorithm.dual(*args)),
+  )
+
+
+def _zero_where(zero, tree):
+  return jax.tree.map(lambda a: jnp.where(per_signal(zero, a), 0, a), tree)
+
+
 def _scaled_back(problem, value):
   """A value in unit^2 as it is without units."""
   unit = problem.unit.astype(value.dtype)
@@ -213,33 +231,39 @@ def _scan(advance, state, loop):
 
 
 def _while(algorithm, measure, record, first, tolerance, loop):
-  """Until the measure of each signal has been within the tolerance, or is NaN."""
-  names = [name for name in STOPS if name == loop.stop or name in loop.record]
+  """Until the measure of each signal has been within the tolerance, or is NaN.
+
+  A turn of the loop is `TEST_PERIOD` iterations, of which the last is tested: a GPU hands the loop's
+  condition back to the host in each turn, which takes about as long as an iteration.
+  """
+  recorded = [name for name in STOPS if name in loop.record]
+  tested = [name for name in STOPS if name == loop.stop or name in loop.record]
   traces = jax.tree.map(lambda v: jnp.zeros_like(v, shape=(loop.iterations, *v.shape)), first)
   nowhere = jnp.zeros_like(measure.unknown, bool)
 
+  def advance(names, k, carry):
+    state, best, traces = carry
+    state, evidence = algorithm.advance(state)
+    best, measured = measure(names, state, evidence, best)
+    values = record(state, measured)
+    return (state, best, jax.tree.map(lambda trace, v: trace.at[k].set(v), traces, values)), measured
+
   def unfinished(carry):
-    k, _, _, _, converged, broken = carry
+    k, _, converged, broken = carry
     return (k < loop.iterations) & ~jnp.all(converged | broken)
 
-  def body(carry):
-    k, state, best, traces, converged, _ = carry
-    state, evidence = algorithm.advance(state)
-    due = (k % TEST_PERIOD == 0) | (k + 1 == loop.iterations)
-    if any(name in loop.record for name in names):
-      best, measured = measure(names, state, evidence, best)
-    else:
-      best, measured = lax.cond(
-        due,
-        lambda: measure(names, state, evidence, best),
-        lambda: (best, {loop.stop: measure.unknown}),
-      )
-    traces = jax.tree.map(lambda trace, v: trace.at[k].set(v), traces, record(state, measured))
-    converged = converged | (due & (measured[loop.stop] <= tolerance))
-    return k + 1, state, best, traces, converged, jnp.isnan(measured[loop.stop])
+  def turn(carry):
+    k, carry, converged, _ = carry
+    untested = TEST_PERIOD - 1
+    if loop.iterations % TEST_PERIOD:  # else the compiler knows the number, and does not wait for it
+      untested = jnp.minimum(untested, loop.iterations - 1 - k)
+    carry = lax.fori_loop(0, untested, lambda i, carry: advance(recorded, k + i, carry)[0], carry)
+    carry, measured = advance(tested, k + untested, carry)
+    value = measured[loop.stop]
+    return k + untested + 1, carry, converged | (value <= tolerance), jnp.isnan(value)
 
-  carry = (0, algorithm.state, measure.lowest, traces, nowhere, nowhere)
-  done, state, _, traces, converged, _ = lax.while_loop(unfinished, body, carry)
+  carry = (0, (algorithm.state, measure.lowest, traces), nowhere, nowhere)
+  done, (state, _, traces), converged, _ = lax.while_loop(unfinished, turn, carry)
   index = jnp.minimum(jnp.arange(loop.iterations), done - 1)
   return state, jax.tree.map(lambda trace: trace[index], traces), jnp.int32(done), converged
 

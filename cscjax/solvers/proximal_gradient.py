@@ -72,7 +72,7 @@ def ista(
       several parts takes one for all or one for each part.
     iterations: How many, >= 0; 100 if neither this nor a tolerance is given.
     tolerance: Instead of a number of iterations: stop when the measure named by `stop` has been at most
-      this for each signal. It is computed in iterations 1, 11, 21, ... and in the last one.
+      this for each signal. It is computed in iterations 10, 20, ... and in the last one.
     max_iterations: With a tolerance, the largest number of iterations; 1000 if None.
     stop: "gradient_mapping" or "gap".
       "gradient_mapping" is the norm of G = (y - S_{beta step}(y - step D^T (D y - x))) / step, y the
@@ -92,7 +92,7 @@ def ista(
       (F(code) - min F) / F(code) <= tolerance is guaranteed but for rounding. It takes about five times
       the iterations, and every beta must be positive (one that is traced and 0 never converges).
       In float32 rounding leaves about 1e-6 of either: a smaller tolerance may end at max_iterations with
-      `converged` False. A signal whose solution is 0 starts from 0 and converges at once.
+      `converged` False. A signal whose solution is 0 starts from 0 and passes the first test.
     step: A scalar > 0, and < 2/L to converge; 1/L by `lipschitz` if None, at most 1 % shorter where
       that is a bound (no gradient flows through it). "backtracking" needs no L: it starts from a guess
       that is too long and shrinks it until ||D d||^2 <= ||d||^2 / step for the iteration's own move d.
@@ -166,7 +166,7 @@ def fista(
       of several parts takes one for all parts or one for each.
     iterations: Number of iterations, >= 0; 100 if neither this nor a tolerance is given.
     tolerance: Instead of a number of iterations: stop when the measure named by `stop` has been at most
-      this, >= 0, for each signal. It is computed in iterations 1, 11, 21, ... and in the last one.
+      this, >= 0, for each signal. It is computed in iterations 10, 20, ... and in the last one.
     max_iterations: With a tolerance, the largest number of iterations; 1000 if None.
     stop: "gradient_mapping" or "gap". The first is the norm of the gradient mapping G at the
       extrapolated point y, relative to ||D^T x|| sqrt(1.25 F(code) / F(0)) with the objective F; the

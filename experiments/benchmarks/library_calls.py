@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cscjax import ConvDictionary, MatrixDictionary, admm, fista, learn_dictionary
+from cscjax.solvers.iterate import TEST_PERIOD
 
 IMAGE, FILTERS = (256, 256, 1), (8, 8, 1, 32)
 TOLERANCE, BETA = 1e-3, 0.1
@@ -45,8 +46,8 @@ def _learn_dictionary(images: jax.Array) -> Any:
 
 
 CALLS = {
-  "fista_g256x32": Call(_fista_conv, (IMAGE, FILTERS, ())),
-  "admm_g256x32": Call(_admm_conv, (IMAGE, FILTERS)),
-  "fista_dense": Call(_fista_dense, ((1000,), (1000, 5000), ())),
+  "fista_g256x32": Call(_fista_conv, (IMAGE, FILTERS, ()), TEST_PERIOD),
+  "admm_g256x32": Call(_admm_conv, (IMAGE, FILTERS), TEST_PERIOD),
+  "fista_dense": Call(_fista_dense, ((1000,), (1000, 5000), ()), TEST_PERIOD),
   "learn_dictionary": Call(_learn_dictionary, ((16, 64, 64, 1),)),  # an iteration is a learning step
 }
