@@ -13,7 +13,13 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
-from cscjax.ops import at_least_float32, expand_rank, nonnegative_soft_threshold, soft_threshold
+from cscjax.ops import (
+  at_least_float32,
+  expand_rank,
+  nonnegative_soft_threshold,
+  norm,
+  soft_threshold,
+)
 from cscjax.solvers.arguments import as_signal, list_as_code, per_part
 
 
@@ -117,7 +123,13 @@ class Lasso(struct.PyTreeNode):
 
   def norm(self, code: Code) -> jax.Array:
     """Euclidean norm of each signal's code, or of each signal: [batch...], in units."""
-    return safe_sqrt(self.inner(code, code))
+    # Not in units: the squares of D^T x, and of a code, depend on the scale of D too.
+    norms = [
+      norm(leaf.astype(at_least_float32(leaf.dtype)), tuple(range(self.batch_ndim, leaf.ndim)))
+      for leaf in jax.tree.leaves(code)
+    ]
+    total = norms[0] if len(norms) == 1 else norm(jnp.stack(norms), axis=0)
+    return total / self.unit.astype(total.dtype)
 
   def inner(self, a: Code, b: Code) -> jax.Array:
     """Inner product of two codes, or signals: [batch...], in unit^2, in float32 at least."""

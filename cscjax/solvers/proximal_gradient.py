@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
-from cscjax.ops import at_least_float32
+from cscjax.ops import at_least_float32, power_of_two
 from cscjax.solvers.algorithm import Algorithm, Stop, relative
 from cscjax.solvers.arguments import as_step
 from cscjax.solvers.certificates import check_beta_below_max, dual_value, gradient_mapping
@@ -249,7 +249,11 @@ class ProximalGradient(NamedTuple):
         step, code, new_rebuilt = _search(problem, attempt, self.growth * state.step, point, rebuilt)
       t, weight = momentum(state.t)
       if self.restart:
-        move, progress = (jax.tree.map(jnp.subtract, code, before) for before in (point, state.code))
+        unit = _unit_of_move(step)
+        move, progress = (
+          jax.tree.map(lambda c, b: (c - b) / per_signal(unit, c), code, before)
+          for before in (point, state.code)
+        )
         against = problem.inner(move, progress) < 0
         t, weight = jnp.where(against, 1, t), jnp.where(against, 0, weight)
       new = _State(code, new_rebuilt, state.code, state.rebuilt, t, weight, step)
@@ -294,11 +298,13 @@ def _given(step, problem):
 
 def _longest_step(problem, rebuilt):
   """1 / the curvature along the first gradient, [batch...]: at least 1/L; 1 where the gradient is 0."""
-  gradient = problem.dictionary.analysis(problem.residual(rebuilt))
+  residual = problem.residual(rebuilt)
+  gradient = problem.dictionary.analysis(residual)
   size = problem.norm(gradient)
   inverse = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
-  direction = jax.tree.map(lambda g: g * per_signal(inverse, g), gradient)  # its norm is the unit
-  curvature = problem.energy(problem.dictionary.synthesis(direction, problem.x.shape))
+  unit = power_of_two(problem.norm(residual) * inverse, axis=())  # D of a code of this norm is near 1
+  direction = jax.tree.map(lambda g: g * per_signal(inverse, g) * per_signal(unit, g), gradient)
+  curvature = problem.energy(problem.dictionary.synthesis(direction, problem.x.shape)) / unit**2
   return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 1)
 
 
@@ -320,5 +326,11 @@ def _excess(problem, step, code, rebuilt, point, point_rebuilt):
   # What rounding leaves in a difference of two almost equal images.
   noise = (4 * float(jnp.finfo(rebuilt.dtype).eps)) ** 2 * problem.inner(point_rebuilt, point_rebuilt)
   change = problem.energy(rebuilt - point_rebuilt) - noise
-  size = problem.norm(jax.tree.map(jnp.subtract, code, point)) ** 2
-  return step * relative(jnp.maximum(change, 0), size)
+  unit = _unit_of_move(step)
+  move = jax.tree.map(lambda c, p: (c - p) / per_signal(unit, c), code, point)
+  return step / unit**2 * relative(jnp.maximum(change, 0), problem.inner(move, move))
+
+
+def _unit_of_move(step):
+  """A power of two near sqrt(step): divided by it a move is about as large as D of it."""
+  return power_of_two(jnp.sqrt(step), axis=())

@@ -139,6 +139,8 @@ SCALES = {  # powers of two of dictionary and signal
   "magnetometers": (-27, -43),
   "large atoms": (33, 0),
   "small atoms": (-33, 0),
+  "smaller atoms": (-55, 0),
+  "larger atoms": (55, 0),
   "large signal": (0, 99),
   "small signal": (0, -99),
   "both large": (33, 33),
