@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import checks
-from cscjax.ops import at_least_float32, common_float
+from cscjax.ops import at_least_float32, common_float, highest_precision
 
 Code = Any
 """A code: an array, or a pytree of arrays where a dictionary joins several."""
@@ -123,6 +123,7 @@ def check_signal_shape(dictionary: Dictionary, signal_shape: Sequence[int]) -> t
   return shape
 
 
+@highest_precision
 def to_matrix(dictionary: Dictionary, signal_shape: Sequence[int]) -> jax.Array:
   """The explicit matrix of a dictionary, for small shapes: tests, theory and figures.
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jax import lax
 
 from cscjax.dictionaries.conv import ConvDictionary
 from cscjax.dictionaries.geometry import axes
-from cscjax.ops import meshes
+from cscjax.ops import highest_precision, meshes
 
 BLOCK = 2**18  # complex numbers that are held for a block of frequencies
 
@@ -58,6 +57,7 @@ def largest_eigenvalue(matrix: jax.Array) -> jax.Array:
 
 
 @largest_eigenvalue.defjvp
+@highest_precision
 def _(primals, tangents):
   (matrix,), (change,) = primals, tangents
   values, vectors = jnp.linalg.eigh(matrix)
@@ -95,12 +95,11 @@ def _gram_block(conv, sizes, index):
     angles = (-2 * np.pi / n) * turns.astype(conv.filters.dtype)
     phases = jnp.outer(phases, lax.complex(jnp.cos(angles), jnp.sin(angles))).reshape(-1)
   taps = conv.filters.reshape(-1, channels * count)
-  product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-  spectra = lax.complex(product(phases.real, taps), product(phases.imag, taps))
+  spectra = lax.complex(phases.real @ taps, phases.imag @ taps)
   spectra = spectra.reshape(channels, count)
   if codes_are_smaller(conv):
-    return product(spectra.T, spectra.conj())
-  return product(spectra.conj(), spectra.T)
+    return spectra.T @ spectra.conj()
+  return spectra.conj() @ spectra.T
 
 
 def _product_modulo(a, b, n):

@@ -25,6 +25,7 @@ from cscjax.dictionaries.matrix import MatrixDictionary
 BLOCK = 2**22  # numbers in a block of columns of the Gram matrix, or of their atoms
 
 
+@ops.highest_precision
 def mutual_coherence(dictionary: Dictionary, signal_shape: Sequence[int] | None = None) -> jax.Array:
   """mu(D): largest |<d_i, d_j>| / (||d_i|| ||d_j||) over pairs of different atoms (Lemma 1), in 0..1.
 
@@ -65,6 +66,7 @@ def mutual_coherence(dictionary: Dictionary, signal_shape: Sequence[int] | None 
   return jnp.minimum(coherence, 1).astype(dtype)  # rounding can lead beyond 1
 
 
+@ops.highest_precision
 def atom_norms(dictionary: Dictionary, signal_shape: Sequence[int]) -> Code:
   """||d_j|| of every atom, those cut by a border among them, shaped like a code without batch.
 

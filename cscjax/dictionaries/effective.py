@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries.base import Code, Dictionary, check_dictionary, join
-from cscjax.ops import expand_rank, max_pool
+from cscjax.ops import expand_rank, highest_precision, max_pool
 
 Layer = tuple[Dictionary, jax.Array, Code]
 """A dictionary, its signal and its code."""
@@ -45,6 +45,7 @@ def nonzero_share(layers: Sequence[Layer]) -> jax.Array:
   return jnp.stack([jnp.mean(new_code(code) != 0, dtype=float) for _, _, code in layers])
 
 
+@highest_precision
 def effective_atoms(layers: Sequence[Layer], channels: Sequence[int] | None = None) -> np.ndarray:
   """What unit coefficients of the last layer's code are in the first signal: D_1 D_2 ... D_k e_j.
 
@@ -86,6 +87,7 @@ def effective_atoms(layers: Sequence[Layer], channels: Sequence[int] | None = No
   return np.moveaxis(_cropped(_unbalanced(rows, scale)), 0, -1)
 
 
+@highest_precision
 def layer_reconstructions(layers: Sequence[Layer]) -> np.ndarray:
   """What each layer's code says of the first signal: D_1 D_2 ... D_k code_k.
 

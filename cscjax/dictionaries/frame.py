@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from cscjax import checks
 from cscjax.dictionaries.base import Code, Dictionary
@@ -130,7 +129,7 @@ def _dense_inverse(dictionary, ridge):
   atoms = dictionary.atoms
   on_codes = atoms.shape[1] < atoms.shape[0]
   wide = atoms.T if on_codes else atoms
-  gram = jnp.matmul(wide, wide.T, precision=lax.Precision.HIGHEST)
+  gram = wide @ wide.T
   inverse = jnp.linalg.inv(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
   return on_codes, lambda array: array @ inverse
 

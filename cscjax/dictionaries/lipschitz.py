@@ -6,7 +6,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from cscjax import checks, ops
 from cscjax.dictionaries.base import Dictionary, check_signal_shape, floating_type, in_single_precision
@@ -18,6 +17,7 @@ from cscjax.dictionaries.matrix import MatrixDictionary
 FAILURE_PROBABILITY = 1e-6  # over the random start, that a certified L is too small
 
 
+@ops.highest_precision
 def lipschitz(
   dictionary: Dictionary,
   signal_shape: Sequence[int],
@@ -73,7 +73,7 @@ def _lipschitz(dictionary, shape, tolerance, key):
   if isinstance(dictionary, MatrixDictionary):
     atoms, scale = ops.scaled(dictionary.atoms)
     wide = atoms if atoms.shape[0] < atoms.shape[1] else atoms.T
-    gram = jnp.matmul(wide, wide.T, precision=lax.Precision.HIGHEST)
+    gram = wide @ wide.T
     return scale * (scale * largest_eigenvalue(gram))
   if isinstance(dictionary, ConvDictionary) and _is_circulant(dictionary):
     filters, scale = ops.scaled(dictionary.filters)
@@ -92,6 +92,7 @@ def _largest_ritz_value(dictionary, start, iterations):
 
 
 @_largest_ritz_value.defjvp
+@ops.highest_precision
 def _(iterations, primals, tangents):
   dictionary, start = primals
   frame, scale = _frame(dictionary, start)

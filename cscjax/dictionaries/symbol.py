@@ -19,6 +19,7 @@ POINTS = 8  # of the grid along an axis, for each degree of the polynomial: at m
 SQUARINGS = (2, 2)  # of the Gram matrix; they are scaled after each group
 
 
+@ops.highest_precision
 def lipschitz_bound(
   dictionary: ConvDictionary | IdentityAugmented, signal_shape: Sequence[int]
 ) -> jax.Array:
@@ -101,7 +102,7 @@ def symbol_on_grid(conv: ConvDictionary, sizes: Sequence[int]) -> tuple[jax.Arra
   filters = filters.reshape(-1, *filters.shape[-2:])
   if filters.shape[1] > filters.shape[2]:
     filters = filters.swapaxes(1, 2)
-  symbol = jnp.tensordot(waves, filters, axes=1, precision=lax.Precision.HIGHEST)
+  symbol = jnp.tensordot(waves, filters, axes=1)
   return symbol.reshape(len(places), -1, filters.shape[2]), correction
 
 
@@ -183,7 +184,7 @@ def _gram(matrix: jax.Array) -> jax.Array:
   One real product instead of complex ones, for which XLA's CPU backend takes several times as long.
   """
   size = matrix.shape[-2] // 2
-  blocks = jnp.einsum("fac,fbc->fab", matrix, matrix, precision=lax.Precision.HIGHEST)
+  blocks = jnp.einsum("fac,fbc->fab", matrix, matrix)
   real = blocks[:, :size, :size] + blocks[:, size:, size:]
   imaginary = blocks[:, size:, :size] - blocks[:, :size, size:]
   return jnp.concatenate([real, imaginary], axis=1)

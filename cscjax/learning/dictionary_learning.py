@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.learning.kernels import Kernel, as_kernel, full_size, project, support_mask
-from cscjax.ops import common_float, expand_rank, meshes
+from cscjax.ops import common_float, expand_rank, highest_precision, meshes
 from cscjax.solvers import fista
 from cscjax.solvers.lasso import unit_of
 
@@ -67,6 +67,7 @@ class _Settings(NamedTuple):
   optimizer: optax.GradientTransformation
 
 
+@highest_precision
 def learn_dictionary(
   images: ArrayLike,
   beta: ArrayLike,

@@ -6,6 +6,7 @@ from cscjax.ops.lanczos import lanczos_max, lanczos_vector
 from cscjax.ops.lowpass import tikhonov_lowpass
 from cscjax.ops.pooling import max_pool
 from cscjax.ops.power import power_iteration
+from cscjax.ops.precision import highest_precision
 from cscjax.ops.promotion import at_least_float32, common_float, expand_rank
 from cscjax.ops.scale import norm, power_of_two, scaled
 from cscjax.ops.thresholds import hard_threshold, nonnegative_soft_threshold, soft_threshold
@@ -21,6 +22,7 @@ __all__ = [
   "conv_adjoint",
   "expand_rank",
   "hard_threshold",
+  "highest_precision",
   "lanczos_max",
   "lanczos_vector",
   "max_pool",

@@ -8,6 +8,9 @@ primitives, the three have lowerings of their own there (`conv_cpu`, `conv_gpu`)
 (`conv_plain`). Because they are closed under transposition, they have forward- and reverse-mode
 derivatives of every order.
 
+JAX lowers a primitive when the `jax.default_matmul_precision` around the call may have ended, so the
+precision that it asks for is a parameter, which derivatives inherit.
+
 Arrays have one batch axis. The geometry is explicit: `strides`, `dilations` and `pads` have one entry
 for each spatial axis, `sizes` holds the spatial shapes of x and of w. Both operands may have a group
 axis, as in [G, N, H, W, C] and [G, kh, kw, C, m], and then the result has one too. This means G
@@ -30,20 +33,24 @@ from cscjax.ops import conv_cpu, conv_gpu, conv_plain, meshes
 def conv(x, w, *, strides, dilations, pads):
   """[N, H, W, C], [kh, kw, C, m] -> [N, H', W', m], zero-padded by `pads`."""
   sizes = (x.shape[1:-1], w.shape[:-2])
+  setting = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
   x, w = meshes.vary_alike(x, w)
-  return _conv_p.bind(x, w, strides=strides, dilations=dilations, pads=pads, sizes=sizes)
+  return _conv_p.bind(
+    x, w, strides=strides, dilations=dilations, pads=pads, sizes=sizes, precision=setting or "default"
+  )
 
 
 def _primitive(name, plain, **platforms):
   """The primitive of a map with the lowering `plain`, or the one of `platforms` where it has one."""
   primitive = Primitive(name)
+  plain = _at_precision(plain)
 
   @primitive.def_abstract_eval
   def _(a, b, **params):
     # The type of the plain form, with the axes of a mesh over which it varies.
     return jax.make_jaxpr(partial(plain, **params))(a, b).out_avals[0]
 
-  static = ("strides", "dilations", "pads", "sizes")
+  static = ("strides", "dilations", "pads", "sizes", "precision")
   compiled = jax.jit(lambda a, b, **params: primitive.bind(a, b, **params), static_argnames=static)
 
   @primitive.def_impl
@@ -53,9 +60,19 @@ def _primitive(name, plain, **platforms):
 
   mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
   for platform, implementation in platforms.items():
-    lowering = mlir.lower_fun(implementation, multiple_results=False)
+    lowering = mlir.lower_fun(_at_precision(implementation), multiple_results=False)
     mlir.register_lowering(primitive, lowering, platform=platform)
   return primitive
+
+
+def _at_precision(function):
+  """`function` with products and convolutions of the precision that is its parameter."""
+
+  def run(a, b, *, precision, **params):
+    with jax.default_matmul_precision(precision):
+      return function(a, b, **params)
+
+  return run
 
 
 def _one_by_one(function):

@@ -9,11 +9,13 @@ from jax import lax
 
 from cscjax import checks
 from cscjax.ops import meshes
+from cscjax.ops.precision import highest_precision
 from cscjax.ops.scale import norm
 
 Operator = Callable[[jax.Array], jax.Array]
 
 
+@highest_precision
 def lanczos_max(operator: Operator, start: jax.Array, iterations: int) -> jax.Array:
   """Largest Ritz value of a symmetric positive semidefinite linear map A in a Krylov space.
 
@@ -40,6 +42,7 @@ def lanczos_max(operator: Operator, start: jax.Array, iterations: int) -> jax.Ar
   return jnp.max(jnp.linalg.eigvalsh(_tridiagonal(operator, start, iterations)))
 
 
+@highest_precision
 def lanczos_vector(operator: Operator, start: jax.Array, iterations: int) -> jax.Array:
   """The Ritz vector of `lanczos_max`, of norm 1, from a second pass of the recurrence.
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cscjax.ops import meshes
+from cscjax.ops.precision import highest_precision
 from cscjax.ops.scale import power_of_two
 
 PyTree = Any
@@ -21,6 +22,7 @@ def normalize(tree: PyTree) -> tuple[jax.Array, PyTree]:
   return power * norm, jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), tree)
 
 
+@highest_precision
 def power_iteration(
   operator: Callable[[PyTree], PyTree], start: PyTree, iterations: int
 ) -> tuple[jax.Array, PyTree]:

@@ -1,4 +1,9 @@
-"""Pursuits: pure functions from a dictionary and a signal to a sparse code."""
+"""Pursuits: pure functions from a dictionary and a signal to a sparse code.
+
+Solvers compute float32 products and convolutions at the highest precision, see
+`cscjax.ops.highest_precision`. What networks are made of keeps the setting of JAX:
+`initialized_thresholding`, `layered_pursuit`, `multilayer_pursuit` and `unfolded_pursuit`.
+"""
 
 from cscjax.solvers.admm import admm
 from cscjax.solvers.certificates import beta_max, duality_gap

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.dictionaries.frame import canvas, frame_inverse, squared_atom_norm
-from cscjax.ops import at_least_float32, expand_rank
+from cscjax.ops import at_least_float32, expand_rank, highest_precision
 from cscjax.solvers.algorithm import Algorithm, Stop, relative
 from cscjax.solvers.certificates import check_beta_below_max, dual_value, gradient_mapping
 from cscjax.solvers.iterate import Differentiate, Loop, SolverResult, solve
@@ -46,6 +46,7 @@ class _State(NamedTuple):
   count: jax.Array
 
 
+@highest_precision
 def admm(
   dictionary: Dictionary,
   x: ArrayLike,

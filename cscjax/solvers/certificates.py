@@ -9,9 +9,11 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
+from cscjax.ops import highest_precision
 from cscjax.solvers.lasso import Lasso, per_signal
 
 
+@highest_precision
 def beta_max(
   dictionary: Dictionary, x: ArrayLike, *, nonnegative: bool = False, mask: ArrayLike | None = None
 ) -> jax.Array:
@@ -34,6 +36,7 @@ def beta_max(
   return _largest(problem, correlation).astype(problem.x.dtype)
 
 
+@highest_precision
 def duality_gap(
   dictionary: Dictionary,
   x: ArrayLike,

@@ -8,7 +8,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, Dictionary
-from cscjax.ops import at_least_float32
+from cscjax.ops import at_least_float32, highest_precision
 from cscjax.solvers.lasso import Lasso
 from cscjax.solvers.polish import face_of, polish, solve_on_face
 
@@ -26,6 +26,7 @@ class PolishedCode(NamedTuple):
   violation: jax.Array
 
 
+@highest_precision
 def polished(
   dictionary: Dictionary,
   x: ArrayLike,
@@ -106,6 +107,7 @@ def _near_solution(problem: Lasso, code: Code) -> Code:
 
 
 @_near_solution.defjvp
+@highest_precision
 def _(primals, tangents):
   problem, code = primals
   solution, _ = lax.stop_gradient(polish(*lax.stop_gradient(primals)))

@@ -8,10 +8,11 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join
-from cscjax.ops import nonnegative_soft_threshold, soft_threshold
+from cscjax.ops import highest_precision, nonnegative_soft_threshold, soft_threshold
 from cscjax.solvers.arguments import as_signal, as_step, check_lengths, per_part
 
 
+@highest_precision
 def layered_thresholding(
   dictionaries: Sequence[Dictionary],
   x: ArrayLike,

@@ -11,7 +11,13 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join
-from cscjax.ops import at_least_float32, meshes, nonnegative_soft_threshold, soft_threshold
+from cscjax.ops import (
+  at_least_float32,
+  highest_precision,
+  meshes,
+  nonnegative_soft_threshold,
+  soft_threshold,
+)
 from cscjax.solvers.arguments import as_signal, as_step, check_lengths, per_part
 from cscjax.solvers.iterate import SolverResult
 from cscjax.solvers.lasso import sum_signals
@@ -32,6 +38,7 @@ class MultilayerResult(NamedTuple):
   objective: jax.Array
 
 
+@highest_precision
 def ml_ista(
   dictionaries: Sequence[Dictionary],
   x: ArrayLike,
@@ -71,6 +78,7 @@ def ml_ista(
   return _solve(dictionaries, x, betas, iterations, steps, nonnegative, accelerate=False)
 
 
+@highest_precision
 def ml_fista(
   dictionaries: Sequence[Dictionary],
   x: ArrayLike,
@@ -87,6 +95,7 @@ def ml_fista(
   return _solve(dictionaries, x, betas, iterations, steps, nonnegative, accelerate=True)
 
 
+@highest_precision
 def layered_bp(
   dictionaries: Sequence[Dictionary],
   x: ArrayLike,

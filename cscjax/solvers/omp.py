@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import MatrixDictionary
-from cscjax.ops import meshes
+from cscjax.ops import highest_precision, meshes
 from cscjax.solvers.arguments import as_signal
 
 BLOCK = 2**22  # numbers in the factorisations that are computed at a time
@@ -43,6 +43,7 @@ class _State(NamedTuple):
   running: jax.Array  # bool
 
 
+@highest_precision
 def omp(
   dictionary: MatrixDictionary,
   x: ArrayLike,

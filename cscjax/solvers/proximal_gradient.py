@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
-from cscjax.ops import at_least_float32, power_of_two
+from cscjax.ops import at_least_float32, highest_precision, power_of_two
 from cscjax.solvers.algorithm import Algorithm, Stop, relative
 from cscjax.solvers.arguments import as_step
 from cscjax.solvers.certificates import check_beta_below_max, dual_value, gradient_mapping
@@ -42,6 +42,7 @@ class _Evidence(NamedTuple):
   gradient: Code  # of the data term where it started
 
 
+@highest_precision
 def ista(
   dictionary: Dictionary,
   x: ArrayLike,
@@ -130,6 +131,7 @@ def ista(
   return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
 
 
+@highest_precision
 def fista(
   dictionary: Dictionary,
   x: ArrayLike,

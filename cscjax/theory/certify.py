@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join, mutual_coherence
 from cscjax.dictionaries.base import check_dictionary
+from cscjax.ops import highest_precision
 from cscjax.solvers import layered_bp, layered_thresholding
 from cscjax.solvers.arguments import check_lengths
 from cscjax.theory.stability import METHODS, ZERO_ATOMS, LayerStability, layered_stability
@@ -111,6 +112,7 @@ class Certificate:
     return "\n".join([f"noise {self.noise:.3g}", *lines, *reasons])
 
 
+@highest_precision
 def certify(
   dictionaries: Sequence[Dictionary] | Pursuable,
   x: ArrayLike,

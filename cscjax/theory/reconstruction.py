@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, MatrixDictionary
+from cscjax.ops import highest_precision
 from cscjax.solvers.arguments import as_signal
 
 
@@ -25,6 +26,7 @@ class LassoProblem(NamedTuple):
   beta: float
 
 
+@highest_precision
 def failed_dimensions(dictionary: Dictionary, code: Code, x: ArrayLike, beta: ArrayLike) -> jax.Array:
   """Dimensions of the signal that are not reconstructed: |(D code)_j - x_j| > 2 beta (Definition 1).
 

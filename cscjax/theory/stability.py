@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, atom_norms, join, mutual_coherence
 from cscjax.dictionaries.effective import check_layers
-from cscjax.ops import common_float, expand_rank
+from cscjax.ops import common_float, expand_rank, highest_precision
 from cscjax.solvers.arguments import as_signal, check_lengths
 from cscjax.theory.sparsity import nonzeros, patch_norm, stripe_sparsity
 
@@ -171,6 +171,7 @@ def _recovery(conditions, noise, beta, error):
   return Recovery(holds, beta, jnp.where(holds, error, jnp.inf), conditions)
 
 
+@highest_precision
 def layered_stability(
   layers: Sequence[tuple[Dictionary, jax.Array, Code]],
   noise: ArrayLike,

@@ -1,0 +1,215 @@
+"""Which functions ask for full float32: those that solve, bound or certify something, not the networks.
+
+Other products and convolutions are computed in TF32 on a GPU. The tests lower programs for one and read
+their text.
+"""
+
+import inspect
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cscjax
+from cscjax import dictionaries, learning, ops, solvers, theory
+from cscjax.dictionaries import MatrixDictionary
+
+BETA = 0.1
+IMAGE, VECTOR = (8, 7, 2), (4,)
+
+
+def _normal(*shape):
+  return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def _conv(**geometry):
+  return cscjax.ConvDictionary(_normal(3, 3, 2, 4), **geometry)
+
+
+DICTIONARIES = {
+  "dense": (cscjax.MatrixDictionary(_normal(4, 6)), VECTOR),
+  "dilated": (_conv(dilation=2), IMAGE),
+  "strided": (_conv(stride=2), IMAGE),
+  "circular": (_conv(padding="CIRCULAR"), IMAGE),
+  "augmented": (cscjax.IdentityAugmented(_conv()), IMAGE),
+}
+SOLVED = ("dense", "dilated", "circular")  # products, convolutions, and Fourier transforms beside these
+ANY = ("dense", "augmented")
+
+
+def _code(dictionary, x):
+  """Some code, for functions of one."""
+  return jax.tree.map(lambda part: jnp.full(part.shape, 0.5), jax.eval_shape(dictionary.analysis, x))
+
+
+CASES = {
+  "ista": (ANY, lambda d, x: solvers.ista(d, x, BETA, tolerance=1e-3, record=("gap",))),
+  "fista": (("strided",), lambda d, x: solvers.fista(d, x, BETA, iterations=5, differentiate="remat")),
+  "fista, implicit": (("dense", "dilated"), lambda d, x: solvers.fista(d, x, BETA, tolerance=1e-3)),
+  "fista, adaptive": (("dilated",), lambda d, x: solvers.fista(d, x, BETA, step="adaptive")),
+  "admm": ((*SOLVED, "augmented"), lambda d, x: solvers.admm(d, x, BETA, tolerance=1e-3)),
+  "beta_max": (("strided",), solvers.beta_max),
+  "duality_gap": (ANY, lambda d, x: solvers.duality_gap(d, x, _code(d, x), BETA)),
+  "polished": (("dilated",), lambda d, x: solvers.polished(d, x, _code(d, x), BETA)),
+  "layered_thresholding": (("strided",), lambda d, x: solvers.layered_thresholding([d], x, [BETA])),
+  "layered_bp": (("strided",), lambda d, x: solvers.layered_bp([d], x, [BETA], iterations=3)),
+  "ml_ista": (("augmented",), lambda d, x: solvers.ml_ista([d], x, [BETA], iterations=3)),
+  "ml_fista": (("dense",), lambda d, x: solvers.ml_fista([d], x, [BETA], iterations=3)),
+  "omp": (("dense",), lambda d, x: solvers.omp(d, x, sparsity=2)),
+  "lipschitz": ((*SOLVED, "augmented"), lambda d, x: dictionaries.lipschitz(d, x.shape)),
+  "lipschitz_bound": (("strided", "augmented"), lambda d, x: dictionaries.lipschitz_bound(d, x.shape)),
+  "mutual_coherence": (ANY, lambda d, x: dictionaries.mutual_coherence(d, x.shape)),
+  "mutual_coherence, shifts": (("dilated",), lambda d, x: dictionaries.mutual_coherence(d)),
+  "atom_norms": (("dilated",), lambda d, x: dictionaries.atom_norms(d, x.shape)),
+  "to_matrix": (ANY, lambda d, x: dictionaries.to_matrix(d, x.shape)),
+  "failed_dimensions": (ANY, lambda d, x: theory.failed_dimensions(d, _code(d, x), x, BETA)),
+  "layered_stability": (
+    ANY,
+    lambda d, x: [s.error for s in theory.layered_stability([(d, x, _code(d, x))], 0.1)],
+  ),
+  "learn_dictionary": (
+    ("circular",),
+    lambda d, x: learning.learn_dictionary(x[None], BETA, kernel=((3, 4),), steps=2, init=d.filters),
+  ),
+  "power_iteration": (("dense",), lambda d, x: ops.power_iteration(lambda v: _frame(d, v), x, 3)),
+  "lanczos_max": (("dense",), lambda d, x: ops.lanczos_max(lambda v: _frame(d, v), x, 3)),
+  "lanczos_vector": (("dense",), lambda d, x: ops.lanczos_vector(lambda v: _frame(d, v), x, 3)),
+}
+WITHOUT_DERIVATIVE = ("learn_dictionary",)
+
+# The rest of what is public. Parts of networks keep the setting of JAX; `IN_NUMPY` cannot be lowered.
+NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
+IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions")
+WITHOUT_PRODUCTS = (
+  *("ill_conditioned_example", "is_unique", "join", "msd_csc_spectrum", "new_code", "nonzero_share"),
+  *("bp_recovery", "patch_norm", "patch_sparsity", "scaled_fit", "stripe_sparsity", "support_size"),
+  *("thresholding_recovery", "uniqueness_bound"),
+)
+
+
+def _frame(dictionary, x):
+  return dictionary.synthesis(dictionary.analysis(x))
+
+
+def _products(function, *arguments, platform="cuda"):
+  """The products and convolutions of a function, as it is lowered."""
+  text = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+  found = re.findall(r".*stablehlo\.(?:convolution|dot_general|dot)\b.*", text)
+  assert found
+  return found
+
+
+def _lower_ones(products):
+  return [line for line in products if line.count("HIGHEST") != 2]
+
+
+def _with_derivative(function):
+  def total(*arguments):
+    leaves = jax.tree.leaves(function(*arguments))
+    return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in leaves)
+
+  return jax.value_and_grad(total, argnums=(0, 1))
+
+
+def test_every_public_function_is_here():
+  packages = (solvers, dictionaries, theory, learning)
+  public = {
+    name
+    for package in packages
+    for name in package.__all__
+    if inspect.isfunction(getattr(package, name))
+  }
+  listed = {name.partition(",")[0] for name in CASES} - set(ops.__all__)
+  assert public == listed.union(NETWORKS, IN_NUMPY, WITHOUT_PRODUCTS)
+
+
+@pytest.mark.parametrize(
+  ("name", "kind"), [(name, kind) for name, (kinds, _) in CASES.items() for kind in kinds]
+)
+def test_asks_for_the_highest_precision(name, kind):
+  dictionary, shape = DICTIONARIES[kind]
+  function = CASES[name][1]
+  if name not in WITHOUT_DERIVATIVE:
+    function = _with_derivative(function)
+  assert _lower_ones(_products(function, dictionary, _normal(*shape))) == []
+
+
+@pytest.mark.parametrize("name", ["fista", "fista, implicit", "lipschitz"])
+def test_whatever_is_around_the_call(name):
+  """A lower setting, a batch, and a derivative that is taken of a compiled function."""
+  dictionary, shape = DICTIONARIES["dilated"]
+  function = jax.jit(jax.vmap(CASES[name][1], in_axes=(None, 0)))
+  with jax.default_matmul_precision("tensorfloat32"):
+    assert _lower_ones(_products(_with_derivative(function), dictionary, _normal(3, *shape))) == []
+
+
+class Recording(MatrixDictionary):
+  """A dictionary that records the precision that it is used at."""
+
+  def synthesis(self, code, signal_shape=None):
+    """See `MatrixDictionary`."""
+    seen.append(jax.config.jax_default_matmul_precision)
+    return super().synthesis(code, signal_shape)
+
+
+seen = []
+
+
+@pytest.mark.parametrize("name", IN_NUMPY)
+def test_functions_in_numpy_ask_for_it_too(name):
+  seen.clear()
+  dictionary = Recording(_normal(4, 6))
+  layer = (dictionary, _normal(4), jnp.ones(6))
+  if name == "certify":
+    theory.certify([dictionary], layer[1], 0.1, codes=[layer[2]])
+  else:
+    getattr(dictionaries, name)([layer])
+  assert set(seen) == {"highest"}
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+@pytest.mark.parametrize("precision", [None, "highest"])
+def test_convolutions_keep_the_setting_at_the_call(platform, precision):
+  """Also of derivatives of any order and of batches, and where it has ended when they are lowered."""
+  x, w = _normal(2, 8, 7, 2), _normal(3, 3, 2, 4)
+
+  def loss(x, w):
+    code = ops.conv(x, w, dilation=2)
+    return jnp.sum(jnp.square(ops.conv_adjoint(jnp.square(code), w, x.shape[-3:-1], dilation=2)))
+
+  @jax.jit
+  def inside(x, w):
+    with jax.default_matmul_precision(precision):
+      return loss(x, w)
+
+  def derivative(x, w):
+    return jax.grad(lambda x: jnp.sum(jnp.sin(jax.grad(inside, 1)(x, w))))(x)
+
+  over_filters = jax.vmap(derivative, in_axes=(None, 0))
+  for products in (
+    _products(derivative, x, w, platform=platform),
+    _products(over_filters, x, jnp.stack([w, w]), platform=platform),
+  ):
+    lower = _lower_ones(products)
+    assert lower == (products if precision is None else [])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parts_of_networks_keep_it(name):
+  dictionary, x = _conv(), _normal(*IMAGE)
+
+  def run(dictionary, x):
+    if name == "initialized_thresholding":
+      init = jnp.ones((8, 7, 4))
+      return solvers.initialized_thresholding(dictionary, x, init, jnp.tanh, c=-0.1)
+    if name == "unfolded_pursuit":
+      return solvers.unfolded_pursuit(dictionary, x, [jnp.tanh] * 3, step=0.1)
+    return getattr(solvers, name)([dictionary], x, [[jnp.tanh] * 3], steps=[0.1])
+
+  function = _with_derivative(run)
+  products = _products(function, dictionary, x)
+  assert _lower_ones(products) == products
+  with jax.default_matmul_precision("highest"):
+    assert _lower_ones(_products(function, dictionary, x)) == []
