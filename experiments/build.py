@@ -14,7 +14,7 @@ from cscjax import training
 from cscjax.data import Dataset
 from cscjax.models import create_model
 from experiments.cli import UsageError
-from experiments.config import INT32, KEYS, MODEL_FIELDS, Config
+from experiments.config import DEFAULT, INT32, KEYS, MODEL_FIELDS, Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +62,8 @@ def build(config: Config, dataset: Dataset) -> Run:
     )
     for name, split in splits.items()
   }
-  train = training.compile_for(mesh, partial(training.train_steps, recipe), donate=0)
-  evaluate = training.compile_for(mesh, partial(training.evaluate_batches, recipe), donate=2)
+  train = _compiled(config, mesh, partial(training.train_steps, recipe), donate=0)
+  evaluate = _compiled(config, mesh, partial(training.evaluate_batches, recipe), donate=2)
   programs = training.Programs(
     train=lambda state, count: train(state, data["train"], training_key, count),
     evaluate=lambda state, split, sums, first, count: evaluate(state, data[split], sums, first, count),
@@ -71,6 +71,13 @@ def build(config: Config, dataset: Dataset) -> Run:
     schedule=schedule,
   )
   return Run(state, programs, plan, mesh)
+
+
+def _compiled(config, mesh, function, donate):
+  """`training.compile_for` with the run's precision of products; the default one is JAX's setting."""
+  if config.matmul_precision != DEFAULT:
+    function = jax.default_matmul_precision(config.matmul_precision)(function)
+  return training.compile_for(mesh, function, donate=donate)
 
 
 def make_mesh(config: Config) -> jax.sharding.Mesh | None:

@@ -15,6 +15,7 @@ from cscjax.models.spectral import STEPS
 from cscjax.training import MODES
 
 PRECISIONS = ("float32", "bfloat16")
+DEFAULT = "default"
 STATISTICS = ("global", "device")
 AUTO = "auto"
 AUGMENTATIONS = {"none": (0, False), "standard": (4, True)}
@@ -121,6 +122,12 @@ class Config:
   seed: int = _flag(0, "Of parameters, order and augmentation; at most 2^32 - 1.", _whole(0, 2**32 - 1))
 
   precision: str = _flag("float32", "Type of the convolutions; parameters stay float32.", PRECISIONS)
+  matmul_precision: str = _flag(
+    DEFAULT,
+    "Precision of products and convolutions in float32. default: that of JAX, which is TF32 on recent"
+    " GPUs; highest: all of float32.",
+    (DEFAULT, "highest"),
+  )
   parallel: str = _flag("auto", "One device (jit), or all of them (pmap).", MODES)
   statistics: str = _flag(
     "global", "Batch norm over the whole batch, or over each device's part.", STATISTICS
@@ -212,7 +219,11 @@ def augmentation_name(shift: Any, flip: Any) -> str:
 
 
 def current_flags(recorded: dict[str, Any]) -> dict[str, Any]:
-  """Returns a run's recorded flags as today's: runs older than --augmentation have only its parts."""
+  """Returns a run's recorded flags as today's.
+
+  Runs older than --matmul_precision had its default; those older than --augmentation name its parts.
+  """
+  recorded = {"matmul_precision": DEFAULT} | recorded
   if "augmentation" in recorded or not {"shift", "flip"} <= recorded.keys():
     return recorded
   return recorded | {"augmentation": augmentation_name(recorded["shift"], recorded["flip"])}

@@ -1,0 +1,50 @@
+"""--matmul_precision: what the compiled training step and evaluation of a run ask for."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from cscjax import training
+from cscjax.data import load_dataset
+from experiments.build import build
+from experiments.cli import UsageError
+from experiments.config import Config
+from experiments.flags import parse
+from experiments.workdir import open_workdir
+from tests.faults.harness import TINY
+
+
+def precisions(*arguments):
+  """Of the convolutions and products of a run whose network has no constants to compute."""
+  run = build(parse([*TINY, "--depth=1", "--unfolding=0", *arguments]), load_dataset("digits"))
+
+  def programs(state):
+    trained = run.programs.train(state, np.int32(1))
+    return trained, run.programs.evaluate(trained, "test", state.metrics, np.int32(0), np.int32(1))
+
+  text = jax.jit(programs).trace(run.state).lower(lowering_platforms=("cuda",)).as_text()
+  found = re.findall(r"stablehlo\.(?:convolution|dot_general)\b.*", text)
+  return {precision for line in found for precision in re.findall(r"DEFAULT|HIGHEST", line)}
+
+
+def test_the_programs_ask_for_what_the_flag_says(monkeypatch):
+  monkeypatch.setattr(training.parallel, "compiler_options", lambda: None)  # those are of the CPU
+  assert precisions() == {"DEFAULT"}
+  assert precisions("--matmul_precision=highest") == {"HIGHEST"}
+
+
+def test_a_run_from_before_the_flag_had_its_default(tmp_path):
+  flags = dataclasses.asdict(Config(workdir=str(tmp_path)))
+  del flags["matmul_precision"]
+  path = tmp_path / "config.json"
+  path.write_text(json.dumps({"flags": flags}))
+  assert parse([f"--from_config={path}"]).matmul_precision == "default"
+  with open_workdir(parse([f"--workdir={tmp_path}"])):
+    pass
+  with pytest.raises(UsageError, match=r"^--matmul_precision: .* holds a run with 'default'"):
+    with open_workdir(parse([f"--workdir={tmp_path}", "--matmul_precision=highest"])):
+      pass
