@@ -136,10 +136,18 @@ def test_asks_for_the_highest_precision(name, kind):
   assert _lower_ones(_products(function, dictionary, _normal(*shape))) == []
 
 
-@pytest.mark.parametrize("name", ["fista", "fista, implicit", "lipschitz"])
-def test_whatever_is_around_the_call(name):
+@pytest.mark.parametrize(
+  ("name", "kind"),
+  [
+    ("fista", "dilated"),
+    ("fista, implicit", "dilated"),
+    ("lipschitz", "dilated"),
+    ("lipschitz", "circular"),
+  ],
+)
+def test_whatever_is_around_the_call(name, kind):
   """A lower setting, a batch, and a derivative that is taken of a compiled function."""
-  dictionary, shape = DICTIONARIES["dilated"]
+  dictionary, shape = DICTIONARIES[kind]
   function = jax.jit(jax.vmap(CASES[name][1], in_axes=(None, 0)))
   with jax.default_matmul_precision("tensorfloat32"):
     assert _lower_ones(_products(_with_derivative(function), dictionary, _normal(3, *shape))) == []

@@ -27,6 +27,9 @@ def conv(
 ) -> jax.Array:
   """Analysis D^T x: the convolution of a CNN (a cross-correlation), dilated and strided.
 
+  In float32 it has the precision that `jax.default_matmul_precision` asks for around the call, and so
+  have its derivatives.
+
   Args:
     x: Signal [..., H, W, C], or [..., L, C] for one-dimensional filters.
     filters: [kh, kw, C, m], or [k, C, m].

@@ -32,6 +32,7 @@ BAD = [
   {"shift": -4},
   {"seed": -1},
   {"precision": "float16"},
+  {"matmul_precision": "tf32"},
   {"parallel": "tpu"},
   {"statistics": "none"},
   {"evaluate_epochs": 0},
