@@ -13,8 +13,9 @@ import optax
 from cscjax import training
 from cscjax.data import Dataset
 from cscjax.models import create_model
+from experiments.automatic import automatic_fields
 from experiments.cli import UsageError
-from experiments.config import DEFAULT, INT32, KEYS, MODEL_FIELDS, Config
+from experiments.config import DEFAULT, INT32, KEYS, Config, network_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ def build(config: Config, dataset: Dataset) -> Run:
   Raises:
     UsageError: If the batch does not fit the data set or the devices, or a field the model.
   """
+  config = for_device(config, jax.default_backend())
   plan, mesh = make_plan(config, dataset), make_mesh(config)
   model = make_model(config, dataset.num_classes, parallel=mesh is not None)
   schedule, optimizer = make_optimizer(config, plan)
@@ -80,6 +82,13 @@ def _compiled(config, mesh, function, donate):
   return training.compile_for(mesh, function, donate=donate)
 
 
+def for_device(config: Config, platform: str) -> Config:
+  """The configuration with those fields of the network chosen that are left to the device."""
+  given = network_fields(config)
+  chosen = automatic_fields(config.model, config.depth, platform)
+  return dataclasses.replace(config, **{k: v for k, v in chosen.items() if k not in given})
+
+
 def make_mesh(config: Config) -> jax.sharding.Mesh | None:
   """The devices to train on, see `training.create_mesh`.
 
@@ -99,14 +108,13 @@ def make_mesh(config: Config) -> jax.sharding.Mesh | None:
 def make_model(config: Config, num_classes: int, *, parallel: bool):
   """The configured network. UsageError where a field does not fit it."""
   over_devices = parallel and config.statistics == "global"
-  given = {name: getattr(config, name) for name in MODEL_FIELDS}
   try:
     return create_model(
       config.model,
       num_classes=num_classes,
       dtype=jnp.dtype(config.precision),
       axis_name=training.AXIS if over_devices else None,
-      **{name: value for name, value in given.items() if value is not None},
+      **network_fields(config),
     )
   except ValueError as error:
     raise UsageError(f"--{error}") from error

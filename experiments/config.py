@@ -58,7 +58,8 @@ class Config:
   """
 
   model: str = _flag("msd_csc", "Network to train.", tuple(MODELS))
-  # The network's own fields. None is its default; one that it does not take is an error.
+  # The network's own fields. None and "auto" are its default, or what suits the device; one that it does
+  # not take is an error.
   depth: int | None = _flag(None, "Layers d; 6 n + 2 for the Res-CSC family.", _whole(1, 2000))
   width: int | None = _flag(
     None, "Channels: new ones of a layer, or those of the first layer or stage.", _whole(1, 2**14)
@@ -78,8 +79,16 @@ class Config:
     None, "Constant c of Res-CSC (eq. 5) in place of the trained one.", _real(-1e30)
   )
   norm: bool | None = _flag(None, "Batch norm; else a bias alone.")
-  remat: str | None = _flag(
-    None, "What the backward pass computes again: nothing, cheap operations, or all of a block.", REMAT
+  remat: str = _flag(
+    AUTO,
+    "What the backward pass computes again: nothing, cheap operations, or all of a block; auto: what"
+    " suits the device.",
+    (AUTO, *REMAT),
+  )
+  unroll: int | None = _flag(
+    None,
+    "Blocks of Res-CSC in a turn of the loop over those of a stage; what suits the device if none.",
+    _whole(1),
   )
 
   dataset: str = _flag("cifar10", "Data set.", DATASETS)
@@ -221,9 +230,12 @@ def augmentation_name(shift: Any, flip: Any) -> str:
 def current_flags(recorded: dict[str, Any]) -> dict[str, Any]:
   """Returns a run's recorded flags as today's.
 
-  Runs older than --matmul_precision had its default; those older than --augmentation name its parts.
+  Runs older than --matmul_precision had its default, those older than --remat=auto have null for it, and
+  those older than --augmentation name its parts.
   """
   recorded = {"matmul_precision": DEFAULT} | recorded
+  if "remat" in recorded and recorded["remat"] is None:
+    recorded = recorded | {"remat": AUTO}
   if "augmentation" in recorded or not {"shift", "flip"} <= recorded.keys():
     return recorded
   return recorded | {"augmentation": augmentation_name(recorded["shift"], recorded["flip"])}
@@ -240,8 +252,16 @@ MODEL_FIELDS = (
   "c",
   "norm",
   "remat",
+  "unroll",
 )
 """Fields that go to the network."""
+
+
+def network_fields(config: Config) -> dict[str, Any]:
+  """The network's fields that the configuration gives; of the others the network has defaults."""
+  given = {name: getattr(config, name) for name in MODEL_FIELDS}
+  return {name: value for name, value in given.items() if value not in (None, AUTO)}
+
 
 RESUMABLE = frozenset(
   {
@@ -258,6 +278,8 @@ RESUMABLE = frozenset(
     "checkpoint_seconds",
     "compilation_cache",
     "dispatch_seconds",
+    "remat",
+    "unroll",
   }
 )
 """Fields that may differ when a run is resumed; any other difference would make it another run."""

@@ -20,8 +20,9 @@ import jax
 
 from cscjax.models import ARCHITECTURES, model_fields
 from cscjax.training import is_first, read_file, seal, unseal
+from experiments.build import for_device
 from experiments.cli import UsageError
-from experiments.config import KEYS, MODEL_FIELDS, RESUMABLE, Config, current_flags
+from experiments.config import KEYS, MODEL_FIELDS, RESUMABLE, Config, current_flags, network_fields
 
 JAX_SETTINGS = (
   "jax_threefry_partitionable",
@@ -75,18 +76,18 @@ def write_config(workdir: pathlib.Path, config: Config, name: str) -> None:
   Where there is one already, a warning on stderr tells what has changed of versions, threads, devices
   and the like, as a resumed run may then end with other bits.
   """
-  before, now = _config_in(workdir), environment()
+  fields = model_fields(config.model) | network_fields(for_device(config, jax.default_backend()))
+  before = _config_in(workdir)
+  now = {"model_fields": {k: v for k, v in fields.items() if k in MODEL_FIELDS}, **environment()}
+  now = json.loads(json.dumps(now))  # tuples are lists in the file
   if before and (changes := _differences(before, now)):
     print(
       f"warning: {workdir}: the results may differ in their last bits, as the run had {changes}",
       file=sys.stderr,
     )
-  given = {field: getattr(config, field) for field in MODEL_FIELDS}
-  fields = model_fields(config.model) | {k: v for k, v in given.items() if v is not None}
   contents = {
     "run": name,
     "flags": dataclasses.asdict(config),
-    "model_fields": {k: v for k, v in fields.items() if k in MODEL_FIELDS},
     "architecture": ARCHITECTURES[config.model],
     **now,
   }

@@ -124,7 +124,7 @@ def has_plugin() -> bool:
 
 def compile_step(case: str, batch: int, precision: str) -> str:
   """The optimized HLO of a network's training program."""
-  recipe = make_recipe(make_network(NETWORKS[case], precision), batch)
+  recipe = make_recipe(make_network(NETWORKS[case], precision, "gpu"), batch)
   recipe = recipe.replace(shift=4, flip=True)  # as the flagfiles train on CIFAR-10
 
   def arguments():

@@ -19,6 +19,7 @@ import numpy as np
 from cscjax import training
 from cscjax.models import create_model, describe
 from cscjax.models.remat import REMAT
+from experiments.automatic import automatic_fields
 from experiments.benchmarks import rates
 
 _MSD6 = {"model": "msd_csc", "depth": 6}
@@ -110,15 +111,16 @@ def fastest(programs: dict[str, dict[str, Any]]) -> dict[str, tuple[str, float]]
   }
 
 
-def make_network(fields: dict[str, Any], precision: str = "float32") -> Any:
-  """A network with ten classes."""
-  fields = dict(fields)
+def make_network(fields: dict[str, Any], precision: str = "float32", platform: str = "cpu") -> Any:
+  """A network with ten classes, as a run makes it on a device of this platform."""
+  fields = automatic_fields(fields["model"], fields.get("depth"), platform) | fields
   return create_model(fields.pop("model"), num_classes=10, dtype=np.dtype(precision), **fields)
 
 
 def our_programs(fields: dict[str, Any], batch: int, precision: str) -> dict[str, "Program"]:
   """Our program of a network, by its only mode."""
-  return {"jit": Program(*compile_step(make_network(fields, precision), batch))}
+  network = make_network(fields, precision, jax.default_backend())
+  return {"jit": Program(*compile_step(network, batch))}
 
 
 def pytorch_programs(fields: dict[str, Any], batch: int, precision: str) -> dict[str, Any]:

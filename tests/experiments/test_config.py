@@ -10,6 +10,8 @@ BAD = [
   {"model": "vgg"},
   {"solver": "admm"},
   {"step": "large"},
+  {"remat": "some"},
+  {"unroll": 0},
   {"dataset": "mnist"},
   {"validation_fraction": 1.0},
   {"validation_fraction": -0.1},

@@ -66,6 +66,8 @@ FLAGS = {
   "seconds NaN": ("--checkpoint_seconds", ["--checkpoint_seconds=nan"]),
   "seconds infinite": ("--dispatch_seconds", ["--dispatch_seconds=inf"]),
   "7 layers": ("--depth", ["--model=res_csc", "--depth=7"]),
+  "no block in a turn": ("--unroll", ["--model=res_csc", "--unroll=0"]),
+  "blocks of MSD-CSC": ("--unroll", ["--unroll=2"]),
   "c NaN": ("--c", ["--model=res_csc", "--c=nan"]),
   "c infinite": ("--c", ["--model=res_csc", "--c=-inf"]),
   "c where there is none": ("--c", ["--model=resnet", "--c=0.1"]),

@@ -49,6 +49,8 @@ def test_fields_are_the_modules_own(name):
     ("msdnet", "unfolding", 1),
     ("ml_csc", "depth", 6),
     ("msd_csc", "remat", "layer"),
+    ("res_csc", "unroll", 0),
+    ("msd_csc", "unroll", 2),
     ("ml_csc", "remat", "all"),
     ("msd_csc", "parent", None),
   ],

@@ -1,0 +1,82 @@
+"""The forms of a network that suit one device or another compute the same."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cscjax.models import create_model
+from tests.models import networks
+
+BLOCKS: dict[str, Any] = {"name": "res_csc", "depth": 14, "width": 2}  # 2, 1 and 1 blocks in the stages
+MORE_BLOCKS: dict[str, Any] = BLOCKS | {"depth": 20}  # 3, 2 and 2
+FORMS = {  # a network, what makes its other form
+  "no loop": (BLOCKS | {"name": "resnet"}, {"unroll": 100}),
+  "no loop, remat": (BLOCKS, {"unroll": 2, "remat": "all"}),
+  "two blocks a turn": (MORE_BLOCKS, {"unroll": 2}),
+}
+STEPS = 4
+
+
+def curve(model, variables, x):
+  """Losses of a few steps of gradient descent; logits and codes of the last one, variables after it."""
+
+  @jax.jit
+  def step(variables):
+    state = {"batch_stats": variables["batch_stats"]}
+
+    def loss(params):
+      outputs, updates = model.apply(
+        {"params": params, **state}, x, train=True, return_codes=True, mutable=list(state)
+      )
+      return jnp.sum(jnp.square(outputs[0] - 1)), (outputs, updates)
+
+    (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+    params = jax.tree.map(lambda p, g: p - 1e-3 * g, variables["params"], gradient)
+    return value, aux[0], {"params": params, **aux[1]}
+
+  losses, outputs = [], None
+  for _ in range(STEPS):
+    value, outputs, variables = step(variables)
+    losses.append(float(value))
+  return losses, outputs, variables
+
+
+@pytest.mark.parametrize(
+  "form", ["no loop", *(pytest.param(f, marks=pytest.mark.slow) for f in list(FORMS)[1:])]
+)
+def test_training_and_codes_are_the_same(x64, form):
+  fields, other = FORMS[form]
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 3)))
+  models = [create_model(**f, num_classes=3, dtype=jnp.float64) for f in (fields, fields | other)]
+  trees = [jax.eval_shape(model.init, jax.random.key(0), x) for model in models]
+  assert trees[0] == trees[1]  # what one has saved fits the other
+  variables = networks.initialized(models[0], x)
+  expected, found = (curve(model, variables, x) for model in models)
+  assert expected[0][-1] < 0.99 * expected[0][0]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), found, expected)
+
+
+def lowered(**fields: Any):
+  """The program of a gradient for a GPU, as XLA gets it."""
+  model = create_model(**MORE_BLOCKS, **fields, num_classes=3)
+  x = jnp.zeros((2, 8, 8, 3))
+  variables = jax.eval_shape(model.init, jax.random.key(0), x)
+
+  def loss(params, state):
+    logits, _ = model.apply({"params": params, **state}, x, train=True, mutable=["batch_stats"])
+    return jnp.sum(logits)
+
+  traced = jax.jit(jax.grad(loss)).trace(variables.pop("params"), variables)
+  return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize("remat", ["none", "elementwise"])
+def test_without_loops_xla_is_told_not_to_keep_what_is_to_be_computed_again(remat):
+  """A loop keeps the forward pass apart from the backward one; where there is none a barrier has to."""
+  scanned, unrolled = lowered(remat=remat), lowered(remat=remat, unroll=3)
+  assert "stablehlo.while" in scanned
+  assert "stablehlo.while" not in unrolled
+  assert ("optimization_barrier" in unrolled) == (remat == "elementwise")
