@@ -14,8 +14,9 @@ def automatic_fields(model: str, depth: int | None, platform: str) -> dict[str, 
   """Returns the values of fields of a network for which its own defaults are not the best ones.
 
   The defaults suit a CPU: there, blocks that are written out take as long as a loop over them, and more
-  memory. On a GPU a loop costs kernels that only move data, and each turn cuts its CUDA graphs; memory
-  suffices to keep what the gradient needs.
+  memory; channels of zeros cost time. On a GPU a loop costs kernels that only move data, and each turn
+  cuts its CUDA graphs; memory suffices to keep what the gradient needs; and cuDNN pads channels itself,
+  for each convolution anew, if they are no multiple of 8.
 
   Args:
     model: A key of `MODELS`.
@@ -27,5 +28,5 @@ def automatic_fields(model: str, depth: int | None, platform: str) -> dict[str, 
     return {}
   blocks = max(1, ((depth or known.get("depth", 0)) - 2) // 6)
   unroll = blocks if blocks <= UNROLLED else TURN
-  chosen = {"remat": "none", "unroll": unroll}
+  chosen = {"remat": "none", "unroll": unroll, "channel_multiple": 8}
   return {name: value for name, value in chosen.items() if name in known}

@@ -90,6 +90,11 @@ class Config:
     "Blocks of Res-CSC in a turn of the loop over those of a stage; what suits the device if none.",
     _whole(1),
   )
+  channel_multiple: int | None = _flag(
+    None,
+    "Pad the images of MSD-CSC with zero channels to a multiple of this; what suits the device if none.",
+    _whole(1, 2**14),
+  )
 
   dataset: str = _flag("cifar10", "Data set.", DATASETS)
   data_dir: str | None = _flag(None, "Directory of TFDS's data and of the cache of decoded images.")
@@ -253,6 +258,7 @@ MODEL_FIELDS = (
   "norm",
   "remat",
   "unroll",
+  "channel_multiple",
 )
 """Fields that go to the network."""
 
@@ -280,6 +286,7 @@ RESUMABLE = frozenset(
     "dispatch_seconds",
     "remat",
     "unroll",
+    "channel_multiple",
   }
 )
 """Fields that may differ when a run is resumed; any other difference would make it another run."""

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax import lax
 
 from cscjax import checks
 from cscjax.dictionaries import Code, ConvDictionary, Dictionary, IdentityAugmented, lipschitz_bound
@@ -120,14 +121,18 @@ class MSDCSCLayer(UnfoldedLayer):
   Attributes:
     dilation: Of the 3-tap filters F.
     signed: Leading channels of the input that are no codes (the image's own).
+    zeros: How many of these, the first ones, are zeros that fill up the input. They have no filters and
+      stay zeros in `a`.
   """
 
   dilation: int = 1
   signed: int = 0
+  zeros: int = 0
 
   @nn.compact
   def problem(self, shape: tuple[int, ...], *, train: bool = False) -> LayerProblem:
     """See `UnfoldedLayer.problem`."""
+    shape = (*shape[:-1], shape[-1] - self.zeros)  # of what has filters
     filters = self._filters("filters", 3, shape)
     new_code = self._thresholds(train)
 
@@ -142,9 +147,11 @@ class MSDCSCLayer(UnfoldedLayer):
       return lambda code: (kept_code(code[0]), threshold(code[1]))
 
     conv = ConvDictionary(filters, dilation=self.dilation)
-    dictionary = IdentityAugmented(conv)
-    step = self._step(dictionary, shape)
+    step = self._step(IdentityAugmented(conv), shape)
     proxes = [first, *map(later, new_code[1:])]
+    padding = [(0, 0, 0)] * (filters.ndim - 2) + [(self.zeros, 0, 0), (0, 0, 0)]
+    padded = lax.pad(filters, jnp.zeros((), filters.dtype), padding)
+    dictionary = IdentityAugmented(conv.replace(filters=padded))
     return LayerProblem(_cast(dictionary, self.dtype), proxes, step)
 
 

@@ -34,6 +34,9 @@ class MSDCSC(nn.Module):
       together, see `multilayer_pursuit`.
     step: "bounded" or "free", see `UnfoldedLayer`.
     norm: False replaces batch norm by a bias.
+    channel_multiple: The images get channels of zeros in front up to a multiple of this. A GPU computes
+      convolutions of multiples of 8 channels faster, and pads others itself, each time. Parameters,
+      codes and logits are the same for every value.
     remat: What of each pursuit is computed again in the backward pass, see `rematerialized`.
     dtype: Of the convolutions: float32 or bfloat16. Logits are float32.
     axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
@@ -51,12 +54,13 @@ class MSDCSC(nn.Module):
   pursuit: str = "layer"
   step: str = "bounded"
   norm: bool = True
+  channel_multiple: int = 1
   remat: str = "none"
   dtype: Any = jnp.float32
   axis_name: str | None = None
 
   def __post_init__(self):
-    for name in ("num_classes", "depth", "width"):
+    for name in ("num_classes", "depth", "width", "channel_multiple"):
       checks.positive_int(name, getattr(self, name))
     checks.int_at_least("unfolding", self.unfolding, 0)
     checks.one_of("solver", self.solver, SOLVERS)
@@ -89,21 +93,23 @@ class MSDCSC(nn.Module):
       ValueError: If `x` has the wrong number of axes.
     """
     check_input(x)
-    signed, codes = x.shape[-1], []
+    codes, zeros = [], -x.shape[-1] % self.channel_multiple
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(zeros, 0)])
+    signed = x.shape[-1]
     for group in self._groups():
       if group[0] in self._pooled():
         x = max_pool(x)
 
       def code(module, x, group=group):
-        layers = [module._layer(i, signed) for i in group]
+        layers = [module._layer(i, signed, zeros) for i in group]
         return pursue(layers, x, pursuit=self.pursuit, solver=self.solver, train=train)
 
       codes += rematerialized(code, self.remat)(self, x)
       x = join(codes[-1])
-    x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
+    x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))[:, zeros:]
     with jax.numpy_dtype_promotion("standard"):  # Flax's own: the parameters are float32
       logits = nn.Dense(self.num_classes, name="classifier")(x)
-    return (logits, codes) if return_codes else logits
+    return (logits, [(a[..., zeros:], z) for a, z in codes]) if return_codes else logits
 
   def pursuit_layers(
     self, x: jax.Array
@@ -139,13 +145,14 @@ class MSDCSC(nn.Module):
     ends = [*starts[1:], self.depth]
     return [list(range(start, end)) for start, end in zip(starts, ends, strict=True)]
 
-  def _layer(self, index, signed):
+  def _layer(self, index, signed, zeros):
     return MSDCSCLayer(
       width=self.width,
       dilation=self.dilations[index % len(self.dilations)],
       unfolding=self.unfolding,
       solver=self.solver,
       signed=signed,
+      zeros=zeros,
       step=self.step,
       norm=self.norm,
       dtype=self.dtype,

@@ -3,14 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal, jaxprs_in_params
 
-_PASS_ON = ("convert_element_type", "copy", "squeeze", "reshape", "stop_gradient")
+_PASS_ON = ("convert_element_type", "copy", "squeeze", "reshape", "stop_gradient", "pad")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,42 +50,57 @@ def describe(model: nn.Module, example_shape: tuple[int, ...]) -> list[Layer]:
   variables = jax.eval_shape(model.init, jax.random.key(0), x)
   params = variables.pop("params")
   paths = jax.tree_util.tree_leaves_with_path(params)
-  names = ["/".join(key.key for key in path) for path, _ in paths]
+  leaves = [_Parameter("/".join(key.key for key in path), leaf.shape) for path, leaf in paths]
   jaxpr = jax.make_jaxpr(lambda p, v, x: model.apply({"params": p, **v}, x))(params, variables, x).jaxpr
   layers: dict[str, Layer] = {}
-  for use in _uses(jaxpr, dict(zip(jaxpr.invars, names, strict=False)), 1):
+  for use in _uses(jaxpr, dict(zip(jaxpr.invars, leaves, strict=False)), 1):
     first = layers.get(use.name)
     flops = use.forward_flops + (first.forward_flops if first else 0)
     layers[use.name] = dataclasses.replace(first or use, forward_flops=flops)
   return list(layers.values())
 
 
-def _uses(jaxpr: Any, names: dict[Any, str], repeats: int) -> Iterator[Layer]:
+class _Parameter(NamedTuple):
+  """A parameter of a network.
+
+  Attributes:
+    name: Its path.
+    shape: Its own shape, without zeros that it is padded with; in a scan that of a slice.
+  """
+
+  name: str
+  shape: tuple[int, ...]
+
+
+def _uses(jaxpr: Any, known: dict[Any, _Parameter], repeats: int) -> Iterator[Layer]:
   """Each convolution or matrix product of a jaxpr with a parameter, given the parameters' variables."""
   for eqn in jaxpr.eqns:
     kind = eqn.primitive.name
-    operands = [None if isinstance(v, Literal) else names.get(v) for v in eqn.invars]
+    operands = [None if isinstance(v, Literal) else known.get(v) for v in eqn.invars]
     if kind in _PASS_ON and operands[0]:
-      names[eqn.outvars[0]] = operands[0]
+      known[eqn.outvars[0]] = operands[0]
     elif kind in ("csc_conv", "csc_conv_input_transpose", "dot_general") and operands[1]:
-      yield _use(eqn, operands[1], repeats)
+      yield _use(eqn, *operands[1], repeats)
+    inner: Any
     for inner in jaxprs_in_params(eqn.params):
-      known = dict(zip(inner.invars, operands, strict=False))
-      times = repeats * (eqn.params["length"] if kind == "scan" else 1)
-      yield from _uses(inner, {v: n for v, n in known.items() if n}, times)
+      found, times = {v: p for v, p in zip(inner.invars, operands, strict=False) if p}, repeats
+      if kind == "scan":
+        found = {v: p._replace(shape=v.aval.shape) for v, p in found.items()}
+        times *= eqn.params["length"]
+      yield from _uses(inner, found, times)
 
 
-def _use(eqn, name, repeats) -> Layer:
-  left, right = (v.aval.shape for v in eqn.invars)
+def _use(eqn, name, shape, repeats) -> Layer:
   # Each entry of the code meets each entry of its atom once, in analysis and in synthesis.
-  code = left if eqn.primitive.name == "csc_conv_input_transpose" else eqn.outvars[0].aval.shape
+  of_code = eqn.invars[0] if eqn.primitive.name == "csc_conv_input_transpose" else eqn.outvars[0]
+  code = of_code.aval.shape
   return Layer(
     name=name,
     output=code[1:],
-    dictionary=right,
+    dictionary=shape,
     stride=eqn.params.get("strides", ()),
     dilation=eqn.params.get("dilations", ()),
     repeats=repeats,
-    weights=math.prod(right) * repeats,
-    forward_flops=2 * math.prod(code) * math.prod(right[:-1]) * repeats,
+    weights=math.prod(shape) * repeats,
+    forward_flops=2 * math.prod(code) * math.prod(shape[:-1]) * repeats,
   )

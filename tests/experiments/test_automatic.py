@@ -15,7 +15,7 @@ from experiments.config import AUTO, Config
 from experiments.flags import parse
 from experiments.workdir import open_workdir, write_config
 
-LEFT_TO_IT = {"remat": AUTO, "unroll": None}
+LEFT_TO_IT = {"remat": AUTO, "unroll": None, "channel_multiple": None}
 
 
 def chosen(platform, **fields):
@@ -25,15 +25,16 @@ def chosen(platform, **fields):
 
 def test_what_each_device_gets():
   assert chosen("cpu", model="res_csc") == chosen("cpu") == tuple(LEFT_TO_IT.values())
-  assert chosen("gpu", model="res_csc", depth=20) == ("none", 3)
-  assert chosen("gpu", model="resnet", depth=56) == ("none", 9)
-  assert chosen("gpu") == chosen("gpu", model="msdnet") == ("none", None)
+  assert chosen("gpu", model="res_csc", depth=20) == ("none", 3, None)
+  assert chosen("gpu", model="resnet", depth=56) == ("none", 9, None)
+  assert chosen("gpu") == chosen("gpu", model="msdnet") == ("none", None, 8)
   assert chosen("gpu", model="ml_csc") == tuple(LEFT_TO_IT.values())
 
 
 def test_what_is_given_stays():
   given = {"remat": "all", "unroll": 2}
-  assert chosen("gpu", model="res_csc", **given) == ("all", 2)
+  assert chosen("gpu", model="res_csc", **given) == ("all", 2, None)
+  assert chosen("gpu", channel_multiple=1) == ("none", None, 1)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
@@ -82,20 +83,21 @@ def test_what_was_chosen_is_recorded_and_what_was_asked_for_too(tmp_path, monkey
 
 
 def test_a_run_goes_on_in_another_form_and_says_so(tmp_path, capsys):
-  arguments = ["--dataset=digits", "--model=res_csc", f"--workdir={tmp_path}"]
-  for more in ([], [], ["--unroll=2"]):
+  arguments = ["--dataset=digits", f"--workdir={tmp_path}"]
+  for more in ([], [], ["--channel_multiple=8"]):
     assert capsys.readouterr().err == ""
     config = parse([*arguments, *more])
     with open_workdir(config):
       write_config(tmp_path, config, "name")
-  said = "as the run had model_fields unroll 1, now 2"
+  said = "as the run had model_fields channel_multiple 1, now 8"
   assert capsys.readouterr().err.rstrip().endswith(said)
 
 
 def test_a_run_from_before_the_flags_is_resumed_and_repeated(tmp_path, capsys):
   arguments = ["--model=res_csc", "--depth=20", f"--workdir={tmp_path}"]
   flags = dataclasses.asdict(parse(arguments)) | {"remat": None}
-  del flags["unroll"]
+  for name in ("unroll", "channel_multiple"):
+    del flags[name]
   path = tmp_path / "config.json"
   contents = {"flags": flags, "model_fields": {"remat": "elementwise"}, "architecture": 2}
   path.write_text(json.dumps(contents))

@@ -12,6 +12,7 @@ BAD = [
   {"step": "large"},
   {"remat": "some"},
   {"unroll": 0},
+  {"channel_multiple": 0},
   {"dataset": "mnist"},
   {"validation_fraction": 1.0},
   {"validation_fraction": -0.1},

@@ -163,6 +163,17 @@ def test_its_config_repeats_it(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_begun_in_a_form_for_a_gpu_it_goes_on_in_that_for_a_cpu(finished, tmp_path):
+  begun = run(*TINY, "--epochs=1", "--channel_multiple=8", f"--workdir={tmp_path}")
+  assert begun.returncode == 0, begun.stderr
+  done = run(*TINY, f"--workdir={tmp_path}")
+  assert done.returncode == 0, done.stderr
+  assert "channel_multiple 8, now 1" in done.stderr
+  for row, expected in zip(rows(tmp_path), rows(finished[0]), strict=True):
+    assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_reported_not_a_crash(tmp_path):
   done = run(*TINY, "--nonorm", "--learning_rate=1e9", "--momentum=0", f"--workdir={tmp_path}")
   assert done.returncode == 0, done.stderr

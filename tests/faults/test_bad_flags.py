@@ -68,6 +68,7 @@ FLAGS = {
   "7 layers": ("--depth", ["--model=res_csc", "--depth=7"]),
   "no block in a turn": ("--unroll", ["--model=res_csc", "--unroll=0"]),
   "blocks of MSD-CSC": ("--unroll", ["--unroll=2"]),
+  "channels of Res-CSC": ("--channel_multiple", ["--model=res_csc", "--channel_multiple=8"]),
   "c NaN": ("--c", ["--model=res_csc", "--c=nan"]),
   "c infinite": ("--c", ["--model=res_csc", "--c=-inf"]),
   "c where there is none": ("--c", ["--model=resnet", "--c=0.1"]),

@@ -1,5 +1,7 @@
 """What the tests of the networks share: random variables, and a layer's parts for NumPy."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,16 +63,19 @@ def leaf_names(tree):
   return sorted(jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree))
 
 
-def counted(function, *arguments):
-  """How often each convolution primitive occurs in a function, inside its loops once."""
-  counts = {}
+def convolutions(function, *arguments):
+  """The equations of the convolution primitives in a function, those inside its loops once."""
 
   def visit(jaxpr):
     for equation in jaxpr.eqns:
-      name = equation.primitive.name
-      counts[name] = counts.get(name, 0) + 1
+      if equation.primitive.name.startswith("csc_conv"):
+        yield equation
       for inner in jaxprs_in_params(equation.params):
-        visit(inner)
+        yield from visit(inner)
 
-  visit(jax.make_jaxpr(function)(*arguments).jaxpr)
-  return {name: count for name, count in counts.items() if name.startswith("csc_conv")}
+  return list(visit(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
+def counted(function, *arguments):
+  """How often each convolution primitive occurs in a function, inside its loops once."""
+  return dict(collections.Counter(e.primitive.name for e in convolutions(function, *arguments)))

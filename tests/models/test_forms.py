@@ -7,15 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cscjax.models import create_model
+from cscjax.models import create_model, describe
 from tests.models import networks
 
 BLOCKS: dict[str, Any] = {"name": "res_csc", "depth": 14, "width": 2}  # 2, 1 and 1 blocks in the stages
 MORE_BLOCKS: dict[str, Any] = BLOCKS | {"depth": 20}  # 3, 2 and 2
+LAYERS: dict[str, Any] = {"name": "msd_csc", "depth": 2, "width": 4, "unfolding": 2}
 FORMS = {  # a network, what makes its other form
   "no loop": (BLOCKS | {"name": "resnet"}, {"unroll": 100}),
+  "padded": (LAYERS, {"channel_multiple": 8}),
   "no loop, remat": (BLOCKS, {"unroll": 2, "remat": "all"}),
   "two blocks a turn": (MORE_BLOCKS, {"unroll": 2}),
+  "padded, multilayer": (
+    LAYERS | {"depth": 3, "pursuit": "multilayer", "solver": "fista"},
+    {"channel_multiple": 4},
+  ),
 }
 STEPS = 4
 
@@ -45,7 +51,7 @@ def curve(model, variables, x):
 
 
 @pytest.mark.parametrize(
-  "form", ["no loop", *(pytest.param(f, marks=pytest.mark.slow) for f in list(FORMS)[1:])]
+  "form", ["no loop", "padded", *(pytest.param(f, marks=pytest.mark.slow) for f in list(FORMS)[2:])]
 )
 def test_training_and_codes_are_the_same(x64, form):
   fields, other = FORMS[form]
@@ -80,3 +86,23 @@ def test_without_loops_xla_is_told_not_to_keep_what_is_to_be_computed_again(rema
   assert "stablehlo.while" in scanned
   assert "stablehlo.while" not in unrolled
   assert ("optimization_barrier" in unrolled) == (remat == "elementwise")
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+def test_the_dense_signal_has_a_multiple_of_channels(channels):
+  fields: dict[str, Any] = LAYERS | {"width": 8}
+  model = create_model(**fields, num_classes=3, channel_multiple=8)
+  x = jnp.zeros((1, 8, 8, channels))
+  variables = jax.eval_shape(model.init, jax.random.key(0), x)
+  filters = [e.invars[1].aval.shape for e in networks.convolutions(model.apply, variables, x)]
+  assert {shape[-2:] for shape in filters} == {(8, 8), (16, 8)}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_its_summary_is_that_of_the_network_without_zeros(dtype):
+  plain, padded = (
+    describe(create_model(**LAYERS, num_classes=3, dtype=dtype, channel_multiple=multiple), (8, 8, 3))
+    for multiple in (1, 8)
+  )
+  assert len(plain) == 3
+  assert padded == plain

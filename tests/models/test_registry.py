@@ -51,6 +51,7 @@ def test_fields_are_the_modules_own(name):
     ("msd_csc", "remat", "layer"),
     ("res_csc", "unroll", 0),
     ("msd_csc", "unroll", 2),
+    ("msd_csc", "channel_multiple", 0),
     ("ml_csc", "remat", "all"),
     ("msd_csc", "parent", None),
   ],
