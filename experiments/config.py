@@ -165,7 +165,12 @@ class Config:
   )
   workdir: str | None = _flag(None, "Where the run is kept and resumed; a new one under runs/ if none.")
   evaluate_epochs: int = _flag(1, "Epochs between evaluations.", _whole(1))
-  checkpoint_seconds: float = _flag(300.0, "Seconds between checkpoints within an epoch.", _real(0, 1e9))
+  checkpoint_seconds: float = _flag(
+    300.0,
+    "Seconds after which a checkpoint is written, also within an epoch. After an evaluation one is"
+    " written sooner if checkpoints then take at most 2 % of the time.",
+    _real(0, 1e9),
+  )
   dispatch_seconds: float = _flag(
     1.0,
     "Seconds of work given to the device at once: between looks at progress, signals and the clock.",

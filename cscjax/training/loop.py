@@ -17,6 +17,9 @@ from cscjax.training.state import EpochMetrics, TrainState
 
 Status = Literal["ok", "diverged", "interrupted"]
 
+SAVING_SHARE = 0.02
+"""Share of the time that the checkpoints at evaluations may take."""
+
 
 class Progress(Protocol):
   """Where the loop reports to: a progress bar or log lines."""
@@ -57,7 +60,8 @@ class Plan:
     batch_size: Examples a step.
     split: The split that is evaluated: "test", or "validation" with "test" after the last step alone.
     evaluate_epochs: Epochs between evaluations; there is one after the last step too.
-    checkpoint_seconds: Between checkpoints, beside those at evaluations.
+    checkpoint_seconds: Seconds after which a checkpoint is written, also within an epoch; see `fit` for
+      those at evaluations.
     dispatch_seconds: That a call of the device should last.
   """
 
@@ -109,21 +113,27 @@ def fit(
 ) -> Outcome:
   """Trains from `state` to the end of the plan.
 
-  After each evaluation there are rows in `log` and a checkpoint, in this order: a run killed between
-  the two does the epoch again and drops the rows. A state that is not finite is not saved.
+  Each evaluation appends its rows to `log`. A checkpoint follows the first evaluation, the last one, and
+  those between if checkpoints then take at most `SAVING_SHARE` of the time. Apart from evaluations, one
+  is written when `plan.checkpoint_seconds` have passed since the last, and when the run is stopped. A
+  state that is not finite is not saved.
+
+  When checkpoints are written depends on the clock, but no result does: a run that was killed resumes at
+  its last checkpoint, drops the rows of later steps, and computes the same rows and states again.
 
   Args:
     state: Where to begin, at any step.
     programs: What to run.
     plan: When.
-    log: Holds the rows up to `state`.
+    log: Holds the rows up to `state`; it is on disk before a checkpoint is written.
     checkpoints: Where states are kept.
     progress: Told after every call of the device.
     stopped: Asked as often, and has to answer the same on every process; once it is true the run ends
       with a checkpoint.
     seconds: Wall time that the run had taken before.
   """
-  began, saved = time.perf_counter() - seconds, time.perf_counter()
+  began = time.perf_counter() - seconds
+  saved, saving_took = time.perf_counter(), 0.0
   pace, evaluation_pace = Pace(plan.dispatch_seconds), Pace(plan.dispatch_seconds)
   step = int(state.step)
   due = plan.splits_after(step)
@@ -135,12 +145,20 @@ def fit(
   def elapsed():
     return time.perf_counter() - began
 
+  def save():
+    nonlocal saved, saving_took
+    start = time.perf_counter()
+    log.sync()
+    checkpoints.save(state, elapsed())
+    saved = time.perf_counter()
+    saving_took = saved - start
+
   while True:
     due = plan.splits_after(step) if step > evaluated_step else []
     if not due and step >= plan.total_steps:
       return Outcome("ok", state, elapsed())
     if stopped():
-      checkpoints.save(state, elapsed())
+      save()
       return Outcome("interrupted", state, elapsed())
 
     if due:
@@ -150,24 +168,25 @@ def fit(
         rows.append({"split": split, **found, "images_per_second": evaluation_pace.rate()})
       if stopped():
         continue  # the evaluation was cut short
+      rate = float(np.asarray(programs.schedule(step - 1)))
+      place = {"step": step, "epoch": step / plan.steps_per_epoch}
       for row in rows:
-        place = {"step": step, "epoch": step / plan.steps_per_epoch}
-        rate = float(np.asarray(programs.schedule(step - 1)))
         log.write({**place, **row, "learning_rate": rate, "seconds": elapsed()})
         progress.evaluated(log.rows[-1])
-      checkpoints.save(state, elapsed())
-      evaluated_step, saved = step, time.perf_counter()
-      continue
-
-    with pace.call(plan.epoch_end(step) - step, plan.batch_size) as count:
-      state = jax.block_until_ready(programs.train(state, np.int32(count)))
-    if int(state.bad_step) >= 0:
-      return Outcome("diverged", state, elapsed())
-    step += count
-    progress.trained(step, state.metrics.means(), pace.latest)
-    if time.perf_counter() - saved > plan.checkpoint_seconds:
-      checkpoints.save(state, elapsed())
-      saved = time.perf_counter()
+      evaluated_step = step
+      # Process 0 alone writes, so that the processes of a run need not agree on when.
+      interval = min(saving_took / SAVING_SHARE, plan.checkpoint_seconds)
+    else:
+      with pace.call(plan.epoch_end(step) - step, plan.batch_size) as count:
+        state = jax.block_until_ready(programs.train(state, np.int32(count)))
+      if int(state.bad_step) >= 0:
+        return Outcome("diverged", state, elapsed())
+      step += count
+      progress.trained(step, state.metrics.means(), pace.latest)
+      interval = plan.checkpoint_seconds
+    is_last = evaluated_step >= plan.total_steps
+    if is_last or time.perf_counter() - saved > interval:
+      save()
 
 
 def _evaluate(programs, plan, state, split, pace, stopped) -> dict[str, float]:

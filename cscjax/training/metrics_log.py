@@ -46,15 +46,20 @@ class MetricsLog:
     self.drop_after(last_step)
 
   def write(self, row: dict[str, Any]) -> None:
-    """Appends a row; numbers that are not finite become null."""
+    """Appends a row, which `sync` puts on disk; numbers that are not finite become null."""
     row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     self.rows.append(row)
     if self._path is None:
       return
     with self._path.open("a") as file:
       file.write(_line(row))
-      file.flush()
-      os.fsync(file.fileno())  # before the checkpoint that relies on it
+
+  def sync(self) -> None:
+    """Waits until all rows are on disk, so that a checkpoint may rely on them."""
+    if self._path is None:
+      return
+    with self._path.open("a") as file:
+      os.fsync(file.fileno())
 
   def drop_after(self, step: int) -> None:
     """Writes the file anew without the rows of later steps."""

@@ -85,7 +85,7 @@ def test_two_processes_train_and_resume_like_one_and_the_first_alone_writes(alon
     assert [p.returncode for p in processes] == [0, 0], err
     assert len(out) == 1
     assert others == ([], "")
-    assert steps_saved(workdir) == [steps - 1, steps]
+    assert steps_saved(workdir)[-1] == steps
   assert f": step {STEPS // 2} of {STEPS}" in err
   assert not (tmp_path / "run-second").exists()
   assert_same_curve(rows(workdir), alone)

@@ -1,21 +1,35 @@
 """The loop's decisions, with programs that only count."""
 
+import types
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cscjax import training
+from cscjax.training import loop, pace
 from cscjax.training.pace import Pace
+
+
+class Clock:
+  """Time that passes only where a test says so."""
+
+  def __init__(self):
+    self.now = 0.0
+
+  def perf_counter(self):
+    return self.now
 
 
 class Keeper:
   """Stands for the checkpoints."""
 
-  def __init__(self):
-    self.steps = []
+  def __init__(self, clock, seconds):
+    self.steps, self._clock, self._seconds = [], clock, seconds
 
   def save(self, state, seconds):
     self.steps.append(int(state.step))
+    self._clock.now += self._seconds
 
 
 class Silent:
@@ -32,14 +46,26 @@ def state_at(step, bad_step=-1):
   return training.TrainState(jnp.int32(step), {}, {}, {}, metrics, jnp.int32(bad_step))
 
 
-def run(tmp_path, *, start=0, total=25, stop_at=None, bad_at=None, split="test", **plan):
+def run(
+  tmp_path,
+  *,
+  start=0,
+  total=25,
+  stop_at=None,
+  bad_at=None,
+  split="test",
+  step_seconds=0.01,
+  save_seconds=0.0,
+  **plan,
+):
   """Runs the loop over 10-step epochs; returns outcome, rows, saved steps and the calls made."""
-  calls, evaluated = [], []
+  calls, evaluated, clock = [], [], Clock()
 
   def train(state, count):
     step = int(state.step)
     assert step // 10 == (step + int(count) - 1) // 10, "a call crosses the end of an epoch"
     calls.append((step, int(count)))
+    clock.now += step_seconds * int(count)
     bad = bad_at if bad_at is not None and step <= bad_at < step + count else -1
     return state_at(step + int(count), bad)
 
@@ -50,21 +76,24 @@ def run(tmp_path, *, start=0, total=25, stop_at=None, bad_at=None, split="test",
   def stopped():
     return stop_at is not None and stop_at(calls, evaluated)
 
-  keeper = Keeper()
+  keeper = Keeper(clock, save_seconds)
   log = training.MetricsLog(tmp_path / "metrics.jsonl", last_step=start)
-  outcome = training.fit(
-    state_at(start),
-    training.Programs(train, evaluate, {"test": 3, "validation": 2}, lambda step: np.float32(0.1)),
-    training.Plan(total, 10, 4, split, **plan),
-    log=log,
-    checkpoints=keeper,
-    progress=Silent(),
-    stopped=stopped,
-  )
+  with pytest.MonkeyPatch.context() as patch:
+    for module in (loop, pace):
+      patch.setattr(module, "time", types.SimpleNamespace(perf_counter=clock.perf_counter))
+    outcome = training.fit(
+      state_at(start),
+      training.Programs(train, evaluate, {"test": 3, "validation": 2}, lambda step: np.float32(0.1)),
+      training.Plan(total, 10, 4, split, **plan),
+      log=log,
+      checkpoints=keeper,
+      progress=Silent(),
+      stopped=stopped,
+    )
   return outcome, log.rows, keeper.steps, evaluated
 
 
-def test_evaluates_and_saves_after_each_epoch_and_at_the_end(tmp_path):
+def test_evaluates_after_each_epoch_and_at_the_end(tmp_path):
   outcome, rows, saved, _ = run(tmp_path)
   assert outcome.status == "ok"
   assert [(r["step"], r["epoch"], r["split"]) for r in rows] == [
@@ -156,6 +185,66 @@ def test_checkpoints_within_an_epoch(tmp_path):
   _, _, saved, _ = run(tmp_path, checkpoint_seconds=0.0)
   assert len(saved) > 3
   assert saved[-1] == 25
+
+
+@pytest.mark.parametrize(
+  ("step_seconds", "save_seconds", "checkpoint_seconds", "epochs_saved"),
+  [
+    (0.07, 0.4, 300.0, [1, 30, 59, 88, 100]),  # 20 s, in epochs of 0.7 s
+    (0.07, 0.4, 5.0, [1, 9, 17, 25, 33, 41, 49, 57, 65, 73, 81, 89, 97, 100]),
+    (3.0, 0.4, 300.0, range(1, 101)),  # the epochs are long enough
+    (0.07, 1000.0, 1e9, [1, 100]),
+  ],
+)
+def test_checkpoints_at_evaluations_take_little_time(
+  tmp_path, step_seconds, save_seconds, checkpoint_seconds, epochs_saved
+):
+  outcome, rows, saved, _ = run(
+    tmp_path,
+    total=1000,
+    step_seconds=step_seconds,
+    save_seconds=save_seconds,
+    checkpoint_seconds=checkpoint_seconds,
+  )
+  assert saved == [10 * epoch for epoch in epochs_saved]
+  assert outcome.seconds == pytest.approx(1000 * step_seconds + len(saved) * save_seconds)
+  assert [r["step"] for r in rows if r["split"] == "test"] == list(range(10, 1001, 10))
+
+
+def test_the_metrics_are_on_disk_before_a_checkpoint_relies_on_them(tmp_path, monkeypatch):
+  synced, found = [], []
+  monkeypatch.setattr(training.MetricsLog, "sync", lambda log: synced.append(log.rows[-1]["step"]))
+  monkeypatch.setattr(Keeper, "save", lambda _, state, __: found.append((int(state.step), synced[-1])))
+  run(tmp_path)
+  assert found == [(10, 10), (20, 20), (25, 25)]
+
+
+class Killed(BaseException):
+  """Ends a run between two calls of the device."""
+
+
+def test_killed_epochs_after_its_last_checkpoint_it_makes_the_same_rows_again(tmp_path):
+  def kill(calls, evaluated):
+    if len(calls) > 27:
+      raise Killed
+    return False
+
+  slow = {"total": 400, "step_seconds": 0.07, "save_seconds": 0.4}
+  for name in ("alone", "killed"):
+    (tmp_path / name).mkdir()
+  _, alone, saved, _ = run(tmp_path / "alone", **slow)
+  assert saved == [10, 300, 400]
+  with pytest.raises(Killed):
+    run(tmp_path / "killed", stop_at=kill, **slow)
+  assert training.read_metrics(tmp_path / "killed" / "metrics.jsonl")[-1]["step"] == 250
+  _, rows, saved, _ = run(tmp_path / "killed", start=10, **slow)
+  assert [untimed(row) for row in rows] == [untimed(row) for row in alone]
+  assert training.read_metrics(tmp_path / "killed" / "metrics.jsonl") == rows
+  assert saved == [20, 310, 400]  # the first evaluation of each call
+
+
+def untimed(row):
+  return {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
 
 
 @pytest.mark.parametrize("remaining", [1, 7])
