@@ -75,6 +75,13 @@ def rows(workdir):
   return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
 
 
+def rows_after(workdir, step):
+  """How many whole rows the metrics have of later steps than this one."""
+  path = workdir / "metrics.jsonl"
+  lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+  return sum(json.loads(line)["step"] > step for line in lines if line.endswith("\n"))
+
+
 def summary(done):
   """What a run that ended printed last."""
   assert done.returncode == 0, done.stderr

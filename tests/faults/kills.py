@@ -2,9 +2,11 @@
 
     python -m tests.faults.kills --kills=50 --seed=0 --results=experiments/results/kills.json
 
-A run saves a checkpoint after every step. It is started and killed (SIGKILL) up to five times, each time
-after a random share of the time that the whole run takes or, every other time, once a checkpoint is seen
-being written; then it may end. Its last state and its metrics have to be those of the run left alone.
+Every other run saves a checkpoint after each step; the others save by time, as runs do by default, so
+that they write the metrics of many epochs between two checkpoints. A run is started and killed (SIGKILL)
+up to five times, each time after a random share of the time that the whole run takes or, every other
+time, once a checkpoint is seen being written; then it may end. Its last state and its metrics have to be
+those of the run left alone.
 """
 
 import datetime
@@ -23,34 +25,42 @@ from absl import app, flags
 
 from tests.faults import harness
 
-FLAGS = (*harness.TINY, *harness.OFTEN, "--epochs=2")
+FLAGS = {
+  "each_step": (*harness.TINY, *harness.OFTEN, "--epochs=2"),
+  "by_time": (*harness.TINY, "--dispatch_seconds=0", "--epochs=60"),
+}
+"""The flags of the runs, by when they save."""
+
 KILLS_A_RUN = 5
 
 
 def measure(kills: int, seed: int, folder: pathlib.Path) -> dict:
   """Does so many kills and tells what came of them; `folder` is for the runs."""
   chance = random.Random(seed)
-  flags_of_all = (*FLAGS, f"--compilation_cache={folder / 'compiled'}")
-  harness.summary(harness.run(*flags_of_all, f"--workdir={folder / 'compiling'}"))
-  began = time.monotonic()
-  harness.summary(harness.run(*flags_of_all, f"--workdir={folder / 'alone'}"))
-  usual = time.monotonic() - began
+  cache = f"--compilation_cache={folder / 'compiled'}"
+  harness.summary(harness.run(*FLAGS["each_step"], cache, f"--workdir={folder / 'compiling'}"))
+  usual = {}
+  for saves, given in FLAGS.items():
+    began = time.monotonic()
+    harness.summary(harness.run(*given, cache, f"--workdir={folder / saves}"))
+    usual[saves] = time.monotonic() - began
   runs, done = [], 0
   while done < kills:
-    workdir = folder / str(len(runs))
-    command = (*flags_of_all, f"--workdir={workdir}")
+    workdir, saves = folder / str(len(runs)), list(FLAGS)[len(runs) % 2]
+    command = (*FLAGS[saves], cache, f"--workdir={workdir}")
     killed = []
     for i in range(min(KILLS_A_RUN, kills - done)):
-      found = _kill(command, workdir, chance, usual, in_write=i % 2 == 1)
+      found = _kill(command, workdir, chance, usual[saves], in_write=i % 2 == 1)
       if found is None:
         break  # it ended before
       killed.append(found)
     done += len(killed)
-    runs.append({"kills": killed, **_finish(command, workdir, folder / "alone")})
+    runs.append({"saves": saves, "kills": killed, **_finish(command, workdir, folder / saves)})
   return {
     "kills": done,
     "kills_in_a_checkpoint_write": sum(kill["in_write"] for run in runs for kill in run["kills"]),
     "kills_before_the_first_checkpoint": sum(k["step"] is None for run in runs for k in run["kills"]),
+    "kills_with_metrics_after_the_checkpoint": sum(k["rows"] > 0 for run in runs for k in run["kills"]),
     "runs": len(runs),
     "runs_resumed": sum(run["resumed"] for run in runs),
     "runs_with_the_same_bits": sum(run["same_state"] and run["same_metrics"] for run in runs),
@@ -78,6 +88,7 @@ def _kill(command, workdir, chance, usual, in_write):
   return {
     "seconds": round(time.monotonic() - began, 3),
     "step": saved[-1] if saved else None,
+    "rows": harness.rows_after(workdir, saved[-1] if saved else 0),
     "in_write": harness.writes_under_way(workdir, started),
   }
 
@@ -101,7 +112,7 @@ def main(_):
     found = measure(flags.FLAGS.kills, flags.FLAGS.seed, pathlib.Path(folder))
   about = {
     "command": "python -m tests.faults.kills " + " ".join(sys.argv[1:]),
-    "run": "python -m experiments.run " + " ".join(FLAGS),
+    "run": {saves: "python -m experiments.run " + " ".join(given) for saves, given in FLAGS.items()},
     "seed": flags.FLAGS.seed,
     "date": f"{datetime.date.today()}",
     "device": f"{os.cpu_count()} cores, {_processor()}",
@@ -112,7 +123,9 @@ def main(_):
   }
   text = json.dumps(about | found, indent=1) + "\n"
   # One kill a line.
-  text = re.sub(r'\{\s+"seconds": (.*),\s+"step": (.*),\s+"in_write": (.*)\s+\}', _one_line, text)
+  text = re.sub(
+    r'\{\s+"seconds": .*,\s+"step": .*,\s+"rows": .*,\s+"in_write": .*\s+\}', _one_line, text
+  )
   if flags.FLAGS.results:
     pathlib.Path(flags.FLAGS.results).write_text(text)
   print(json.dumps({name: value for name, value in found.items() if name != "each_run"}))
@@ -120,7 +133,7 @@ def main(_):
 
 
 def _one_line(match):
-  return '{{"seconds": {}, "step": {}, "in_write": {}}}'.format(*match.groups())
+  return json.dumps(json.loads(match[0]))
 
 
 def _processor():
