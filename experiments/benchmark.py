@@ -4,10 +4,11 @@ Suites: `train` (median time of a training step, beside PyTorch's), `compile` (t
 one), `memory` (time and XLA's plan of its memory against what is computed again), `convolutions` (those
 of the networks one by one, beside PyTorch's), `dense` (ways to write the dense connection), `gradients`
 (differentiating a solver against the number of its iterations), `solvers` (time to a relative objective
-gap, beside SPORCO and SCICO), `gpu` (the networks' steps on a GPU beside PyTorch's, in five minutes),
-`kernels` (what a step or a solver's iteration launches on a GPU, counted without one; needs the CUDA
-plugin: pip install 'cscjax[cuda12]'). Peers are measured where they are installed: pip install
-'cscjax[bench]'. Prints one JSON object a row with --json, else a table.
+gap, beside SPORCO and SCICO), `loop` (the host's part of the time of a short epoch), `gpu` (the steps of
+the networks on a GPU beside PyTorch's, in five minutes), `kernels` (what a step or a solver's iteration
+launches on a GPU, counted without one; needs the CUDA plugin: pip install 'cscjax[cuda12]'). Peers are
+measured where they are installed: pip install 'cscjax[bench]'. Prints one JSON object a row with --json,
+else a table.
 """
 
 import json
@@ -24,12 +25,13 @@ from experiments.benchmarks import (
   gpu,
   gradients,
   kernels,
+  loop,
   problems,
   solvers,
   training,
 )
 
-SUITES = (*training.SUITES, "convolutions", "dense", "gradients", "solvers", "kernels", "gpu")
+SUITES = (*training.SUITES, "convolutions", "dense", "gradients", "solvers", "loop", "kernels", "gpu")
 
 
 def main() -> None:
@@ -49,6 +51,9 @@ def main() -> None:
   elif args.suite == "kernels":
     cases = _known(args.cases, kernels.CASES) or kernels.COUNTED
     _print(kernels.rows(cases, args.batch_size, precision), kernels.line)
+  elif args.suite == "loop":
+    cases = _known(args.cases, training.CASES) or loop.CASES
+    _print(loop.rows(cases, args.batch_size, precision), loop.line)
   elif args.suite == "gpu":
     cases = _known(args.cases, gpu.CASES) or tuple(gpu.CASES)
     _print(gpu.rows(cases, args.batch_size), gpu.line)
@@ -84,7 +89,7 @@ def define_flags() -> None:
     "precision",
     None,
     ("float32", "bfloat16"),
-    "Of convolutions (training, convolutions, kernels): float32 if None, in kernels bfloat16.",
+    "Of convolutions (training, convolutions, loop, kernels): float32 if None, in kernels bfloat16.",
   )
   flags.DEFINE_list("solvers", list(solvers.SOLVERS), "Solvers to run (solvers).")
   cli.define_path(

@@ -1,0 +1,50 @@
+"""The suite `loop` with stand-ins for the network and the clock, so that its answer is known."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cscjax.training.loop
+import cscjax.training.pace
+from cscjax import training
+from experiments.benchmarks import loop
+from experiments.build import Run, make_plan
+from experiments.config import Config
+
+TRAINING, EVALUATION, CHECKPOINT = 0.6, 0.1, 0.35  # seconds: an epoch's and each checkpoint's
+
+
+def test_what_is_not_spent_on_the_device_is_the_hosts(monkeypatch):
+  now = 0.0
+
+  def spend(seconds):
+    nonlocal now
+    now += seconds
+
+  def train(state, count):
+    spend(TRAINING / 4 * count)
+    return state.replace(step=jnp.int32(state.step + count))
+
+  def evaluate(state, split, sums, first, count):
+    spend(EVALUATION * count)
+    return sums
+
+  def build(config, dataset):
+    zero = jnp.zeros((), jnp.int32)
+    state = training.TrainState(zero, {}, {}, {}, training.EpochMetrics.zero(), zero - 1)
+    programs = training.Programs(train, evaluate, {"test": 1}, lambda step: np.float32(0.1))
+    return Run(state, programs, make_plan(config, dataset), None)
+
+  clock = types.SimpleNamespace(perf_counter=lambda: now)
+  for module in (loop, cscjax.training.loop, cscjax.training.pace):
+    monkeypatch.setattr(module, "time", clock)
+  monkeypatch.setattr(loop, "build", build)
+  monkeypatch.setattr(training.Checkpoints, "save", lambda *_: spend(CHECKPOINT))
+  config = Config(model="msdnet", dataset="cifar10", batch_size=8, epochs=61)
+  row = loop.measure(config, loop.random_images(32))
+  assert (row["epochs"], row["checkpoints"]) == (60, 3)  # after the first epoch, and every 17.5 s
+  seconds = 60 * (TRAINING + EVALUATION) + 3 * CHECKPOINT
+  assert row["epoch_seconds"] == pytest.approx(seconds / 60)
+  assert row["host_fraction"] == pytest.approx(3 * CHECKPOINT / seconds)
