@@ -1,11 +1,14 @@
 """Batch norm as the models use it: its bias is the negative threshold (eq. 2)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
+from cscjax.models.batch_norm import batch_norm, normalized
 from cscjax.ops import common_float, expand_rank
 
 MOMENTUM = 0.9  # of the running statistics
@@ -14,9 +17,9 @@ MOMENTUM = 0.9  # of the running statistics
 class Norm(nn.Module):
   """Batch norm with scale and bias, over all axes but the channels.
 
-  The variance is the mean of (z - mean)^2, in float32: a mean of 1e4 deviations leaves two to three
-  digits of the result. In bfloat16 the values themselves keep a deviation only down to 1/256 of the
-  mean, so inputs have to be normalised.
+  The statistics are computed in float32 from differences to a value of the batch: a mean of 1e4
+  deviations leaves two to three digits of the result. In bfloat16 the values themselves keep a deviation
+  only down to 1/256 of the mean, so inputs have to be normalised.
 
   Attributes:
     norm: False leaves the bias alone.
@@ -53,26 +56,33 @@ def shared_norms(
     return [lambda z: _sum(z, bias)] * count
   scale = module.param("scale", nn.initializers.ones, (features,))
 
-  def make(index):
-    standardize = nn.BatchNorm(
-      use_running_average=not train,
-      momentum=MOMENTUM,
-      use_scale=False,
-      use_bias=False,
-      use_fast_variance=False,  # E[z^2] - E[z]^2 has no correct digit where the mean is large
-      axis_name=axis_name,
-      name=f"norm_{index}",
+  norms = [_BatchNorm(axis_name, name=f"norm_{index}") for index in range(count)]
+  return [partial(norm, scale=scale, bias=bias, train=train) for norm in norms]
+
+
+class _BatchNorm(nn.Module):
+  """Batch norm and its running statistics; scale and bias belong to another module."""
+
+  axis_name: str | None
+
+  @nn.compact
+  def __call__(self, z, *, scale, bias, train):
+    statistics = [
+      self.variable("batch_stats", "mean", jnp.zeros, scale.shape, jnp.float32),
+      self.variable("batch_stats", "var", jnp.ones, scale.shape, jnp.float32),
+    ]
+    dtype = common_float(z, scale)
+    z, scale, bias, mean, variance = (
+      expand_rank(a.astype(dtype), z.ndim)
+      for a in (z, scale, bias, *(variable.value for variable in statistics))
     )
-
-    def apply(z):
-      with jax.numpy_dtype_promotion("standard"):  # Flax's own: statistics are float32
-        z = standardize(z)
-      z = z.astype(common_float(z, scale))
-      return _sum(z * expand_rank(scale.astype(z.dtype), z.ndim), bias)
-
-    return apply
-
-  return [make(index) for index in range(count)]
+    if not train or self.is_initializing():
+      return normalized(z, mean, variance, scale, bias)
+    result, *of_batch = batch_norm(z, scale, bias, self.axis_name)
+    for variable, old, new in zip(statistics, (mean, variance), of_batch, strict=True):
+      value = MOMENTUM * old + (1 - MOMENTUM) * new
+      variable.value = value.reshape(variable.value.shape).astype(jnp.float32)
+    return result
 
 
 def _sum(z, bias):

@@ -1,11 +1,15 @@
 """Batch norm where the mean is large beside the deviation, against NumPy in float64."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cscjax.models import CSCLayer
+from cscjax.models.batch_norm import EPSILON as BATCH_EPSILON
+from cscjax.models.batch_norm import batch_norm
 from cscjax.models.norms import Norm
 
 MEAN, EPSILON = 1e4, 1e-5
@@ -48,6 +52,51 @@ def test_its_gradient():
   deviation = np.sqrt(z.astype(np.float64).var(axis=(0, 1, 2)) + EPSILON)
   expected = (w - w.mean(axis=0) - y * (w * y).mean(axis=0)) / deviation
   np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=ROUNDING)
+
+
+def _formula(z, scale, bias, axis_name=None):
+  """What `batch_norm` computes, as automatic differentiation sees it."""
+
+  def mean_of(a):
+    mean = jnp.mean(a, axis=tuple(range(a.ndim - 1)), keepdims=True)
+    return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+
+  mean = mean_of(z)
+  variance = mean_of((z - mean) ** 2)
+  return scale * (z - mean) / jnp.sqrt(variance + BATCH_EPSILON) + bias, mean, variance
+
+
+@pytest.mark.parametrize("axis_name", [None, "device"])
+def test_derivatives_are_those_of_the_formula(axis_name):
+  """Also of the mean and the variance, in both modes, and of the second order."""
+
+  @partial(jax.jit, static_argnums=0)
+  def derivatives(norm, weights, primals, tangents):
+    def call(*arguments):
+      return jax.vmap(lambda *a: norm(*a, axis_name), axis_name="device")(*arguments)
+
+    def loss(*arguments):
+      return sum(jnp.vdot(w, jnp.sin(a)) for w, a in zip(weights, call(*arguments), strict=True))
+
+    gradient = jax.grad(loss, (0, 1, 2))
+    return jax.jvp(call, primals, tangents), jax.jvp(gradient, primals, tangents)
+
+  rng = np.random.default_rng(0)
+  shapes = [(2, 4, 3, 2, 5), (2, 1, 1, 1, 5), (2, 1, 1, 1, 5)]  # on two devices, or of two batches
+  with jax.enable_x64():
+    arguments = [tuple(jnp.asarray(rng.normal(size=shape)) for shape in shapes) for _ in range(3)]
+    found, expected = (derivatives(norm, *arguments) for norm in (batch_norm, _formula))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), found, expected)
+
+
+def test_variance_where_the_first_value_is_far_away():
+  """At 100 deviations, which is more than sparse batches have, four digits are left."""
+  z = np.random.default_rng(0).normal(size=(8, 16, 16, 2)).astype(np.float32)
+  z[0, 0, 0] = [100, -100]
+  _, mean, variance = batch_norm(jnp.asarray(z), jnp.ones((1, 1, 1, 2)), jnp.zeros((1, 1, 1, 2)))
+  exact = z.astype(np.float64)
+  np.testing.assert_allclose(mean.ravel(), exact.mean(axis=(0, 1, 2)), atol=1e-4)
+  np.testing.assert_allclose(variance.ravel(), exact.var(axis=(0, 1, 2)), rtol=1e-4)
 
 
 def test_bfloat16_keeps_what_its_values_have():
