@@ -1,6 +1,7 @@
 """SGD with momentum and the step schedule of the paper's protocols."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import optax
@@ -9,6 +10,12 @@ from cscjax import checks
 
 DECAYED = ("filters", "kernel")
 """How the names of the parameters begin that weight decay is for."""
+
+
+def is_decayed(path: tuple[Any, ...]) -> bool:
+  """Whether weight decay is for the parameter at this path of a tree of dicts."""
+  # By name: in stacked blocks a bias has two axes as well.
+  return path[-1].key.startswith(DECAYED)
 
 
 def step_schedule(
@@ -61,8 +68,7 @@ def sgd(
   checks.in_range("weight_decay", weight_decay, 0)
 
   def is_kernel(params):
-    # By name: in stacked blocks a bias has two axes as well.
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.startswith(DECAYED), params)
+    return jax.tree.map_with_path(lambda path, _: is_decayed(path), params)
 
   return optax.chain(
     optax.add_decayed_weights(weight_decay, mask=is_kernel),

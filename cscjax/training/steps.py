@@ -11,6 +11,7 @@ from flax import struct
 from jax import lax
 
 from cscjax.training.augment import augment, normalize
+from cscjax.training.packing import Packing
 from cscjax.training.state import EpochMetrics, TrainState
 
 
@@ -35,7 +36,7 @@ class Recipe(struct.PyTreeNode):
 
   Attributes:
     model: Called as model(x, train=...).
-    optimizer: Of the parameters.
+    optimizer: Of the parameters, which it gets packed (see `Packing`): it has to be elementwise.
     batch_size: Examples a step, over all devices.
     shift: See `augment`.
     flip: See `augment`.
@@ -75,14 +76,21 @@ def train_steps(
   epoch_key = jax.random.fold_in(shuffle_key, state.step // steps_per_epoch)
   order = jax.random.permutation(epoch_key, data.labels.shape[0])
 
+  packings = Packing(state.params), Packing(state.variables)
+  for packing in packings:
+    state = packing.pack(state)
+
   def body(_, state):
     position = state.step % steps_per_epoch
     batch = lax.dynamic_slice_in_dim(order, position * recipe.batch_size, recipe.batch_size)
     fresh = jax.tree.map(lambda m: jnp.where(position == 0, 0, m), state.metrics)
     step_key = jax.random.fold_in(augment_key, state.step)
-    return _train_step(recipe, state.replace(metrics=fresh), data, batch, step_key)
+    return _train_step(recipe, packings, state.replace(metrics=fresh), data, batch, step_key)
 
-  return lax.fori_loop(0, count, body, state)
+  state = lax.fori_loop(0, count, body, state)
+  for packing in packings:
+    state = packing.unpack(state)
+  return state
 
 
 def evaluate_batches(
@@ -118,18 +126,21 @@ def evaluate_batches(
   return lax.fori_loop(0, count, body, sums)
 
 
-def _train_step(recipe, state, data, batch, key):
+def _train_step(recipe, packings, state, data, batch, key):
+  """One step of a packed state."""
+  of_params, of_variables = packings
   batch, keys = _local((batch, jax.random.split(key, recipe.batch_size)), recipe)
   labels = data.labels[batch]
   images = augment(data.images[batch], keys, shift=recipe.shift, flip=recipe.flip)
   images = normalize(images, data.mean, data.std)
 
   def loss_fn(params):
+    variables = of_variables.unpack(state.variables)
     logits, updates = recipe.model.apply(
-      {"params": params, **state.variables}, images, train=True, mutable=list(state.variables)
+      {"params": of_params.unpack(params), **variables}, images, train=True, mutable=list(variables)
     )
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return jnp.mean(losses), (logits, updates)
+    return jnp.mean(losses), (logits, of_variables.pack(updates))
 
   (loss, (logits, variables)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
   metrics = _sums(recipe, logits, labels, jnp.ones(labels.shape, bool))
