@@ -81,7 +81,7 @@ class _BatchNorm(nn.Module):
     result, *of_batch = batch_norm(z, scale, bias, self.axis_name)
     for variable, old, new in zip(statistics, (mean, variance), of_batch, strict=True):
       value = MOMENTUM * old + (1 - MOMENTUM) * new
-      variable.value = value.reshape(variable.value.shape).astype(jnp.float32)
+      variable.value = value.reshape(scale.shape[-1:]).astype(variable.value.dtype)
     return result
 
 

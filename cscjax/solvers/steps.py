@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, Dictionary
@@ -15,9 +16,10 @@ Prox = Callable[[Code], Code]
 def proximal_gradient_step(
   dictionary: Dictionary, point: Code, residual: jax.Array, step: ArrayLike, prox: Prox
 ) -> Code:
-  """prox(point - step D^T (D point - x)) (eq. 1), given the residual D point - x."""
-  gradient = dictionary.analysis(residual)
-  return prox(jax.tree.map(lambda p, g: p - step * g, point, gradient))
+  """prox(point - step D^T (D point - x)) (eq. 1), given the residual D point - x and a scalar step."""
+  # The step's gradient is one sum of the residual's size, and not one of each part of the code.
+  update = dictionary.analysis(jnp.multiply(step, residual))
+  return prox(jax.tree.map(jnp.subtract, point, update))
 
 
 def momentum(t: Any) -> tuple[Any, Any]:
