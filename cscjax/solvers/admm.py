@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.dictionaries.frame import canvas, frame_inverse, squared_atom_norm
-from cscjax.ops import at_least_float32, expand_rank, highest_precision
+from cscjax.ops import at_least_float32, expand_rank, highest_precision, power_of_two
 from cscjax.solvers.algorithm import Algorithm, Stop, relative
 from cscjax.solvers.certificates import check_beta_below_max, dual_value, gradient_mapping
 from cscjax.solvers.iterate import Differentiate, Loop, SolverResult, solve
@@ -160,8 +160,12 @@ class DouglasRachford(NamedTuple):
       signal = (weight * larger.x + pull * point.signal) / (weight + pull)
       return _Pair(signal, jax.tree.map(jnp.multiply, inside, larger.prox(point.code, 1 / rho)))
 
+    unit = power_of_two(1 / jnp.sqrt(ridge), axis=())  # a code is about as large as D of it times this
+
     def norm(pair):
-      return safe_sqrt(problem.norm(pair.signal) ** 2 / ridge + problem.norm(pair.code) ** 2)
+      code = jax.tree.map(lambda c: c / per_signal(unit, c), pair.code)
+      signal = problem.inner(pair.signal, pair.signal) / (ridge * unit**2)
+      return safe_sqrt(signal + problem.inner(code, code))
 
     def parts(state):
       """prox(P), the scaled dual P - prox(P), and rho; a change of rho moves the dual alone."""
