@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from cscjax.models import MODELS
@@ -14,6 +13,7 @@ from experiments.cli import UsageError
 from experiments.config import AUTO, Config
 from experiments.flags import parse
 from experiments.workdir import open_workdir, write_config
+from tests.models import networks
 
 LEFT_TO_IT = {"remat": AUTO, "unroll": None, "channel_multiple": None}
 
@@ -53,15 +53,7 @@ def test_a_depth_that_does_not_fit_is_what_is_told(depth):
 def convolutions(depth):
   """How many convolutions XLA gets to compile of the gradient of a network on a GPU."""
   model = make_model(for_device(Config(model="res_csc", depth=depth), "gpu"), 10, parallel=False)
-  x = jnp.zeros((2, 8, 8, 3))
-  variables = jax.eval_shape(model.init, jax.random.key(0), x)
-
-  def loss(params, state):
-    logits, _ = model.apply({"params": params, **state}, x, train=True, mutable=["batch_stats"])
-    return jnp.sum(logits)
-
-  traced = jax.jit(jax.grad(loss)).trace(variables.pop("params"), variables)
-  text = traced.lower(lowering_platforms=("cuda",)).as_text()
+  text = networks.gradient_for_a_gpu(model)
   return text.count("stablehlo.convolution"), text.count("stablehlo.while")
 
 

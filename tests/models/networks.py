@@ -79,3 +79,16 @@ def convolutions(function, *arguments):
 def counted(function, *arguments):
   """How often each convolution primitive occurs in a function, inside its loops once."""
   return dict(collections.Counter(e.primitive.name for e in convolutions(function, *arguments)))
+
+
+def gradient_for_a_gpu(model):
+  """The program of a network's gradient for a GPU, as XLA gets it."""
+  x = jnp.zeros((2, 8, 8, 3))
+  variables = jax.eval_shape(model.init, jax.random.key(0), x)
+
+  def loss(params, state):
+    logits, _ = model.apply({"params": params, **state}, x, train=True, mutable=["batch_stats"])
+    return jnp.sum(logits)
+
+  traced = jax.jit(jax.grad(loss)).trace(variables.pop("params"), variables)
+  return traced.lower(lowering_platforms=("cuda",)).as_text()

@@ -65,24 +65,13 @@ def test_training_and_codes_are_the_same(x64, form):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), found, expected)
 
 
-def lowered(**fields: Any):
-  """The program of a gradient for a GPU, as XLA gets it."""
-  model = create_model(**MORE_BLOCKS, **fields, num_classes=3)
-  x = jnp.zeros((2, 8, 8, 3))
-  variables = jax.eval_shape(model.init, jax.random.key(0), x)
-
-  def loss(params, state):
-    logits, _ = model.apply({"params": params, **state}, x, train=True, mutable=["batch_stats"])
-    return jnp.sum(logits)
-
-  traced = jax.jit(jax.grad(loss)).trace(variables.pop("params"), variables)
-  return traced.lower(lowering_platforms=("cuda",)).as_text()
-
-
 @pytest.mark.parametrize("remat", ["none", "elementwise"])
 def test_without_loops_xla_is_told_not_to_keep_what_is_to_be_computed_again(remat):
   """A loop keeps the forward pass apart from the backward one; where there is none a barrier has to."""
-  scanned, unrolled = lowered(remat=remat), lowered(remat=remat, unroll=3)
+  scanned, unrolled = (
+    networks.gradient_for_a_gpu(create_model(**MORE_BLOCKS, num_classes=3, remat=remat, unroll=unroll))
+    for unroll in (1, 3)
+  )
   assert "stablehlo.while" in scanned
   assert "stablehlo.while" not in unrolled
   assert ("optimization_barrier" in unrolled) == (remat == "elementwise")
