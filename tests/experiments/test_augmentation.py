@@ -101,6 +101,7 @@ def test_a_workdir_from_before_the_flag_is_resumed_with_the_same_augmentation_on
           pass
 
 
+@pytest.mark.slow
 def test_the_training_step_does_what_the_flag_says():
   def parameters(*arguments):
     config = parse([*TINY, *arguments])

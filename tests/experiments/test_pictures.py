@@ -85,6 +85,7 @@ def test_it_only_adds_files_also_beside_a_run_that_goes_on(run):
   assert pictures.draw(run) == first  # again, over what is there
 
 
+@pytest.mark.slow
 def test_the_shares_are_those_of_the_network(run, monkeypatch):
   """With one example the table is of its code alone."""
   monkeypatch.setattr(pictures, "EXAMPLES", 1)

@@ -61,7 +61,7 @@ def test_a_step_too_long_does_not_converge():
   assert not bool(result.converged)
 
 
-@pytest.mark.parametrize("stop", ["gradient_mapping", "gap"])
+@pytest.mark.parametrize("stop", ["gradient_mapping", pytest.param("gap", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("name", ["dense", "circular"])
 @each_solver

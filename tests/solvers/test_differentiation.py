@@ -58,7 +58,12 @@ def moved(arguments, direction, h):
 
 @pytest.mark.parametrize(
   ("solver", "name"),
-  [("fista", "dense"), ("fista_adaptive", "circular"), ("ista_fixed", "dense"), ("admm", "augmented")],
+  [
+    ("fista", "dense"),
+    pytest.param("fista_adaptive", "circular", marks=pytest.mark.slow),
+    pytest.param("ista_fixed", "dense", marks=pytest.mark.slow),
+    pytest.param("admm", "augmented", marks=pytest.mark.slow),
+  ],
 )
 @pytest.mark.parametrize("nonnegative", [False, True], ids=["signed", "nonnegative"])
 def test_implicit_against_finite_differences(x64, solver, name, nonnegative):
@@ -78,6 +83,7 @@ def test_implicit_against_finite_differences(x64, solver, name, nonnegative):
     assert abs(slope) > 1e-3
 
 
+@pytest.mark.slow
 def test_implicit_is_the_limit_of_unrolled(x64):
   weights, arguments, _ = case("circular")
   gradients = {
@@ -154,7 +160,7 @@ def memory(mode, iterations):
   return plan.temp_size_in_bytes
 
 
-@pytest.mark.optimized
+@pytest.mark.slow
 def test_memory_against_iterations():
   """Unrolled grows as they do, with rematerialisation as their square root, implicit not at all."""
   unrolled, remat, implicit = (
@@ -197,7 +203,7 @@ def test_admm_at_its_defaults_against_finite_differences(x64, padding, nonnegati
     )
 
 
-@pytest.mark.parametrize("solver", ["ista", "fista", "admm"])
+@pytest.mark.parametrize("solver", [pytest.param("ista", marks=pytest.mark.slow), "fista", "admm"])
 @pytest.mark.parametrize("edge", ["zero signal", "zero dictionary", "no penalty", "no penalty, zero"])
 def test_gradients_at_edges_are_finite(solver, edge):
   problem = convolutional(4, padding="SAME")
