@@ -30,6 +30,7 @@ def _with_identity(dictionary, d):
   return cscjax.IdentityAugmented(dictionary), np.hstack([np.eye(d.shape[0]), d])
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=15)
 @hypothesis.given(
   n=st.integers(1, 23),

@@ -163,6 +163,7 @@ def test_fista_reaches_the_optimum_of_the_dense_problem(name, options):
     assert best * (1 - 1e-6) <= found <= best * 1.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kronecker", "dict_code"])
 def test_implicit_derivative(x64, name):
   """Of the code by the signal along a direction, against a difference."""

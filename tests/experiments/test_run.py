@@ -88,7 +88,7 @@ def test_killed_in_an_epoch_it_resumes_and_ends_with_the_same_bits(finished, tmp
   ("number", "code"),
   [
     (signal.SIGTERM, 143),
-    (signal.SIGHUP, 129),
+    pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
     pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
     pytest.param(signal.SIGQUIT, 131, marks=pytest.mark.slow),
     pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),

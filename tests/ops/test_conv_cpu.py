@@ -46,6 +46,7 @@ def _check(spatial, kernel, channels, strides, dilations, pads, dtype=np.float64
   np.testing.assert_allclose(np.sum(by_w * other), along, atol=error * np.sum(np.abs(by_w * other)))
 
 
+@pytest.mark.slow
 @given(
   spatial=st.tuples(st.integers(1, 6), st.integers(1, 5)),
   kernel=st.tuples(st.integers(1, 4), st.integers(1, 3)),

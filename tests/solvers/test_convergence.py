@@ -62,7 +62,7 @@ def test_a_step_too_long_does_not_converge():
 
 
 @pytest.mark.parametrize("stop", ["gradient_mapping", pytest.param("gap", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("nonnegative", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["dense", "circular"])
 @each_solver
 def test_solutions_that_are_zero(solve, name, nonnegative, stop):

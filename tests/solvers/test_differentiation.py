@@ -133,6 +133,7 @@ def test_unrolled_admm_against_finite_differences(x64):
     )
 
 
+@pytest.mark.slow
 def test_implicit_gradients_under_vmap(x64):
   problem = convolutional(padding="CIRCULAR")
   x = np.stack([problem.x, 2 * problem.x[::-1]])

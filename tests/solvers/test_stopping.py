@@ -66,7 +66,7 @@ def test_the_iterations_run_out(solve):
   assert result.objective.shape == (4,)
 
 
-@pytest.mark.optimized  # else two programs may round differently
+@pytest.mark.slow
 @each_solver
 def test_what_is_recorded(x64, solve):
   problem = PROBLEMS["augmented"]() if solve is not cscjax.ista else dense(0)
