@@ -7,9 +7,7 @@ import warnings
 
 import jax
 
-from cscjax.data import DataError
-from cscjax.data.cache import cache_folder
-from cscjax.data.load import find_data_dir
+from cscjax.data import DataError, cache_folder, find_data_dir
 from experiments.cli import UsageError, say
 from experiments.config import Config
 

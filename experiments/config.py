@@ -8,10 +8,7 @@ from typing import Any
 
 from cscjax import checks
 from cscjax.data import DATASETS, dataset_shape
-from cscjax.models import MODELS
-from cscjax.models.layers import PURSUITS, SOLVERS
-from cscjax.models.remat import REMAT
-from cscjax.models.spectral import STEPS
+from cscjax.models import MODELS, PURSUITS, REMAT, SOLVERS, STEPS
 from cscjax.training import MODES
 
 PRECISIONS = ("float32", "bfloat16")

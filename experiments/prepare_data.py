@@ -10,10 +10,7 @@ DIR/cscjax_cache is all that a run needs there.
 
 from absl import flags
 
-from cscjax.data import load
-from cscjax.data.cache import cache_folder
-from cscjax.data.image_sets import IMAGE_SETS
-from cscjax.data.shards import read_shards
+from cscjax.data import IMAGE_SETS, cache_folder, fill_cache, find_data_dir, load_images, read_shards
 from experiments import cli
 
 
@@ -28,11 +25,11 @@ def main() -> None:
   """Fills the cache that the flags ask for and says in one line what is there now."""
   name, shards = flags.FLAGS.dataset, flags.FLAGS.shards
   if shards is None:
-    data_dir = load.find_data_dir(flags.FLAGS.data_dir)
-    train, test = load.load_images(name, data_dir, download=True, require_cache=True)
+    data_dir = find_data_dir(flags.FLAGS.data_dir)
+    train, test = load_images(name, data_dir, download=True, require_cache=True)
   else:
-    data_dir = load.find_data_dir(flags.FLAGS.data_dir, create=True)
-    train, test = load.fill_cache(name, data_dir, *read_shards(shards, name))
+    data_dir = find_data_dir(flags.FLAGS.data_dir, create=True)
+    train, test = fill_cache(name, data_dir, *read_shards(shards, name))
   print(f"{name}: {len(train)} train and {len(test)} test images in {cache_folder(data_dir, name)}")
 
 

@@ -82,7 +82,7 @@ def test_no_arrow_goes_up():
     ("cscjax/ops/a.py", "from ..solvers import layered", "cscjax.solvers"),
     ("cscjax/ops/__init__.py", "from ..solvers import layered", "cscjax.solvers"),
     ("cscjax/ops/a.py", "from .. import solvers", "cscjax.solvers"),
-    ("cscjax/solvers/a.py", "import cscjax.models.layers", "cscjax.models.layers"),
+    ("cscjax/solvers/a.py", "import cscjax.models._layers", "cscjax.models._layers"),
     ("cscjax/models/a.py", "from cscjax.training import fit", "cscjax.training"),
     ("cscjax/data/a.py", "from cscjax.training import fit", "cscjax.training"),
     ("cscjax/training/a.py", "import cscjax.data as d", "cscjax.data"),
@@ -134,4 +134,4 @@ def test_only_one_file_convolves():
     if re.search(r"conv_general_dilated|conv_transpose|jnp\.convolve", path.read_text(encoding="utf-8"))
   ]
   assert users
-  assert all(user.startswith("ops/conv") for user in users)
+  assert all(user.startswith("ops/_conv") for user in users)

@@ -11,7 +11,7 @@ SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatus
 UNPACKS = {"extractall", "unpack_archive", "extract"}
 NETWORK = {"urllib", "http", "socket", "requests", "ftplib", "smtplib"}
 MAY_CONNECT = {
-  "cscjax/data/download.py",  # data sets, where --download lets it
+  "cscjax/data/_download.py",  # data sets, where --download lets it
   "experiments/cluster.py",  # the processes of one run, where --coordinator asks for several
 }
 
@@ -67,7 +67,7 @@ def test_no_pickle_no_shell_no_unpacking_and_a_network_only_where_it_was_asked_f
   ],
 )
 def test_finds_a_planted_danger(source):
-  assert len(list(dangers(source, "cscjax/data/load.py"))) == 1
+  assert len(list(dangers(source, "cscjax/data/_load.py"))) == 1
 
 
 FORBID = """

@@ -1,21 +1,32 @@
 """Dictionaries: pairs of adjoint maps between signals and codes, as pytrees."""
 
-from cscjax.dictionaries.base import Code, Dictionary, join, to_matrix
-from cscjax.dictionaries.coherence import atom_norms, mutual_coherence
-from cscjax.dictionaries.conv import ConvDictionary
-from cscjax.dictionaries.effective import (
+from cscjax.dictionaries._base import (
+  Code,
+  Dictionary,
+  check_dictionary,
+  check_signal_shape,
+  floating_type,
+  join,
+  to_matrix,
+)
+from cscjax.dictionaries._coherence import atom_norms, mutual_coherence
+from cscjax.dictionaries._conv import ConvDictionary
+from cscjax.dictionaries._effective import (
   Layer,
   ScaledFit,
+  check_layers,
   effective_atoms,
   layer_reconstructions,
   new_code,
   nonzero_share,
   scaled_fit,
 )
-from cscjax.dictionaries.identity import IdentityAugmented
-from cscjax.dictionaries.lipschitz import lipschitz
-from cscjax.dictionaries.matrix import MatrixDictionary
-from cscjax.dictionaries.symbol import lipschitz_bound
+from cscjax.dictionaries._frame import canvas, frame_inverse, squared_atom_norm
+from cscjax.dictionaries._geometry import axes
+from cscjax.dictionaries._identity import IdentityAugmented
+from cscjax.dictionaries._lipschitz import lipschitz
+from cscjax.dictionaries._matrix import MatrixDictionary
+from cscjax.dictionaries._symbol import lipschitz_bound, symbol_on_grid
 
 __all__ = [
   "Code",
@@ -26,7 +37,14 @@ __all__ = [
   "MatrixDictionary",
   "ScaledFit",
   "atom_norms",
+  "axes",
+  "canvas",
+  "check_dictionary",
+  "check_layers",
+  "check_signal_shape",
   "effective_atoms",
+  "floating_type",
+  "frame_inverse",
   "join",
   "layer_reconstructions",
   "lipschitz",
@@ -35,5 +53,7 @@ __all__ = [
   "new_code",
   "nonzero_share",
   "scaled_fit",
+  "squared_atom_norm",
+  "symbol_on_grid",
   "to_matrix",
 ]

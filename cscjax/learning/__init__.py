@@ -1,5 +1,5 @@
 """Convolutional dictionary learning."""
 
-from cscjax.learning.dictionary_learning import LearningResult, LearningState, learn_dictionary
+from cscjax.learning._dictionary_learning import LearningResult, LearningState, learn_dictionary
 
 __all__ = ["LearningResult", "LearningState", "learn_dictionary"]

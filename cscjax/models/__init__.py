@@ -1,17 +1,23 @@
 """Flax (linen) networks whose forward pass is a pursuit; they call the solvers."""
 
-from cscjax.models.layers import CSCLayer, MSDCSCLayer
-from cscjax.models.ml_csc import MLCSC
-from cscjax.models.msd_csc import MSDCSC
-from cscjax.models.registry import ARCHITECTURES, MODELS, create_model, model_fields
-from cscjax.models.res_csc import ResCSC, ResCSCBlock
-from cscjax.models.summary import Layer, describe
+from cscjax.models._layers import PURSUITS, SOLVERS, CSCLayer, MSDCSCLayer
+from cscjax.models._ml_csc import MLCSC
+from cscjax.models._msd_csc import MSDCSC
+from cscjax.models._registry import ARCHITECTURES, MODELS, create_model, model_fields
+from cscjax.models._remat import REMAT
+from cscjax.models._res_csc import ResCSC, ResCSCBlock
+from cscjax.models._spectral import STEPS
+from cscjax.models._summary import Layer, describe
 
 __all__ = [
   "ARCHITECTURES",
   "MLCSC",
   "MODELS",
   "MSDCSC",
+  "PURSUITS",
+  "REMAT",
+  "SOLVERS",
+  "STEPS",
   "CSCLayer",
   "Layer",
   "MSDCSCLayer",

@@ -1,17 +1,18 @@
 """Thresholds, convolution and its adjoint, largest eigenvalues: plain functions over arrays."""
 
-from cscjax.ops.conv import analysis_shape, conv, conv_adjoint, synthesis_shape
-from cscjax.ops.geometry import Padding, as_padding, as_steps
-from cscjax.ops.lanczos import lanczos_max, lanczos_vector
-from cscjax.ops.lowpass import tikhonov_lowpass
-from cscjax.ops.pooling import max_pool
-from cscjax.ops.power import power_iteration
-from cscjax.ops.precision import highest_precision
-from cscjax.ops.promotion import at_least_float32, common_float, expand_rank
-from cscjax.ops.scale import norm, power_of_two, scaled
-from cscjax.ops.thresholds import hard_threshold, nonnegative_soft_threshold, soft_threshold
+from cscjax.ops._conv import analysis_shape, conv, conv_adjoint, synthesis_shape
+from cscjax.ops._geometry import Padding, as_padding, as_steps
+from cscjax.ops._lanczos import lanczos_max, lanczos_vector
+from cscjax.ops._lowpass import tikhonov_lowpass
+from cscjax.ops._meshes import REPLICATED, shard_batch, vary_alike, vary_as
+from cscjax.ops._pooling import max_pool
+from cscjax.ops._power import power_iteration
+from cscjax.ops._precision import at_least_float32, common_float, expand_rank, highest_precision
+from cscjax.ops._scale import norm, power_of_two, scaled
+from cscjax.ops._thresholds import hard_threshold, nonnegative_soft_threshold, soft_threshold
 
 __all__ = [
+  "REPLICATED",
   "Padding",
   "analysis_shape",
   "as_padding",
@@ -31,7 +32,10 @@ __all__ = [
   "power_iteration",
   "power_of_two",
   "scaled",
+  "shard_batch",
   "soft_threshold",
   "synthesis_shape",
   "tikhonov_lowpass",
+  "vary_alike",
+  "vary_as",
 ]

@@ -4,11 +4,11 @@ Matplotlib is imported where it is needed, and never its pyplot: no global state
 shows a Figure that ends a cell; `figure.savefig(path)` writes it.
 """
 
-from cscjax.plots.atoms import atoms
-from cscjax.plots.codes import code, reconstruction
-from cscjax.plots.curves import bands, convergence_curves, learning_curves
-from cscjax.plots.layers import layers
-from cscjax.plots.matrices import convolutional_matrices
+from cscjax.plots._atoms import atoms
+from cscjax.plots._codes import code, reconstruction
+from cscjax.plots._curves import bands, convergence_curves, learning_curves
+from cscjax.plots._layers import layers
+from cscjax.plots._matrices import convolutional_matrices
 
 __all__ = [
   "atoms",

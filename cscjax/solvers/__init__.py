@@ -5,25 +5,50 @@ Solvers compute float32 products and convolutions at the highest precision, see
 `initialized_thresholding`, `layered_pursuit`, `multilayer_pursuit` and `unfolded_pursuit`.
 """
 
-from cscjax.solvers.admm import admm
-from cscjax.solvers.certificates import beta_max, duality_gap
-from cscjax.solvers.implicit import PolishedCode, polished
-from cscjax.solvers.iterate import SolverResult
-from cscjax.solvers.layered import layered_thresholding
-from cscjax.solvers.multilayer import layered_pursuit, multilayer_pursuit
-from cscjax.solvers.multilayer_bp import MultilayerResult, layered_bp, ml_fista, ml_ista
-from cscjax.solvers.omp import OMPResult, omp
-from cscjax.solvers.proximal_gradient import fista, ista
-from cscjax.solvers.residual import initialized_thresholding
-from cscjax.solvers.unfolded import unfolded_pursuit
+from cscjax.solvers._arguments import as_signal, check_lengths
+from cscjax.solvers._multilayer import (
+  MultilayerResult,
+  layered_bp,
+  layered_thresholding,
+  ml_fista,
+  ml_ista,
+)
+from cscjax.solvers._steps import Prox
+from cscjax.solvers._unrolled import (
+  initialized_thresholding,
+  layered_pursuit,
+  multilayer_pursuit,
+  top_down,
+  unfolded_pursuit,
+)
+from cscjax.solvers.lasso import (
+  TEST_PERIOD,
+  Differentiate,
+  OMPResult,
+  PolishedCode,
+  SolverResult,
+  admm,
+  beta_max,
+  duality_gap,
+  fista,
+  ista,
+  omp,
+  polished,
+  unit_of,
+)
 
 __all__ = [
+  "TEST_PERIOD",
+  "Differentiate",
   "MultilayerResult",
   "OMPResult",
   "PolishedCode",
+  "Prox",
   "SolverResult",
   "admm",
+  "as_signal",
   "beta_max",
+  "check_lengths",
   "duality_gap",
   "fista",
   "initialized_thresholding",
@@ -36,5 +61,7 @@ __all__ = [
   "multilayer_pursuit",
   "omp",
   "polished",
+  "top_down",
   "unfolded_pursuit",
+  "unit_of",
 ]

@@ -1,14 +1,14 @@
 """Training: state, compiled steps, devices, checkpoints, the loop."""
 
-from cscjax.training.augment import augment, normalize
-from cscjax.training.checkpoint_format import CheckpointError
-from cscjax.training.checkpoints import Checkpoints
-from cscjax.training.checksums import seal, unseal
-from cscjax.training.files import read_file
-from cscjax.training.loop import Outcome, Plan, Programs, Progress, fit
-from cscjax.training.metrics_log import MetricsLog, read_metrics
-from cscjax.training.optim import sgd, step_schedule
-from cscjax.training.parallel import (
+from cscjax.training._augment import augment, normalize
+from cscjax.training._checkpoint_format import CheckpointError
+from cscjax.training._checkpoints import Checkpoints
+from cscjax.training._checksums import seal, unseal
+from cscjax.training._files import read_file
+from cscjax.training._loop import Outcome, Plan, Programs, Progress, fit
+from cscjax.training._metrics_log import MetricsLog, read_metrics
+from cscjax.training._optim import DECAYED, sgd, step_schedule
+from cscjax.training._parallel import (
   AXIS,
   MODES,
   compile_for,
@@ -16,12 +16,13 @@ from cscjax.training.parallel import (
   create_mesh,
   replicate,
 )
-from cscjax.training.processes import is_first, largest
-from cscjax.training.state import EpochMetrics, TrainState, create_train_state, parameter_count
-from cscjax.training.steps import DeviceData, Recipe, evaluate_batches, train_steps
+from cscjax.training._processes import is_first, largest
+from cscjax.training._state import EpochMetrics, TrainState, create_train_state, parameter_count
+from cscjax.training._steps import DeviceData, Recipe, evaluate_batches, train_steps
 
 __all__ = [
   "AXIS",
+  "DECAYED",
   "MODES",
   "CheckpointError",
   "Checkpoints",

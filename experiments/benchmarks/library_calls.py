@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cscjax import ConvDictionary, MatrixDictionary, admm, fista, learn_dictionary
-from cscjax.solvers.iterate import TEST_PERIOD
+from cscjax.solvers import TEST_PERIOD
 
 IMAGE, FILTERS = (256, 256, 1), (8, 8, 1, 32)
 TOLERANCE, BETA = 1e-3, 0.1

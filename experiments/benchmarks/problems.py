@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from cscjax.ops.lowpass import tikhonov_lowpass
+from cscjax.ops import tikhonov_lowpass
 from experiments import cli
 
 

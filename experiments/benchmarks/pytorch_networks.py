@@ -16,7 +16,7 @@ import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 
 from cscjax import ConvDictionary
-from cscjax.dictionaries.symbol import symbol_on_grid
+from cscjax.dictionaries import symbol_on_grid
 from cscjax.models import MLCSC, MSDCSC, ResCSC
 
 

@@ -19,7 +19,7 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 
 from cscjax.models import create_model
-from cscjax.training.optim import DECAYED
+from cscjax.training import DECAYED
 from experiments.benchmarks import pytorch_networks
 from experiments.benchmarks.process import peak_memory
 

@@ -17,8 +17,7 @@ import jax
 import numpy as np
 
 from cscjax import training
-from cscjax.models import create_model, describe
-from cscjax.models.remat import REMAT
+from cscjax.models import REMAT, create_model, describe
 from experiments.automatic import automatic_fields
 from experiments.benchmarks import rates
 

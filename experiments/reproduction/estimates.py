@@ -5,8 +5,7 @@ import pathlib
 import statistics
 from collections.abc import Sequence
 
-from cscjax.data import dataset_shape
-from cscjax.data.image_sets import one_line
+from cscjax.data import dataset_shape, one_line
 from cscjax.models import describe
 from experiments.build import make_model
 from experiments.cli import UsageError

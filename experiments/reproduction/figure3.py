@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from cscjax import checks, plots
-from cscjax.data.synthetic import gaussian_centers
+from cscjax.data import gaussian_centers
 from experiments.config import KEYS
 from experiments.reproduction import simulation
 from experiments.reproduction.simulation import MODELS, Pursuit

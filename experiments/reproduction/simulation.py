@@ -27,8 +27,7 @@ from cscjax import (
 from cscjax.data import Dataset
 from cscjax.dictionaries import Code, join
 from cscjax.ops import power_iteration
-from cscjax.solvers.iterate import Differentiate
-from cscjax.solvers.multilayer import top_down
+from cscjax.solvers import Differentiate, top_down
 from experiments.config import KEYS
 
 MODELS = ("ml_csc", "msd_csc")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cscjax.data import DataError, Split, load_dataset
-from cscjax.data.cache import cache_folder, read_cache, write_cache
+from cscjax.data._cache import cache_folder, read_cache, write_cache
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ CRASH = """
 import os, sys
 import numpy as np
 from cscjax.data import Split
-from cscjax.data.cache import write_cache
+from cscjax.data._cache import write_cache
 count = int(sys.argv[2])
 def crash(*args, calls=[]):
   calls.append(1)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cscjax.data import DataError, Split, load_dataset
-from cscjax.data.dataset import make_dataset
+from cscjax.data._dataset import make_dataset
 
 
 def make(count, shape=(4, 5, 3), seed=0, dtype=np.uint8):

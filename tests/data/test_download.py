@@ -14,9 +14,9 @@ import pytest
 import scipy.io
 
 from cscjax.data import DataError
-from cscjax.data import download as download_module
-from cscjax.data.download import ARCHIVES, Archive, Limits, download
-from cscjax.data.image_sets import IMAGE_SETS
+from cscjax.data import _download as download_module
+from cscjax.data._download import ARCHIVES, Archive, Limits, download
+from cscjax.data._image_sets import IMAGE_SETS
 
 
 def archive_of(path):

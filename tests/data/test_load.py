@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from cscjax.data import DataError, dataset_shape, load_dataset
-from cscjax.data.cache import cache_folder
-from cscjax.data.shards import read_shards
+from cscjax.data._cache import cache_folder
+from cscjax.data._shards import read_shards
 from tests.data.conftest import rows
 
 

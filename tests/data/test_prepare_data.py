@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cscjax.data import DataError, load_dataset
-from cscjax.data.shards import read_shards
+from cscjax.data._shards import read_shards
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cscjax
-from cscjax.dictionaries.lipschitz import lanczos_steps
+from cscjax.dictionaries._lipschitz import lanczos_steps
 from tests import references
 
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import cscjax.training.loop
-import cscjax.training.pace
+import cscjax.training._loop
+import cscjax.training._pace
 from cscjax import training
 from experiments.benchmarks import loop
 from experiments.build import Run, make_plan
@@ -38,7 +38,7 @@ def test_what_is_not_spent_on_the_device_is_the_hosts(monkeypatch):
     return Run(state, programs, make_plan(config, dataset), None)
 
   clock = types.SimpleNamespace(perf_counter=lambda: now)
-  for module in (loop, cscjax.training.loop, cscjax.training.pace):
+  for module in (loop, cscjax.training._loop, cscjax.training._pace):
     monkeypatch.setattr(module, "time", clock)
   monkeypatch.setattr(loop, "build", build)
   monkeypatch.setattr(training.Checkpoints, "save", lambda *_: spend(CHECKPOINT))

@@ -32,7 +32,7 @@ def precisions(*arguments):
 
 
 def test_the_programs_ask_for_what_the_flag_says(monkeypatch):
-  monkeypatch.setattr(training.parallel, "compiler_options", lambda: None)  # those are of the CPU
+  monkeypatch.setattr(training._parallel, "compiler_options", lambda: None)  # those are of the CPU
   assert precisions() == {"DEFAULT"}
   assert precisions("--matmul_precision=highest") == {"HIGHEST"}
 

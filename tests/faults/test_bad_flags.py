@@ -15,7 +15,7 @@ from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 from cscjax.data import Split
-from cscjax.data.cache import write_cache
+from cscjax.data._cache import write_cache
 from cscjax.training import seal
 from experiments import cli, flags, run
 from experiments.config import Config

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cscjax.models import CSCLayer
-from cscjax.models.batch_norm import EPSILON as BATCH_EPSILON
-from cscjax.models.batch_norm import batch_norm
-from cscjax.models.norms import Norm
+from cscjax.models._batch_norm import EPSILON as BATCH_EPSILON
+from cscjax.models._batch_norm import batch_norm
+from cscjax.models._norms import Norm
 
 MEAN, EPSILON = 1e4, 1e-5
 ROUNDING = 20 * MEAN * 2.0**-24  # of a sum of values of this size in float32, by its length

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cscjax import theory
-from cscjax.models.ml_csc import MLCSC
-from cscjax.models.msd_csc import MSDCSC
-from cscjax.models.res_csc import RULES, ResCSC, shortcut
+from cscjax.models._ml_csc import MLCSC
+from cscjax.models._msd_csc import MSDCSC
+from cscjax.models._res_csc import RULES, ResCSC, shortcut
 from tests.models.networks import initialized
 
 X = np.random.default_rng(0).normal(size=(2, 8, 8, 1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cscjax.models import create_model
-from cscjax.models.remat import REMAT
+from cscjax.models._remat import REMAT
 from tests.models import networks
 
 NETWORKS = {

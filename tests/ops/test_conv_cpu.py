@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cscjax import ops
-from cscjax.ops import conv_cpu
+from cscjax.ops import _conv_cpu
 from tests import references
 
 CHANNELS = (1, 8, 9)  # few, the most that count as few, more
@@ -36,9 +36,9 @@ def _check(spatial, kernel, channels, strides, dilations, pads, dtype=np.float64
     np.testing.assert_allclose(got, expected, rtol=0, atol=error * (1 + np.abs(expected).max()))
 
   d = references.conv_matrix(w, spatial, **geometry)
-  close(run(conv_cpu.conv, x, w), (x.reshape(3, -1) @ d).reshape(y.shape))
-  close(run(conv_cpu.input_transpose, y, w), (y.reshape(3, -1) @ d.T).reshape(x.shape))
-  by_w = run(conv_cpu.filter_transpose, x, y)
+  close(run(_conv_cpu.conv, x, w), (x.reshape(3, -1) @ d).reshape(y.shape))
+  close(run(_conv_cpu.input_transpose, y, w), (y.reshape(3, -1) @ d.T).reshape(x.shape))
+  by_w = run(_conv_cpu.filter_transpose, x, y)
   assert by_w.shape == w.shape
   along = np.sum(
     (x.reshape(3, -1) @ references.conv_matrix(other, spatial, **geometry)) * y.reshape(3, -1)
@@ -66,9 +66,9 @@ def test_images(x64, spatial, kernel, channels, strides, dilations, pads, tile, 
   geometry = {"stride": strides, "dilation": dilations, "padding": pads}
   assume(min(references.code_spatial(np.zeros((*kernel, 1, 1)), spatial, **geometry)) >= 1)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(conv_cpu, "_TILE", tile)
-    patch.setattr(conv_cpu, "_PRODUCT", tile)
-    patch.setattr(conv_cpu, "_UNROLLED", unrolled)
+    patch.setattr(_conv_cpu, "_TILE", tile)
+    patch.setattr(_conv_cpu, "_PRODUCT", tile)
+    patch.setattr(_conv_cpu, "_UNROLLED", unrolled)
     _check(spatial, kernel, channels, strides, dilations, pads)
 
 
@@ -78,14 +78,14 @@ def test_images(x64, spatial, kernel, channels, strides, dilations, pads, tile, 
   ("length", "stride", "dilation", "pad"), [(11, 2, 1, (1, 0)), (3, 1, 2, (4, 4))]
 )
 def test_signals(x64, monkeypatch, unrolled, channels, length, stride, dilation, pad):
-  monkeypatch.setattr(conv_cpu, "_TILE", 40)
-  monkeypatch.setattr(conv_cpu, "_UNROLLED", unrolled)
+  monkeypatch.setattr(_conv_cpu, "_TILE", 40)
+  monkeypatch.setattr(_conv_cpu, "_UNROLLED", unrolled)
   _check((length,), (4,), channels, (stride,), (dilation,), (pad,))
 
 
 # Seven rows in tiles of two: the last tile begins in the one before it.
 def test_tiles_that_overlap(x64, monkeypatch):
-  monkeypatch.setattr(conv_cpu, "_TILE", 4 * 3 * 6 * 2)
+  monkeypatch.setattr(_conv_cpu, "_TILE", 4 * 3 * 6 * 2)
   _check((8, 7), (2, 2), 1, (1, 1), (1, 1), ((0, 0), (0, 0)))
 
 
@@ -115,7 +115,7 @@ def test_size_of_a_program_does_not_grow_with_the_taps(spatial, kernel, name):
   geometry = {"strides": (1,) * rank, "dilations": (1,) * rank, "pads": pads, "sizes": (spatial, kernel)}
   x, w, y = (jnp.zeros(shape) for shape in ((2, *spatial, 1), (*kernel, 1, 4), (2, *spatial, 4)))
   arguments = {"conv": (x, w), "input_transpose": (y, w), "filter_transpose": (x, y)}[name]
-  program = jax.jit(partial(getattr(conv_cpu, name), **geometry)).lower(*arguments).as_text()
+  program = jax.jit(partial(getattr(_conv_cpu, name), **geometry)).lower(*arguments).as_text()
   assert len(program.splitlines()) < 400
 
 

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cscjax import ops
-from cscjax.ops import conv_gpu, conv_plain
+from cscjax.ops import _conv_gpu, _conv_plain
 from tests import references
 
 
@@ -23,9 +23,9 @@ def _check(spatial, kernel, strides, dilations, pads, dtype=np.float64, error=1e
   rng = np.random.default_rng(0)
   x, y = (jnp.asarray(rng.normal(size=(2, *s)), dtype) for s in ((*spatial, 2), (*shape, 3)))
   params = {"strides": strides, "dilations": dilations, "pads": pads, "sizes": (spatial, kernel)}
-  got = jax.jit(partial(conv_gpu.filter_transpose, **params))(x, y)
+  got = jax.jit(partial(_conv_gpu.filter_transpose, **params))(x, y)
   assert got.dtype == dtype
-  plain = jax.jit(partial(conv_plain.filter_transpose, **params))
+  plain = jax.jit(partial(_conv_plain.filter_transpose, **params))
   expected = plain(x.astype(np.float64), y.astype(np.float64))
   assert got.shape == expected.shape == (*kernel, 2, 3)
   np.testing.assert_allclose(got, expected, rtol=0, atol=error * (1 + np.abs(expected).max()))
@@ -76,7 +76,7 @@ def test_types(x64, dtype, error):
 
 def test_empty_batch():
   params = {"strides": (1,), "dilations": (2,), "pads": ((2, 2),), "sizes": ((8,), (3,))}
-  out = conv_gpu.filter_transpose(jnp.ones((0, 8, 2)), jnp.ones((0, 8, 4)), **params)
+  out = _conv_gpu.filter_transpose(jnp.ones((0, 8, 2)), jnp.ones((0, 8, 4)), **params)
   np.testing.assert_array_equal(out, np.zeros((3, 2, 4)))
 
 
@@ -86,10 +86,10 @@ GROUPED = {"strides": (2, 1), "dilations": (1, 2), "pads": ((1, 0), (1, 3)), "si
 @pytest.mark.parametrize(
   ("function", "operands"),
   [
-    (conv_plain.conv, "xw"),
-    (conv_plain.input_transpose, "yw"),
-    (conv_plain.filter_transpose, "xy"),
-    (conv_gpu.filter_transpose, "xy"),
+    (_conv_plain.conv, "xw"),
+    (_conv_plain.input_transpose, "yw"),
+    (_conv_plain.filter_transpose, "xy"),
+    (_conv_gpu.filter_transpose, "xy"),
   ],
 )
 @pytest.mark.parametrize("rank", [1, 2])
@@ -143,8 +143,8 @@ def test_undilated_gradient_keeps_the_plain_form(kernel, dilations):
   pads = ((0, 0), (1, 1)) if kernel == (1, 3) else ((1, 1), (1, 1))
   params = {"strides": (2, 1), "pads": pads, "sizes": ((8, 8), kernel)}
   shapes = ((6, 8, 8, 4), (6, 4, 8, 5))
-  own = partial(conv_gpu.filter_transpose, dilations=dilations, **params)
-  plain = partial(conv_plain.filter_transpose, dilations=(1, 1), **params)
+  own = partial(_conv_gpu.filter_transpose, dilations=dilations, **params)
+  plain = partial(_conv_plain.filter_transpose, dilations=(1, 1), **params)
   assert _gpu_text(own, *shapes) == _gpu_text(plain, *shapes)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cscjax.ops.lowpass import tikhonov_lowpass
+from cscjax.ops._lowpass import tikhonov_lowpass
 
 STRENGTH = 3.0
 

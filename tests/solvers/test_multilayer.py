@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import cscjax
-from cscjax.solvers.multilayer import layered_pursuit, multilayer_pursuit
-from cscjax.solvers.multilayer_bp import layered_bp, ml_fista, ml_ista
+from cscjax.solvers._multilayer import layered_bp, ml_fista, ml_ista
+from cscjax.solvers._unrolled import layered_pursuit, multilayer_pursuit
 from tests import references
 from tests.solvers.problems import flat
 

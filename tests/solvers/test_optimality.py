@@ -186,7 +186,7 @@ def test_a_searched_step_needs_no_lipschitz_constant(x64, solver, monkeypatch):
   def refuse(*_, **__):
     raise AssertionError("asked for L")
 
-  monkeypatch.setattr("cscjax.solvers.arguments.lipschitz", refuse)
+  monkeypatch.setattr("cscjax.solvers._arguments.lipschitz", refuse)
   problem = EVERY["same_strided"]()
   result = SOLVERS[solver](problem.dictionary, problem.x, 0.2, iterations=3)
   assert result.objective[-1] < result.objective[0]

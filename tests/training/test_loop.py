@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from cscjax import training
-from cscjax.training import loop, pace
-from cscjax.training.pace import Pace
+from cscjax.training import _loop as loop
+from cscjax.training import _pace as pace
+from cscjax.training._pace import Pace
 
 
 class Clock:

@@ -11,7 +11,7 @@ import pytest
 
 from cscjax import training
 from cscjax.models import create_model
-from cscjax.training.packing import Packing
+from cscjax.training._packing import Packing
 
 PARAMS = {
   "stage": {"filters_1": np.arange(12.0, dtype=np.float32).reshape(2, 3, 2), "bias": np.float32([1, 2])},

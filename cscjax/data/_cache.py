@@ -1,0 +1,152 @@
+"""Decoded data sets on disk: plain `.npy` files and a `meta.json` that says what they must be.
+
+    <data_dir>/cscjax_cache/<name>/{train,test}_{images,labels}.npy, meta.json
+
+A folder appears whole or not at all, and nothing is used before its checksum has been verified.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import time
+import uuid
+
+import numpy as np
+
+from cscjax.data._dataset import DataError, Split
+from cscjax.data._image_sets import check_image_split, one_line
+
+_FORMAT = 1
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_STALE_SECONDS = 24 * 3600
+# What renaming a folder onto a folder with files in it, or onto a file, gives.
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+
+
+def cache_folder(data_dir: pathlib.Path, name: str) -> pathlib.Path:
+  """Where data set `name` is cached under `data_dir`."""
+  return data_dir / "cscjax_cache" / name
+
+
+def read_cache(data_dir: pathlib.Path, name: str) -> tuple[Split, Split] | None:
+  """Returns the cached (train, test) of data set `name`, or None where there is no cache.
+
+  Raises:
+    DataError: The cache is damaged; the message begins with the path of the bad file.
+  """
+  folder = cache_folder(data_dir, name)
+  path = folder / "meta.json"
+  try:
+    if not folder.exists():
+      return None
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    if (meta["format"], meta["name"]) != (_FORMAT, name):
+      raise DataError(f"{path}: expected format {_FORMAT} of {name}")
+    arrays = {}
+    for key in _ARRAYS:
+      entry = meta["arrays"][key]
+      path = folder / f"{key}.npy"
+      arrays[key] = _read_array(path, entry)
+  except KeyError as error:
+    raise DataError(f"{folder / 'meta.json'}: lacks the key {error}") from error
+  except DataError:
+    raise
+  except (OSError, ValueError, TypeError, RecursionError) as error:
+    raise DataError(f"{path}: {one_line(error)}") from error
+  train = Split(arrays["train_images"], arrays["train_labels"])
+  test = Split(arrays["test_images"], arrays["test_labels"])
+  check_image_split(f"{folder / 'train_*.npy'}", train, name)
+  check_image_split(f"{folder / 'test_*.npy'}", test, name)
+  return train, test
+
+
+def write_cache(data_dir: pathlib.Path, name: str, train: Split, test: Split) -> pathlib.Path:
+  """Writes the cache of data set `name`, in place of one that is there, and returns its folder.
+
+  Safe against a crash at any time and against other processes that do the same.
+
+  Raises:
+    OSError: The cache cannot be written.
+  """
+  folder = cache_folder(data_dir, name)
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  _remove_stale(folder)
+  temporary = folder.parent / f".{name}-{uuid.uuid4().hex}"
+  arrays = (train.images, train.labels, test.images, test.labels)
+  try:
+    temporary.mkdir()
+    entries = {
+      key: _write_array(temporary / f"{key}.npy", array)
+      for key, array in zip(_ARRAYS, arrays, strict=True)
+    }
+    meta = {"format": _FORMAT, "name": name, "arrays": entries}
+    with open(temporary / "meta.json", "w", encoding="utf-8") as file:
+      json.dump(meta, file, indent=2)
+      file.flush()
+      os.fsync(file.fileno())
+    _put_in_place(temporary, folder)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+  return folder
+
+
+def _read_array(path: pathlib.Path, entry: dict) -> np.ndarray:
+  """Reads one array, verified against its entry in meta.json before anything of it is parsed."""
+  with open(path, "rb") as file:
+    size = os.fstat(file.fileno()).st_size
+    if size != entry["bytes"]:
+      raise DataError(f"{path}: expected {entry['bytes']} bytes, got {size}")
+    if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
+      raise DataError(f"{path}: the checksum is not the one in meta.json")
+    file.seek(0)
+    array = np.load(file, allow_pickle=False)
+  if list(array.shape) != entry["shape"] or array.dtype.name != entry["dtype"]:
+    raise DataError(
+      f"{path}: expected {entry['dtype']} {entry['shape']}, got {array.dtype.name} {list(array.shape)}"
+    )
+  return array
+
+
+def _write_array(path: pathlib.Path, array: np.ndarray) -> dict:
+  """Writes one array and returns its entry for meta.json."""
+  with open(path, "w+b") as file:
+    np.save(file, array, allow_pickle=False)
+    file.flush()
+    os.fsync(file.fileno())
+    size = file.tell()
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+  return {
+    "shape": list(array.shape),
+    "dtype": array.dtype.name,
+    "bytes": size,
+    "sha256": digest,
+  }
+
+
+def _put_in_place(temporary: pathlib.Path, folder: pathlib.Path) -> None:
+  """Renames `temporary` to `folder`; of several processes that do so at once, the last one wins."""
+  old = temporary.with_name(temporary.name + "-old")
+  while True:
+    try:
+      temporary.rename(folder)
+      break
+    except OSError as error:
+      if error.errno not in _OCCUPIED:
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+      folder.rename(old)
+  shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_stale(folder: pathlib.Path) -> None:
+  """Removes what crashed writers left behind long ago (younger ones may still be at work)."""
+  for path in folder.parent.glob(f".{folder.name}-*"):
+    with contextlib.suppress(OSError):
+      if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+        shutil.rmtree(path, ignore_errors=True)

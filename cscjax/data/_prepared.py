@@ -1,0 +1,126 @@
+"""Reads data sets that TFDS has prepared, in array_record or tfrecord files, without TensorFlow."""
+
+import io
+import pathlib
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from cscjax.data._dataset import DataError, Split
+from cscjax.data._image_sets import IMAGE_SHAPE, check_image_split, one_line
+
+
+def find_prepared(data_dir: pathlib.Path, name: str) -> pathlib.Path | None:
+  """Returns the newest `<data_dir>/<name>/<version>` that TFDS has finished, or None."""
+  versions = [
+    path.parent
+    for path in (data_dir / name).glob("*/dataset_info.json")
+    if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name)
+  ]
+  return max(versions, key=lambda path: [int(n) for n in path.name.split(".")], default=None)
+
+
+def read_prepared(folder: pathlib.Path, name: str) -> tuple[Split, Split]:
+  """Returns (train, test) of the prepared data set in `folder`, in the order of its files.
+
+  Args:
+    folder: As `find_prepared` returns it.
+    name: One of `IMAGE_SETS`.
+
+  Raises:
+    DataError: A file is missing, damaged or unreadable, and is named; or TFDS is not installed.
+  """
+  try:
+    # Takes a second to import and is not needed where there is a cache.
+    import tensorflow_datasets as tfds
+  except ImportError as error:
+    raise DataError(
+      f"{folder}: reading it needs tensorflow-datasets ({one_line(error)}); "
+      "pip install tensorflow-datasets, or copy the cache from a machine that has it"
+    ) from error
+  try:
+    info = tfds.builder_from_directory(folder).info
+  except Exception as error:  # TFDS raises what its parsers raise.
+    raise DataError(
+      f"{folder / 'dataset_info.json'}: not the description of a TFDS data set "
+      f"({one_line(error)}); prepare it anew"
+    ) from error
+  # Undecoded images: TFDS would warn about the decoder that it picks.
+  decoders = {"image": tfds.decode.SkipDecoding()}
+  features: Any = info.features
+
+  def parse(record: bytes) -> dict[str, Any]:
+    return features.deserialize_example_np(record, decoders=decoders)
+
+  train, test = (_read_split(folder, info, key, parse) for key in ("train", "test"))
+  check_image_split(f"{folder} train", train, name)
+  check_image_split(f"{folder} test", test, name)
+  return train, test
+
+
+def _read_split(folder: pathlib.Path, info: Any, key: str, parse: Callable) -> Split:
+  """Returns one split, of which `info` tells the files."""
+  if key not in info.splits:
+    raise DataError(f"{folder / 'dataset_info.json'}: has no {key} split; prepare it anew")
+  try:
+    stored = info.splits[key]
+    files = list(zip(stored.filepaths, stored.shard_lengths, strict=True))
+    images = np.empty((stored.num_examples, *IMAGE_SHAPE), np.uint8)
+    labels = np.empty(stored.num_examples, np.int32)
+  except Exception as error:  # TFDS's own kinds, and NumPy's for impossible sizes.
+    raise DataError(
+      f"{folder / 'dataset_info.json'}: describes an impossible {key} split ({one_line(error)}); "
+      "prepare it anew"
+    ) from error
+  end = 0
+  for path, count in files:
+    start, end = end, end + count
+    _read_shard(pathlib.Path(path), parse, images[start:end], labels[start:end])
+  return Split(images, labels)
+
+
+def _read_shard(path: pathlib.Path, parse: Callable, images: np.ndarray, labels: np.ndarray) -> None:
+  """Fills `images` and `labels` from one file, which must hold exactly that many examples."""
+  from PIL import Image
+
+  try:
+    records = list(_tfrecords(path) if ".tfrecord" in path.name else _array_records(path))
+    if len(records) != len(labels):
+      raise ValueError(f"expected {len(labels)} examples, got {len(records)}")
+    for i, record in enumerate(records):
+      example = parse(record)
+      with Image.open(io.BytesIO(example["image"])) as image:
+        pixels = np.asarray(image)
+      if pixels.shape != IMAGE_SHAPE:
+        raise ValueError(f"expected images {IMAGE_SHAPE}, got {pixels.shape}")
+      images[i], labels[i] = pixels, int(example["label"])  # an int that does not fit is refused
+  except Exception as error:  # Each of the readers raises its own kinds.
+    raise DataError(
+      f"{path}: missing or damaged ({one_line(error)}); delete {path.parent} and prepare it anew"
+    ) from error
+
+
+def _array_records(path: pathlib.Path) -> Iterable[bytes]:
+  from array_record.python.array_record_module import ArrayRecordReader
+
+  if not path.is_file():
+    raise FileNotFoundError("no such file")
+  reader = ArrayRecordReader(str(path))
+  try:
+    return reader.read_all()
+  finally:
+    reader.close()
+
+
+def _tfrecords(path: pathlib.Path) -> Iterator[bytes]:
+  """Yields the records of a tfrecord file: length (8 bytes), its CRC (4), record, its CRC (4)."""
+  with open(path, "rb") as file:
+    while header := file.read(12):
+      (length,) = struct.unpack("<Q4x", header)
+      record = file.read(length)
+      if len(record) != length or len(file.read(4)) != 4:
+        raise ValueError("ends in the middle of a record")
+      yield record

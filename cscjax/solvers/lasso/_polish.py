@@ -1,0 +1,263 @@
+"""The solution near a code that was stopped early: its support first, then its values."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cscjax.dictionaries import Code
+from cscjax.solvers._steps import momentum
+from cscjax.solvers.lasso._problem import Lasso, per_signal, sum_signals
+
+ROUNDS = 40  # at most, each a step to the minimum on the face
+EXPLORATION = 30  # iterations of FISTA between two rounds, which change the face
+STEP_ITERATIONS = 40  # of conjugate residuals for such a step: the next one continues where it ends
+SOLVE_ITERATIONS = 1000  # of conjugate residuals for a derivative, at most
+HALVINGS = 6  # at most, of a step that does not lower the objective
+NOISE = 32  # rounding errors, of the largest |D^T x|, that the optimality conditions may be off
+BETA_PART = 0.1  # and at most so much of beta: beyond, nothing tells that a coefficient is not 0
+
+
+class Face(NamedTuple):
+  """The coefficients of a code that may move, and the signs that they keep.
+
+  Attributes:
+    free: For each coefficient 1 if it may move, 0 if it is held at 0.
+    signs: For each coefficient -1, 0 or 1.
+  """
+
+  free: Code
+  signs: Code
+
+  def restrict(self, code: Code) -> Code:
+    """Sets the coefficients that are held to 0."""
+    return jax.tree.map(jnp.multiply, self.free, code)
+
+
+def face_of(problem: Lasso, code: Code) -> Face:
+  """The face of a code: the coefficients that are not 0, or have neither penalty nor constraint."""
+
+  def is_free(c, b):
+    free = ((c != 0) | _is_smooth(problem, b)).astype(c.dtype)
+    return jnp.where(jnp.isnan(c), c, free)  # a broken code has no derivative either
+
+  return Face(jax.tree.map(is_free, code, problem.beta), jax.tree.map(jnp.sign, code))
+
+
+def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
+  """Finds the solution near a code.
+
+  Alternates between a Newton step, which is a linear system for the minimum on the face of the code, and
+  a few iterations of FISTA, which change the face, until the optimality conditions hold to rounding.
+
+  Args:
+    problem: The problem, in float32 at least.
+    code: The code to start from.
+
+  Returns:
+    The code, and for each signal [batch...] by how much it violates the optimality conditions beyond
+    rounding (or a tenth of beta, where that is less), relative to the largest |D^T x|: 0 where the
+    solution was found.
+  """
+  correlation = problem.dictionary.analysis(problem.weigh(problem.x))
+  scale = _largest(problem, correlation)
+  noise = NOISE * jnp.finfo(problem.x.dtype).eps * scale
+
+  def body(carry):
+    k, code, step, excess = carry
+    explored, step = _explore(problem, code, step, jnp.where(k == 0, 0, EXPLORATION))
+    moved = _newton(problem, explored)
+    code = _select(problem, excess > 0, moved, code)
+    return k + 1, code, step, _violation(problem, code, noise)
+
+  def unfinished(carry):
+    k, *_, excess = carry
+    return (k < ROUNDS) & jnp.any(excess > 0)  # False for NaN
+
+  step = _longest_step(problem, correlation)
+  _, code, _, excess = lax.while_loop(unfinished, body, (0, code, step, jnp.ones_like(scale)))
+  return code, _ratio(excess, scale)
+
+
+def solve_on_face(problem: Lasso, face: Face, v: Code, iterations: int = SOLVE_ITERATIONS) -> Code:
+  """Solves D_S^T mask D_S u = v on the face S, with u = 0 elsewhere."""
+
+  def gram(u):
+    image = problem.dictionary.synthesis(face.restrict(u), problem.x.shape)
+    return face.restrict(problem.dictionary.analysis(problem.weigh(image)))
+
+  return conjugate_residuals(problem, gram, face.restrict(v), iterations)
+
+
+def conjugate_residuals(
+  problem: Lasso, matvec: Callable[[Code], Code], v: Code, iterations: int
+) -> Code:
+  """Minimises ||v - A u|| for a symmetric A >= 0, each signal on its own, and again for what is left.
+
+  Unlike conjugate gradients it converges also where A is singular and v is not in its range.
+  """
+  eps = jnp.finfo(problem.x.dtype).eps
+
+  def solve(v):
+    size = _largest(problem, v)
+    v = _divide(v, size)
+    unit = _largest(problem, matvec(v))  # with which no square overflows or underflows
+
+    def product(u):
+      return _divide(matvec(u), unit)
+
+    def unfinished(carry):
+      k, *_, active = carry
+      return (k < iterations) & jnp.any(active)
+
+    def body(carry):
+      k, u, r, p, image_p, energy, largest, active = carry
+      alpha = jnp.where(active, _ratio(energy, _dot(problem, image_p, image_p)), 0)
+      u, r = _add(u, alpha, p), _add(r, -alpha, image_p)
+      image_r = product(r)
+      new_energy = _dot(problem, r, image_r)
+      beta = jnp.where(active, _ratio(new_energy, energy), 0)
+      p, image_p = _add(r, beta, p), _add(image_r, beta, image_p)
+      left, slope = _dot(problem, r, r), _dot(problem, image_r, image_r)
+      largest = jnp.maximum(largest, _ratio(slope, left))
+      solved = (left <= eps**2 * start) | (slope <= eps**2 * largest * left)
+      return k + 1, u, r, p, image_p, new_energy, largest, active & ~solved & (new_energy > 0)
+
+    start, image = _dot(problem, v, v), product(v)
+    energy = _dot(problem, v, image)
+    zero = jax.tree.map(jnp.zeros_like, v)
+    carry = (0, zero, v, v, image, energy, jnp.zeros_like(energy), energy > 0)
+    u = lax.while_loop(unfinished, body, carry)[1]
+    return jax.tree.map(lambda c: c * per_signal(_ratio(size, unit), c), u)
+
+  u = solve(v)
+  return _add(u, 1, solve(_add(v, -1, matvec(u))))
+
+
+def _newton(problem, code):
+  """A step to the minimum on the face, halved until it lowers the objective.
+
+  Coefficients whose sign would change become 0.
+  """
+  face = face_of(problem, code)
+  slope = jax.tree.map(lambda g, b, s: g + b * s, _gradient(problem, code), problem.beta, face.signs)
+  direction = solve_on_face(problem, face, slope, STEP_ITERATIONS)
+  before = _objective(problem, code)
+
+  def attempt(length):
+    return jax.tree.map(
+      lambda m, s, b: jnp.where((m * s > 0) | _is_smooth(problem, b), m, 0),
+      *(_add(code, -length, direction), face.signs, problem.beta),
+    )
+
+  def body(carry):
+    k, length, _ = carry
+    lower = _objective(problem, attempt(length)) <= before
+    return k + 1, jnp.where(lower, length, length / 2), lower
+
+  def unfinished(carry):
+    k, _, lower = carry
+    return (k < HALVINGS) & ~jnp.all(lower)
+
+  start = (0, jnp.ones_like(before), jnp.zeros_like(before, bool))
+  _, length, lower = lax.while_loop(unfinished, body, start)
+  return _select(problem, lower, attempt(length), code)
+
+
+def _explore(problem, code, step, iterations):
+  """FISTA with restarts and a searched step; an iteration whose step was too long moves nothing."""
+  eps = jnp.finfo(problem.x.dtype).eps
+
+  def body(_, carry):
+    now, before, t, step = carry  # pairs (code, D code)
+    next_t, weight = momentum(t)
+    point, image = jax.tree.map(lambda c, p: c + per_signal(weight, c) * (c - p), now, before)
+    gradient = problem.dictionary.analysis(problem.residual(image))
+    code = problem.prox(_add(point, -step, gradient), step)
+    new = code, problem.dictionary.synthesis(code, problem.x.shape)
+    move = _add(code, -1, point)
+    size = _largest(problem, move)
+    move, change, level = _divide(move, size), _divide(new[1] - image, size), _divide(image, size)
+    # What rounding leaves in the difference of two almost equal images.
+    noise = (4 * eps) ** 2 * sum_signals(jnp.square(level), problem.batch_ndim)
+    curvature = sum_signals(problem.weigh(jnp.square(change)), problem.batch_ndim)
+    too_long = curvature > _dot(problem, move, move) / step + noise
+    against = _dot(problem, move, _divide(_add(code, -1, now[0]), size)) < 0
+    next_t = jnp.where(too_long | against, 1, next_t)
+    new = _select(problem, too_long, now, new)
+    return new, now, next_t, step * jnp.where(too_long, 0.5, 1 / 0.97)
+
+  start = code, problem.dictionary.synthesis(code, problem.x.shape)
+  carry = start, start, jnp.ones_like(step), step
+  (code, _), _, _, step = lax.fori_loop(0, iterations, body, carry)
+  return code, step
+
+
+def _longest_step(problem, direction):
+  """1 / the curvature along a direction, [batch...]: at least 1/L; 1 where that is not known."""
+  direction = _divide(direction, _largest(problem, direction))
+  image = problem.dictionary.synthesis(direction, problem.x.shape)
+  curvature = sum_signals(problem.weigh(jnp.square(image)), problem.batch_ndim)
+  return jnp.where(curvature > 0, _ratio(_dot(problem, direction, direction), curvature), 1)
+
+
+def _violation(problem, code, noise):
+  """By how much 0 is farther from the subdifferential than `noise`, at most, of each signal."""
+
+  def excess(g, b, c):
+    inside = -g - b if problem.nonnegative else jnp.abs(g) - b
+    distance = jnp.where(c == 0, inside, jnp.abs(g + b * jnp.sign(c)))
+    level = per_signal(noise, g)
+    return jnp.maximum(distance - jnp.where(b > 0, jnp.minimum(level, BETA_PART * b), level), 0)
+
+  return _largest(problem, jax.tree.map(excess, _gradient(problem, code), problem.beta, code))
+
+
+def _gradient(problem, code):
+  rebuilt = problem.dictionary.synthesis(code, problem.x.shape)
+  return problem.dictionary.analysis(problem.residual(rebuilt))
+
+
+def _objective(problem, code):
+  return problem.objective(code, problem.dictionary.synthesis(code, problem.x.shape))
+
+
+def _is_smooth(problem, beta):
+  """Whether a coefficient has neither penalty nor constraint."""
+  return (beta == 0) & (not problem.nonnegative)
+
+
+def _select(problem, where, one, other):
+  """One code or the other, for each signal."""
+  return jax.tree.map(
+    lambda a, b: jnp.where(where.reshape(where.shape + (1,) * (a.ndim - where.ndim)), a, b), one, other
+  )
+
+
+def _add(a, weight, b):
+  """a + weight b, the weight one for each signal."""
+  return jax.tree.map(lambda p, q: p + per_signal(jnp.asarray(weight), q) * q, a, b)
+
+
+def _divide(code, size):
+  """code / size, a code of 0 where that is 0."""
+  return jax.tree.map(lambda c: c / per_signal(jnp.where(size > 0, size, 1), c), code)
+
+
+def _ratio(a, b):
+  """a / b, 0 where b is 0."""
+  return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
+
+
+def _dot(problem, a, b):
+  products = jax.tree.map(lambda p, q: sum_signals(p * q, problem.batch_ndim), a, b)
+  return sum(jax.tree.leaves(products))
+
+
+def _largest(problem, code):
+  """The largest |coefficient| of each signal, [batch...]."""
+  axes = [tuple(range(problem.batch_ndim, c.ndim)) for c in jax.tree.leaves(code)]
+  parts = [jnp.max(jnp.abs(c), axis=a) for c, a in zip(jax.tree.leaves(code), axes, strict=True)]
+  return jnp.stack(parts).max(axis=0)

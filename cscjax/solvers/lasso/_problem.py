@@ -1,0 +1,186 @@
+"""The problem that the one-layer solvers solve, with its data in one floating type."""
+
+import functools
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import lax
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from cscjax import checks
+from cscjax.dictionaries import Code, Dictionary
+from cscjax.ops import (
+  at_least_float32,
+  expand_rank,
+  nonnegative_soft_threshold,
+  norm,
+  soft_threshold,
+)
+from cscjax.solvers._arguments import as_signal, list_as_code, per_part
+
+
+class Lasso(struct.PyTreeNode):
+  """min 1/2 sum mask (x - D code)^2 + sum beta |code|, optionally code >= 0.
+
+  Attributes:
+    dictionary: D.
+    x: Signals, batch axes first; 0 where the mask is.
+    beta: For each part of the code an array that broadcasts against it.
+    mask: Weights in 0..1 that broadcast against `x`; None where all are 1.
+    unit: [batch...], a power of two near the largest value of each signal. Squares are taken in this
+      unit, because those of a signal of 1e-30 or 1e30 are not in the range of float32.
+    nonnegative: Whether the code is constrained to be >= 0.
+  """
+
+  dictionary: Dictionary
+  x: jax.Array
+  beta: Any
+  mask: jax.Array | None
+  unit: jax.Array
+  nonnegative: bool = struct.field(pytree_node=False)
+
+  @classmethod
+  def make(
+    cls, dictionary: Dictionary, x: ArrayLike, beta: Any, mask: ArrayLike | None, nonnegative: bool
+  ) -> Self:
+    """Checks the arguments of a solver; ValueError where they do not fit."""
+    x = as_signal(dictionary, x)
+    checks.all_at_least("beta", beta, 0)
+    checks.boolean("nonnegative", nonnegative)
+    if mask is not None:
+      mask = _as_mask(mask, x)
+      x = jnp.where(mask > 0, x, 0)  # a missing pixel may hold a NaN
+    beta = per_part("beta", beta, jax.eval_shape(dictionary.analysis, x))
+    return cls(dictionary, x, beta, mask, unit_of(x, x.ndim - dictionary.signal_ndim), nonnegative)
+
+  @property
+  def batch_ndim(self) -> int:
+    """How many leading axes of `x` are batch."""
+    return self.x.ndim - self.dictionary.signal_ndim
+
+  def zero_code(self) -> Code:
+    """The code 0."""
+    return jax.tree.map(jnp.zeros_like, self.dictionary.analysis(self.x))
+
+  def as_code(self, init: Code, name: str = "init") -> Code:
+    """A code in the problem's type; ValueError that begins with `name` where it does not fit."""
+    code = jax.eval_shape(self.dictionary.analysis, self.x)
+    init = list_as_code(name, init, code)
+    got, expected = jax.tree.structure(init), jax.tree.structure(code)
+    if got != expected:
+      checks.fail(name, got, f"a code of structure {expected}")
+    for part, zeros in zip(jax.tree.leaves(init), jax.tree.leaves(code), strict=True):
+      shape = checks.real_array(name, part).shape
+      if shape != zeros.shape:
+        checks.fail(name, shape, f"a code of shape {zeros.shape}")
+    return jax.tree.map(lambda part, zeros: jnp.asarray(part, zeros.dtype), init, code)
+
+  def residual(self, rebuilt: jax.Array) -> jax.Array:
+    """mask (D code - x), the gradient of the data term with respect to D code."""
+    return self.weigh(rebuilt - self.x)
+
+  def weigh(self, signal: jax.Array) -> jax.Array:
+    """The mask times a signal."""
+    return signal if self.mask is None else self.mask * signal
+
+  def prox(self, point: Code, step: jax.Array) -> Code:
+    """argmin_g 1/2 ||g - point||^2 + step sum beta |g|, `step` one for all or one a signal."""
+    shrink = nonnegative_soft_threshold if self.nonnegative else soft_threshold
+    return jax.tree.map(lambda p, b: shrink(p, b * per_signal(step, p)), point, self.beta)
+
+  def correlation(self) -> Code:
+    """D^T mask x, the negative gradient of the data term at the code 0."""
+    return self.dictionary.analysis(self.weigh(self.x))
+
+  def is_solved_by_zero(self) -> jax.Array:
+    """Whether the code 0 is a solution for each signal: [batch...]."""
+    fits = jax.tree.map(
+      lambda c, b: jnp.all(self.magnitude(c) <= b, axis=tuple(range(self.batch_ndim, c.ndim))),
+      *(self.correlation(), self.beta),
+    )
+    return functools.reduce(jnp.logical_and, jax.tree.leaves(fits))
+
+  def magnitude(self, correlation: jax.Array) -> jax.Array:
+    """How strongly a correlation calls for a coefficient: its size, or its positive part."""
+    return jnp.maximum(correlation, 0) if self.nonnegative else jnp.abs(correlation)
+
+  def objective(self, code: Code, rebuilt: jax.Array) -> jax.Array:
+    """The value at `code`, given D code: [batch...], in unit^2, in float32 at least."""
+
+    def penalty(code, beta):
+      return sum_signals(beta * jnp.abs(self.in_units(code)), self.batch_ndim)
+
+    penalties = jax.tree.leaves(jax.tree.map(penalty, code, self.beta))
+    return 0.5 * self.energy(self.x - rebuilt) + sum(penalties) / self.unit.astype(penalties[0].dtype)
+
+  def energy(self, signal: jax.Array) -> jax.Array:
+    """sum mask signal^2 of each signal: [batch...], in unit^2."""
+    return sum_signals(self.weigh(jnp.square(self.in_units(signal))), self.batch_ndim)
+
+  def norm(self, code: Code) -> jax.Array:
+    """Euclidean norm of each signal's code, or of each signal: [batch...], in units."""
+    # Not in units: the squares of D^T x, and of a code, depend on the scale of D too.
+    norms = [
+      norm(leaf.astype(at_least_float32(leaf.dtype)), tuple(range(self.batch_ndim, leaf.ndim)))
+      for leaf in jax.tree.leaves(code)
+    ]
+    total = norms[0] if len(norms) == 1 else norm(jnp.stack(norms), axis=0)
+    return total / self.unit.astype(total.dtype)
+
+  def inner(self, a: Code, b: Code) -> jax.Array:
+    """Inner product of two codes, or signals: [batch...], in unit^2, in float32 at least."""
+    products = jax.tree.map(
+      lambda u, v: sum_signals(self.in_units(u) * self.in_units(v), self.batch_ndim), a, b
+    )
+    return functools.reduce(jnp.add, jax.tree.leaves(products))
+
+  def in_units(self, array: jax.Array) -> jax.Array:
+    """An array of a code or a signal divided by the unit of its signal."""
+    return array * per_signal(1 / self.unit, array)
+
+
+def sum_signals(array: jax.Array, batch_ndim: int) -> jax.Array:
+  """Sum over all axes but the first `batch_ndim`, in float32 at least."""
+  precise = at_least_float32(array.dtype)
+  return jnp.sum(array, axis=tuple(range(batch_ndim, array.ndim)), dtype=precise)
+
+
+def per_signal(value: jax.Array, array: jax.Array) -> jax.Array:
+  """A scalar, or one value a signal [batch...], in the type and with the axes of `array`."""
+  return value.astype(array.dtype).reshape(
+    value.shape + (1,) * (array.ndim - value.ndim) * bool(value.ndim)
+  )
+
+
+def safe_sqrt(square: jax.Array) -> jax.Array:
+  """The square root, with derivative 0 instead of infinity at 0."""
+  return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+
+
+def _as_mask(mask: ArrayLike, x: jax.Array) -> jax.Array:
+  mask = checks.real_array("mask", mask)
+  if not isinstance(mask, Tracer):
+    values = np.asarray(mask, np.float64)
+    if not np.all((values >= 0) & (values <= 1)):
+      checks.fail("mask", f"values from {values.min():g} to {values.max():g}", "weights in 0..1")
+  mask = jnp.asarray(mask, x.dtype)
+  try:
+    fits = jnp.broadcast_shapes(mask.shape, x.shape) == x.shape
+  except ValueError:
+    fits = False
+  if not fits:
+    checks.fail("mask", mask.shape, f"a shape that broadcasts to the signal's {x.shape}")
+  return expand_rank(mask, x.ndim)
+
+
+def unit_of(x: jax.Array, batch_ndim: int) -> jax.Array:
+  """A power of two near the largest value of each signal: [batch...]; 1 if that is 0 or not finite."""
+  largest = jnp.max(jnp.abs(lax.stop_gradient(x)), axis=tuple(range(batch_ndim, x.ndim)), initial=0)
+  _, exponent = jnp.frexp(largest.astype(at_least_float32(x.dtype)))
+  bound = -int(jnp.finfo(x.dtype).minexp)  # so that 1 / unit is in range too
+  unit = jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -bound, bound))
+  return jnp.where((largest > 0) & (largest < jnp.inf), unit, 1)

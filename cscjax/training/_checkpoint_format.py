@@ -1,0 +1,208 @@
+"""The folder of a checkpoint: its arrays and a description, written and read through Orbax."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import flax.serialization
+import flax.traverse_util
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from cscjax.training._checksums import CHECKSUM, seal, unseal
+from cscjax.training._files import read_file
+from cscjax.training._state import TrainState
+
+STATE = "state.msgpack"
+META = pathlib.Path("meta", "metadata")
+RETIRED = "spectral"  # a collection of the networks from before L was computed from the filters alone
+
+
+class CheckpointError(Exception):
+  """A whole checkpoint cannot be used with this network; the message says what differs."""
+
+
+class DamagedError(Exception):
+  """A checkpoint is not as it was written; the message says in what."""
+
+
+@dataclasses.dataclass
+class Save(ocp.args.CheckpointArgs):
+  """What `StateHandler` saves.
+
+  Attributes:
+    state: Host arrays.
+    meta: The fields of the description, to which the digest and the checksums are added.
+  """
+
+  state: TrainState
+  meta: dict[str, Any]
+
+
+@dataclasses.dataclass
+class Restore(ocp.args.CheckpointArgs):
+  """What `StateHandler` needs to restore.
+
+  Attributes:
+    like: A state of the same structure, shapes and types.
+    meta: The description, from `read_meta`.
+  """
+
+  like: TrainState
+  meta: dict[str, Any]
+
+
+class StateHandler(ocp.CheckpointHandler):
+  """Saves a `TrainState` through Orbax as one file of arrays and one JSON description.
+
+  Orbax's own handlers write with background threads, whose errors cannot be told apart or caught, and
+  look their files up by patterns, which fails where the path has brackets or stars. This one uses plain
+  file calls; Orbax makes the folder appear whole or not at all.
+  """
+
+  def save(self, directory, args: Save):
+    """Writes both files and waits until they are on disk."""
+    content = flax.serialization.msgpack_serialize(_named(args.state))
+    hashes = {"digest": _digest(args.state), "sha256": hashlib.sha256(content).hexdigest()}
+    folder = pathlib.Path(directory)
+    (folder / META).parent.mkdir()
+    _write(folder / STATE, content)
+    _write(folder / META, json.dumps(seal({**args.meta, **hashes})).encode())
+
+  def restore(self, directory, args: Restore) -> TrainState:
+    """Reads the state.
+
+    Where only the checkpoint has the collection `RETIRED`, it is verified with the rest and left out.
+
+    Raises:
+      DamagedError: If the arrays are not those that were saved.
+      CheckpointError: If their names, shapes or types are not those of `args.like`.
+      OSError: If they cannot be read.
+    """
+    folder = pathlib.Path(directory)
+    arrays = _arrays(folder, args.meta) if CHECKSUM in args.meta else _old_arrays(folder)
+    like, retired = args.like, {} if RETIRED in args.like.variables else _retired(arrays)
+    if retired:
+      like = like.replace(variables={**like.variables, RETIRED: retired})
+    state = _assemble(like, arrays)
+    if _digest(state) != args.meta["digest"]:
+      raise DamagedError("its arrays do not match their digest")
+    if retired:
+      kept = {name: value for name, value in state.variables.items() if name != RETIRED}
+      state = state.replace(variables=kept)
+    return state
+
+
+ocp.args.register_with_handler(StateHandler, for_save=True)(Save)
+ocp.args.register_with_handler(StateHandler, for_restore=True)(Restore)
+
+
+def read_meta(folder: pathlib.Path) -> dict[str, Any]:
+  """Reads the description of a checkpoint.
+
+  Returns:
+    "seconds" and "digest", and but for checkpoints of cscjax 0.1.0 also "step", "run", "architecture",
+    "sha256" and "checksum".
+
+  Raises:
+    DamagedError: If it is missing or not as it was written.
+    OSError: If it cannot be read.
+  """
+  try:
+    meta = json.loads(_read(folder / META))
+    unseal(meta)
+    seconds, digest = meta["seconds"], meta["digest"]
+    if not (isinstance(digest, str) and 0 <= seconds and math.isfinite(seconds)):
+      raise ValueError("its values are out of range")
+  except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    raise DamagedError(f"{META}: {error}") from error
+  return meta
+
+
+def _arrays(folder, meta):
+  content = _read(folder / STATE)
+  if hashlib.sha256(content).hexdigest() != meta["sha256"]:
+    raise DamagedError(f"{STATE} does not match its checksum")
+  return flax.serialization.msgpack_restore(content)
+
+
+def _old_arrays(folder):
+  """The arrays of a checkpoint of cscjax 0.1.0, which had them in Orbax's standard format."""
+  for file in (folder / "state").rglob("*"):
+    if file.is_file():
+      file.read_bytes()  # an OSError here is one of the disk; Orbax would hide it in one of its own
+  with tempfile.TemporaryDirectory() as place:
+    link = pathlib.Path(place, "state")  # as Orbax cannot read below every name
+    link.symlink_to(folder / "state")
+    try:
+      with ocp.StandardCheckpointer() as checkpointer:
+        return _named(checkpointer.restore(link))
+    except Exception as error:  # Orbax raises many types for a damaged file
+      raise DamagedError(str(error)) from error
+
+
+def _retired(arrays):
+  """The collection `RETIRED` of a checkpoint's arrays, as a tree; {} where it has none."""
+  prefix = f"variables/{RETIRED}/"
+  found = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+  return flax.traverse_util.unflatten_dict(found, sep="/")
+
+
+def _assemble(like, arrays):
+  """The arrays in the structure of `like`."""
+
+  def kind(array):
+    return f"{array.dtype.name}{list(array.shape)}"
+
+  expected = _named(like)
+  differences = [f"{name} is missing" for name in expected if name not in arrays]
+  differences += [f"{name} is unknown" for name in arrays if name not in expected]
+  differences += [
+    f"{name} is {kind(arrays[name])}, expected {kind(array)}"
+    for name, array in expected.items()
+    if name in arrays and kind(arrays[name]) != kind(array)
+  ]
+  if differences:
+    shown = "; ".join(differences[:3])
+    more = f" and {len(differences) - 3} more differences" if len(differences) > 3 else ""
+    raise CheckpointError(
+      f"its arrays are not those of this network ({shown}{more}); it was written by another version of"
+      " the code, for another network or with another setting of JAX_ENABLE_X64"
+    )
+  return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in expected])
+
+
+def _named(tree) -> dict[str, np.ndarray]:
+  """The leaves by their path, params/Dense_0/kernel, in the order of the tree."""
+  leaves, _ = jax.tree.flatten_with_path(tree)
+  return {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(leaf) for p, leaf in leaves}
+
+
+def _digest(state):
+  """SHA-256 over all leaves with their types and shapes: equal for equal states."""
+  digest = hashlib.sha256()
+  for leaf in jax.tree.leaves(state):
+    array = np.ascontiguousarray(leaf)
+    digest.update(f"{array.dtype.name}{array.shape}".encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
+
+
+def _read(path):
+  try:
+    return read_file(path)
+  except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    raise DamagedError(f"{path.name} is missing") from error
+
+
+def _write(path, content):
+  with path.open("wb") as file:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,200 @@
+"""The training loop: dispatches steps, evaluates, keeps checkpoints, stops where it has to."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import jax
+import numpy as np
+import optax
+
+from cscjax.training._checkpoints import Checkpoints
+from cscjax.training._metrics_log import MetricsLog
+from cscjax.training._pace import Pace
+from cscjax.training._processes import largest
+from cscjax.training._state import EpochMetrics, TrainState
+
+Status = Literal["ok", "diverged", "interrupted"]
+
+SAVING_SHARE = 0.02
+"""Share of the time that the checkpoints at evaluations may take."""
+
+
+class Progress(Protocol):
+  """Where the loop reports to: a progress bar or log lines."""
+
+  def trained(self, step: int, metrics: dict[str, float], images_per_second: float | None) -> None:
+    """After each call of the device: the epoch's mean loss and accuracy so far, and the rate."""
+    ...
+
+  def evaluated(self, row: dict[str, Any]) -> None:
+    """After each evaluation, with its row of the metrics."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """The compiled parts of a run.
+
+  Attributes:
+    train: (state, count) -> state, all within one epoch; takes over the memory of the state.
+    evaluate: (state, split, sums, first, count) -> sums with these batches of the split added.
+    batches: Split -> number of its batches.
+    schedule: Step -> learning rate.
+  """
+
+  train: Callable[[TrainState, np.int32], TrainState]
+  evaluate: Callable[[TrainState, str, EpochMetrics, np.int32, np.int32], EpochMetrics]
+  batches: dict[str, int]
+  schedule: optax.Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """When what happens.
+
+  Attributes:
+    total_steps: The last step.
+    steps_per_epoch: Steps between two shuffles.
+    batch_size: Examples a step.
+    split: The split that is evaluated: "test", or "validation" with "test" after the last step alone.
+    evaluate_epochs: Epochs between evaluations; there is one after the last step too.
+    checkpoint_seconds: Seconds after which a checkpoint is written, also within an epoch; see `fit` for
+      those at evaluations.
+    dispatch_seconds: That a call of the device should last.
+  """
+
+  total_steps: int
+  steps_per_epoch: int
+  batch_size: int
+  split: str = "test"
+  evaluate_epochs: int = 1
+  checkpoint_seconds: float = 300.0
+  dispatch_seconds: float = 1.0
+
+  def splits_after(self, step: int) -> list[str]:
+    """The splits that are evaluated after `step` steps."""
+    if step == self.total_steps:
+      return [self.split] if self.split == "test" else [self.split, "test"]
+    period = self.steps_per_epoch * self.evaluate_epochs
+    return [self.split] if step > 0 and step % period == 0 else []
+
+  def epoch_end(self, step: int) -> int:
+    """The end of the epoch that the next step is in, or of the run."""
+    return min((step // self.steps_per_epoch + 1) * self.steps_per_epoch, self.total_steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """How a run ended.
+
+  Attributes:
+    status: "ok" after the last step, "diverged" where a state was not finite, "interrupted".
+    state: The last state.
+    seconds: Wall time, that of earlier calls on the same run included.
+  """
+
+  status: Status
+  state: TrainState
+  seconds: float
+
+
+def fit(
+  state: TrainState,
+  programs: Programs,
+  plan: Plan,
+  *,
+  log: MetricsLog,
+  checkpoints: Checkpoints,
+  progress: Progress,
+  stopped: Callable[[], bool],
+  seconds: float = 0.0,
+) -> Outcome:
+  """Trains from `state` to the end of the plan.
+
+  Each evaluation appends its rows to `log`. A checkpoint follows the first evaluation, the last one, and
+  those between if checkpoints then take at most `SAVING_SHARE` of the time. Apart from evaluations, one
+  is written when `plan.checkpoint_seconds` have passed since the last, and when the run is stopped. A
+  state that is not finite is not saved.
+
+  When checkpoints are written depends on the clock, but no result does: a run that was killed resumes at
+  its last checkpoint, drops the rows of later steps, and computes the same rows and states again.
+
+  Args:
+    state: Where to begin, at any step.
+    programs: What to run.
+    plan: When.
+    log: Holds the rows up to `state`; it is on disk before a checkpoint is written.
+    checkpoints: Where states are kept.
+    progress: Told after every call of the device.
+    stopped: Asked as often, and has to answer the same on every process; once it is true the run ends
+      with a checkpoint.
+    seconds: Wall time that the run had taken before.
+  """
+  began = time.perf_counter() - seconds
+  saved, saving_took = time.perf_counter(), 0.0
+  pace, evaluation_pace = Pace(plan.dispatch_seconds), Pace(plan.dispatch_seconds)
+  step = int(state.step)
+  due = plan.splits_after(step)
+  written = {row["split"] for row in log.rows if row["step"] == step}
+  if due and not written.issuperset(["train", *due]):
+    log.drop_after(step - 1)  # some of its rows were lost, or it has become the last step
+  evaluated_step = largest(log.rows[-1]["step"] if log.rows else 0)
+
+  def elapsed():
+    return time.perf_counter() - began
+
+  def save():
+    nonlocal saved, saving_took
+    start = time.perf_counter()
+    log.sync()
+    checkpoints.save(state, elapsed())
+    saved = time.perf_counter()
+    saving_took = saved - start
+
+  while True:
+    due = plan.splits_after(step) if step > evaluated_step else []
+    if not due and step >= plan.total_steps:
+      return Outcome("ok", state, elapsed())
+    if stopped():
+      save()
+      return Outcome("interrupted", state, elapsed())
+
+    if due:
+      rows = [{"split": "train", **state.metrics.means(), "images_per_second": pace.rate()}]
+      for split in due:
+        found = _evaluate(programs, plan, state, split, evaluation_pace, stopped)
+        rows.append({"split": split, **found, "images_per_second": evaluation_pace.rate()})
+      if stopped():
+        continue  # the evaluation was cut short
+      rate = float(np.asarray(programs.schedule(step - 1)))
+      place = {"step": step, "epoch": step / plan.steps_per_epoch}
+      for row in rows:
+        log.write({**place, **row, "learning_rate": rate, "seconds": elapsed()})
+        progress.evaluated(log.rows[-1])
+      evaluated_step = step
+      # Process 0 alone writes, so that the processes of a run need not agree on when.
+      interval = min(saving_took / SAVING_SHARE, plan.checkpoint_seconds)
+    else:
+      with pace.call(plan.epoch_end(step) - step, plan.batch_size) as count:
+        state = jax.block_until_ready(programs.train(state, np.int32(count)))
+      if int(state.bad_step) >= 0:
+        return Outcome("diverged", state, elapsed())
+      step += count
+      progress.trained(step, state.metrics.means(), pace.latest)
+      interval = plan.checkpoint_seconds
+    is_last = evaluated_step >= plan.total_steps
+    if is_last or time.perf_counter() - saved > interval:
+      save()
+
+
+def _evaluate(programs, plan, state, split, pace, stopped) -> dict[str, float]:
+  """Mean loss and accuracy over a split, or over a part of it once `stopped`."""
+  sums, first, batches = EpochMetrics.zero(), 0, programs.batches[split]
+  while first < batches and not stopped():
+    with pace.call(batches - first, plan.batch_size) as count:
+      sums = programs.evaluate(state, split, sums, np.int32(first), np.int32(count))
+      jax.block_until_ready(sums)
+    first += count
+  return sums.means()
