@@ -10,6 +10,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from cscjax.data import DataError
+from cscjax.extras import MissingExtraError
 from experiments import environment, output, signals
 
 flags.disclaim_key_flags()  # `define_path` defines flags for the module that calls it
@@ -42,10 +43,10 @@ def define_path(
 def run(main: Callable[[], int | None], *, prints_only: bool = False) -> None:
   """Parses the flags, runs `main()` and exits with what it returns (None is 0).
 
-  Bad flags, positional arguments, `UsageError`, `DataError`, `OSError` (a full disk, for example) and a
-  lack of memory end in one line on stderr and exit code 2, a signal ends in exit code 128 + its number.
-  Every other exception is a bug and keeps its traceback. Warnings are one line each; log messages below
-  WARNING are shown only with --verbosity=0 or more.
+  Bad flags, positional arguments, `UsageError`, `DataError`, `MissingExtraError`, `OSError` (for
+  example a full disk) and a lack of memory end in one line on stderr and exit code 2, a signal ends in
+  exit code 128 + its number. Every other exception is a bug and keeps its traceback. Warnings are one
+  line each; log messages below WARNING are shown only with --verbosity=0 or more.
 
   The command goes on where nobody reads stdout or stderr any more, or where they cannot be written; the
   latter is told by a warning.
@@ -102,7 +103,7 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
     if problem:
       raise UsageError(problem)
     return main()
-  except (UsageError, DataError, OSError) as error:
+  except (UsageError, DataError, MissingExtraError, OSError) as error:
     _fail(error)
   except (RuntimeError, MemoryError) as error:  # JAX's errors are of the former
     if isinstance(error, RuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED"):

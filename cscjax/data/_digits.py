@@ -3,16 +3,20 @@
 import numpy as np
 
 from cscjax.data._dataset import Split
+from cscjax.extras import needs
 
 
 def digits() -> tuple[Split, Split]:
   """Returns (train, test): uint8 images [1437, 8, 8, 1] and [360, 8, 8, 1], 10 classes.
 
   The original 17 grey levels are spread over 0..255. The split is stratified and always the same.
+
+  Raises:
+    MissingExtraError: scikit-learn is not installed.
   """
-  # scikit-learn takes a second to import.
-  from sklearn.datasets import load_digits
-  from sklearn.model_selection import train_test_split
+  with needs("digits", "the digits need scikit-learn"):  # which takes a second to import
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
   pixels, classes = load_digits(return_X_y=True)
   images = np.rint(np.reshape(pixels, (-1, 8, 8, 1)) * (255 / 16)).astype(np.uint8)

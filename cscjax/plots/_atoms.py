@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.plots._images import SIGNED, broken, largest, show
+from cscjax.plots._images import SIGNED, broken, largest, new_figure, show
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -37,8 +37,6 @@ def atoms(
   Raises:
     ValueError: If `filters` has another shape or an argument is out of range.
   """
-  from matplotlib.figure import Figure
-
   checks.real_array("filters", filters)
   values = np.asarray(filters, np.float64)
   images = values.ndim == 4 and values.shape[-2] in (1, 3)
@@ -49,7 +47,7 @@ def atoms(
   columns = math.ceil(math.sqrt(count)) if columns is None else checks.positive_int("columns", columns)
   columns = min(columns, count)
   rows = math.ceil(count / columns)
-  figure = Figure(figsize=(min(10, 2 + 0.5 * columns), min(12, 1 + 0.5 * rows)), layout="constrained")
+  figure = new_figure(min(10, 2 + 0.5 * columns), min(12, 1 + 0.5 * rows))
   unfit, values = broken(values), np.moveaxis(values, -1, 0)
   if images:
     panel, shared = figure.subplots(), scale == "shared"

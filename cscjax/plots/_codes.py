@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.plots._images import SIGNED, as_image, broken, largest, show
+from cscjax.plots._images import SIGNED, as_image, broken, largest, new_figure, show
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -28,8 +28,6 @@ def code(code: ArrayLike, *, channels: int = 5, title: str = "") -> "Figure":
   Raises:
     ValueError: If `code` has another rank, or `channels` is out of range.
   """
-  from matplotlib.figure import Figure
-
   checks.real_array("code", code)
   values = np.asarray(code, np.float64)
   if values.ndim != 3 or not values.size:
@@ -39,7 +37,7 @@ def code(code: ArrayLike, *, channels: int = 5, title: str = "") -> "Figure":
   most_used = np.argsort(-used, kind="stable")[:channels]
   columns = min(3, channels + 1)
   rows = math.ceil((channels + 1) / columns)
-  figure = Figure(figsize=(3.2 * columns, 2.9 * rows + 0.4), layout="constrained")
+  figure = new_figure(3.2 * columns, 2.9 * rows + 0.4)
   panels = list(figure.subplots(rows, columns, squeeze=False).flat)
   for panel in panels[channels + 1 :]:
     panel.set_axis_off()
@@ -99,15 +97,13 @@ def reconstruction(
   Raises:
     ValueError: If one is no image, shapes differ, or `peak` is not positive.
   """
-  from matplotlib.figure import Figure
-
   peak = checks.in_range("peak", peak, 0, low_open=True)
   pictures = {"image": as_image("image", image)}
   if observed is not None:
     pictures["observed"] = as_image("observed", observed)
   pictures["rebuilt"] = as_image("rebuilt", rebuilt)
   truth = pictures["image"]
-  figure = Figure(figsize=(3.2 * (len(pictures) + 1) + 0.6, 3.4), layout="constrained")
+  figure = new_figure(3.2 * (len(pictures) + 1) + 0.6, 3.4)
   panels = figure.subplots(1, len(pictures) + 1)
   for panel, (name, picture) in zip(panels, pictures.items(), strict=False):
     if picture.shape != truth.shape:

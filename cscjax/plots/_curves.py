@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
+from cscjax.plots._images import new_figure
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -22,12 +23,10 @@ def learning_curves(rows: Sequence[dict[str, Any]], *, title: str = "") -> "Figu
   Raises:
     ValueError: If a row lacks one of these.
   """
-  from matplotlib.figure import Figure
-
   for row in rows:
     if not {"epoch", "split", "loss", "accuracy"} <= set(row):
       checks.fail("rows", row, "epoch, split, loss and accuracy in each")
-  figure = Figure(figsize=(9, 3.6), layout="constrained")
+  figure = new_figure(9, 3.6)
   panels = figure.subplots(1, 2)
   for panel, quantity, scale in zip(panels, ("loss", "accuracy"), (1, 100), strict=True):
     for split in sorted({row["split"] for row in rows}):
@@ -63,13 +62,11 @@ def convergence_curves(
   Raises:
     ValueError: If there is no trace, one is no vector of finite values, or `optimum` is not positive.
   """
-  from matplotlib.figure import Figure
-
   if not objectives:
     checks.fail("objectives", objectives, "one trace at least")
   if optimum is not None:
     optimum = checks.in_range("optimum", float(optimum), 0, low_open=True)
-  figure = Figure(figsize=(6, 4), layout="constrained")
+  figure = new_figure(6, 4)
   panel = figure.subplots()
   for name, trace in objectives.items():
     values = np.asarray(trace, np.float64)
@@ -108,15 +105,13 @@ def bands(
   Raises:
     ValueError: If there is no curve, or one does not fit `x`, or a value is not finite.
   """
-  from matplotlib.figure import Figure
-
   x = np.asarray(x, np.float64)
   if not np.all(np.isfinite(x)):
     checks.fail("x", x, "finite values")
   names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
   if not names:
     checks.fail("panels", panels, "one curve at least")
-  figure = Figure(figsize=(1 + 4.5 * len(panels), 4), layout="constrained")
+  figure = new_figure(1 + 4.5 * len(panels), 4)
   axes = figure.subplots(1, len(panels), squeeze=False)[0]
   for panel, (heading, curves) in zip(axes, panels.items(), strict=True):
     for name, curve in curves.items():

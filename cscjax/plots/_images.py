@@ -1,13 +1,24 @@
 """What the pictures share: arrays as images, signed values around a neutral colour."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
+from cscjax.extras import needs
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 SIGNED = "RdBu_r"  # white at 0, red above, blue below
+
+
+def new_figure(width: float, height: float) -> "Figure":
+  """An empty figure, in inches, whose panels share the place without overlapping."""
+  with needs("plots", "plots need matplotlib"):
+    from matplotlib.figure import Figure
+  return Figure(figsize=(width, height), layout="constrained")
 
 
 def as_image(name: str, x: ArrayLike) -> np.ndarray:

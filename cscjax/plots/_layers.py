@@ -17,7 +17,7 @@ from cscjax.dictionaries import (
   scaled_fit,
 )
 from cscjax.plots._atoms import draw_tiles
-from cscjax.plots._images import as_image, broken, show
+from cscjax.plots._images import as_image, broken, new_figure, show
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -55,8 +55,6 @@ def layers(
     ValueError: If the signals are no images, a signal is not the code below, or an argument is out of
       range.
   """
-  from matplotlib.figure import Figure
-
   checks.positive_int("rows", rows)
   checks.positive_int("atoms", atoms)
   if not layers or np.ndim(layers[0][1]) != 4 or layers[0][1].shape[-1] not in (1, 3):
@@ -72,7 +70,7 @@ def layers(
   fit = scaled_fit(image, rebuilt)
   chosen = np.unique(np.linspace(0, len(layers) - 1, rows).round().astype(int))
 
-  figure = Figure(figsize=(11.4, max(4.2, 0.4 + 1.5 * len(chosen))), layout="constrained")
+  figure = new_figure(11.4, max(4.2, 0.4 + 1.5 * len(chosen)))
   left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(8.8, 2.6)))
   panels = left.subplots(len(chosen), 3, width_ratios=(5.2, 1.6, 1.6), squeeze=False)
 

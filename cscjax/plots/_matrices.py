@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary, mutual_coherence, to_matrix
 from cscjax.ops import Padding
-from cscjax.plots._images import SIGNED, largest, show
+from cscjax.plots._images import SIGNED, largest, new_figure, show
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -40,11 +40,9 @@ def convolutional_matrices(
   Raises:
     ValueError: If the shape does not fit the filters at one of the dilations, or there is none.
   """
-  from matplotlib.figure import Figure
-
   if not dilations:
     checks.fail("dilations", dilations, "one at least")
-  figure = Figure(figsize=(4 * len(dilations) + 0.8, 4), layout="constrained")
+  figure = new_figure(4 * len(dilations) + 0.8, 4)
   panels = figure.subplots(1, len(dilations), squeeze=False)[0]
   limit = largest(np.asarray(filters))
   for panel, dilation in zip(panels, dilations, strict=True):

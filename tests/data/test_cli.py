@@ -25,6 +25,11 @@ def run(body, *arguments):
   [
     ("raise cli.UsageError('two\\nlines')", [], "error: two lines\n"),
     ("raise DataError('no data')", [], "error: no data\n"),
+    (
+      "from cscjax.extras import needs\n  with needs('plots', 'it needs x'): import x",
+      [],
+      "error: it needs x (No module named 'x'): pip install 'cscjax[plots]'\n",
+    ),
     ("print(1)", ["one", "two"], "error: unexpected argument: one two\n"),
   ],
 )

@@ -1,0 +1,37 @@
+import sys
+
+import pytest
+
+from cscjax import plots
+from cscjax.data import load_dataset
+from cscjax.extras import MissingExtraError, needs
+
+
+def test_names_the_extra_in_one_line():
+  with pytest.raises(ImportError) as error, needs("plots", "plots need nothing_of_this_name"):
+    import nothing_of_this_name  # noqa: F401
+  expected = "plots need nothing_of_this_name (No module named 'nothing_of_this_name'): "
+  assert str(error.value) == expected + "pip install 'cscjax[plots]'"
+  assert isinstance(error.value.__cause__, ModuleNotFoundError)
+
+
+def test_only_a_failed_import_is_translated():
+  with pytest.raises(ValueError, match=r"^other$"), needs("plots", "plots need matplotlib"):
+    raise ValueError("other")
+
+
+@pytest.mark.parametrize(
+  ("module", "extra", "use"),
+  [
+    ("matplotlib.figure", "plots", lambda: plots.convergence_curves({"a": [2.0, 1.0]})),
+    ("sklearn.datasets", "digits", lambda: load_dataset("digits")),
+  ],
+)
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, module, extra, use):
+  monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+  with pytest.raises(MissingExtraError) as error:
+    use()
+  message = str(error.value)
+  assert module in message
+  assert message.endswith(f"pip install 'cscjax[{extra}]'")
+  assert "\n" not in message
