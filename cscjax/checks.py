@@ -13,9 +13,13 @@ from jax.core import Tracer
 
 def fail(name: str, got: Any, expected: str) -> NoReturn:
   """Raises the ValueError that all checks share, in one line of readable length."""
-  shown = " ".join(repr(got).split())
-  shown = shown if len(shown) <= 200 else shown[:199] + "…"
-  raise ValueError(f"{name}: expected {expected}, got {shown}")
+  raise ValueError(f"{name}: expected {expected}, got {one_line(repr(got))}")
+
+
+def one_line(text: str | BaseException) -> str:
+  """Returns a text, or that of an exception or else its type, on one line of at most 200 characters."""
+  shown = " ".join(str(text).split()) or type(text).__name__
+  return shown if len(shown) <= 200 else shown[:199] + "…"
 
 
 def boolean(name: str, value: Any) -> bool:

@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from cscjax.checks import one_line
+
 
 class MissingExtraError(ImportError):
   """A package of an extra is not installed; the message, one line, has the command that installs it."""
@@ -25,5 +27,4 @@ def needs(extra: str, reason: str) -> Iterator[None]:
   try:
     yield
   except ImportError as error:
-    cause = " ".join(str(error).split())
-    raise MissingExtraError(f"{reason} ({cause}): pip install 'cscjax[{extra}]'") from error
+    raise MissingExtraError(f"{reason} ({one_line(error)}): pip install 'cscjax[{extra}]'") from error

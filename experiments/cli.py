@@ -126,5 +126,6 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
 
 
 def _fail(error: Exception) -> NoReturn:
-  say(error)
+  argument = str(error).partition(":")[0]  # a message of the library begins with the argument's name
+  say(f"--{error}" if argument in flags.FLAGS else error)
   sys.exit(2)

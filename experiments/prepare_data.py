@@ -4,14 +4,15 @@
     python -m experiments.prepare_data --dataset=cifar10 --data_dir=DIR --shards=FOLDER
 
 The first reads what TFDS has prepared in DIR, or downloads. The second reads a folder of image
-sheets (see `cscjax.data.shards`) and needs neither TFDS nor a network. Copied to another machine,
+sheets (see `experiments.image_sheets`) and needs neither TFDS nor a network. Copied to another machine,
 DIR/cscjax_cache is all that a run needs there.
 """
 
 from absl import flags
 
-from cscjax.data import IMAGE_SETS, cache_folder, fill_cache, find_data_dir, load_images, read_shards
+from cscjax.data import IMAGE_SETS, cache_folder, fill_cache, find_data_dir
 from experiments import cli
+from experiments.image_sheets import read_sheets
 
 
 def define_flags() -> None:
@@ -23,14 +24,11 @@ def define_flags() -> None:
 
 def main() -> None:
   """Fills the cache that the flags ask for and says in one line what is there now."""
-  name, shards = flags.FLAGS.dataset, flags.FLAGS.shards
-  if shards is None:
-    data_dir = find_data_dir(flags.FLAGS.data_dir)
-    train, test = load_images(name, data_dir, download=True, require_cache=True)
-  else:
-    data_dir = find_data_dir(flags.FLAGS.data_dir, create=True)
-    train, test = fill_cache(name, data_dir, *read_shards(shards, name))
-  print(f"{name}: {len(train)} train and {len(test)} test images in {cache_folder(data_dir, name)}")
+  name, data_dir, shards = flags.FLAGS.dataset, flags.FLAGS.data_dir, flags.FLAGS.shards
+  splits = None if shards is None else read_sheets(shards, name)
+  train, test = fill_cache(name, data_dir=data_dir, splits=splits)
+  folder = cache_folder(find_data_dir(data_dir), name)
+  print(f"{name}: {len(train)} train and {len(test)} test images in {folder}")
 
 
 if __name__ == "__main__":

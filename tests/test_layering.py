@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 BELOW_MODELS = {"checks", "extras", "ops", "dictionaries", "solvers", "theory"}
 ALLOWED = {
   "checks": set(),
-  "extras": set(),
+  "extras": {"checks"},
   "ops": {"checks"},
   "dictionaries": {"checks", "ops"},
   "solvers": {"checks", "ops", "dictionaries"},

@@ -1,18 +1,13 @@
-"""Data sets: from a name to labelled arrays in host memory."""
+"""Data sets: from a name to labelled arrays in host memory.
 
+`load_dataset` gives one of `DATASETS`, `gaussian_centers` makes one of other sizes. Natural images
+(`IMAGE_SETS`) are decoded once into a cache, which `fill_cache` writes ahead of time.
+"""
+
+from cscjax.data._builtin import gaussian_centers
 from cscjax.data._cache import cache_folder
-from cscjax.data._dataset import DataError, Dataset, Split
-from cscjax.data._image_sets import IMAGE_SETS, one_line
-from cscjax.data._load import (
-  DATASETS,
-  dataset_shape,
-  fill_cache,
-  find_data_dir,
-  load_dataset,
-  load_images,
-)
-from cscjax.data._shards import read_shards
-from cscjax.data._synthetic import gaussian_centers
+from cscjax.data._dataset import IMAGE_SETS, DataError, Dataset, Split
+from cscjax.data._load import DATASETS, dataset_shape, fill_cache, find_data_dir, load_dataset
 
 __all__ = [
   "DATASETS",
@@ -26,7 +21,4 @@ __all__ = [
   "find_data_dir",
   "gaussian_centers",
   "load_dataset",
-  "load_images",
-  "one_line",
-  "read_shards",
 ]

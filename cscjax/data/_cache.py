@@ -17,8 +17,8 @@ import uuid
 
 import numpy as np
 
-from cscjax.data._dataset import DataError, Split
-from cscjax.data._image_sets import check_image_split, one_line
+from cscjax.checks import one_line
+from cscjax.data._dataset import DataError, Split, check_image_split
 
 _FORMAT = 1
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")

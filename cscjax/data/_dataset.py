@@ -6,6 +6,10 @@ import numpy as np
 
 from cscjax import checks
 
+IMAGE_SHAPE = (32, 32, 3)
+# Data sets of natural images: name, as in TFDS, to number of classes.
+IMAGE_SETS = {"cifar10": 10, "cifar100": 100, "svhn_cropped": 10}
+
 # Fixed, so that runs with different seeds see the same examples.
 _VALIDATION_SEED = 0
 _SUBSET_SEED = 1
@@ -113,6 +117,15 @@ def check_split(what: str, split: Split, num_classes: int) -> None:
     raise DataError(
       f"{what}: expected labels in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}"
     )
+
+
+def check_image_split(what: str, split: Split, name: str) -> None:
+  """Raises DataError, beginning with `what`, unless `split` fits `name`, one of `IMAGE_SETS`."""
+  if split.images.dtype != np.uint8 or split.images.shape[1:] != IMAGE_SHAPE:
+    raise DataError(
+      f"{what}: expected uint8 images [N, 32, 32, 3], got {split.images.dtype} {split.images.shape}"
+    )
+  check_split(what, split, IMAGE_SETS[name])
 
 
 def _take_validation(train: Split, fraction: float) -> tuple[Split, Split | None]:

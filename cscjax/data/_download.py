@@ -15,13 +15,13 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 
-from cscjax.data._dataset import DataError, Split
-from cscjax.data._image_sets import check_image_split, one_line
+from cscjax.checks import one_line
+from cscjax.data._dataset import DataError, Split, check_image_split
 
 _BLOCK = 1 << 18
 
@@ -89,7 +89,7 @@ def download(
 ) -> tuple[Split, Split]:
   """Downloads data set `name` and returns its (train, test); SVHN's `extra` images are left out.
 
-  Shows a progress bar where stderr is a terminal. Keeps no file.
+  Shows a progress bar if tqdm is installed and stderr is a terminal. Keeps no file.
 
   Args:
     name: One of `IMAGE_SETS`.
@@ -182,7 +182,7 @@ class _Transfer(threading.Thread):
   def _write(self, response, total):
     with (
       open(self._path, "wb") as file,
-      tqdm.tqdm(desc=self._path.name, total=total, unit="B", unit_scale=True, disable=None) as bar,
+      _progress_bar(self._path.name, total) as advance,
     ):
       # read1: whatever has come; read would wait for a whole block.
       while not self.given_up.is_set() and (block := response.read1(_BLOCK)):
@@ -191,7 +191,21 @@ class _Transfer(threading.Thread):
           raise OSError(f"it sends more than {self._limits.bytes} bytes")
         self.digest.update(block)
         file.write(block)
-        bar.update(len(block))
+        advance(len(block))
+
+
+@contextlib.contextmanager
+def _progress_bar(name: str, total: int | None) -> Iterator[Callable[[int], object]]:
+  """Yields a function to call with the number of bytes that have come; without tqdm it does nothing."""
+  try:
+    from tqdm import tqdm
+  except ImportError:
+    tqdm = None
+  if tqdm is None:
+    yield lambda count: None
+  else:
+    with tqdm(desc=name, total=total, unit="B", unit_scale=True, disable=None) as bar:
+      yield bar.update
 
 
 def _declared_size(response) -> int | None:

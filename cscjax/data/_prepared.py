@@ -1,5 +1,6 @@
 """Reads data sets that TFDS has prepared, in array_record or tfrecord files, without TensorFlow."""
 
+import contextlib
 import io
 import pathlib
 import re
@@ -9,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cscjax.data._dataset import DataError, Split
-from cscjax.data._image_sets import IMAGE_SHAPE, check_image_split, one_line
+from cscjax.checks import one_line
+from cscjax.data._dataset import IMAGE_SHAPE, DataError, Split, check_image_split
+from cscjax.extras import MissingExtraError, needs
 
 
 def find_prepared(data_dir: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -31,16 +33,12 @@ def read_prepared(folder: pathlib.Path, name: str) -> tuple[Split, Split]:
     name: One of `IMAGE_SETS`.
 
   Raises:
-    DataError: A file is missing, damaged or unreadable, and is named; or TFDS is not installed.
+    DataError: A file is missing, damaged or unreadable, and is named.
+    MissingExtraError: A package of the extra `tfds` is not installed.
   """
-  try:
-    # Takes a second to import and is not needed where there is a cache.
+  # Takes a second to import and is not needed where there is a cache.
+  with _needs_tfds(folder):
     import tensorflow_datasets as tfds
-  except ImportError as error:
-    raise DataError(
-      f"{folder}: reading it needs tensorflow-datasets ({one_line(error)}); "
-      "pip install tensorflow-datasets, or copy the cache from a machine that has it"
-    ) from error
   try:
     info = tfds.builder_from_directory(folder).info
   except Exception as error:  # TFDS raises what its parsers raise.
@@ -59,6 +57,10 @@ def read_prepared(folder: pathlib.Path, name: str) -> tuple[Split, Split]:
   check_image_split(f"{folder} train", train, name)
   check_image_split(f"{folder} test", test, name)
   return train, test
+
+
+def _needs_tfds(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+  return needs("tfds", f"reading {path} needs TFDS and its file readers")
 
 
 def _read_split(folder: pathlib.Path, info: Any, key: str, parse: Callable) -> Split:
@@ -84,8 +86,8 @@ def _read_split(folder: pathlib.Path, info: Any, key: str, parse: Callable) -> S
 
 def _read_shard(path: pathlib.Path, parse: Callable, images: np.ndarray, labels: np.ndarray) -> None:
   """Fills `images` and `labels` from one file, which must hold exactly that many examples."""
-  from PIL import Image
-
+  with _needs_tfds(path):
+    from PIL import Image
   try:
     records = list(_tfrecords(path) if ".tfrecord" in path.name else _array_records(path))
     if len(records) != len(labels):
@@ -97,6 +99,8 @@ def _read_shard(path: pathlib.Path, parse: Callable, images: np.ndarray, labels:
       if pixels.shape != IMAGE_SHAPE:
         raise ValueError(f"expected images {IMAGE_SHAPE}, got {pixels.shape}")
       images[i], labels[i] = pixels, int(example["label"])  # an int that does not fit is refused
+  except MissingExtraError:
+    raise
   except Exception as error:  # Each of the readers raises its own kinds.
     raise DataError(
       f"{path}: missing or damaged ({one_line(error)}); delete {path.parent} and prepare it anew"
@@ -104,8 +108,8 @@ def _read_shard(path: pathlib.Path, parse: Callable, images: np.ndarray, labels:
 
 
 def _array_records(path: pathlib.Path) -> Iterable[bytes]:
-  from array_record.python.array_record_module import ArrayRecordReader
-
+  with _needs_tfds(path):
+    from array_record.python.array_record_module import ArrayRecordReader
   if not path.is_file():
     raise FileNotFoundError("no such file")
   reader = ArrayRecordReader(str(path))

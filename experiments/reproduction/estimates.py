@@ -5,7 +5,8 @@ import pathlib
 import statistics
 from collections.abc import Sequence
 
-from cscjax.data import dataset_shape, one_line
+from cscjax.checks import one_line
+from cscjax.data import dataset_shape
 from cscjax.models import describe
 from experiments.build import make_model
 from experiments.cli import UsageError

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cscjax import checks
-from cscjax.data import one_line
+from cscjax.checks import one_line
 from experiments.json_files import read_json
 
 Check = Callable[[str, Any], Any]

@@ -10,8 +10,9 @@ import threading
 import numpy as np
 import pytest
 
-from cscjax.data import DataError, Split, load_dataset
+from cscjax.data import DataError, Split, fill_cache, load_dataset
 from cscjax.data._cache import cache_folder, read_cache, write_cache
+from tests.data.conftest import rows
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ def test_damage_is_named_and_never_used(cached, damage, bad_file):
   assert "\n" not in str(error.value)
   with pytest.raises(DataError, match=bad_file) as error:
     load_dataset("cifar10", data_dir=cached, download=False)
-  assert "prepare_data" in str(error.value)
+  assert "load it once where there is a network" in str(error.value)
 
 
 def test_a_pickle_would_have_been_noticed():
@@ -240,3 +241,22 @@ def test_unwritable_directory_is_a_warning(prepared, tiny, caplog):
   assert len(data.train) == len(tiny["train"])
   (record,) = caplog.records
   assert str(cache_folder(prepared, "cifar10")) in record.getMessage()
+
+
+def test_given_splits_are_cached(tiny, tmp_path):
+  target = tmp_path / "new" / "data"
+  train, test = fill_cache("cifar10", data_dir=target, splits=(tiny["train"], tiny["test"]))
+  data = load_dataset("cifar10", data_dir=target, download=False)
+  assert rows(train) == rows(tiny["train"])
+  for given, cached in ((train, data.train), (test, data.test)):
+    np.testing.assert_array_equal(given.images, cached.images)
+    np.testing.assert_array_equal(given.labels, cached.labels)
+
+
+def test_given_splits_are_checked(tiny, tmp_path):
+  wrong = Split(tiny["test"].images[:, :16], tiny["test"].labels)
+  with pytest.raises(DataError, match=r"^cifar10 test: expected uint8 images \[N, 32, 32, 3\]"):
+    fill_cache("cifar10", data_dir=tmp_path, splits=(tiny["train"], wrong))
+  with pytest.raises(ValueError, match=r"^name: expected one of cifar10, cifar100, svhn_cropped"):
+    fill_cache("digits", data_dir=tmp_path)
+  assert os.listdir(tmp_path) == []

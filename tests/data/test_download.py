@@ -4,6 +4,7 @@ import hashlib
 import io
 import pathlib
 import socket
+import sys
 import tarfile
 import tempfile
 import threading
@@ -13,10 +14,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from cscjax.data import DataError
+from cscjax.data import IMAGE_SETS, DataError
 from cscjax.data import _download as download_module
 from cscjax.data._download import ARCHIVES, Archive, Limits, download
-from cscjax.data._image_sets import IMAGE_SETS
 
 
 def archive_of(path):
@@ -77,6 +77,11 @@ def test_svhn_labels_ten_are_zeros(tmp_path, tiny):
   np.testing.assert_array_equal(train.images, tiny["train"].images)
   np.testing.assert_array_equal(train.labels, tiny["train"].labels)
   np.testing.assert_array_equal(test.images, tiny["test"].images)
+
+
+def test_without_tqdm_there_is_no_bar_but_the_data(tmp_path, tiny, monkeypatch):
+  monkeypatch.setitem(sys.modules, "tqdm", None)  # as if it were not installed
+  test_cifar100_takes_the_fine_label(tmp_path, tiny)
 
 
 def test_an_unexpected_file_is_refused(tmp_path):

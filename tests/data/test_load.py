@@ -13,7 +13,7 @@ import pytest
 
 from cscjax.data import DataError, dataset_shape, load_dataset
 from cscjax.data._cache import cache_folder
-from cscjax.data._shards import read_shards
+from experiments.image_sheets import read_sheets
 from tests.data.conftest import rows
 
 
@@ -139,15 +139,15 @@ def test_no_home_for_the_default_data_dir(monkeypatch):
   """As where HOME is not set and the user has no entry in /etc/passwd."""
   monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
   monkeypatch.setenv("HOME", "~")
-  with pytest.raises(DataError, match=r"^--data_dir: .* no home directory"):
+  with pytest.raises(DataError, match=r"^data_dir: .* no home directory"):
     load_dataset("cifar10")
 
 
 def test_missing_data_dir_is_named(tmp_path):
-  with pytest.raises(DataError, match=r"--data_dir: no such directory: .*nowhere"):
+  with pytest.raises(DataError, match=r"^data_dir: no such directory: .*nowhere"):
     load_dataset("cifar10", data_dir=tmp_path / "nowhere")
   (tmp_path / "file").touch()
-  with pytest.raises(DataError, match=r"--data_dir: no such directory: .*file"):
+  with pytest.raises(DataError, match=r"^data_dir: no such directory: .*file"):
     load_dataset("cifar10", data_dir=tmp_path / "file")
 
 
@@ -155,8 +155,9 @@ def test_missing_data_dir_is_named(tmp_path):
 def test_without_download_the_network_is_not_used(tmp_path, name, no_sockets):
   with pytest.raises(DataError) as error:
     load_dataset(name, data_dir=tmp_path, download=False)
-  for word in (name, str(tmp_path), "--data_dir", "prepare_data", "network"):
+  for word in (name, str(cache_folder(tmp_path, name)), "network"):
     assert word in str(error.value)
+  assert str(error.value).startswith(f"data_dir: {tmp_path} has neither ")
   assert os.listdir(tmp_path) == []
 
 
@@ -165,7 +166,7 @@ def test_default_data_dir_is_that_of_tfds(monkeypatch, prepared, tmp_path, tiny)
   assert len(load_dataset("cifar10", download=False).train) == len(tiny["train"])
   monkeypatch.delenv("TFDS_DATA_DIR")
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
-  with pytest.raises(DataError, match=f"--data_dir {tmp_path}/home/tensorflow_datasets"):
+  with pytest.raises(DataError, match=f"^data_dir: {tmp_path}/home/tensorflow_datasets"):
     load_dataset("cifar10", download=False)
 
 
@@ -178,7 +179,7 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path, monkeypatch):
   with pytest.raises(DataError) as error:
     load_dataset("cifar10", data_dir=tmp_path)
   message = str(error.value)
-  for word in (str(tmp_path), "https://www.cs.toronto.edu", "Name or service", "--shards"):
+  for word in (str(tmp_path), "https://www.cs.toronto.edu", "Name or service", "cscjax_cache"):
     assert word in message
   assert "\n" not in message
 
@@ -221,12 +222,14 @@ def test_the_cache_alone_is_enough(prepared, tmp_path):
   assert (done.returncode, done.stderr, done.stdout) == (0, "", "23 11 []\n")
 
 
-def test_without_tfds_prepared_data_are_named(prepared, tmp_path):
-  done = run_without(["tensorflow_datasets"], BARE, prepared, folder=tmp_path)
+@pytest.mark.parametrize("module", ["tensorflow_datasets", "array_record", "PIL"])
+def test_without_tfds_or_a_reader_the_extra_is_named(prepared, tmp_path, module):
+  done = run_without([module], BARE, prepared, folder=tmp_path)
   assert done.returncode == 1
   last = done.stderr.splitlines()[-1]
-  assert "no tensorflow_datasets here" in last
+  assert last.startswith("cscjax.extras.MissingExtraError: reading ")
   assert str(prepared / "cifar10" / "3.0.2") in last
+  assert last.endswith(f"(no {module} here): pip install 'cscjax[tfds]'")
 
 
 @pytest.mark.slow
@@ -234,7 +237,7 @@ def test_real_cifar10_from_tfds_and_from_sheets(real_data, tmp_path):
   command = [sys.executable, real_data / "prepare_tfds.py", "--data_dir", tmp_path]
   subprocess.run(command, check=True, capture_output=True)
   data = load_dataset("cifar10", data_dir=tmp_path, download=False)
-  sheets = read_shards(real_data / "cifar10", "cifar10")
+  sheets = read_sheets(real_data / "cifar10", "cifar10")
   assert rows(data.train) == rows(sheets[0])
   assert rows(data.test) == rows(sheets[1])
   assert (len(data.train), len(data.test)) == (50_000, 10_000)

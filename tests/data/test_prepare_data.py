@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cscjax.data import DataError, load_dataset
-from cscjax.data._shards import read_shards
+from experiments.image_sheets import read_sheets
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +150,7 @@ def replace_labels(folder, **changes):
 def test_damaged_sheets_are_named(sheets, damage, bad_file):
   damage(sheets)
   with pytest.raises(DataError) as error:
-    read_shards(sheets, "cifar10")
+    read_sheets(sheets, "cifar10")
   assert bad_file in str(error.value)
   assert str(sheets) in str(error.value)
   assert "\n" not in str(error.value)

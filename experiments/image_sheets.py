@@ -4,14 +4,15 @@ import pathlib
 
 import numpy as np
 
-from cscjax.data._dataset import DataError, Split
-from cscjax.data._image_sets import IMAGE_SETS, check_image_split, one_line
+from cscjax.checks import one_line
+from cscjax.data import IMAGE_SETS, DataError, Split
+from cscjax.extras import needs
 
 # One sheet: 50 rows x 100 columns of 32 x 32 tiles, row by row.
 _ROWS, _COLUMNS, _SIDE = 50, 100, 32
 
 
-def read_shards(folder: str | pathlib.Path, name: str) -> tuple[Split, Split]:
+def read_sheets(folder: str | pathlib.Path, name: str) -> tuple[Split, Split]:
   """Returns (train, test) of data set `name` from a folder of image sheets.
 
   Args:
@@ -20,11 +21,12 @@ def read_shards(folder: str | pathlib.Path, name: str) -> tuple[Split, Split]:
     name: One of `IMAGE_SETS`.
 
   Raises:
-    DataError: A file is missing, damaged or does not fit the others, or Pillow is not installed.
+    DataError: A file is missing, damaged or does not fit the others.
+    MissingExtraError: Pillow is not installed.
   """
   folder = pathlib.Path(folder).expanduser()
   if not folder.is_dir():
-    raise DataError(f"--shards: no such directory: {folder}")
+    raise DataError(f"shards: no such directory: {folder}")
   path = folder / "labels.npz"
   try:
     with np.load(path, allow_pickle=False) as stored:
@@ -53,17 +55,13 @@ def _read_split(folder: pathlib.Path, key: str, labels: np.ndarray, name: str) -
       f"got {labels.min()}..{labels.max()}"
     )
   images = np.concatenate([_read_sheet(path) for path in paths])
-  split = Split(images, labels.astype(np.int32))
-  check_image_split(f"{folder} {key}", split, name)
-  return split
+  return Split(images, labels.astype(np.int32))
 
 
 def _read_sheet(path: pathlib.Path) -> np.ndarray:
   """Returns the uint8 images [5000, 32, 32, 3] of one sheet."""
-  try:
+  with needs("tfds", f"reading {path} needs Pillow"):
     from PIL import Image
-  except ImportError as error:
-    raise DataError(f"{path}: reading it needs Pillow; pip install pillow") from error
   try:
     with Image.open(path) as image:
       sheet = np.asarray(image.convert("RGB"))
