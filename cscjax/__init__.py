@@ -48,6 +48,8 @@ from cscjax.theory import (
   uniqueness_bound,
 )
 
+__version__ = "0.2.0"
+
 __all__ = [
   "ConvDictionary",
   "Dictionary",
