@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from absl import flags
 
 from cscjax.plots import convolutional_matrices
+from cscjax.runs import replaced
 from experiments import cli
 from experiments.reproduction import document, figure3, figure3_schema, figures, records
 from experiments.reproduction.records import Record
 from experiments.reproduction.schema import read_checked
-from experiments.workdir import replaced
 
 MARKS = ("<!-- results -->\n", "<!-- /results -->")
 

@@ -27,8 +27,8 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
+from cscjax.runs import AUGMENTATIONS, AUTO, PRECISIONS, replaced
 from experiments import cli, pictures
-from experiments.config import AUGMENTATIONS, AUTO, PRECISIONS
 from experiments.environment import platform_problem
 from experiments.reproduction import records, tables
 from experiments.reproduction.estimates import Rates
@@ -38,7 +38,6 @@ from experiments.reproduction.records import Record
 from experiments.reproduction.runs import PROTOCOLS, Run, Study, create_study, queue
 from experiments.run import Signals, execute
 from experiments.signals import received, remembered
-from experiments.workdir import replaced
 
 START_SECONDS = 30  # with less left no run is begun: it would hardly come to its first step
 _RATES = pathlib.Path(__file__).with_name("results") / "train.jsonl"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cscjax.data import dataset_shape, one_line
 from cscjax.models import describe
-from experiments.build import make_model
+from cscjax.runs import make_model
 from experiments.cli import UsageError
 from experiments.json_files import parse_json
 from experiments.reproduction.paper import ROWS

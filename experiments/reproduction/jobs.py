@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from cscjax.runs import open_lock
 from experiments.cli import UsageError
 from experiments.reproduction.records import WORK
 from experiments.reproduction.runs import Run
-from experiments.workdir import open_lock
 
 POLL_SECONDS = 0.1
 MEMORY_FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")

@@ -6,15 +6,13 @@ import functools
 import json
 import os
 import pathlib
-import types
-import typing
 from collections.abc import Iterable
 from typing import Any
 
 from cscjax import checks
+from cscjax.runs import AUTO, Config, current_flags, read_config, recorded_fields, replaced
 from cscjax.training import read_metrics
 from experiments.cli import UsageError
-from experiments.config import AUTO, Config, current_flags
 from experiments.json_files import read_json
 from experiments.reproduction.paper import ROWS, TITLES
 from experiments.reproduction.runs import PROTOCOLS, Run, create_study
@@ -29,7 +27,6 @@ from experiments.reproduction.schema import (
   text,
   whole,
 )
-from experiments.workdir import read_config, replaced
 
 FOLDER, PICTURES, WORK = "runs", "pictures", "work"
 DATE = "%Y-%m-%d %H:%M"
@@ -230,26 +227,12 @@ def _check_curve(record):
 
 
 def _flags(name, value):
-  """The flags of a run by their names; they are in the ranges of today's."""
-  object_of(dict.fromkeys(_FLAG_TYPES, anything), may_lack=_FLAG_TYPES)(name, value)
-  current = current_flags(value)
-  value = {flag: current[flag] for flag in value}
-  for flag, item in value.items():
-    if type(item) not in _FLAG_TYPES[flag]:
-      checks.fail(f"{name}.{flag}", item, "another type")
-  values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-  Config(**values)
-
-
-def _types(hint):
-  """The types of a flag's value in JSON."""
-  if hint == tuple[int, ...]:
-    return {list}
-  parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else ()
-  return set().union(*map(_types, parts)) if parts else {float, int} if hint is float else {hint}
-
-
-_FLAG_TYPES = {name: _types(hint) for name, hint in typing.get_type_hints(Config).items()}
+  """The fields of a run by their names; they are in the ranges of today's."""
+  object_of({}, others=anything)(name, value)
+  try:
+    Config(**recorded_fields(value))
+  except ValueError as error:
+    raise ValueError(f"{name}.{error}") from error
 
 
 def _date(name, value):

@@ -5,8 +5,8 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from cscjax.runs import AUTO, RESUMABLE, Config, current_flags, own_augmentation
 from experiments import flags
-from experiments.config import AUTO, RESUMABLE, Config, current_flags, own_augmentation
 from experiments.reproduction.paper import ROWS, Row
 
 PROTOCOLS = ("paper", "reduced")

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from experiments.config import AUTO
+from cscjax.runs import AUTO
 from experiments.reproduction.paper import ROWS, TITLES, Row
 from experiments.reproduction.records import Record
 from experiments.reproduction.runs import Study

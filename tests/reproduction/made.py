@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.config import Config
+from cscjax.runs import Config
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.records import Record
 from experiments.reproduction.runs import Run, Study

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from cscjax.models import describe
-from experiments.build import make_model
+from cscjax.runs import make_model
 from experiments.reproduction.paper import DATASETS, ROWS
 from experiments.reproduction.runs import Run, Study
 
