@@ -1,6 +1,7 @@
 """The command-line flags of a run: one for each field of `Config`."""
 
 import dataclasses
+import functools
 import pathlib
 import types
 import typing
@@ -51,10 +52,8 @@ def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
   Raises:
     UsageError: Where a value is out of range, or the file of --from_config is none of a run.
   """
-  names = [field.name for field in dataclasses.fields(Config) if parsed[field.name].present]
-  given: dict[str, Any] = {name: parsed[name].value for name in names}
   try:
-    given = {k: _integers(k, v) if isinstance(v, list) else v for k, v in given.items()}
+    given = _given(parsed)
     recorded = {} if parsed.from_config is None else _recorded(pathlib.Path(parsed.from_config))
     if "augmentation" in given:
       recorded = {name: value for name, value in recorded.items() if name not in DEPRECATED}
@@ -64,6 +63,19 @@ def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
   if deprecated := [f"--{name}" for name in DEPRECATED if name in given]:
     say(f"deprecated: {', '.join(deprecated)}; use --augmentation", "warning")
   return config
+
+
+@functools.cache
+def read_flagfile(path: pathlib.Path) -> dict[str, Any]:
+  """The fields of `Config` that a flagfile sets.
+
+  Raises:
+    flags.Error: Where a flag is unknown or its value unreadable.
+  """
+  values = flags.FlagValues()
+  define_flags(values)
+  values(["run", f"--flagfile={path}"])
+  return _given(values)
 
 
 def parse(arguments: Sequence[str]) -> Config:
@@ -89,6 +101,13 @@ def _recorded(path: pathlib.Path) -> dict[str, Any]:
   except OSError as error:
     raise UsageError(f"--from_config: {error}") from error
   return {name: value for name, value in (fields | paths).items() if name not in OF_A_CALL}
+
+
+def _given(parsed: flags.FlagValues) -> dict[str, Any]:
+  """The fields of `Config` whose flags are given; those that are not have its defaults."""
+  names = [field.name for field in dataclasses.fields(Config) if parsed[field.name].present]
+  values = {name: parsed[name].value for name in names}
+  return {k: _integers(k, v) if isinstance(v, list) else v for k, v in values.items()}
 
 
 def _integers(name, texts):

@@ -40,7 +40,7 @@ def main(args: flags.FlagValues = flags.FLAGS) -> None:
   with _writing("out", out):
     out.mkdir(parents=True, exist_ok=True)
     pictures = draw(found, simulated, out)
-    networks = [results / records.PICTURES / f"{record.run.name}.png" for record in found]
+    networks = [results / records.PICTURES / f"{record.job.name}.png" for record in found]
     links = [os.path.relpath(picture, out) for picture in sorted(networks) if picture.exists()]
     (out / "report.md").write_text(
       document.report(found, others, verdict, pictures, links), encoding="utf-8"
