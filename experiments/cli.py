@@ -11,6 +11,7 @@ from absl import app, flags, logging
 
 from cscjax.data import DataError
 from cscjax.extras import MissingExtraError
+from cscjax.runs import RunError
 from experiments import environment, output, signals
 
 flags.disclaim_key_flags()  # `define_path` defines flags for the module that calls it
@@ -21,16 +22,21 @@ class UsageError(Exception):
 
 
 class _PathParser(flags.ArgumentParser):
-  """Replaces `~` and `~user` at the beginning of a path, and refuses what no library can take."""
+  """See `expanded`."""
 
   def parse(self, argument: str) -> str:
-    is_foreign = any("\ud800" <= character <= "\udfff" for character in argument)  # to the locale
-    if not argument or "\0" in argument or is_foreign:
-      raise ValueError("expected a path, not empty, in the characters of the locale")
-    path = os.path.expanduser(argument)
-    if path.startswith("~"):
-      raise ValueError(f"there is no user of this name; a folder that is named so is ./{argument}")
-    return path
+    return expanded(argument)
+
+
+def expanded(path: str) -> str:
+  """A path with `~` and `~user` at its beginning replaced; ValueError if no library can take it."""
+  is_foreign = any("\ud800" <= character <= "\udfff" for character in path)  # to the locale
+  if not path or "\0" in path or is_foreign:
+    raise ValueError("expected a path, not empty, in the characters of the locale")
+  found = os.path.expanduser(path)
+  if found.startswith("~"):
+    raise ValueError(f"there is no user of this name; a folder that is named so is ./{path}")
+  return found
 
 
 def define_path(
@@ -43,9 +49,9 @@ def define_path(
 def run(main: Callable[[], int | None], *, prints_only: bool = False) -> None:
   """Parses the flags, runs `main()` and exits with what it returns (None is 0).
 
-  Bad flags, positional arguments, `UsageError`, `DataError`, `MissingExtraError`, `OSError` (for
-  example a full disk) and a lack of memory end in one line on stderr and exit code 2, a signal ends in
-  exit code 128 + its number. Every other exception is a bug and keeps its traceback. Warnings are one
+  Bad flags, positional arguments, `UsageError`, `RunError`, `DataError`, `MissingExtraError`, `OSError`
+  (for example a full disk) and a lack of memory end in one line on stderr and exit code 2, a signal ends
+  in exit code 128 + its number. Every other exception is a bug and keeps its traceback. Warnings are one
   line each; log messages below WARNING are shown only with --verbosity=0 or more.
 
   The command goes on where nobody reads stdout or stderr any more, or where they cannot be written; the
@@ -103,7 +109,7 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
     if problem:
       raise UsageError(problem)
     return main()
-  except (UsageError, DataError, MissingExtraError, OSError) as error:
+  except (UsageError, RunError, DataError, MissingExtraError, OSError) as error:
     _fail(error)
   except (RuntimeError, MemoryError) as error:  # JAX's errors are of the former
     if isinstance(error, RuntimeError) and not str(error).startswith("RESOURCE_EXHAUSTED"):
@@ -114,9 +120,16 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
     return getattr(error, "code", 130)
 
 
+def in_flags(problem: Exception | str) -> str:
+  """A message; the argument that an error of the library begins with becomes the flag of that name."""
+  text = str(problem)
+  is_argument = isinstance(problem, Exception) and text.partition(": ")[0] in flags.FLAGS
+  return f"--{text}" if is_argument else text
+
+
 def say(problem: Exception | str, kind: str = "error") -> None:
   """Prints an error, or a warning, as one line on stderr."""
-  text = " ".join(str(problem).split())
+  text = " ".join(in_flags(problem).split())
   text = text.encode(errors="backslashreplace").decode()  # flags may have bytes that are no text
   print(f"{kind}:", text, file=sys.stderr, flush=True)
 
@@ -126,6 +139,5 @@ def _show_warning(message, category, filename, lineno, file=None, line=None):
 
 
 def _fail(error: Exception) -> NoReturn:
-  argument = str(error).partition(":")[0]  # a message of the library begins with the argument's name
-  say(f"--{error}" if argument in flags.FLAGS else error)
+  say(error)
   sys.exit(2)

@@ -15,10 +15,9 @@ from absl import flags as absl_flags
 
 from cscjax.data import dataset_shape
 from cscjax.models import describe
+from cscjax.runs import Config, make_model
 from cscjax.training import parameter_count
 from experiments import cli, flags
-from experiments.build import make_model
-from experiments.config import Config
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The command-line flags of a run: one for each field of `Config`."""
 
 import dataclasses
+import functools
 import pathlib
 import types
 import typing
@@ -9,9 +10,15 @@ from typing import Any
 
 from absl import flags
 
-from experiments.cli import UsageError, define_path, say
-from experiments.config import OF_A_CALL, PATHS, Config, current_flags
-from experiments.workdir import read_config
+from cscjax.runs import Config, read_config, recorded_fields
+from experiments.cli import UsageError, define_path, expanded, in_flags, say
+
+OF_A_CALL = frozenset({"workdir", "coordinator", "num_processes", "process_id"})
+"""Fields that a run which is repeated does not take over."""
+PATHS = ("data_dir", "compilation_cache", "workdir")
+"""Fields that are paths, in whose flags `~` is replaced."""
+DEPRECATED = ("shift", "flip")
+"""Fields that --augmentation replaces."""
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
@@ -45,20 +52,30 @@ def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
   Raises:
     UsageError: Where a value is out of range, or the file of --from_config is none of a run.
   """
-  deprecated = [f"--{name}" for name in ("shift", "flip") if parsed[name].present]
-  if parsed.from_config is not None:
-    _take_from(pathlib.Path(parsed.from_config), parsed)
-  values = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(Config)}
   try:
-    for name, value in values.items():
-      if isinstance(value, list):
-        values[name] = tuple(_integer(name, item) for item in value)
-    config = Config(**values)
+    given = _given(parsed)
+    recorded = {} if parsed.from_config is None else _recorded(pathlib.Path(parsed.from_config))
+    if "augmentation" in given:
+      recorded = {name: value for name, value in recorded.items() if name not in DEPRECATED}
+    config = Config(**(recorded | given))
   except ValueError as error:
-    raise UsageError(f"--{error}") from error
-  if deprecated:
+    raise UsageError(str(error)) from error
+  if deprecated := [f"--{name}" for name in DEPRECATED if name in given]:
     say(f"deprecated: {', '.join(deprecated)}; use --augmentation", "warning")
   return config
+
+
+@functools.cache
+def read_flagfile(path: pathlib.Path) -> dict[str, Any]:
+  """The fields of `Config` that a flagfile sets.
+
+  Raises:
+    flags.Error: Where a flag is unknown or its value unreadable.
+  """
+  values = flags.FlagValues()
+  define_flags(values)
+  values(["run", f"--flagfile={path}"])
+  return _given(values)
 
 
 def parse(arguments: Sequence[str]) -> Config:
@@ -74,33 +91,30 @@ def parse(arguments: Sequence[str]) -> Config:
   return config_from_flags(values)
 
 
-def _take_from(path, parsed):
-  """Sets the flags that the command line does not, as a run's config.json tells them."""
-  names = {field.name for field in dataclasses.fields(Config)}
-  given = {name for name in names if parsed[name].present}
-  if "augmentation" in given:
-    given |= {"shift", "flip"}  # the file's would replace it
+def _recorded(path: pathlib.Path) -> dict[str, Any]:
+  """The fields of a run's config.json that a run which repeats it takes over."""
   try:
-    for name, value in current_flags(read_config(path)["flags"]).items():
-      if name not in names:
-        raise ValueError(f"{path}: there is no flag {name}")
-      if value is None and parsed[name].default is not None:
-        raise ValueError(f"{path}: {name} is null")
-      if name in OF_A_CALL or value is None or name in given:
-        continue
-      is_list = isinstance(parsed[name].parser, flags.ListParser)
-      if is_list and not (isinstance(value, list) and all(type(item) is int for item in value)):
-        raise ValueError(f"{path}: --{name}: expected a list of integers, got {value!r:.99}")
-      parsed[name].parse(value)
-  except (OSError, ValueError, TypeError, OverflowError, flags.Error) as error:
+    fields = recorded_fields(read_config(path)["flags"])
+    paths = {name: expanded(fields[name]) for name in PATHS if name in fields}
+  except ValueError as error:
+    raise UsageError(f"--from_config: {path}: {in_flags(error)}") from error
+  except OSError as error:
     raise UsageError(f"--from_config: {error}") from error
+  return {name: value for name, value in (fields | paths).items() if name not in OF_A_CALL}
 
 
-def _integer(name, text):
+def _given(parsed: flags.FlagValues) -> dict[str, Any]:
+  """The fields of `Config` whose flags are given; those that are not have its defaults."""
+  names = [field.name for field in dataclasses.fields(Config) if parsed[field.name].present]
+  values = {name: parsed[name].value for name in names}
+  return {k: _integers(k, v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _integers(name, texts):
   try:
-    return int(text)
+    return tuple(map(int, texts))
   except ValueError:
-    raise ValueError(f"{name}: expected integers, got {text!r}") from None
+    raise ValueError(f"{name}: expected integers, got {','.join(texts)!r}") from None
 
 
 def _without_none(hint):

@@ -21,10 +21,10 @@ import time
 import jax
 from absl import flags
 
+from cscjax.runs import environment, replaced, write_json
 from experiments import cli
 from experiments.reproduction import figure3
 from experiments.signals import remembered
-from experiments.workdir import environment, replaced, write_json
 
 
 def main() -> None:

@@ -6,8 +6,6 @@ and layers.json, of each layer the share of coefficients that are not 0 and the 
 reconstruction. The last line on stdout is that object. The run may be going on.
 """
 
-import contextlib
-import functools
 import json
 import math
 import os
@@ -20,7 +18,7 @@ import numpy as np
 from absl import flags as absl_flags
 
 from cscjax import training
-from cscjax.data import Dataset, dataset_shape, load_dataset
+from cscjax.data import dataset_shape
 from cscjax.dictionaries import (
   IdentityAugmented,
   Layer,
@@ -29,13 +27,10 @@ from cscjax.dictionaries import (
   nonzero_share,
   scaled_fit,
 )
-from cscjax.models import ARCHITECTURES
 from cscjax.plots import atoms, layers
-from experiments import cli, flags
-from experiments.build import make_model, make_optimizer, make_plan
+from cscjax.runs import RunError, load_run, replaced, write_json
+from experiments import cli
 from experiments.cli import UsageError
-from experiments.config import Config
-from experiments.workdir import read_config, replaced, write_json
 
 EXAMPLES = 64  # over which the shares are taken
 DPI = 100
@@ -67,40 +62,31 @@ def draw(
     example: Of the test set, from 0.
 
   Raises:
-    UsageError: If there is no run or no whole checkpoint, its examples are no images, there is no such
+    RunError: If there is no run or no whole checkpoint, its examples are no images, there is no such
       example, or nothing can be written.
     DataError: If the data cannot be had.
   """
   workdir = pathlib.Path(workdir)
-  config = _read_config(workdir)
-  shape, num_classes = dataset_shape(config.dataset)
-  if len(shape) != 3:
-    raise UsageError(f"--workdir: the examples of {config.dataset} are no images")
-  model = make_model(config, num_classes, parallel=False)
-  dataset = load_dataset(
-    config.dataset,
-    data_dir=config.data_dir if data_dir is None else data_dir,
-    validation_fraction=config.validation_fraction,
-    train_examples=config.train_examples,  # which the normalisation depends on
-    download=config.download,
-  )
+  run = load_run(workdir)
+  if len(dataset_shape(run.config.dataset)[0]) != 3:
+    raise RunError(f"the examples of {run.config.dataset} are no images", "workdir")
+  dataset = run.load_dataset(data_dir)
   if not 0 <= example < len(dataset.test):
-    raise UsageError(f"--example: expected one of 0..{len(dataset.test) - 1}, got {example}")
-  state = _restore(workdir, config, model, dataset)
+    raise RunError(f"expected one of 0..{len(dataset.test) - 1}, got {example}", "example")
 
   others = [i for i in range(min(EXAMPLES, len(dataset.test))) if i != example]
   images = dataset.test.images[[example, *others[: EXAMPLES - 1]]]
   images = training.normalize(*map(jnp.asarray, (images, dataset.mean, dataset.std)))
-  coded, shares = _code(model, {"params": state.params, **state.variables}, images)
+  coded, shares = _code(run.model, run.variables, images)
   rebuilt = layer_reconstructions(coded)
   result = {
-    "step": int(state.step),
+    "step": run.step,
     "example": example,
     "label": int(dataset.test.labels[example]),
     "examples": len(images),
     "layers": _table(coded, shares, scaled_fit(coded[0][1], rebuilt).error[:, 0]),
   }
-  title = f"{_title(config)}: test example {example}"
+  title = f"{run.config.title}: test example {example}"
   overview = layers(
     coded, mean=dataset.mean, std=dataset.std, rebuilt=rebuilt, shares=shares, title=title
   )
@@ -109,42 +95,8 @@ def draw(
     _save(overview, workdir, "layers")
     write_json(workdir / "layers.json", result)
   except OSError as error:
-    raise UsageError(f"--workdir: cannot write to {workdir}: {error.strerror}") from error
+    raise RunError(f"cannot write to {workdir}: {error.strerror}", "workdir") from error
   return result
-
-
-def _read_config(workdir: pathlib.Path) -> Config:
-  path = workdir / "config.json"
-  if not path.is_file():
-    raise UsageError(f"--workdir: no run in {workdir}, which has no config.json")
-  try:
-    return flags.parse([f"--from_config={path}"])
-  except UsageError as error:
-    raise UsageError(f"--workdir: {path}: {str(error).removeprefix('--from_config: ')}") from error
-
-
-def _restore(workdir: pathlib.Path, config: Config, model: Any, dataset: Dataset) -> training.TrainState:
-  """The last state that was saved, in host memory."""
-  _, optimizer = make_optimizer(config, make_plan(config, dataset))
-  create = functools.partial(training.create_train_state, model, optimizer, dataset.example_shape)
-  like = jax.eval_shape(create, jax.random.key(0))
-  like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-  folder, restored = workdir / "checkpoints", None
-  if folder.is_dir():
-    checkpoints = training.Checkpoints(
-      folder,
-      read_only=True,
-      run=read_config(workdir / "config.json").get("run"),
-      architecture=ARCHITECTURES[config.model],
-    )
-    try:
-      with contextlib.closing(checkpoints):
-        restored = checkpoints.restore(like)
-    except (training.CheckpointError, OSError) as error:
-      raise UsageError(f"--workdir: {workdir}: {error}") from error
-  if restored is None:
-    raise UsageError(f"--workdir: no whole checkpoint in {workdir}")
-  return restored.state
 
 
 def _code(model: Any, variables: Any, images: jax.Array) -> tuple[list[Layer], np.ndarray]:
@@ -183,11 +135,6 @@ def _rounded(value):
 def _first_filters(coded):
   dictionary = coded[0][0]
   return (dictionary.conv if isinstance(dictionary, IdentityAugmented) else dictionary).filters
-
-
-def _title(config):
-  given = [f"{name} {getattr(config, name)}" for name in ("depth", "solver", "unfolding")]
-  return ", ".join([config.dataset, config.model, *(g for g in given if not g.endswith(" None"))])
 
 
 def _save(figure, workdir, name):

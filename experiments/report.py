@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from absl import flags
 
 from cscjax.plots import convolutional_matrices
+from cscjax.runs import replaced
 from experiments import cli
 from experiments.reproduction import document, figure3, figure3_schema, figures, records
 from experiments.reproduction.records import Record
 from experiments.reproduction.schema import read_checked
-from experiments.workdir import replaced
 
 MARKS = ("<!-- results -->\n", "<!-- /results -->")
 
@@ -40,7 +40,7 @@ def main(args: flags.FlagValues = flags.FLAGS) -> None:
   with _writing("out", out):
     out.mkdir(parents=True, exist_ok=True)
     pictures = draw(found, simulated, out)
-    networks = [results / records.PICTURES / f"{record.run.name}.png" for record in found]
+    networks = [results / records.PICTURES / f"{record.job.name}.png" for record in found]
     links = [os.path.relpath(picture, out) for picture in sorted(networks) if picture.exists()]
     (out / "report.md").write_text(
       document.report(found, others, verdict, pictures, links), encoding="utf-8"

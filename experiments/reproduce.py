@@ -27,18 +27,17 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
+from cscjax.runs import AUGMENTATIONS, AUTO, PRECISIONS, replaced
 from experiments import cli, pictures
-from experiments.config import AUGMENTATIONS, AUTO, PRECISIONS
 from experiments.environment import platform_problem
 from experiments.reproduction import records, tables
 from experiments.reproduction.estimates import Rates
 from experiments.reproduction.jobs import claimed, side_by_side
 from experiments.reproduction.paper import DATASETS, ROWS, TITLES
 from experiments.reproduction.records import Record
-from experiments.reproduction.runs import PROTOCOLS, Run, Study, create_study, queue
+from experiments.reproduction.studies import PROTOCOLS, Job, Study, create_study, queue
 from experiments.run import Signals, execute
 from experiments.signals import received, remembered
-from experiments.workdir import replaced
 
 START_SECONDS = 30  # with less left no run is begun: it would hardly come to its first step
 _RATES = pathlib.Path(__file__).with_name("results") / "train.jsonl"
@@ -69,7 +68,7 @@ class Budget(Signals):
 def main(args: flags.FlagValues = flags.FLAGS) -> int:
   """Does what the flags ask for and returns the exit code."""
   runs, results = wanted(args), pathlib.Path(args.results)
-  known = {record.run: record for record in records.read(results)}
+  known = {record.job: record for record in records.read(results)}
   if args.dry_run:
     if problem := platform_problem():
       raise cli.UsageError(problem)
@@ -78,16 +77,16 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
     print(plan(runs, known, rates, device))
     return 0
   budget = Budget(args.budget_minutes)
-  todo = [run for run in runs if not _is_finished(known.get(run))]
+  todo = [job for job in runs if not _is_finished(known.get(job))]
   with remembered(), _writing(results):
     records.move_old(results, known.values())
     make_all = make_in_turn if args.jobs == 1 else functools.partial(make_side_by_side, jobs=args.jobs)
     code = make_all(todo, results, args.data_dir, budget)
-    known |= {run: found for run in todo if (found := records.find(results, run))}
-    for run in runs:  # what was killed before it was drawn, or deleted to be drawn anew
-      if run in known and not budget.stopped():
-        draw(known[run], results, args.data_dir)
-  left = sum(not _is_finished(known.get(run)) for run in todo)
+    known |= {job: found for job in todo if (found := records.find(results, job))}
+    for job in runs:  # what was killed before it was drawn, or deleted to be drawn anew
+      if job in known and not budget.stopped():
+        draw(known[job], results, args.data_dir)
+  left = sum(not _is_finished(known.get(job)) for job in todo)
   if left:
     _say(f"{left} runs are left; the same command goes on")
   present, _ = records.by_architecture(known.values())
@@ -96,28 +95,28 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
 
 
 def make_in_turn(
-  todo: Sequence[Run], results: pathlib.Path, data_dir: str | None, budget: Budget
+  todo: Sequence[Job], results: pathlib.Path, data_dir: str | None, budget: Budget
 ) -> int:
   """Makes the runs that no other command is making; returns 1 where one failed, else 0."""
   code = 0
-  for i, run in enumerate(todo):
+  for i, job in enumerate(todo):
     if not budget.allows_start():
       break
-    with claimed(results, run.name) as is_mine:
+    with claimed(results, job.name) as is_mine:
       if not is_mine:
-        _say(f"{run.name}: another command is making it")
-      elif not _is_finished(records.find(results, run)):
-        _say(f"run {i + 1} of {len(todo)}: {run.name}")
+        _say(f"{job.name}: another command is making it")
+      elif not _is_finished(records.find(results, job)):
+        _say(f"run {i + 1} of {len(todo)}: {job.name}")
         try:
-          make(run, results, data_dir, budget)
+          make(job, results, data_dir, budget)
         except jax.errors.JaxRuntimeError as error:  # out of memory, mostly: another network may fit
-          cli.say(f"{run.name} failed: {str(error).splitlines()[0]}")
+          cli.say(f"{job.name} failed: {str(error).splitlines()[0]}")
           code = 1
   return code
 
 
 def make_side_by_side(
-  todo: Sequence[Run], results: pathlib.Path, data_dir: str | None, budget: Budget, *, jobs: int
+  todo: Sequence[Job], results: pathlib.Path, data_dir: str | None, budget: Budget, *, jobs: int
 ) -> int:
   """Makes the runs as `make_in_turn`, several at a time, each by this command in a process of its own.
 
@@ -125,31 +124,31 @@ def make_side_by_side(
     2 where a process was refused its flags, data or files, else 1 where a run failed, else 0.
   """
 
-  def is_wanted(run):
-    with claimed(results, run.name) as is_mine:
-      is_open = is_mine and not _is_finished(records.find(results, run))
+  def is_wanted(job):
+    with claimed(results, job.name) as is_mine:
+      is_open = is_mine and not _is_finished(records.find(results, job))
     return is_open and budget.allows_start()
 
-  def command(run):
-    study = [f"--{name}={value}" for name, value in run.study._asdict().items()]
-    which = (f"--rows={run.row.name}", f"--seeds={run.seed}", f"--results={results}")
+  def command(job):
+    study = [f"--{name}={value}" for name, value in job.study._asdict().items()]
+    which = (f"--rows={job.row.name}", f"--seeds={job.seed}", f"--results={results}")
     data = () if data_dir is None else (f"--data_dir={data_dir}",)
     return [sys.executable, "-m", "experiments.reproduce", *study, *which, *data]
 
   codes = side_by_side(todo, jobs, command, is_wanted=is_wanted, is_over=budget.stopped)
   stopped = (0, 128 + signal.SIGTERM, -signal.SIGTERM)
-  failed = {run: code for run, code in codes.items() if code not in stopped}
-  for run, code in failed.items():
-    cli.say(f"{run.name} failed: its process ended with code {code}")
+  failed = {job: code for job, code in codes.items() if code not in stopped}
+  for job, code in failed.items():
+    cli.say(f"{job.name} failed: its process ended with code {code}")
   return 2 if 2 in failed.values() else int(bool(failed))
 
 
-def make(run: Run, results: pathlib.Path, data_dir: str | None, budget: Signals) -> Record:
+def make(job: Job, results: pathlib.Path, data_dir: str | None, budget: Signals) -> Record:
   """Does a run, or what is left of it, and records it."""
-  workdir = results / records.WORK / run.name
-  config = run.config(workdir=str(workdir), data_dir=data_dir)
+  workdir = results / records.WORK / job.name
+  config = job.config(workdir=str(workdir), data_dir=data_dir)
   summary = execute(config, budget)
-  record = records.write(results, run, summary, workdir)
+  record = records.write(results, job, summary, workdir)
   draw(record, results, data_dir)
   jax.clear_caches()  # of programs that no other run uses
   gc.collect()
@@ -158,9 +157,9 @@ def make(run: Run, results: pathlib.Path, data_dir: str | None, budget: Signals)
 
 def draw(record: Record, results: pathlib.Path, data_dir: str | None) -> None:
   """Keeps a picture of a run that could be trained, unless its cell has one or its state is gone."""
-  workdir = results / records.WORK / record.run.name
-  target = results / records.PICTURES / f"{record.run.name}.png"
-  cell = record.run.name.rpartition("-seed")[0]
+  workdir = results / records.WORK / record.job.name
+  target = results / records.PICTURES / f"{record.job.name}.png"
+  cell = record.job.name.rpartition("-seed")[0]
   if record.status != "ok" or not workdir.exists():
     return
   with claimed(results, cell) as is_mine:
@@ -180,7 +179,7 @@ def _writing(results):
     raise cli.UsageError(f"--results: cannot write to {results}: {error.strerror}") from error
 
 
-def wanted(args: flags.FlagValues) -> list[Run]:
+def wanted(args: flags.FlagValues) -> list[Job]:
   """The runs that the flags ask for, in order.
 
   Raises:
@@ -204,16 +203,16 @@ def wanted(args: flags.FlagValues) -> list[Run]:
   return queue(rows, studies, list(dict.fromkeys(seeds)))
 
 
-def plan(runs: Sequence[Run], known: dict[Run, Record], rates: Rates, device: str) -> str:
+def plan(runs: Sequence[Job], known: dict[Job, Record], rates: Rates, device: str) -> str:
   """The queue as a table for people, a line for each cell."""
-  cells: dict[tuple[Study, str], list[Run]] = {}
-  for run in runs:
-    cells.setdefault((run.study, run.row.name), []).append(run)
+  cells: dict[tuple[Study, str], list[Job]] = {}
+  for job in runs:
+    cells.setdefault((job.study, job.row.name), []).append(job)
   lines = [("study", "row", "paper", "runs done", "min/run", "min to go")]
   total, unknown = 0.0, 0
   for (study, name), cell in cells.items():
     minutes = rates.minutes(cell[0])
-    done = [_share_done(known.get(run), run) for run in cell]
+    done = [_share_done(known.get(job), job) for job in cell]
     left = None if minutes is None else minutes * sum(1 - share for share in done)
     total, unknown = total + (left or 0), unknown + (left is None)
     paper = ROWS[name].accuracy[study.dataset] if study.is_papers else "-"
@@ -230,7 +229,7 @@ def plan(runs: Sequence[Run], known: dict[Run, Record], rates: Rates, device: st
     )
   widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
   text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-  seeds = list(dict.fromkeys(run.seed for run in runs))
+  seeds = list(dict.fromkeys(job.seed for job in runs))
   text.append(
     f"{len(cells)} cells, {len(runs)} runs: of each data set all rows in this order with seed {seeds[0]}"
     + (f", then with {', '.join(map(str, seeds[1:]))}" if seeds[1:] else "")
@@ -246,10 +245,10 @@ def _is_finished(record):
   return record is not None and record.is_finished
 
 
-def _share_done(record, run):
+def _share_done(record, job):
   if record is None:
     return 0.0
-  return 1.0 if record.is_finished else record.epochs / run.config().epochs
+  return 1.0 if record.is_finished else record.epochs / job.config().epochs
 
 
 def _known(flag, names, known):

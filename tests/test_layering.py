@@ -22,6 +22,7 @@ ALLOWED = {
   "data": BELOW_MODELS,
   "training": BELOW_MODELS,
   "plots": BELOW_MODELS,
+  "runs": BELOW_MODELS | {"models", "data", "training", "plots"},
   "cscjax": BELOW_MODELS | {"learning"},  # __init__.py: what a notebook needs
 }
 ALLOWED["experiments"] = set(ALLOWED)
@@ -88,6 +89,8 @@ def test_no_arrow_goes_up():
     ("cscjax/data/a.py", "from cscjax.training import fit", "cscjax.training"),
     ("cscjax/training/a.py", "import cscjax.data as d", "cscjax.data"),
     ("cscjax/training/a.py", "def f():\n  from cscjax.models import b", "cscjax.models"),
+    ("cscjax/training/a.py", "from cscjax.runs import Config", "cscjax.runs"),
+    ("cscjax/runs/a.py", "from experiments import cli", "experiments"),
     ("cscjax/models/a.py", "if True:\n  import experiments.run", "experiments.run"),
     ("cscjax/__init__.py", "from cscjax.data import load", "cscjax.data"),
     ("experiments/a.py", "from tests import references", "tests"),

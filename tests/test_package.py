@@ -10,6 +10,7 @@ import cscjax
 import cscjax.dictionaries
 import cscjax.ops
 import cscjax.plots
+import cscjax.runs
 import cscjax.solvers
 
 PACKAGES = [
@@ -20,6 +21,7 @@ PACKAGES = [
   cscjax.theory,
   cscjax.learning,
   cscjax.plots,
+  cscjax.runs,
 ]
 
 

@@ -17,10 +17,8 @@ import numpy as np
 
 from cscjax import training
 from cscjax.data import Dataset, Split
+from cscjax.runs import Config, Lines, build
 from experiments.benchmarks import training as steps
-from experiments.build import build
-from experiments.config import Config
-from experiments.progress import Lines
 
 CASES = ("resnet20",)
 EPOCHS = 40  # that are timed

@@ -18,7 +18,7 @@ import numpy as np
 
 from cscjax import training
 from cscjax.models import REMAT, create_model, describe
-from experiments.automatic import automatic_fields
+from cscjax.runs import automatic_fields
 from experiments.benchmarks import rates
 
 _MSD6 = {"model": "msd_csc", "depth": 6}

@@ -9,7 +9,7 @@ from scipy import stats
 
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.records import Record
-from experiments.reproduction.runs import Study
+from experiments.reproduction.studies import Study
 from experiments.reproduction.tables import cell
 
 CONFIDENCE = 0.95

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from experiments.reproduction import claims, tables
 from experiments.reproduction.paper import DATASETS, ROWS, TITLES
 from experiments.reproduction.records import Record
-from experiments.reproduction.runs import Study
+from experiments.reproduction.studies import Study
 
 INTRODUCTION = f"""\
 # What was reproduced
@@ -110,7 +110,7 @@ def summary(
 
 def studies(records: Sequence[Record]) -> list[Study]:
   """Those that have a finished run, the paper's protocol first."""
-  found = {record.run.study for record in records if record.is_finished}
+  found = {record.job.study for record in records if record.is_finished}
   return sorted(found, key=lambda s: (not s.is_papers, list(TITLES).index(s.dataset), *s[1:]))
 
 
@@ -122,7 +122,7 @@ def heading(study: Study) -> str:
 
 def made(records: Sequence[Record], study: Study) -> str:
   """On what devices, with what versions and when its runs were made, and by what command."""
-  found = [record for record in records if record.run.study == study and record.is_finished]
+  found = [record for record in records if record.job.study == study and record.is_finished]
   devices = sorted({f"{r.device['count']} x {r.device['kind']}" for r in found})
   versions = sorted({r.versions["jax"] for r in found})
   dates = sorted(r.date.split()[0] for r in found)
@@ -137,7 +137,7 @@ def made(records: Sequence[Record], study: Study) -> str:
 
 def missing(records: Sequence[Record], *, names: bool = True) -> str:
   """The cells of the paper that have no finished run of its protocol yet, in whatever precision."""
-  done = {(r.dataset, r.row) for r in records if r.run.study.is_papers and r.is_finished}
+  done = {(r.dataset, r.row) for r in records if r.job.study.is_papers and r.is_finished}
   lacking = {d: [row for row in ROWS if (d, row) not in done] for d in DATASETS}
   count = sum(map(len, lacking.values()))
   cells = len(DATASETS) * len(ROWS)

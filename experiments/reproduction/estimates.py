@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from cscjax.checks import one_line
 from cscjax.data import dataset_shape
 from cscjax.models import describe
-from experiments.build import make_model
+from cscjax.runs import make_model
 from experiments.cli import UsageError
 from experiments.json_files import parse_json
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.records import Record
-from experiments.reproduction.runs import Run, Study
 from experiments.reproduction.schema import anything, number, object_of, optional, text
+from experiments.reproduction.studies import Job, Study
 
 _EXAMPLES = {  # train, test
   "cifar10": (50_000, 10_000),
@@ -40,7 +40,7 @@ class Rates:
     found: dict[_Key, list[float]] = {}
     for record in records:
       if record.device["kind"] == device_kind and record.images_per_second:
-        key = self._key(record.run)
+        key = self._key(record.job)
         found.setdefault(key, []).append(record.images_per_second)
     self._measured = {key: statistics.median(rates) for key, rates in found.items()}
     for row in _benchmark_rows(benchmark):
@@ -50,23 +50,23 @@ class Rates:
         self._measured.setdefault(key, row["images_per_second"])
     self._flops: dict[tuple[str, tuple[int, ...]], int] = {}
 
-  def is_measured(self, run: Run) -> bool:
+  def is_measured(self, job: Job) -> bool:
     """Whether the run's rate is a measured one."""
-    return self._key(run) in self._measured
+    return self._key(job) in self._measured
 
-  def minutes(self, run: Run) -> float | None:
+  def minutes(self, job: Job) -> float | None:
     """Of the whole run, evaluations included as a third of a training step; None if nothing is known."""
-    rate = self._rate(*self._key(run))
+    rate = self._rate(*self._key(job))
     if rate is None:
       return None
-    config = run.config()
-    train, test = _EXAMPLES[run.study.dataset]
+    config = job.config()
+    train, test = _EXAMPLES[job.study.dataset]
     train = config.train_examples or train
     images = config.epochs * (train + test / config.evaluate_epochs / 3)
     return images / rate / 60
 
-  def _key(self, run):
-    return run.study.precision, run.row.name, dataset_shape(run.study.dataset)[0]
+  def _key(self, job):
+    return job.study.precision, job.row.name, dataset_shape(job.study.dataset)[0]
 
   def _rate(self, precision, row, shape):
     if (precision, row, shape) in self._measured:
@@ -84,7 +84,7 @@ class Rates:
 
   def _forward_flops(self, row, shape):
     if (row, shape) not in self._flops:
-      config = Run(ROWS[row], Study("cifar10", "paper"), 0).config()
+      config = Job(ROWS[row], Study("cifar10", "paper"), 0).config()
       layers = describe(make_model(config, 10, parallel=False), shape)
       self._flops[row, shape] = sum(layer.forward_flops for layer in layers)
     return self._flops[row, shape]

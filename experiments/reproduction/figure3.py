@@ -13,7 +13,7 @@ import numpy as np
 
 from cscjax import checks, plots
 from cscjax.data import gaussian_centers
-from experiments.config import KEYS
+from cscjax.runs import KEYS
 from experiments.reproduction import simulation
 from experiments.reproduction.simulation import MODELS, Pursuit
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.reproduction.paper import DATASETS, ROWS, TITLES
 from experiments.reproduction.records import Record
-from experiments.reproduction.runs import Study
+from experiments.reproduction.studies import Study
 from experiments.reproduction.tables import description
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def figure(name: str, records: Sequence[Record]) -> "Figure | None":
   """
   wanted = {row for panel in FIGURES[name] for row in panel.rows}
   studies = [Study(dataset, "paper") for dataset in DATASETS]
-  studies = [s for s in studies if any(r.run.study == s and r.row in wanted for r in records)]
+  studies = [s for s in studies if any(r.job.study == s and r.row in wanted for r in records)]
   if not studies:
     return None
   panels = FIGURES[name]
@@ -75,7 +75,7 @@ def curves(study: Study, records: Sequence[Record]) -> "Figure | None":
   """All runs of a study, a panel for each table; None where Figures 4 and 5 show them."""
   if study == Study(study.dataset, "paper"):
     return None
-  names = [row for row in ROWS if any((r.run.study, r.row) == (study, row) for r in records)]
+  names = [row for row in ROWS if any((r.job.study, r.row) == (study, row) for r in records)]
   tables = sorted({ROWS[name].table for name in names})
   drawn = _figure(1, len(tables))
   for table, axes in zip(tables, drawn.subplots(1, len(tables), squeeze=False)[0], strict=True):
@@ -99,7 +99,7 @@ def _draw(axes, records, study, rows):
   colors = colormaps["tab10" if len(rows) <= 10 else "tab20"]
   for i, row in enumerate(rows):
     color = colors(i)
-    found = [r for r in records if (r.run.study, r.row) == (study, row)]
+    found = [r for r in records if (r.job.study, r.row) == (study, row)]
     epochs, means, lows, highs = _over_seeds(found)
     if not epochs:
       continue

@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from cscjax.runs import open_lock
 from experiments.cli import UsageError
 from experiments.reproduction.records import WORK
-from experiments.reproduction.runs import Run
-from experiments.workdir import open_lock
+from experiments.reproduction.studies import Job
 
 POLL_SECONDS = 0.1
 MEMORY_FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
@@ -65,13 +65,13 @@ def share_of_memory(jobs: int, environment: Mapping[str, str]) -> dict[str, str]
 
 
 def side_by_side(
-  runs: Iterable[Run],
+  runs: Iterable[Job],
   jobs: int,
-  command: Callable[[Run], list[str]],
+  command: Callable[[Job], list[str]],
   *,
-  is_wanted: Callable[[Run], bool],
+  is_wanted: Callable[[Job], bool],
   is_over: Callable[[], bool],
-) -> dict[Run, int]:
+) -> dict[Job, int]:
   """Makes runs, each in a process of its own, and returns the exit codes of the processes.
 
   Lines that a process prints on stderr are printed here, with the name of its run before each.
@@ -91,7 +91,7 @@ def side_by_side(
   """
   environment = {**os.environ, **share_of_memory(jobs, os.environ)}
   queue, codes = collections.deque(runs), {}
-  running: dict[Run, _Process] = {}
+  running: dict[Job, _Process] = {}
   is_ending = False
   try:
     while True:
@@ -100,14 +100,14 @@ def side_by_side(
         queue.clear()
         _stop(running.values())
       while queue and len(running) < jobs:
-        run = queue.popleft()
-        if is_wanted(run):
-          running[run] = _Process(run.name, command(run), environment)
+        job = queue.popleft()
+        if is_wanted(job):
+          running[job] = _Process(job.name, command(job), environment)
       if not running:
         return codes
       time.sleep(POLL_SECONDS)
-      for run in [run for run, process in running.items() if process.poll() is not None]:
-        codes[run] = running.pop(run).end()
+      for job in [job for job, process in running.items() if process.poll() is not None]:
+        codes[job] = running.pop(job).end()
   finally:
     _stop(running.values())  # some are left only after an exception
 

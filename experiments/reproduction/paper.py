@@ -1,6 +1,7 @@
 """Tables 2 and 3 of the paper: their rows, the accuracies printed there, the flags that make them."""
 
 import dataclasses
+from typing import Any
 
 from cscjax.models import ARCHITECTURES
 
@@ -26,7 +27,8 @@ class Row:
     layers: As printed.
     parameters: As printed.
     unfolding: As printed; None in Table 2.
-    arguments: Of experiments.run, the flagfile first, without data set and seed.
+    flagfile: Name of the flagfile of experiments.run with its protocol.
+    fields: Fields of the run's configuration that replace those of the flagfile.
     accuracy: Percent for each of `DATASETS`; None where the paper prints x, for "can not be trained".
   """
 
@@ -37,7 +39,8 @@ class Row:
   layers: int
   parameters: str
   unfolding: int | None
-  arguments: tuple[str, ...]
+  flagfile: str
+  fields: dict[str, Any]
   accuracy: dict[str, float | None]
 
   @property
@@ -111,7 +114,8 @@ def _rows_of_table_2():
         layers=layers,
         parameters=parameters,
         unfolding=None,
-        arguments=("--flagfile=experiments/rescsc.flags", f"--model={rule}", f"--depth={layers}"),
+        flagfile="rescsc.flags",
+        fields={"model": rule, "depth": layers},
         accuracy={dataset: table[layers][i] for dataset, table in _TABLE_2.items()},
       )
 
@@ -119,11 +123,11 @@ def _rows_of_table_2():
 def _rows_of_table_3():
   for name, model, layers, parameters, unfolding, accuracy in _TABLE_3:
     flagfile = name.partition("_u")[0] if name.startswith("msd") else "mlcsc"
-    flags = ()
+    fields: dict[str, Any] = {}
     if name == "feed_forward":
-      flags = ("--model=feed_forward", "--unfolding=0")
+      fields = {"model": "feed_forward", "unfolding": 0}
     elif unfolding:
-      flags = (f"--solver={model.rpartition('-')[2].lower()}", f"--unfolding={unfolding}")
+      fields = {"solver": model.rpartition("-")[2].lower(), "unfolding": unfolding}
     family = name.partition("_u")[0].rstrip("0123456789")
     yield Row(
       name=name,
@@ -133,7 +137,8 @@ def _rows_of_table_3():
       layers=layers,
       parameters=parameters,
       unfolding=unfolding,
-      arguments=(f"--flagfile=experiments/{flagfile}.flags", *flags),
+      flagfile=f"{flagfile}.flags",
+      fields=fields,
       accuracy=dict(zip(DATASETS, accuracy, strict=True)),
     )
 

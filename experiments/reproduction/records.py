@@ -6,18 +6,15 @@ import functools
 import json
 import os
 import pathlib
-import types
-import typing
 from collections.abc import Iterable
 from typing import Any
 
 from cscjax import checks
+from cscjax.runs import AUTO, Config, current_flags, read_config, recorded_fields, replaced
 from cscjax.training import read_metrics
 from experiments.cli import UsageError
-from experiments.config import AUTO, Config, current_flags
 from experiments.json_files import read_json
 from experiments.reproduction.paper import ROWS, TITLES
-from experiments.reproduction.runs import PROTOCOLS, Run, create_study
 from experiments.reproduction.schema import (
   anything,
   list_of,
@@ -29,7 +26,7 @@ from experiments.reproduction.schema import (
   text,
   whole,
 )
-from experiments.workdir import read_config, replaced
+from experiments.reproduction.studies import PROTOCOLS, Job, create_study
 
 FOLDER, PICTURES, WORK = "runs", "pictures", "work"
 DATE = "%Y-%m-%d %H:%M"
@@ -82,12 +79,12 @@ class Record:
   architecture: int = 1
 
   @functools.cached_property
-  def run(self) -> Run:
+  def job(self) -> Job:
     """The run that it is of; the augmentation and the precision of its study are among its flags."""
     row, flags = ROWS[self.row], current_flags(self.flags)
     other = None if self.architecture == row.architecture else self.architecture
     changes = flags.get("augmentation", AUTO), flags.get("precision", "float32")
-    return Run(row, create_study(self.dataset, self.protocol, *changes), self.seed, other)
+    return Job(row, create_study(self.dataset, self.protocol, *changes), self.seed, other)
 
   @property
   def is_finished(self) -> bool:
@@ -98,31 +95,31 @@ class Record:
 def by_architecture(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
   """Records of the networks as they are now, and of other versions: the two are never compared."""
   records = list(records)
-  present = [record for record in records if record.run.architecture is None]
-  return present, [record for record in records if record.run.architecture is not None]
+  present = [record for record in records if record.job.architecture is None]
+  return present, [record for record in records if record.job.architecture is not None]
 
 
-def path(results: pathlib.Path, run: Run) -> pathlib.Path:
+def path(results: pathlib.Path, job: Job) -> pathlib.Path:
   """Where the run's record is."""
-  return results / FOLDER / f"{run.name}.json"
+  return results / FOLDER / f"{job.name}.json"
 
 
-def write(results: pathlib.Path, run: Run, summary: dict[str, Any], workdir: pathlib.Path) -> Record:
+def write(results: pathlib.Path, job: Job, summary: dict[str, Any], workdir: pathlib.Path) -> Record:
   """Replaces the record of a run by what its summary and the files of its workdir say."""
   config, rows = read_config(workdir / "config.json"), read_metrics(workdir / "metrics.jsonl")
   fields = ("status", "test_accuracy", "best_test_accuracy", "epochs", "parameters")
   record = Record(
-    row=run.row.name,
-    dataset=run.study.dataset,
-    protocol=run.study.protocol,
-    seed=run.seed,
+    row=job.row.name,
+    dataset=job.study.dataset,
+    protocol=job.study.protocol,
+    seed=job.seed,
     **{name: summary[name] for name in (*fields, "seconds", "images_per_second")},
     curve=[[row["epoch"], row["accuracy"]] for row in rows if row["split"] == "test"],
-    command=run.command,
+    command=job.command,
     flags={k: v for k, v in config["flags"].items() if k not in ("workdir", "data_dir")},
     **{name: config[name] for name in ("versions", "git_revision", "device")},
     date=datetime.datetime.now(datetime.UTC).strftime(DATE),
-    architecture=run.row.architecture,
+    architecture=job.row.architecture,
   )
   save(results, record)
   return record
@@ -133,9 +130,9 @@ def save(results: pathlib.Path, record: Record) -> None:
 
   What is there and is not a record of the run is kept beside it, with the ending .bad.
   """
-  target = path(results, record.run)
+  target = path(results, record.job)
   target.parent.mkdir(parents=True, exist_ok=True)
-  if find(results, record.run) is None and os.path.lexists(target):
+  if find(results, record.job) is None and os.path.lexists(target):
     os.replace(target, target.with_name(f"{target.name}.bad"))
   fields = dataclasses.asdict(record)
   lines = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in fields.items()]
@@ -158,18 +155,18 @@ def read(results: pathlib.Path) -> list[Record]:
   return [record for record in found if record is not None]
 
 
-def find(results: pathlib.Path, run: Run) -> Record | None:
+def find(results: pathlib.Path, job: Job) -> Record | None:
   """Reads the record of a run; None if it has none, or a bad one, which `read` names.
 
   Raises:
     UsageError: As `read`.
   """
-  file = path(results, run)
+  file = path(results, job)
   try:
     record = _record(results, file, read_json(file))
   except (OSError, ValueError, RecursionError):
     return None
-  return record if record.run == run else None
+  return record if record.job == job else None
 
 
 def move_old(results: pathlib.Path, found: Iterable[Record]) -> None:
@@ -178,8 +175,8 @@ def move_old(results: pathlib.Path, found: Iterable[Record]) -> None:
   Until then runs without augmentation lay where those of the paper's protocol lie now.
   """
   for record in found:
-    old, new = _old_name(record), record.run.name
-    if old == new or path(results, record.run).exists():
+    old, new = _old_name(record), record.job.name
+    if old == new or path(results, record.job).exists():
       continue
     for folder, ending in ((WORK, ""), (PICTURES, ".png"), (FOLDER, ".json")):  # the record last
       source, target = (results / folder / f"{name}{ending}" for name in (old, new))
@@ -190,10 +187,10 @@ def move_old(results: pathlib.Path, found: Iterable[Record]) -> None:
 
 def _old_name(record):
   """The name of its run before --augmentation was a flag; the present one if it was made since."""
-  run = record.run
+  job = record.job
   if "augmentation" in record.flags:
-    return run.name
-  return run._replace(study=run.study._replace(augmentation=AUTO)).name
+    return job.name
+  return job._replace(study=job.study._replace(augmentation=AUTO)).name
 
 
 def _record(results, file, value):
@@ -202,12 +199,12 @@ def _record(results, file, value):
   if value["dataset"] == "digits" and value["protocol"] == "paper":
     raise ValueError("the paper has no digits")
   record = Record(**value)
-  place = path(results, record.run)
+  place = path(results, record.job)
   is_old = file == results / FOLDER / f"{_old_name(record)}.json" and not place.exists()
   if file != place and not is_old:
-    raise ValueError(f"it is the record of another run, {record.run.name}")
+    raise ValueError(f"it is the record of another run, {record.job.name}")
   _check_curve(record)
-  differences = record.run.differences(record.flags)
+  differences = record.job.differences(record.flags)
   if differences:
     raise UsageError(
       f"--results: {file} was made with other flags ({'; '.join(differences)}); move it away, and the"
@@ -219,7 +216,7 @@ def _record(results, file, value):
 def _check_curve(record):
   """ValueError if its epochs do not rise up to those done, or its accuracies are not its curve's."""
   epochs, accuracies = zip(*record.curve, strict=True) if record.curve else ((), ())
-  ends = (*epochs, record.epochs, record.run.config().epochs)
+  ends = (*epochs, record.epochs, record.job.config().epochs)
   if list(ends[:-2]) != sorted(set(epochs)) or list(ends) != sorted(ends):
     checks.fail("record.curve", record.curve, f"rising epochs up to {record.epochs:g}, of {ends[-1]}")
   last = accuracies[-1] if accuracies else None
@@ -230,26 +227,12 @@ def _check_curve(record):
 
 
 def _flags(name, value):
-  """The flags of a run by their names; they are in the ranges of today's."""
-  object_of(dict.fromkeys(_FLAG_TYPES, anything), may_lack=_FLAG_TYPES)(name, value)
-  current = current_flags(value)
-  value = {flag: current[flag] for flag in value}
-  for flag, item in value.items():
-    if type(item) not in _FLAG_TYPES[flag]:
-      checks.fail(f"{name}.{flag}", item, "another type")
-  values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-  Config(**values)
-
-
-def _types(hint):
-  """The types of a flag's value in JSON."""
-  if hint == tuple[int, ...]:
-    return {list}
-  parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else ()
-  return set().union(*map(_types, parts)) if parts else {float, int} if hint is float else {hint}
-
-
-_FLAG_TYPES = {name: _types(hint) for name, hint in typing.get_type_hints(Config).items()}
+  """The fields of a run by their names; they are in the ranges of today's."""
+  object_of({}, others=anything)(name, value)
+  try:
+    Config(**recorded_fields(value))
+  except ValueError as error:
+    raise ValueError(f"{name}.{error}") from error
 
 
 def _date(name, value):

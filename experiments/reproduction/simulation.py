@@ -27,8 +27,8 @@ from cscjax import (
 from cscjax.data import Dataset
 from cscjax.dictionaries import Code, join
 from cscjax.ops import power_iteration
+from cscjax.runs import KEYS
 from cscjax.solvers import Differentiate, top_down
-from experiments.config import KEYS
 
 MODELS = ("ml_csc", "msd_csc")
 LAYERS = 2

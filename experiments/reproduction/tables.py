@@ -4,10 +4,10 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from experiments.config import AUTO
+from cscjax.runs import AUTO
 from experiments.reproduction.paper import ROWS, TITLES, Row
 from experiments.reproduction.records import Record
-from experiments.reproduction.runs import Study
+from experiments.reproduction.studies import Study
 
 
 class Cell(NamedTuple):
@@ -28,7 +28,7 @@ class Cell(NamedTuple):
 
 def cell(records: Iterable[Record], study: Study, row: str) -> Cell:
   """The finished runs of a row; those that were interrupted count for nothing."""
-  found = [r for r in records if (r.run.study, r.row) == (study, row) and r.is_finished]
+  found = [r for r in records if (r.job.study, r.row) == (study, row) and r.is_finished]
   trained = [r for r in found if r.status == "ok" and r.test_accuracy is not None]
   return Cell(
     {r.seed: 100 * (r.test_accuracy or 0) for r in trained},

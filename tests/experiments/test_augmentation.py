@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from cscjax.data import load_dataset
-from experiments.build import build
-from experiments.cli import UsageError
-from experiments.config import Config
+from cscjax.runs import Config, RunError, build
+from cscjax.runs._workdir import open_workdir
 from experiments.flags import parse
-from experiments.workdir import open_workdir
 from tests.faults.harness import TINY
 
 
@@ -96,7 +94,7 @@ def test_a_workdir_from_before_the_flag_is_resumed_with_the_same_augmentation_on
       with open_workdir(parse(arguments(*other))):
         pass
     else:
-      with pytest.raises(UsageError, match=r"^--(augmentation|shift): .* holds a run with"):
+      with pytest.raises(RunError, match=r"^(augmentation|shift): .* holds a run with"):
         with open_workdir(parse(arguments(*other))):
           pass
 

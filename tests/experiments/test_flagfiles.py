@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cscjax.data import Dataset, Split
-from experiments.build import build, make_model
+from cscjax.runs import build, make_model
 from experiments.flags import parse
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments"

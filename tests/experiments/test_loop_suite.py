@@ -9,9 +9,9 @@ import pytest
 import cscjax.training._loop
 import cscjax.training._pace
 from cscjax import training
+from cscjax.runs import Config, make_plan
+from cscjax.runs._build import Run
 from experiments.benchmarks import loop
-from experiments.build import Run, make_plan
-from experiments.config import Config
 
 TRAINING, EVALUATION, CHECKPOINT = 0.6, 0.1, 0.35  # seconds: an epoch's and each checkpoint's
 

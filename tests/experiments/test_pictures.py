@@ -1,5 +1,6 @@
 """experiments.pictures on a tiny run: what it writes, what it leaves alone, what it refuses."""
 
+import dataclasses
 import fcntl
 import json
 import pathlib
@@ -13,8 +14,8 @@ import pytest
 from matplotlib.image import imread
 
 from cscjax.data import load_dataset
+from cscjax.runs import RunError, load_run
 from experiments import pictures
-from experiments.cli import UsageError
 from tests.faults import harness
 
 WRITTEN = ("atoms.png", "layers.json", "layers.png")
@@ -133,7 +134,6 @@ REFUSED = {
   "a field of another network": ("depth", change('"model": "msd_csc"', '"model": "res_csc"')),
   "no checkpoints": ("no whole checkpoint", remove_checkpoints),
   "an empty folder": ("no whole checkpoint", empty_checkpoints),
-  "signals": ("no images", change('"dataset": "digits"', '"dataset": "gaussian_centers"')),
 }
 
 
@@ -142,20 +142,28 @@ def test_refuses(run, what):
   message, prepare = REFUSED[what]
   prepare(run)
   before = harness.contents(run)
-  with pytest.raises(UsageError, match=message):
+  with pytest.raises(RunError, match=message):
     pictures.draw(run)
   assert harness.contents(run) == before
 
 
+def test_refuses_signals(run, monkeypatch):
+  trained = load_run(run)
+  config = dataclasses.replace(trained.config, dataset="gaussian_centers")
+  monkeypatch.setattr(pictures, "load_run", lambda _: dataclasses.replace(trained, config=config))
+  with pytest.raises(RunError, match=r"^workdir: the examples of gaussian_centers are no images"):
+    pictures.draw(run)
+
+
 @pytest.mark.parametrize("example", [-1, 360])
 def test_refuses_an_example_that_is_not_there(run, example):
-  with pytest.raises(UsageError, match=r"--example: expected one of 0\.\.359"):
+  with pytest.raises(RunError, match=r"^example: expected one of 0\.\.359"):
     pictures.draw(run, example=example)
 
 
 def test_a_directory_that_cannot_be_written(run):
   (run / "atoms.png.tmp").mkdir()
-  with pytest.raises(UsageError, match="--workdir: cannot write"):
+  with pytest.raises(RunError, match=r"^workdir: cannot write"):
     pictures.draw(run)
 
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from experiments.config import Config
+from cscjax.runs import Config
 from tests.faults.harness import (
   EPOCH,
   OFTEN,

@@ -16,9 +16,9 @@ from absl.testing import flagsaver
 
 from cscjax.data import Split
 from cscjax.data._cache import write_cache
+from cscjax.runs import Config
 from cscjax.training import seal
 from experiments import cli, flags, run
-from experiments.config import Config
 from experiments.reproduction.figure3 import Settings
 from tests.faults.harness import contents, cut
 

@@ -19,14 +19,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from cscjax import training
-from cscjax.data import DataError
+from cscjax.data import DataError, load_dataset
 from cscjax.models import ARCHITECTURES
+from cscjax.runs import Config, RunError, _execute, _workdir, execute, make_plan, make_run
+from cscjax.runs._build import Run
 from cscjax.training import unseal
-from experiments import run
-from experiments import workdir as workdir_module
-from experiments.build import Run, make_plan
-from experiments.cli import UsageError
-from experiments.config import Config
 from tests.faults.harness import contents, final_digest, rows, save_as_old
 
 EPOCHS = 3
@@ -36,7 +33,7 @@ FLIPS = 6  # of each file
 @pytest.fixture(scope="module", autouse=True)
 def _stand_in():
   """A network whose every step adds, quickly and exactly; data that are read once."""
-  dataset = run._load(Config(dataset="digits"))
+  dataset = load_dataset("digits")
 
   def advanced(state, count):
     params = {"sum": state.params["sum"]}
@@ -59,17 +56,16 @@ def _stand_in():
     return Run(state, programs, make_plan(config, dataset), None)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run, "_load", lambda config: dataset)
-    patch.setattr(run, "build", build)
-    patch.setattr(run, "use_compilation_cache", lambda config: None)
-    patch.setattr(run, "learning_curves", lambda rows, title: Figure(figsize=(1, 1)))
-    patch.setattr(workdir_module, "_git_revision", lambda: None)
+    patch.setattr(_execute, "load_dataset", lambda *_, **__: dataset)
+    patch.setattr(_execute, "build", build)
+    patch.setattr(_execute, "use_compilation_cache", lambda config: None)
+    patch.setattr(_execute, "learning_curves", lambda rows, title: Figure(figsize=(1, 1)))
+    patch.setattr(_workdir, "_git_revision", lambda: None)
     yield
 
 
-def execute(workdir, epochs=EPOCHS):
-  config = Config(dataset="digits", batch_size=64, epochs=epochs, workdir=str(workdir))
-  return run.execute(config, run.Signals())
+def run(workdir, epochs=EPOCHS):
+  return execute(make_run(Config(dataset="digits", batch_size=64, epochs=epochs, workdir=str(workdir))))
 
 
 def without_times(summary):
@@ -80,7 +76,7 @@ def without_times(summary):
 def alone(tmp_path_factory):
   """A run without faults, and its summary."""
   workdir = tmp_path_factory.mktemp("flips") / "alone"
-  return workdir, without_times(execute(workdir))
+  return workdir, without_times(run(workdir))
 
 
 def flipped(path, bit):
@@ -94,7 +90,7 @@ def flipped(path, bit):
 def test_a_flipped_bit_changes_nothing_or_is_told(alone, tmp_path, capfd, epochs):
   whole, summary = alone
   source = tmp_path / "source"
-  execute(source, epochs)
+  run(source, epochs)
   chance = random.Random(epochs)
   files = [p.relative_to(source) for p in source.rglob("*") if p.is_file() and p.stat().st_size]
   assert {"config.json", "summary.json", "metrics.jsonl", "curves.png"} <= {str(p) for p in files}
@@ -123,8 +119,8 @@ def test_a_flipped_bit_changes_nothing_or_is_told(alone, tmp_path, capfd, epochs
 def attempt(workdir):
   """What a restart ends with: its summary, or the error that the command prints as one line."""
   try:
-    return without_times(execute(workdir)), None
-  except (UsageError, DataError) as error:
+    return without_times(run(workdir)), None
+  except (RunError, DataError) as error:
     return None, error
 
 
@@ -142,18 +138,18 @@ def check(workdir, found, whole, summary, warned, what):
 @pytest.mark.parametrize("name", ["lr[0.1]", "{a,b}", "*?", "back\\slash", "100%41 é東", "~", "#a?b"])
 def test_any_path_resumes(alone, tmp_path, capfd, name):
   workdir = tmp_path / name
-  execute(workdir, EPOCHS - 1)
+  run(workdir, EPOCHS - 1)
   capfd.readouterr()
   with warnings.catch_warnings():
     warnings.simplefilter("error")
-    assert without_times(execute(workdir)) == alone[1]
+    assert without_times(run(workdir)) == alone[1]
   assert ": step 44 of 66" in capfd.readouterr().err
   assert (final_digest(workdir), rows(workdir)) == (final_digest(alone[0]), rows(alone[0]))
 
 
 def test_a_run_of_an_old_version_resumes(alone, tmp_path, capfd):
   """Without names, versions and checksums, and with checkpoints in Orbax's standard format."""
-  execute(tmp_path, EPOCHS - 1)
+  run(tmp_path, EPOCHS - 1)
   config = json.loads((tmp_path / "config.json").read_text())
   for key in ("run", "architecture", "checksum", "xla_threads", "random_keys", "jax_config"):
     del config[key]
@@ -161,13 +157,15 @@ def test_a_run_of_an_old_version_resumes(alone, tmp_path, capfd):
   metrics = [unseal(json.loads(line)) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
   with contextlib.closing(training.Checkpoints(tmp_path / "checkpoints")) as checkpoints:
-    state, seconds = checkpoints.restore(run.build(Config(batch_size=64), run._load(None)).state)
+    state, seconds = checkpoints.restore(
+      _execute.build(Config(batch_size=64), load_dataset("digits")).state
+    )
   shutil.rmtree(tmp_path / "checkpoints")
   save_as_old(tmp_path / "checkpoints", state, seconds)
   capfd.readouterr()
   with warnings.catch_warnings():
     warnings.simplefilter("error")
-    assert without_times(execute(tmp_path)) == alone[1]
+    assert without_times(run(tmp_path)) == alone[1]
   said = capfd.readouterr().err
   assert ": step 44 of 66" in said
   assert "warning" not in said
@@ -175,10 +173,10 @@ def test_a_run_of_an_old_version_resumes(alone, tmp_path, capfd):
 
 
 def test_another_runs_checkpoint_is_not_used(alone, tmp_path):
-  execute(tmp_path / "one", EPOCHS - 1)
+  run(tmp_path / "one", EPOCHS - 1)
   shutil.copytree(alone[0] / "checkpoints" / "66", tmp_path / "one" / "checkpoints" / "66")
   with pytest.warns(UserWarning, match="66, which this run did not write"):
-    assert without_times(execute(tmp_path / "one")) == alone[1]
+    assert without_times(run(tmp_path / "one")) == alone[1]
   assert (tmp_path / "one" / "checkpoints" / "66.foreign").is_dir()
 
 
@@ -192,15 +190,15 @@ def refusal(workdir):
 
 
 def test_a_network_that_was_changed_since_is_refused(tmp_path, monkeypatch):
-  execute(tmp_path, EPOCHS - 1)
+  run(tmp_path, EPOCHS - 1)
   monkeypatch.setitem(ARCHITECTURES, "msd_csc", 2)
   line = refusal(tmp_path)
-  assert "--workdir: the network msd_csc was changed" in line
+  assert "workdir: the network msd_csc was changed" in line
   assert "architecture 1, now 2" in line
 
 
 def test_an_error_of_the_disk_is_one_line(tmp_path, monkeypatch):
-  execute(tmp_path, EPOCHS - 1)
+  run(tmp_path, EPOCHS - 1)
   read = pathlib.Path.read_bytes
 
   def fail(path):
@@ -213,26 +211,26 @@ def test_an_error_of_the_disk_is_one_line(tmp_path, monkeypatch):
     found, error = attempt(tmp_path)
   assert found is None
   assert re.fullmatch(
-    r"--workdir: .*: cannot read the checkpoint of step 44: .*output error.*", str(error)
+    r"workdir: .*: cannot read the checkpoint of step 44: .*output error.*", str(error)
   )
-  assert without_times(execute(tmp_path))["steps"] == 66
+  assert without_times(run(tmp_path))["steps"] == 66
 
 
-def test_what_changes_the_bits_is_told_on_resuming(tmp_path, monkeypatch, capfd):
+def test_what_changes_the_bits_is_told_on_resuming(tmp_path, monkeypatch):
   monkeypatch.setenv("NPROC", "3")
-  execute(tmp_path, EPOCHS - 1)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    run(tmp_path, EPOCHS - 1)
   assert json.loads((tmp_path / "config.json").read_text())["xla_threads"] == 3
-  assert "warning" not in capfd.readouterr().err
   monkeypatch.setenv("NPROC", "5")
-  execute(tmp_path, EPOCHS)
-  (line,) = [line for line in capfd.readouterr().err.splitlines() if "warning" in line]
-  assert line.endswith("as the run had xla_threads 3, now 5")
+  with pytest.warns(match="as the run had xla_threads 3, now 5$"):
+    run(tmp_path, EPOCHS)
 
 
 def test_a_row_without_an_accuracy_is_not_the_best_one(tmp_path):
-  execute(tmp_path, EPOCHS - 1)
+  run(tmp_path, EPOCHS - 1)
   path = tmp_path / "metrics.jsonl"
   lines = [unseal(json.loads(line)) for line in path.read_text().splitlines()]
   lines[1]["accuracy"] = None
   path.write_text("".join(json.dumps(row) + "\n" for row in lines))
-  assert execute(tmp_path)["best_test_accuracy"] == 1.0
+  assert run(tmp_path)["best_test_accuracy"] == 1.0

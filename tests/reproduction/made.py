@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from experiments.config import Config
+from cscjax.runs import Config
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.records import Record
-from experiments.reproduction.runs import Run, Study
+from experiments.reproduction.studies import Job, Study
 
 
 def record(
@@ -22,8 +22,8 @@ def record(
   **changes,
 ):
   """A record whose curve rises to `accuracy` (percent), but for the epoch before, a point above."""
-  run = Run(ROWS[row], Study(dataset, protocol, augmentation, precision), seed)
-  config = run.config()
+  job = Job(ROWS[row], Study(dataset, protocol, augmentation, precision), seed)
+  config = job.config()
   flags = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}
   flags = {name: list(v) if isinstance(v, tuple) else v for name, v in flags.items()}
   epochs = epochs or config.epochs
@@ -42,12 +42,12 @@ def record(
     "parameters": 143_424,
     "seconds": 60.0,
     "images_per_second": 500.0,
-    "command": run.command,
+    "command": job.command,
     "flags": flags,
     "versions": {"jax": "0.10.2"},
     "git_revision": "0" * 40,
     "device": {"platform": "cpu", "kind": "cpu", "count": 1},
     "date": "2026-01-02 03:04",
-    "architecture": run.row.architecture,
+    "architecture": job.row.architecture,
   }
   return Record(**(fields | changes))

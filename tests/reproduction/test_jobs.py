@@ -14,21 +14,21 @@ from experiments.cli import UsageError
 from experiments.reproduction import records
 from experiments.reproduction.jobs import claimed, share_of_memory, side_by_side
 from experiments.reproduction.paper import ROWS
-from experiments.reproduction.runs import Run, Study
+from experiments.reproduction.studies import Job, Study
 from tests.faults.harness import ROOT, contents, final_digest
 from tests.reproduction.made import record
 from tests.reproduction.test_reproduce import command, parse
 
 DIGITS = Study("digits", "reduced")
-RUNS = [Run(ROWS["msdnet6"], DIGITS, seed) for seed in range(6)]
+RUNS = [Job(ROWS["msdnet6"], DIGITS, seed) for seed in range(6)]
 
 
 def python(folder, text):
   """The command of a run: Python code that knows the run's seed and the folder."""
-  return lambda run: [sys.executable, "-c", f"seed, folder = {run.seed}, {str(folder)!r}\n{text}"]
+  return lambda job: [sys.executable, "-c", f"seed, folder = {job.seed}, {str(folder)!r}\n{text}"]
 
 
-def make(folder, text, jobs, runs=RUNS, is_wanted=lambda run: True, is_over=lambda: False):
+def make(folder, text, jobs, runs=RUNS, is_wanted=lambda job: True, is_over=lambda: False):
   return side_by_side(runs, jobs, python(folder, text), is_wanted=is_wanted, is_over=is_over)
 
 
@@ -46,7 +46,7 @@ def test_so_many_at_a_time_each_with_its_share(jobs, tmp_path, monkeypatch):
   monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
   monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.8")
   assert make(tmp_path, TIMED, jobs) == dict.fromkeys(RUNS, 0)
-  times = [json.loads((tmp_path / str(run.seed)).read_text()) for run in RUNS]
+  times = [json.loads((tmp_path / str(job.seed)).read_text()) for job in RUNS]
   assert {float(fraction) for *_, fraction in times} == {0.8 / jobs}
   most = max(sum(began <= at < ended for began, ended, _ in times) for at, *_ in times)
   assert most <= jobs
@@ -57,7 +57,7 @@ def test_so_many_at_a_time_each_with_its_share(jobs, tmp_path, monkeypatch):
 
 def test_exit_codes_and_what_is_not_wanted(tmp_path, capsys):
   text = "import sys; print('line', file=sys.stderr); sys.exit(seed)"
-  codes = make(tmp_path, text, 2, runs=RUNS[:2], is_wanted=lambda run: run.seed != 0)
+  codes = make(tmp_path, text, 2, runs=RUNS[:2], is_wanted=lambda job: job.seed != 0)
   assert codes == {RUNS[1]: 1}
   assert capsys.readouterr().err == "digits-reduced/msdnet6-seed1: line\n"
 
@@ -137,13 +137,13 @@ def test_a_queue_leaves_to_another_command_what_it_makes_or_has_made(
     records.save(results, made[1])
     return []
 
-  def make(run, results, data_dir, budget):
-    records.save(results, made[run.seed])
-    return made[run.seed]
+  def make(job, results, data_dir, budget):
+    records.save(results, made[job.seed])
+    return made[job.seed]
 
   def begun(runs, jobs, command, *, is_wanted, is_over):
-    wanted = [run for run in runs if is_wanted(run)]
-    assert [run.seed for run in wanted] == [2]
+    wanted = [job for job in runs if is_wanted(job)]
+    assert [job.seed for job in wanted] == [2]
     make(*wanted, tmp_path, None, None)
     return dict.fromkeys(wanted, 0)
 
@@ -198,13 +198,13 @@ def test_the_results_are_the_same_however_many_jobs_and_commands_there_are(tmp_p
     assert all(process.returncode == 0 for process in processes), printed
     begun = sum(err.count("run 1 of 1: ") if jobs > 1 else err.count(" of 4: ") for _, err in printed)
     assert begun == 4, printed  # each run once, by whichever command
-    found = {one.run: one for one in records.read(tmp_path / name)}
+    found = {one.job: one for one in records.read(tmp_path / name)}
     assert len(found) == 4
     assert len(contents(tmp_path / name / "pictures")) == 1  # of the cell, whose seeds ended together
-    for run, one in found.items():
-      first = next(o for o in records.read(tmp_path / "1") if o.run == run)
+    for job, one in found.items():
+      first = next(o for o in records.read(tmp_path / "1") if o.job == job)
       assert one.curve == first.curve
-      digests = [final_digest(tmp_path / folder / "work" / run.name) for folder in ("1", name)]
+      digests = [final_digest(tmp_path / folder / "work" / job.name) for folder in ("1", name)]
       assert digests[0] == digests[1]
 
 

@@ -6,9 +6,9 @@ import re
 import pytest
 
 from cscjax.models import describe
-from experiments.build import make_model
+from cscjax.runs import make_model
 from experiments.reproduction.paper import DATASETS, ROWS
-from experiments.reproduction.runs import Run, Study
+from experiments.reproduction.studies import Job, Study
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments"
 
@@ -29,10 +29,10 @@ def header(name):
   return [tuple(None if number == "x" else float(number) for number in triple) for triple in triples]
 
 
-@pytest.mark.parametrize("flagfile", sorted({row.arguments[0] for row in ROWS.values()}))
+@pytest.mark.parametrize("flagfile", sorted({row.flagfile for row in ROWS.values()}))
 def test_accuracies_are_those_of_the_flagfiles(flagfile):
-  rows = [row for row in ROWS.values() if row.arguments[0] == flagfile]
-  name = flagfile.rpartition("/")[2].removesuffix(".flags")
+  rows = [row for row in ROWS.values() if row.flagfile == flagfile]
+  name = flagfile.removesuffix(".flags")
   found = [tuple(row.accuracy[dataset] for dataset in DATASETS) for row in rows]
   assert found == header(name)
 
@@ -40,7 +40,7 @@ def test_accuracies_are_those_of_the_flagfiles(flagfile):
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.layers <= 20])
 def test_each_row_is_the_network_that_is_printed(name):
   row = ROWS[name]
-  config = Run(row, Study("cifar10", "paper"), 0).config()
+  config = Job(row, Study("cifar10", "paper"), 0).config()
   model = make_model(config, 10, parallel=False)
   weights = sum(layer.weights for layer in describe(model, (32, 32, 3)) if layer.stride)
   assert weights / 1e6 == pytest.approx(float(row.parameters.rstrip("M")), abs=0.05)
@@ -52,7 +52,7 @@ def test_each_row_is_the_network_that_is_printed(name):
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_protocols_are_those_of_the_paper(dataset):
   for row in ROWS.values():
-    config = Run(row, Study(dataset, "paper"), 3).config()
+    config = Job(row, Study(dataset, "paper"), 3).config()
     expected = (200, 0.1, (100, 150), True) if row.table == 2 else (150, 0.05, (75, 115), False)
     assert (config.epochs, config.learning_rate, config.decay_epochs, config.nesterov) == expected
     assert (config.batch_size, config.momentum, config.seed, config.dataset) == (128, 0.9, 3, dataset)

@@ -77,7 +77,7 @@ def test_a_bad_record_is_named_and_left_out(what, tmp_path, capsys):
   good, bad = record("msdnet6", 87.0), record("msdnet6", 88.0, seed=1)
   for one in (good, bad):
     records.save(tmp_path, one)
-  file = records.path(tmp_path, record("msdnet6", 87.0).run)
+  file = records.path(tmp_path, record("msdnet6", 87.0).job)
   damaged = DAMAGES[what](file.read_text())
   file.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
   assert records.read(tmp_path) == [bad]
@@ -90,7 +90,7 @@ def test_a_bad_record_is_named_and_left_out(what, tmp_path, capsys):
   [os.mkdir, os.mkfifo, lambda file: file.symlink_to(file), lambda file: file.symlink_to("/dev/zero")],
 )
 def test_what_is_no_file_is_named_and_left_out(make, tmp_path, capsys):
-  file = records.path(tmp_path, record("msdnet6", 87.0).run)
+  file = records.path(tmp_path, record("msdnet6", 87.0).job)
   file.parent.mkdir(parents=True)
   make(file)
   assert records.read(tmp_path) == []
@@ -106,7 +106,7 @@ def test_what_a_record_may_be(tmp_path, capsys):
   for one in found:
     records.save(tmp_path, one)
   assert {one.row: one for one in records.read(tmp_path)} == {one.row: one for one in found}
-  file = records.path(tmp_path, found[2].run)
+  file = records.path(tmp_path, found[2].job)
   file.write_text(change(architecture=None)(file.read_text()))
   assert {one.row: one.architecture for one in records.read(tmp_path)}["msdnet9"] == 1
   assert capsys.readouterr().err == ""
@@ -125,18 +125,18 @@ def old_results(folder):
   old_place = folder / "runs" / "cifar10" / "msdnet6-seed0.json"
   for one in (plain, augmented):
     records.save(folder, one)
-    file = records.path(folder, one.run)
+    file = records.path(folder, one.job)
     file.write_text(as_before_augmentation(file.read_text()))
-  records.path(folder, plain.run).rename(old_place)
+  records.path(folder, plain.job).rename(old_place)
   return plain, augmented, old_place
 
 
 def test_records_from_before_augmentation_was_a_flag_are_a_study_of_their_own(tmp_path, capsys):
   plain, augmented, old_place = old_results(tmp_path)
-  found = {one.row: one.run for one in records.read(tmp_path)}
-  assert found == {"msdnet6": plain.run, "plain20": augmented.run}
-  assert plain.run.study.name == "cifar10-no-augmentation"
-  assert augmented.run.study.name == "cifar10"
+  found = {one.row: one.job for one in records.read(tmp_path)}
+  assert found == {"msdnet6": plain.job, "plain20": augmented.job}
+  assert plain.job.study.name == "cifar10-no-augmentation"
+  assert augmented.job.study.name == "cifar10"
   report.main(parse(report, f"--results={tmp_path}"))
   text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
   table = text.split("### The networks of Table 3 on CIFAR10, no augmentation, float32")[1]
@@ -153,8 +153,8 @@ def test_a_queue_moves_what_is_left_of_older_runs_and_makes_the_cell_with_augmen
     file.write_text(folder)
   for _ in range(2):  # the second time moves nothing
     records.move_old(tmp_path, records.read(tmp_path))
-    assert {one.run for one in records.read(tmp_path)} == {plain.run, augmented.run}
-    assert records.path(tmp_path, plain.run).exists()
+    assert {one.job for one in records.read(tmp_path)} == {plain.job, augmented.job}
+    assert records.path(tmp_path, plain.job).exists()
     assert not old_place.exists()
     moved = tmp_path / "pictures" / "cifar10-no-augmentation" / "msdnet6-seed0.png"
     assert moved.read_text() == "pictures"
@@ -162,11 +162,11 @@ def test_a_queue_moves_what_is_left_of_older_runs_and_makes_the_cell_with_augmen
     assert moved.read_text() == "work"
   new = record("msdnet6", 87.0)
   records.save(tmp_path, new)
-  assert records.path(tmp_path, new.run) == old_place
+  assert records.path(tmp_path, new.job) == old_place
   newer = tmp_path / "work" / "cifar10" / "msdnet6-seed0"
   newer.mkdir(parents=True)
   records.move_old(tmp_path, records.read(tmp_path))
-  assert {one.run for one in records.read(tmp_path)} == {plain.run, augmented.run, new.run}
+  assert {one.job for one in records.read(tmp_path)} == {plain.job, augmented.job, new.job}
   assert newer.exists()
 
 
@@ -185,13 +185,13 @@ def parse(command, *arguments):
 
 
 def test_the_cell_of_a_bad_record_runs_again_and_the_bad_one_is_kept(tmp_path, monkeypatch, capsys):
-  run = record("msdnet6", 87.0, dataset="digits", protocol="reduced").run
-  file = records.path(tmp_path, run)
+  job = record("msdnet6", 87.0, dataset="digits", protocol="reduced").job
+  file = records.path(tmp_path, job)
   file.parent.mkdir(parents=True)
   file.write_text("torn{")
   made = record("msdnet6", 91.0, dataset="digits", protocol="reduced")
 
-  def make(run, results, data_dir, budget: Signals):
+  def make(job, results, data_dir, budget: Signals):
     records.save(results, made)
     return made
 
@@ -209,7 +209,7 @@ def test_the_cell_of_a_bad_record_runs_again_and_the_bad_one_is_kept(tmp_path, m
 def test_a_report_goes_on_without_bad_files(tmp_path, capsys):
   for seed, accuracy in enumerate((87.0, 88.0)):
     records.save(tmp_path, record("msdnet6", accuracy, seed=seed))
-  file = records.path(tmp_path, record("msdnet6", 87.0).run)
+  file = records.path(tmp_path, record("msdnet6", 87.0).job)
   file.write_text(change(test_accuracy="42")(file.read_text()))
   (tmp_path / "figure3.json").write_text('{"torn')
   report.main(parse(report, f"--results={tmp_path}"))

@@ -11,7 +11,7 @@ from experiments import report
 from experiments.cli import UsageError
 from experiments.reproduction import figures, records
 from experiments.reproduction.paper import DATASETS, ROWS
-from experiments.reproduction.runs import Run, Study
+from experiments.reproduction.studies import Job, Study
 from tests.faults.harness import contents
 from tests.reproduction.made import record
 
@@ -96,11 +96,11 @@ def test_runs_of_an_older_network_are_kept_apart(tmp_path):
   (other,), (old,) = records.by_architecture(records.read(tmp_path))
   assert (old.row, other.row) == ("res_csc20", "msdnet6")
   for record_of in (old, other):
-    picture = tmp_path / "pictures" / f"{record_of.run.name}.png"
+    picture = tmp_path / "pictures" / f"{record_of.job.name}.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(b"a picture")
-  present = Run(ROWS["res_csc20"], old.run.study, 0)
-  assert old.run != present  # so its cell counts as missing
+  present = Job(ROWS["res_csc20"], old.job.study, 0)
+  assert old.job != present  # so its cell counts as missing
   readme = tmp_path / "README.md"
   readme.write_text("<!-- results -->\n<!-- /results -->\n")
   arguments = parse(f"--results={tmp_path}", f"--out={tmp_path / 'out'}", f"--readme={readme}")
@@ -117,7 +117,7 @@ def test_runs_of_an_older_network_are_kept_apart(tmp_path):
   records.save(tmp_path, record("res_csc20", 63.0, protocol="reduced"))
   found, others = records.by_architecture(records.read(tmp_path))
   assert others == [old]
-  assert {one.run for one in found} == {present, other.run}
+  assert {one.job for one in found} == {present, other.job}
   report.main(arguments)
   assert "| Res-CSC | 20 | 143,424 | 63.00 (1) | 64.00 (1) |" in readme.read_text()
   assert "61.00" not in readme.read_text()

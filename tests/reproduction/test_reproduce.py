@@ -12,9 +12,9 @@ from absl import flags as absl_flags
 
 from experiments import reproduce
 from experiments.cli import UsageError
-from experiments.reproduction import records, runs
+from experiments.reproduction import records, studies
 from experiments.reproduction.paper import DATASETS, ROWS
-from experiments.reproduction.runs import Run, Study
+from experiments.reproduction.studies import Job, Study
 from experiments.run import Signals
 from tests.faults.harness import ROOT, contents, final_digest
 from tests.reproduction.made import record
@@ -32,7 +32,7 @@ def parse(*arguments):
 @pytest.fixture
 def short(monkeypatch):
   """Two epochs of the digits instead of twenty."""
-  monkeypatch.setattr(runs, "_DIGITS", ("--epochs=2", "--batch_size=128", "--decay_epochs=1"))
+  monkeypatch.setattr(studies, "_DIGITS", {"epochs": 2, "batch_size": 128, "decay_epochs": (1,)})
 
 
 class StopAfter(Signals):
@@ -80,7 +80,7 @@ def test_values_out_of_range_are_named(bad):
 def test_precision_and_augmentation_are_parts_of_the_queue(tmp_path, capsys):
   arguments = ("--dataset=cifar10,svhn_cropped", "--rows=msdnet6", "--seeds=0", "--precision=bfloat16")
   runs = reproduce.wanted(parse(*arguments, "--augmentation=none"))
-  names = [run.name for run in runs]
+  names = [job.name for job in runs]
   assert names == [
     "cifar10-no-augmentation-bfloat16/msdnet6-seed0",
     "svhn_cropped-bfloat16/msdnet6-seed0",  # which is not augmented anyway
@@ -130,7 +130,7 @@ def test_bad_flags(tmp_path, arguments, message):
 def test_a_record_made_with_other_flags_is_named_and_kept(tmp_path):
   one = record("msdnet6", 87.0)
   records.save(tmp_path, one)
-  file = records.path(tmp_path, one.run)
+  file = records.path(tmp_path, one.job)
   file.write_text(file.read_text().replace('"weight_decay": 0.0001', '"weight_decay": 0.0005'))
   before = contents(tmp_path)
   with pytest.raises(UsageError, match=f"--results: {file}") as error:
@@ -148,11 +148,11 @@ def test_it_makes_what_is_missing_once_and_prints_the_table(tmp_path, capsys):
   )
   assert reproduce.main(parse(*arguments)) == 0
   printed = capsys.readouterr()
-  found = {one.run: one for one in records.read(tmp_path)}
-  assert {(run.row.name, run.seed) for run in found} == {
+  found = {one.job: one for one in records.read(tmp_path)}
+  assert {(job.row.name, job.seed) for job in found} == {
     (row, seed) for row in ("msdnet6", "feed_forward") for seed in (0, 1)
   }
-  one = found[Run(ROWS["msdnet6"], DIGITS, 1)]
+  one = found[Job(ROWS["msdnet6"], DIGITS, 1)]
   assert one.status == "ok"
   assert [epoch for epoch, _ in one.curve] == [1, 2]
   assert one.curve[-1][1] == one.test_accuracy
@@ -173,16 +173,16 @@ def test_it_makes_what_is_missing_once_and_prints_the_table(tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(tmp_path):
-  run = Run(ROWS["feed_forward"], DIGITS, 0)
-  whole = reproduce.make(run, tmp_path / "whole", None, Signals())
-  stopped = reproduce.make(run, tmp_path / "parts", None, StopAfter(3))
+  job = Job(ROWS["feed_forward"], DIGITS, 0)
+  whole = reproduce.make(job, tmp_path / "whole", None, Signals())
+  stopped = reproduce.make(job, tmp_path / "parts", None, StopAfter(3))
   assert (stopped.status, whole.status) == ("interrupted", "ok")
   assert 0 < stopped.epochs < 2
   assert not records.read(tmp_path / "parts")[0].is_finished
-  again = reproduce.make(run, tmp_path / "parts", None, Signals())
+  again = reproduce.make(job, tmp_path / "parts", None, Signals())
   assert records.read(tmp_path / "parts") == [again]
   assert again.curve == whole.curve
-  digests = [final_digest(tmp_path / name / "work" / run.name) for name in ("whole", "parts")]
+  digests = [final_digest(tmp_path / name / "work" / job.name) for name in ("whole", "parts")]
   assert digests[0] == digests[1]
 
 
@@ -213,10 +213,10 @@ def test_a_queue_interrupted_at_random_moments_ends_as_one_left_alone(tmp_path, 
     ends.append((process.wait(), process.communicate()[1].decode()))
   assert all(code in (0, -9, 143) for code, _ in ends), ends
   subprocess.run(command(parts), cwd=ROOT, check=True, capture_output=True)
-  found = {path: {one.run: one for one in records.read(path)} for path in (whole, parts)}
+  found = {path: {one.job: one for one in records.read(path)} for path in (whole, parts)}
   assert len(found[parts]) == 2
-  for run, one in found[whole].items():
-    assert found[parts][run].curve == one.curve
-    assert found[parts][run].status == "ok"
-    assert final_digest(parts / "work" / run.name) == final_digest(whole / "work" / run.name)
+  for job, one in found[whole].items():
+    assert found[parts][job].curve == one.curve
+    assert found[parts][job].status == "ok"
+    assert final_digest(parts / "work" / job.name) == final_digest(whole / "work" / job.name)
   assert len(list(pathlib.Path(parts, "runs").rglob("*.json"))) == 2

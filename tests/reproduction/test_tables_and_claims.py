@@ -10,7 +10,7 @@ from scipy import stats
 
 from experiments.reproduction import claims, document, tables
 from experiments.reproduction.paper import ROWS
-from experiments.reproduction.runs import Study
+from experiments.reproduction.studies import Study
 from tests.reproduction.made import record
 
 PAPER, REDUCED = Study("cifar10", "paper"), Study("cifar10", "reduced")
@@ -65,7 +65,7 @@ def test_precisions_and_augmentations_are_never_mixed_and_every_caption_names_th
       "### The networks of Table 3 on CIFAR10, no augmentation, float32 (not the paper's protocol)"
     ),
   }
-  assert len({one.run.study.name for one in records}) == len(document.studies(records)) == 3
+  assert len({one.job.study.name for one in records}) == len(document.studies(records)) == 3
   for changes, value in values.items():
     study = Study("cifar10", "paper", *changes)
     text = tables.markdown(records, [(study, 3)])

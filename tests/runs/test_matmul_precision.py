@@ -10,11 +10,9 @@ import pytest
 
 from cscjax import training
 from cscjax.data import load_dataset
-from experiments.build import build
-from experiments.cli import UsageError
-from experiments.config import Config
+from cscjax.runs import Config, RunError, build
+from cscjax.runs._workdir import open_workdir
 from experiments.flags import parse
-from experiments.workdir import open_workdir
 from tests.faults.harness import TINY
 
 
@@ -45,6 +43,6 @@ def test_a_run_from_before_the_flag_had_its_default(tmp_path):
   assert parse([f"--from_config={path}"]).matmul_precision == "default"
   with open_workdir(parse([f"--workdir={tmp_path}"])):
     pass
-  with pytest.raises(UsageError, match=r"^--matmul_precision: .* holds a run with 'default'"):
+  with pytest.raises(RunError, match=r"^matmul_precision: .* holds a run with 'default'"):
     with open_workdir(parse([f"--workdir={tmp_path}", "--matmul_precision=highest"])):
       pass

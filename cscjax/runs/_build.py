@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import sys
 from functools import partial
 
 import jax
@@ -13,9 +14,8 @@ import optax
 from cscjax import training
 from cscjax.data import Dataset
 from cscjax.models import create_model
-from experiments.automatic import automatic_fields
-from experiments.cli import UsageError
-from experiments.config import DEFAULT, INT32, KEYS, Config, network_fields
+from cscjax.runs._automatic import for_device
+from cscjax.runs._config import DEFAULT, INT32, KEYS, Config, RunError, network_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +39,12 @@ def build(config: Config, dataset: Dataset) -> Run:
   """Makes model, optimizer, state and programs, and puts the data set on the device.
 
   Raises:
-    UsageError: If the batch does not fit the data set or the devices, or a field the model.
+    RunError: If the batch does not fit the data set or the devices, or a field the model.
   """
   config = for_device(config, jax.default_backend())
   plan, mesh = make_plan(config, dataset), make_mesh(config)
   model = make_model(config, dataset.num_classes, parallel=mesh is not None)
-  schedule, optimizer = make_optimizer(config, plan)
+  schedule, optimizer = make_optimizer(config, plan.steps_per_epoch)
   recipe = training.Recipe(
     model=model,
     optimizer=optimizer,
@@ -82,31 +82,22 @@ def _compiled(config, mesh, function, donate):
   return training.compile_for(mesh, function, donate=donate)
 
 
-def for_device(config: Config, platform: str) -> Config:
-  """The configuration with those fields of the network chosen that are left to the device."""
-  given = network_fields(config)
-  chosen = automatic_fields(config.model, config.depth, platform)
-  return dataclasses.replace(config, **{k: v for k, v in chosen.items() if k not in given})
-
-
 def make_mesh(config: Config) -> jax.sharding.Mesh | None:
   """The devices to train on, see `training.create_mesh`.
 
   Raises:
-    UsageError: If the batch cannot be split over them, or one device is asked for of several processes.
+    RunError: If the batch cannot be split over them, or one device is asked for of several processes.
   """
   mesh = training.create_mesh(config.parallel)
   if mesh is None and jax.process_count() > 1:
-    raise UsageError(f"--parallel: expected auto or pmap for several processes, got {config.parallel}")
+    raise RunError(f"expected auto or pmap for several processes, got {config.parallel}", "parallel")
   if mesh is not None and config.batch_size % mesh.size:
-    raise UsageError(
-      f"--batch_size: expected a multiple of {mesh.size} devices, got {config.batch_size}"
-    )
+    raise RunError(f"expected a multiple of {mesh.size} devices, got {config.batch_size}", "batch_size")
   return mesh
 
 
 def make_model(config: Config, num_classes: int, *, parallel: bool):
-  """The configured network. UsageError where a field does not fit it."""
+  """The configured network. RunError where a field does not fit it."""
   over_devices = parallel and config.statistics == "global"
   try:
     return create_model(
@@ -117,18 +108,18 @@ def make_model(config: Config, num_classes: int, *, parallel: bool):
       **network_fields(config),
     )
   except ValueError as error:
-    raise UsageError(f"--{error}") from error
+    raise RunError.from_check(error) from error
 
 
 def make_optimizer(
-  config: Config, plan: training.Plan
+  config: Config, steps_per_epoch: int
 ) -> tuple[optax.Schedule, optax.GradientTransformation]:
   """The rate of each step, and SGD at that rate."""
   schedule = training.step_schedule(
     config.learning_rate,
-    [epoch * plan.steps_per_epoch for epoch in config.decay_epochs],
+    [epoch * steps_per_epoch for epoch in config.decay_epochs],
     factor=config.decay_factor,
-    warmup_steps=round(config.warmup_epochs * plan.steps_per_epoch),
+    warmup_steps=round(config.warmup_epochs * steps_per_epoch),
   )
   optimizer = training.sgd(
     schedule,
@@ -143,19 +134,19 @@ def make_plan(config: Config, dataset: Dataset) -> training.Plan:
   """When the run evaluates and ends.
 
   Raises:
-    UsageError: If the batch does not fit the data set, or a step is above 2^31 - 1.
+    RunError: If the batch does not fit the data set, or a step is above 2^31 - 1.
   """
   steps_per_epoch = len(dataset.train) // config.batch_size
   if steps_per_epoch == 0:
     examples = f"at most the {len(dataset.train)} training examples"
-    raise UsageError(f"--batch_size: expected {examples}, got {config.batch_size}")
+    raise RunError(f"expected {examples}, got {config.batch_size}", "batch_size")
   steps = config.epochs * steps_per_epoch
   total_steps = steps if config.max_steps is None else min(steps, config.max_steps)
   ends = {"epochs": total_steps / steps_per_epoch, "warmup_epochs": config.warmup_epochs}
   for name, epochs in {**ends, "decay_epochs": max(config.decay_epochs, default=0)}.items():
     if epochs * steps_per_epoch > INT32:
       most = f"at most {INT32 // steps_per_epoch} epochs of {steps_per_epoch} steps"
-      raise UsageError(f"--{name}: expected {most}, got {epochs:.10g}")
+      raise RunError(f"expected {most}, got {epochs:.10g}", name)
   return training.Plan(
     total_steps=total_steps,
     steps_per_epoch=steps_per_epoch,
@@ -171,7 +162,7 @@ def check_network(config: Config, dataset: Dataset) -> None:
   """Traces the network on an example of the data set, so that a bad one is refused before it is made.
 
   Raises:
-    UsageError: If it does not take such examples, or its parameters with their gradient and momentum do
+    RunError: If it does not take such examples, or its parameters with their gradient and momentum do
       not fit in the memory of the device.
   """
   model = make_model(config, dataset.num_classes, parallel=False)
@@ -179,19 +170,24 @@ def check_network(config: Config, dataset: Dataset) -> None:
   try:
     params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), example)["params"]
   except ValueError as error:
-    raise UsageError(f"--model: {config.model} does not fit {config.dataset} ({error})") from error
+    raise RunError(f"{config.model} does not fit {config.dataset} ({error})", "model") from error
   needed, memory = 3 * 4 * training.parameter_count(params), device_memory()
   if needed > memory:
-    raise UsageError(
-      f"--width, --depth: expected a network whose parameters, gradient and momentum fit in the"
-      f" {memory / 2**30:,.1f} GiB of the device, got one of {needed / 2**30:,.1f} GiB"
+    raise RunError(
+      "expected, with the depth, a network whose parameters, gradient and momentum fit in the"
+      f" {memory / 2**30:,.1f} GiB of the device, got one of {needed / 2**30:,.1f} GiB",
+      "width",
     )
 
 
 def device_memory() -> int:
   """Bytes of the first device; those of the machine where the device is its CPU."""
   stats = jax.local_devices()[0].memory_stats() or {}
-  return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  if limit := stats.get("bytes_limit"):
+    return limit
+  if not hasattr(os, "sysconf"):
+    return sys.maxsize  # Windows does not tell
+  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def chance_accuracy(labels: np.ndarray) -> float:

@@ -3,26 +3,32 @@
 import contextlib
 import dataclasses
 import datetime
-import errno
-import fcntl
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
 import subprocess
-import sys
 import uuid
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 
 from cscjax.models import ARCHITECTURES, model_fields
-from cscjax.training import is_first, read_file, seal, unseal
-from experiments.build import for_device
-from experiments.cli import UsageError
-from experiments.config import KEYS, MODEL_FIELDS, RESUMABLE, Config, current_flags, network_fields
+from cscjax.runs._automatic import for_device
+from cscjax.runs._config import (
+  KEYS,
+  MODEL_FIELDS,
+  RESUMABLE,
+  Config,
+  RunError,
+  network_fields,
+)
+from cscjax.runs._files import open_lock, write_json
+from cscjax.runs._recorded import current_flags, read_config
+from cscjax.training import is_first, seal
 
 JAX_SETTINGS = (
   "jax_threefry_partitionable",
@@ -40,7 +46,7 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
   The first process of a run does so for all; on the others the path alone is given.
 
   Raises:
-    UsageError: If it cannot be written, then or by what the context holds (a full disk), another run
+    RunError: If it cannot be written, then or by what the context holds (a full disk), another run
       holds it, or what it holds is another run's.
   """
   stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
@@ -52,14 +58,14 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
     workdir.mkdir(parents=True, exist_ok=True)
     lock = open_lock(workdir / "lock")
   except BlockingIOError:
-    raise UsageError(f"--workdir: another run is using {workdir}") from None
+    raise RunError(f"another run is using {workdir}", "workdir") from None
   except OSError as error:
-    raise UsageError(f"--workdir: cannot write to {workdir}: {error.strerror}") from error
+    raise RunError(f"cannot write to {workdir}: {error.strerror}", "workdir") from error
   try:
     _check_same_run(workdir, config)
     yield workdir
   except OSError as error:
-    raise UsageError(f"--workdir: {workdir}: {error}") from error
+    raise RunError(f"{workdir}: {error}", "workdir") from error
   finally:
     with contextlib.suppress(OSError):  # of a disk that is gone; the lock goes in any case
       os.close(lock)
@@ -71,19 +77,18 @@ def run_name(workdir: pathlib.Path) -> str:
 
 
 def write_config(workdir: pathlib.Path, config: Config, name: str) -> None:
-  """Writes config.json: the run's name, all flags, the network's fields, and what results depend on.
+  """Writes config.json: the run's name and configuration, the network's fields, what results depend on.
 
-  Where there is one already, a warning on stderr tells what has changed of versions, threads, devices
-  and the like, as a resumed run may then end with other bits.
+  Where there is one already, a warning tells what has changed of versions, threads, devices and the
+  like, as a resumed run may then end with other bits.
   """
   fields = model_fields(config.model) | network_fields(for_device(config, jax.default_backend()))
   before = _config_in(workdir)
   now = {"model_fields": {k: v for k, v in fields.items() if k in MODEL_FIELDS}, **environment()}
   now = json.loads(json.dumps(now))  # tuples are lists in the file
   if before and (changes := _differences(before, now)):
-    print(
-      f"warning: {workdir}: the results may differ in their last bits, as the run had {changes}",
-      file=sys.stderr,
+    warnings.warn(
+      f"{workdir}: the results may differ in their last bits, as the run had {changes}", stacklevel=2
     )
   contents = {
     "run": name,
@@ -95,7 +100,7 @@ def write_config(workdir: pathlib.Path, config: Config, name: str) -> None:
 
 
 def environment() -> dict[str, Any]:
-  """What results depend on beside the flags: versions, git revision, settings of XLA and JAX, device."""
+  """What results depend on beside the configuration: versions, revision, settings of JAX, device."""
   device = jax.devices()[0]
   return {
     "versions": {
@@ -116,66 +121,6 @@ def environment() -> dict[str, Any]:
   }
 
 
-def read_config(path: pathlib.Path) -> dict[str, Any]:
-  """Reads the config.json of a run and verifies its checksum, which those of cscjax 0.1.0 lack.
-
-  Raises:
-    ValueError: If the file is damaged, was changed, or is another one.
-    OSError: If it cannot be read.
-  """
-  try:
-    sealed = json.loads(read_file(path).decode())
-    flags, name, version = sealed["flags"], sealed.get("run", ""), sealed.get("architecture", 1)
-    expected = ((flags, "flags", dict), (name, "run", str), (version, "architecture", int))
-    for value, key, kind in expected:
-      if type(value) is not kind:
-        raise ValueError(f"{key}: {value!r:.99}")
-  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-    raise ValueError(f"{path} is not the config.json of a run ({error!r})") from error
-  try:
-    return unseal(sealed)
-  except ValueError as error:
-    raise ValueError(
-      f"{path} is damaged or was changed: {error}; if it was changed on purpose, remove its checksum"
-    ) from error
-
-
-def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
-  """Replaces a JSON file in one step."""
-  with replaced(path) as scratch:
-    scratch.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-@contextlib.contextmanager
-def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a path to write to, which takes the place of `path` in one step unless there is an error."""
-  scratch = path.with_name(path.name + ".tmp")
-  yield scratch
-  os.replace(scratch, path)
-
-
-def open_lock(path: pathlib.Path) -> int:
-  """Locks a file, which ends with the descriptor that is returned.
-
-  It is opened for reading, as a disk cannot be remounted read-only while a file on it is open for
-  writing; NFS, however, gives the lock for nothing else.
-
-  Raises:
-    BlockingIOError: If another process holds the lock.
-  """
-  file = os.open(path, os.O_CREAT | os.O_RDONLY, 0o666)
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return file
-  except OSError as error:
-    os.close(file)
-    if error.errno != errno.EBADF:
-      raise
-  file = os.open(path, os.O_RDWR)
-  fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  return file
-
-
 def _config_in(workdir):
   """The config.json of a run; None where there is none, which an error of the disk does not mean."""
   try:
@@ -188,24 +133,25 @@ def _check_same_run(workdir, config):
   try:
     found = _config_in(workdir)
   except ValueError as error:
-    raise UsageError(f"--workdir: {error}; choose another one") from error
+    raise RunError(f"{error}; choose another one", "workdir") from error
   if found is None:
     if os.path.lexists(workdir / "checkpoints"):
-      raise UsageError(f"--workdir: {workdir} holds checkpoints and no config.json; choose another one")
+      problem = f"{workdir} holds checkpoints and no config.json; choose another one"
+      raise RunError(problem, "workdir")
     return
   old = current_flags(found["flags"])
   new = json.loads(json.dumps(dataclasses.asdict(config)))
   for name in sorted(new.keys() - RESUMABLE):
     if old.get(name) != new[name]:
-      raise UsageError(
-        f"--{name}: {workdir} holds a run with {old.get(name)!r}, got {new[name]!r};"
-        " choose another --workdir"
+      raise RunError(
+        f"{workdir} holds a run with {old.get(name)!r}, got {new[name]!r}; choose another workdir", name
       )
   version = found.get("architecture", 1)
   if version != ARCHITECTURES[config.model]:
-    raise UsageError(
-      f"--workdir: the network {config.model} was changed since {workdir} was begun (architecture"
-      f" {version}, now {ARCHITECTURES[config.model]}); choose another one"
+    raise RunError(
+      f"the network {config.model} was changed since {workdir} was begun (architecture {version}, now"
+      f" {ARCHITECTURES[config.model]}); choose another one",
+      "workdir",
     )
 
 
@@ -230,15 +176,15 @@ def _xla_threads() -> int:
 
 def _git_revision() -> str | None:
   """The revision of the source, "+" where it has uncommitted changes; None outside a checkout."""
-  here = pathlib.Path(__file__).resolve().parent
+  checkout = pathlib.Path(__file__).resolve().parents[2]
 
   def git(*arguments):
     return subprocess.run(
-      ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+      ["git", *arguments], cwd=checkout, capture_output=True, text=True, check=True
     ).stdout.strip()
 
   try:
-    if pathlib.Path(git("rev-parse", "--show-toplevel")) != here.parent:
+    if pathlib.Path(git("rev-parse", "--show-toplevel")) != checkout:
       return None  # installed below somebody else's checkout
     return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
   except (OSError, subprocess.CalledProcessError):

@@ -1,10 +1,10 @@
-"""The command line's bad input: exit code 2 and one line that names the flag."""
+"""What is no configuration: one line that names the field."""
 
 import dataclasses
 
 import pytest
 
-from experiments.config import Config
+from cscjax.runs import Config
 
 BAD = [
   {"model": "vgg"},

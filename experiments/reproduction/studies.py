@@ -3,15 +3,16 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from experiments import flags
-from experiments.config import AUTO, RESUMABLE, Config, current_flags, own_augmentation
+from cscjax.runs import AUTO, RESUMABLE, Config, current_flags, own_augmentation
+from experiments.flags import read_flagfile
 from experiments.reproduction.paper import ROWS, Row
 
 PROTOCOLS = ("paper", "reduced")
-_SMALLER = ("--train_examples=10000", "--epochs=6", "--decay_epochs=3,5", "--evaluate_epochs=2")
-_DIGITS = ("--epochs=20", "--batch_size=64", "--decay_epochs=10,15")
+_FLAGFILES = pathlib.Path(__file__).parents[1]
+_SMALLER = {"train_examples": 10_000, "epochs": 6, "decay_epochs": (3, 5), "evaluate_epochs": 2}
+_DIGITS = {"epochs": 20, "batch_size": 64, "decay_epochs": (10, 15)}
 _DEPTHS = (20, 56, 32, 44, 110, 218)  # of Table 2: the two that its main claim compares come first
 
 
@@ -55,16 +56,16 @@ class Study(NamedTuple):
     return "-".join(parts)
 
   @property
-  def arguments(self) -> tuple[str, ...]:
-    """Of experiments.run, after a row's."""
-    changes = ()
+  def fields(self) -> dict[str, Any]:
+    """Fields of `Config` that replace those of a row."""
+    changes: dict[str, Any] = {}
     if self.protocol == "reduced":
-      changes += _DIGITS if self.dataset == "digits" else _SMALLER
+      changes |= _DIGITS if self.dataset == "digits" else _SMALLER
     if self.augmentation != AUTO:
-      changes += (f"--augmentation={self.augmentation}",)
+      changes["augmentation"] = self.augmentation
     if self.precision != "float32":
-      changes += (f"--precision={self.precision}",)
-    return (f"--dataset={self.dataset}", *changes)
+      changes["precision"] = self.precision
+    return {"dataset": self.dataset, **changes}
 
 
 def create_study(dataset: str, protocol: str, augmentation: str, precision: str) -> Study:
@@ -73,7 +74,7 @@ def create_study(dataset: str, protocol: str, augmentation: str, precision: str)
   return Study(dataset, protocol, AUTO if is_own else augmentation, precision)
 
 
-class Run(NamedTuple):
+class Job(NamedTuple):
   """One training run: a cell of a table with a seed.
 
   Attributes:
@@ -98,18 +99,18 @@ class Run(NamedTuple):
   @property
   def command(self) -> str:
     """What makes the run alone."""
-    return " ".join(["python -m experiments.run", *self._arguments()])
+    flags = (
+      f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in self._given.items()
+    )
+    return " ".join([f"python -m experiments.run --flagfile=experiments/{self.row.flagfile}", *flags])
 
-  def config(self, **changes: str | None) -> Config:
+  def config(self, **changes: Any) -> Config:
     """Its configuration, with fields that do not change its result, such as the workdir, replaced."""
-    root = pathlib.Path(__file__).parents[2]
-    flagfile, *rest = self._arguments()
-    flagfile = flagfile.replace("experiments/", f"{root}/experiments/")
-    return dataclasses.replace(flags.parse([flagfile, *rest]), **changes)
+    return Config(**(read_flagfile(_FLAGFILES / self.row.flagfile) | self._given | changes))
 
-  def differences(self, recorded: dict) -> list[str]:
-    """Flags that tell on the result and that a recorded run had otherwise than this one has now."""
-    now = {field.name: getattr(self.config(), field.name) for field in dataclasses.fields(Config)}
+  def differences(self, recorded: dict[str, Any]) -> list[str]:
+    """Fields that tell on the result and that a recorded run had otherwise than this one has now."""
+    now = dataclasses.asdict(self.config())
     now = {name: list(v) if isinstance(v, tuple) else v for name, v in now.items()}
     recorded = current_flags(recorded)
     return [
@@ -118,11 +119,13 @@ class Run(NamedTuple):
       if name not in RESUMABLE - {"epochs", "max_steps"} and recorded.get(name) != value
     ]
 
-  def _arguments(self):
-    return (*self.row.arguments, *self.study.arguments, f"--seed={self.seed}")
+  @property
+  def _given(self) -> dict[str, Any]:
+    """The fields that replace those of the flagfile."""
+    return self.row.fields | self.study.fields | {"seed": self.seed}
 
 
-def queue(rows: Iterable[Row], studies: Sequence[Study], seeds: Sequence[int]) -> list[Run]:
+def queue(rows: Iterable[Row], studies: Sequence[Study], seeds: Sequence[int]) -> list[Job]:
   """The runs in the order in which they tell most.
 
   Data set by data set; all rows with the first seed before any with the second. Shallow networks come
@@ -130,7 +133,7 @@ def queue(rows: Iterable[Row], studies: Sequence[Study], seeds: Sequence[int]) -
   depth, the four rules of Table 2 at one depth. ML-CSC comes after MSD-CSC.
   """
   rows = sorted(rows, key=_priority)
-  return [Run(row, study, seed) for study in studies for seed in seeds for row in rows]
+  return [Job(row, study, seed) for study in studies for seed in seeds for row in rows]
 
 
 def _priority(row):

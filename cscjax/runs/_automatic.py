@@ -1,8 +1,10 @@
 """The fields of a network that suit the device: they change its speed and memory, not its results."""
 
+import dataclasses
 from typing import Any
 
 from cscjax.models import model_fields
+from cscjax.runs._config import Config, network_fields
 
 UNROLLED = 9
 """Blocks of a stage up to which a GPU gets no loop over them: up to 56 layers."""
@@ -30,3 +32,10 @@ def automatic_fields(model: str, depth: int | None, platform: str) -> dict[str, 
   unroll = blocks if blocks <= UNROLLED else TURN
   chosen = {"remat": "none", "unroll": unroll, "channel_multiple": 8}
   return {name: value for name, value in chosen.items() if name in known}
+
+
+def for_device(config: Config, platform: str) -> Config:
+  """The configuration with those fields of the network chosen that are left to the device."""
+  given = network_fields(config)
+  chosen = automatic_fields(config.model, config.depth, platform)
+  return dataclasses.replace(config, **{k: v for k, v in chosen.items() if k not in given})

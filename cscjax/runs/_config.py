@@ -25,6 +25,25 @@ INT32 = 2**31 - 1
 Check = Callable[[str, Any], Any]
 
 
+class RunError(ValueError):
+  """A run cannot be made as it was asked for, or its files cannot be used.
+
+  Attributes:
+    argument: The field of `Config`, or the argument, that is to blame; the message begins with it. None
+      if there is none.
+  """
+
+  def __init__(self, problem: str, argument: str | None = None):
+    super().__init__(problem if argument is None else f"{argument}: {problem}")
+    self.argument = argument
+
+  @classmethod
+  def from_check(cls, error: ValueError) -> "RunError":
+    """Returns the error of a check (see `cscjax.checks`), whose message begins with the argument."""
+    argument, _, problem = str(error).partition(": ")
+    return cls(problem, argument)
+
+
 def _flag(default: Any, help_text: str, valid: tuple | Check | None = None) -> Any:
   """A field: its default, its help, and its choices or the check of each of its values."""
   choices = valid if isinstance(valid, tuple) else None
@@ -45,7 +64,7 @@ def _real(low: float, high: float = 1e30) -> Check:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """All settings of a run; each field is a flag of the same name.
+  """All settings of a run.
 
   The constructor resolves the augmentation: afterwards `shift` and `flip` are what the run does, and
   `augmentation` is the name of the two, or "auto" if they have none.
@@ -128,8 +147,8 @@ class Config:
     (AUTO, *AUGMENTATIONS),
   )
   # None, before the augmentation is resolved, is what `augmentation` says.
-  shift: int = _flag(None, "Deprecated, use --augmentation. Largest random shift in pixels.", _whole(0))
-  flip: bool = _flag(None, "Deprecated, use --augmentation. Whether to flip at random.")
+  shift: int = _flag(None, "Deprecated, use augmentation. Largest random shift in pixels.", _whole(0))
+  flip: bool = _flag(None, "Deprecated, use augmentation. Whether to flip at random.")
   seed: int = _flag(0, "Of parameters, order and augmentation; at most 2^32 - 1.", _whole(0, 2**32 - 1))
 
   precision: str = _flag("float32", "Type of the convolutions; parameters stay float32.", PRECISIONS)
@@ -174,6 +193,12 @@ class Config:
     _real(0, 1e9),
   )
 
+  @property
+  def title(self) -> str:
+    """The data set, the network, and what was given of its depth, solver and unfolding, for plots."""
+    given = [f"{name} {getattr(self, name)}" for name in ("depth", "solver", "unfolding")]
+    return ", ".join([self.dataset, self.model, *(g for g in given if not g.endswith(" None"))])
+
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value, check = getattr(self, field.name), field.metadata["check"]
@@ -212,40 +237,26 @@ class Config:
     if self.coordinator in (None, AUTO):
       for name in ("num_processes", "process_id"):
         if getattr(self, name) is not None:
-          beside = "without --coordinator" if self.coordinator is None else "with --coordinator=auto"
+          beside = "without a coordinator" if self.coordinator is None else "with coordinator 'auto'"
           checks.fail(name, getattr(self, name), f"none {beside}")
       return
     host, _, port = self.coordinator.rpartition(":")
     if not (re.fullmatch(r"\S+", host) and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16):
       checks.fail("coordinator", self.coordinator, "host:port or 'auto'")
     if self.num_processes is None:
-      checks.fail("num_processes", None, f"how many processes meet at --coordinator={self.coordinator}")
+      checks.fail("num_processes", None, f"how many processes meet at {self.coordinator}")
     if self.process_id not in range(self.num_processes):
       checks.fail("process_id", self.process_id, f"one of 0..{self.num_processes - 1}")
 
 
 def own_augmentation(dataset: str) -> str:
-  """What --augmentation=auto means for a data set: the paper augments CIFAR, and not SVHN."""
+  """What augmentation "auto" means for a data set: the paper augments CIFAR, and not SVHN."""
   return "standard" if dataset in ("cifar10", "cifar100") else "none"
 
 
 def augmentation_name(shift: Any, flip: Any) -> str:
   """The name of an augmentation, see `AUGMENTATIONS`; "auto" if it has none."""
   return next((name for name, known in AUGMENTATIONS.items() if known == (shift, flip)), AUTO)
-
-
-def current_flags(recorded: dict[str, Any]) -> dict[str, Any]:
-  """Returns a run's recorded flags as today's.
-
-  Runs older than --matmul_precision had its default, those older than --remat=auto have null for it, and
-  those older than --augmentation name its parts.
-  """
-  recorded = {"matmul_precision": DEFAULT} | recorded
-  if "remat" in recorded and recorded["remat"] is None:
-    recorded = recorded | {"remat": AUTO}
-  if "augmentation" in recorded or not {"shift", "flip"} <= recorded.keys():
-    return recorded
-  return recorded | {"augmentation": augmentation_name(recorded["shift"], recorded["flip"])}
 
 
 MODEL_FIELDS = (
@@ -293,11 +304,5 @@ RESUMABLE = frozenset(
 )
 """Fields that may differ when a run is resumed; any other difference would make it another run."""
 
-OF_A_CALL = frozenset({"workdir", "coordinator", "num_processes", "process_id"})
-"""Fields that a run which is repeated does not take over."""
-
 OWN = frozenset({"process_id", "workdir", "data_dir", "download", "compilation_cache"})
 """Fields that may differ between the processes of a run."""
-
-PATHS = frozenset({"data_dir", "compilation_cache", "workdir"})
-"""Fields that are paths, in whose flags `~` is replaced."""

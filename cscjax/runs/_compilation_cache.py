@@ -8,8 +8,7 @@ import warnings
 import jax
 
 from cscjax.data import DataError, cache_folder, find_data_dir
-from experiments.cli import UsageError, say
-from experiments.config import Config
+from cscjax.runs._config import Config, RunError
 
 OFF = "off"
 
@@ -18,12 +17,12 @@ def use_compilation_cache(config: Config) -> None:
   """Turns on JAX's persistent cache; to be called before anything is compiled.
 
   Its entries depend on the program, the options, the device and the versions. Damaged ones are compiled
-  again. Where the environment has a cache already (JAX_COMPILATION_CACHE_DIR) and no flag says
-  otherwise, that one is used; where this or the default place cannot be written, none, with a warning.
+  again. Where the environment has a cache already (JAX_COMPILATION_CACHE_DIR) and the configuration
+  names none, that one is used; where this or the default place cannot be written, none, with a warning.
 
   Raises:
-    UsageError: If the directory of --compilation_cache cannot be made.
-    DataError: If --data_dir is not there.
+    RunError: If the directory `config.compilation_cache` cannot be made.
+    DataError: If `config.data_dir` is not there.
   """
   if config.compilation_cache == OFF:
     jax.config.update("jax_enable_compilation_cache", False)
@@ -41,8 +40,8 @@ def use_compilation_cache(config: Config) -> None:
   except (OSError, RuntimeError) as error:  # the latter where there is no home directory
     if config.compilation_cache is not None:
       problem = f"cannot write to {config.compilation_cache}: {error}"
-      raise UsageError(f"--compilation_cache: {problem}") from error
-    say(f"compiled programs are not kept ({error})", "warning")
+      raise RunError(problem, "compilation_cache") from error
+    warnings.warn(f"compiled programs are not kept ({error})", stacklevel=2)
     jax.config.update("jax_enable_compilation_cache", False)
     return
   # Of a disk that fails later JAX would warn once for each program.
