@@ -163,18 +163,6 @@ def test_beta_max(x64, name, nonnegative):
       assert np.all(flat(result.code) == 0) == is_zero
 
 
-@each_solver
-def test_check_beta(solve):
-  """Only where it was asked for: the ill-conditioned example of the paper has the code 0."""
-  dictionary = cscjax.MatrixDictionary(jnp.array([[0.1, 0.1, 0.2], [0.1, 0.2, 0.1]]))
-  run = functools.partial(solve, dictionary, jnp.ones(2), iterations=3)
-  with pytest.raises(ValueError, match=r"beta: .*beta_max = 0\.3\b.*got 0\.333"):
-    run(1 / 3, check_beta=True)
-  assert np.any(run(0.29, check_beta=True).code != 0)
-  with pytest.raises(ValueError, match=r"check_beta: .*under jit"):
-    jax.jit(lambda beta: run(beta, check_beta=True).code)(0.1)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("nonnegative", [False, True])
 def test_duality_gap_bounds_the_distance_to_the_optimum(x64, nonnegative):

@@ -15,7 +15,7 @@ from cscjax.ops import at_least_float32, highest_precision, power_of_two
 from cscjax.solvers._arguments import as_step
 from cscjax.solvers._steps import momentum
 from cscjax.solvers.lasso._algorithm import Algorithm, Stop, relative
-from cscjax.solvers.lasso._certificates import check_beta_below_max, dual_value, gradient_mapping
+from cscjax.solvers.lasso._certificates import dual_value, gradient_mapping
 from cscjax.solvers.lasso._iterate import Differentiate, Loop, SolverResult, solve
 from cscjax.solvers.lasso._problem import Lasso, per_signal
 
@@ -58,7 +58,6 @@ def ista(
   init: Code | None = None,
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
-  check_beta: bool = False,
 ) -> SolverResult:
   """Iterative soft thresholding (eq. 1) for min 1/2 ||x - D code||^2 + beta ||code||_1.
 
@@ -110,7 +109,6 @@ def ista(
       is the derivative of the solution near the code, found when a derivative is taken (see `polished`):
       its memory does not grow with the iterations, and traces have no derivative. If None, unrolled for
       a fixed number of iterations of given step, else implicit.
-    check_beta: Whether to raise where beta is so large that the code must be 0; not under jit.
 
   Returns:
     The code, what was recorded, and whether it converged or diverged. The objective never rises at a
@@ -125,8 +123,6 @@ def ista(
   loop = Loop.make(
     problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
   )
-  if checks.boolean("check_beta", check_beta):
-    check_beta_below_max(problem)
   method = ProximalGradient(growth)
   return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
 
@@ -148,7 +144,6 @@ def fista(
   init: Code | None = None,
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
-  check_beta: bool = False,
 ) -> SolverResult:
   """Fast iterative soft thresholding (Beck & Teboulle 2009) for the problem of `ista`.
 
@@ -189,7 +184,6 @@ def fista(
       is the derivative of the solution near the code, found when a derivative is taken (see `polished`;
       traces have no derivative then). If None, unrolled for a fixed number of iterations of given step,
       else implicit.
-    check_beta: Whether to raise where beta is so large that the code must be 0; not under jit.
 
   Returns:
     A `SolverResult`: the code, what was recorded, and whether it converged or diverged.
@@ -203,8 +197,6 @@ def fista(
   loop = Loop.make(
     problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
   )
-  if checks.boolean("check_beta", check_beta):
-    check_beta_below_max(problem)
   method = ProximalGradient(growth, accelerate=True, restart=checks.boolean("restart", restart))
   return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
 
