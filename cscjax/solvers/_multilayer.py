@@ -20,7 +20,7 @@ from cscjax.ops import (
   vary_as,
 )
 from cscjax.solvers._arguments import as_signal, as_step, check_lengths, per_part
-from cscjax.solvers._steps import extrapolate, momentum
+from cscjax.solvers._steps import SOLVERS, extrapolate, momentum
 from cscjax.solvers._unrolled import Chain, bottom_up, top_down
 from cscjax.solvers.lasso._iterate import SolverResult
 from cscjax.solvers.lasso._problem import sum_signals
@@ -123,7 +123,7 @@ def ml_ista(
     ValueError: If the numbers of dictionaries, betas and steps differ, a value is out of range, or
       shapes do not fit.
   """
-  return _solve(dictionaries, x, betas, iterations, steps, nonnegative, accelerate=False)
+  return _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver="ista")
 
 
 @highest_precision
@@ -140,7 +140,7 @@ def ml_fista(
 
   Arguments, result and errors are those of `ml_ista`.
   """
-  return _solve(dictionaries, x, betas, iterations, steps, nonnegative, accelerate=True)
+  return _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver="fista")
 
 
 @highest_precision
@@ -152,7 +152,7 @@ def layered_bp(
   iterations: int = 100,
   steps: Sequence[ArrayLike] | None = None,
   nonnegative: bool = False,
-  accelerate: bool = True,
+  solver: str = "fista",
 ) -> list[SolverResult]:
   """Layered basis pursuit (Papyan et al. 2017): each layer solved before the next, whose signal it is.
 
@@ -163,7 +163,7 @@ def layered_bp(
     iterations: In each layer.
     steps: As in `ml_ista`.
     nonnegative: As in `ml_ista`.
-    accelerate: Whether by `fista` or `ista`.
+    solver: "fista" or "ista", by which a layer is solved.
 
   Returns:
     The result of each layer.
@@ -174,7 +174,7 @@ def layered_bp(
   check_lengths(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   checks.all_at_least("betas", betas, 0)
   given = [None] * len(dictionaries) if steps is None else steps
-  solve = fista if accelerate else ista
+  solve = {"ista": ista, "fista": fista}[checks.one_of("solver", solver, SOLVERS)]
   results, signal = [], x
   for dictionary, beta, step in zip(dictionaries, betas, given, strict=True):
     result = solve(dictionary, signal, beta, iterations=iterations, step=step, nonnegative=nonnegative)
@@ -201,15 +201,15 @@ class _State(NamedTuple):
   weight: jax.Array  # scalar, of the next extrapolation
 
 
-def _solve(dictionaries, x, betas, iterations, steps, nonnegative, accelerate):
+def _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver):
   checks.int_at_least("iterations", iterations, 0)
   checks.boolean("nonnegative", nonnegative)
   problem = _problem(dictionaries, x, betas, steps)
-  return _iterate(tuple(dictionaries), problem, iterations, bool(nonnegative), accelerate)
+  return _iterate(tuple(dictionaries), problem, iterations, bool(nonnegative), solver)
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
-def _iterate(dictionaries, problem, iterations, nonnegative, accelerate):
+def _iterate(dictionaries, problem, iterations, nonnegative, solver):
   dictionaries, problem = vary_as((dictionaries, problem))
   x, codes, betas, steps, thresholds = problem
   shrink = nonnegative_soft_threshold if nonnegative else soft_threshold
@@ -225,7 +225,7 @@ def _iterate(dictionaries, problem, iterations, nonnegative, accelerate):
 
   def body(state, _):
     chain = state.chain
-    if accelerate:  # by linearity the whole chain is extrapolated with the deepest code
+    if solver == "fista":  # by linearity the whole chain is extrapolated with the deepest code
       chain = extrapolate(chain, state.previous, state.weight.astype(x.dtype))
     codes = bottom_up(dictionaries, x, chain, steps, proxes)
     chain = top_down(dictionaries, codes[-1], codes, x)

@@ -123,7 +123,7 @@ def ista(
   loop = Loop.make(
     problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
   )
-  method = ProximalGradient(growth)
+  method = ProximalGradient("ista", growth)
   return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
 
 
@@ -197,7 +197,7 @@ def fista(
   loop = Loop.make(
     problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
   )
-  method = ProximalGradient(growth, accelerate=True, restart=checks.boolean("restart", restart))
+  method = ProximalGradient("fista", growth, restart=checks.boolean("restart", restart))
   return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
 
 
@@ -205,13 +205,13 @@ class ProximalGradient(NamedTuple):
   """The method, see `Method`.
 
   Attributes:
+    solver: "ista" or "fista".
     growth: Factor of a searched step from one iteration to the next; None for a given step.
-    accelerate: FISTA instead of ISTA.
     restart: Of its momentum.
   """
 
+  solver: str
   growth: float | None = None
-  accelerate: bool = False
   restart: bool = False
 
   def __call__(self, problem: Lasso, parameter: jax.Array | None, init: Code) -> Algorithm:
@@ -221,7 +221,7 @@ class ProximalGradient(NamedTuple):
     def start(state):
       """The point from which an iteration starts, and D of it."""
       point, rebuilt = state.code, state.rebuilt
-      if self.accelerate:
+      if self.solver == "fista":
         point, rebuilt = (
           jax.tree.map(lambda c, p: c + per_signal(state.weight, c) * (c - p), now, before)
           for now, before in ((point, state.previous), (rebuilt, state.previous_rebuilt))
@@ -274,7 +274,7 @@ class ProximalGradient(NamedTuple):
     precise = at_least_float32(problem.x.dtype)  # t^2 overflows in half precision
     one = jnp.ones_like(problem.unit, precise) if self.restart else jnp.ones((), precise)
     state = _State(init, rebuilt, init, rebuilt, one, 0 * one, step)
-    weight = OBJECTIVE_WEIGHT["fista" if self.accelerate else "ista"]
+    weight = OBJECTIVE_WEIGHT[self.solver]
     return Algorithm(state, advance, lambda state: (state.code, state.rebuilt), mapping, dual, weight)
 
 
