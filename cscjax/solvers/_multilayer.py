@@ -14,6 +14,7 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join
 from cscjax.ops import (
   at_least_float32,
+  common_float,
   highest_precision,
   nonnegative_soft_threshold,
   soft_threshold,
@@ -32,11 +33,17 @@ class MultilayerResult(NamedTuple):
 
   Attributes:
     codes: Of all layers, batch axes as in the signal.
-    objective: [iterations + 1, batch...], see `ml_ista`, before the first iteration and after each.
+    objective: [iterations + 1, batch...], see `ml_ista`, before the first iteration and after each;
+      [layers, iterations + 1, batch...] of `layered_bp`, where each layer has an objective of its own.
+    iterations: int32 scalar, how many were done (in each layer).
+    diverged: [batch...], whether the objective (of a layer) is not finite, or above twice that of the
+      code 0: a step was too large.
   """
 
   codes: list[Code]
   objective: jax.Array
+  iterations: jax.Array
+  diverged: jax.Array
 
 
 @highest_precision
@@ -117,7 +124,7 @@ def ml_ista(
     nonnegative: Whether the codes are constrained to be >= 0.
 
   Returns:
-    The codes and the trace of the objective.
+    A `MultilayerResult`: the codes, the trace of the objective, and whether it diverged.
 
   Raises:
     ValueError: If the numbers of dictionaries, betas and steps differ, a value is out of range, or
@@ -153,7 +160,7 @@ def layered_bp(
   steps: Sequence[ArrayLike] | None = None,
   nonnegative: bool = False,
   solver: str = "fista",
-) -> list[SolverResult]:
+) -> MultilayerResult:
   """Layered basis pursuit (Papyan et al. 2017): each layer solved before the next, whose signal it is.
 
   Args:
@@ -166,7 +173,7 @@ def layered_bp(
     solver: "fista" or "ista", by which a layer is solved.
 
   Returns:
-    The result of each layer.
+    A `MultilayerResult`: the codes, each layer's trace of its objective, and whether one diverged.
 
   Raises:
     ValueError: As `ml_ista`.
@@ -175,12 +182,20 @@ def layered_bp(
   checks.all_at_least("betas", betas, 0)
   given = [None] * len(dictionaries) if steps is None else steps
   solve = {"ista": ista, "fista": fista}[checks.one_of("solver", solver, SOLVERS)]
-  results, signal = [], x
+  results: list[SolverResult] = []
+  signal = x
   for dictionary, beta, step in zip(dictionaries, betas, given, strict=True):
     result = solve(dictionary, signal, beta, iterations=iterations, step=step, nonnegative=nonnegative)
     results.append(result)
     signal = join(result.code)
-  return results
+  objectives = [jnp.asarray(result.objective) for result in results]
+  dtype = common_float(*objectives)
+  return MultilayerResult(
+    codes=[result.code for result in results],
+    objective=jnp.stack([objective.astype(dtype) for objective in objectives]),
+    iterations=results[0].iterations,
+    diverged=jnp.any(jnp.stack([result.diverged for result in results]), axis=0),
+  )
 
 
 class _Problem(NamedTuple):
@@ -235,7 +250,9 @@ def _iterate(dictionaries, problem, iterations, nonnegative, solver):
   chain = top_down(dictionaries, codes[-1], codes, x)
   one = jnp.ones((), at_least_float32(x.dtype))
   state, trace = lax.scan(body, _State(codes, chain, chain, one, 0 * one), length=iterations)
-  return MultilayerResult(state.codes, jnp.concatenate([objective(chain)[None], trace]))
+  trace = jnp.concatenate([objective(chain)[None], trace])
+  diverged = ~(trace[-1] <= 2 * trace[0])
+  return MultilayerResult(state.codes, trace, jnp.int32(iterations), diverged)
 
 
 def _problem(dictionaries, x, betas, steps) -> _Problem:

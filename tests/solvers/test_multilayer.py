@@ -197,13 +197,24 @@ def test_ends_near_the_minimum(x64):
 @pytest.mark.parametrize("solver", ["ista", "fista"])
 def test_layered_bp(x64, solver):
   dictionaries, _, x = convolutional()
-  results = layered_bp(dictionaries, x, BETAS, iterations=20, steps=STEPS, solver=solver)
+  result = layered_bp(dictionaries, x, BETAS, iterations=20, steps=STEPS, solver=solver)
   solve, signal = cscjax.fista if solver == "fista" else cscjax.ista, x
-  for result, d, beta, step in zip(results, dictionaries, BETAS, STEPS, strict=True):
+  for i, (d, beta, step) in enumerate(zip(dictionaries, BETAS, STEPS, strict=True)):
     expected = solve(d, signal, beta, iterations=20, step=step)
-    np.testing.assert_allclose(result.code, expected.code, atol=1e-12)
-    np.testing.assert_allclose(result.objective, expected.objective, atol=1e-12)
+    np.testing.assert_allclose(result.codes[i], expected.code, atol=1e-12)
+    np.testing.assert_allclose(result.objective[i], expected.objective, atol=1e-12)
     signal = expected.code
+  assert (len(result.codes), int(result.iterations)) == (3, 20)
+  assert not np.any(result.diverged)
+
+
+@pytest.mark.parametrize("solve", [ml_ista, ml_fista, layered_bp])
+def test_tells_which_signal_diverged(x64, solve):
+  dictionaries, _, x = dense()
+  x = jnp.stack([x, jnp.zeros_like(x)])
+  result = solve(dictionaries, x, BETAS, iterations=50, steps=[20 * step for step in STEPS])
+  assert result.diverged.tolist() == [True, False]
+  assert not np.any(solve(dictionaries, x, BETAS, iterations=50).diverged)
 
 
 def test_jit_vmap_and_grad(x64):

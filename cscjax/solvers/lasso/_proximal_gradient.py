@@ -102,8 +102,8 @@ def ista(
     mask: Weights in 0..1 of the squared errors, broadcast against `x`: 0 where a pixel is missing (its
       value, even NaN, does not matter).
     init: Code to start from; 0 if None.
-    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support"; what is not named costs
-      nothing.
+    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support_size"; what is not named
+      costs nothing.
     differentiate: "unrolled" differentiates through the iterations; "remat" does the same and computes
       them again in the backward pass, with memory of about the square root of their number; "implicit"
       is the derivative of the solution near the code, found when a derivative is taken (see `polished`):
@@ -177,8 +177,8 @@ def fista(
     mask: Weights in 0..1 of the squared errors that broadcast against `x`; all 1 if None. The value of
       a pixel of weight 0, even NaN, does not matter.
     init: Code to start from; 0 if None.
-    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support"; what is not named costs
-      nothing.
+    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support_size"; what is not named
+      costs nothing.
     differentiate: "unrolled" differentiates through the iterations; "remat" does the same and computes
       them again in the backward pass, with memory of about the square root of their number; "implicit"
       is the derivative of the solution near the code, found when a derivative is taken (see `polished`;
