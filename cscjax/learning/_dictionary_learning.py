@@ -43,14 +43,14 @@ class LearningResult(NamedTuple):
     dictionary: Its atoms have norm 1.
     objective: [steps], mean over the minibatch of 1/2 ||x - D code||^2 + beta ||code||_1, before the
       step changed the atoms.
-    support: [steps, m], how many coefficients of each atom were not 0, mean over the minibatch. An atom
-      that was never used kept its value.
+    support_size: [steps, m], how many coefficients of each atom were not 0, mean over the minibatch. An
+      atom that was never used kept its value.
     state: To go on from.
   """
 
   dictionary: ConvDictionary
   objective: jax.Array
-  support: jax.Array
+  support_size: jax.Array
   state: LearningState
 
 

@@ -14,9 +14,8 @@ from cscjax.dictionaries import Code, ConvDictionary, Dictionary, IdentityAugmen
 from cscjax.models._norms import shared_norms
 from cscjax.models._spectral import STEPS, trained_step
 from cscjax.ops import Padding, expand_rank
-from cscjax.solvers import Prox, layered_pursuit, multilayer_pursuit
+from cscjax.solvers import SOLVERS, Prox, layered_pursuit, multilayer_pursuit
 
-SOLVERS = ("ista", "fista")
 PURSUITS = {"layer": layered_pursuit, "multilayer": multilayer_pursuit}
 
 
@@ -251,8 +250,7 @@ def pursue(
     channels = sum(part.shape[-1] for part in parts)
     signal = jax.ShapeDtypeStruct((*parts[0].shape[:-1], channels), layer.dtype)
   dictionaries, proxes, steps = zip(*problems, strict=True)
-  x, accelerate = x.astype(layers[0].dtype), solver == "fista"
-  return PURSUITS[pursuit](dictionaries, x, proxes, steps=steps, accelerate=accelerate)
+  return PURSUITS[pursuit](dictionaries, x.astype(layers[0].dtype), proxes, steps=steps, solver=solver)
 
 
 def _cast(dictionary, dtype):

@@ -13,7 +13,7 @@ from cscjax.solvers._multilayer import (
   ml_fista,
   ml_ista,
 )
-from cscjax.solvers._steps import Prox
+from cscjax.solvers._steps import SOLVERS, Prox
 from cscjax.solvers._unrolled import (
   initialized_thresholding,
   layered_pursuit,
@@ -38,6 +38,7 @@ from cscjax.solvers.lasso import (
 )
 
 __all__ = [
+  "SOLVERS",
   "TEST_PERIOD",
   "Differentiate",
   "MultilayerResult",

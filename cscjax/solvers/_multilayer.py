@@ -14,13 +14,14 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join
 from cscjax.ops import (
   at_least_float32,
+  common_float,
   highest_precision,
   nonnegative_soft_threshold,
   soft_threshold,
   vary_as,
 )
 from cscjax.solvers._arguments import as_signal, as_step, check_lengths, per_part
-from cscjax.solvers._steps import extrapolate, momentum
+from cscjax.solvers._steps import SOLVERS, extrapolate, momentum
 from cscjax.solvers._unrolled import Chain, bottom_up, top_down
 from cscjax.solvers.lasso._iterate import SolverResult
 from cscjax.solvers.lasso._problem import sum_signals
@@ -32,11 +33,17 @@ class MultilayerResult(NamedTuple):
 
   Attributes:
     codes: Of all layers, batch axes as in the signal.
-    objective: [iterations + 1, batch...], see `ml_ista`, before the first iteration and after each.
+    objective: [iterations + 1, batch...], see `ml_ista`, before the first iteration and after each;
+      [layers, iterations + 1, batch...] of `layered_bp`, where each layer has an objective of its own.
+    iterations: int32 scalar, how many were done (in each layer).
+    diverged: [batch...], whether the objective (of a layer) is not finite, or above twice that of the
+      code 0: a step was too large.
   """
 
   codes: list[Code]
   objective: jax.Array
+  iterations: jax.Array
+  diverged: jax.Array
 
 
 @highest_precision
@@ -117,13 +124,13 @@ def ml_ista(
     nonnegative: Whether the codes are constrained to be >= 0.
 
   Returns:
-    The codes and the trace of the objective.
+    A `MultilayerResult`: the codes, the trace of the objective, and whether it diverged.
 
   Raises:
     ValueError: If the numbers of dictionaries, betas and steps differ, a value is out of range, or
       shapes do not fit.
   """
-  return _solve(dictionaries, x, betas, iterations, steps, nonnegative, accelerate=False)
+  return _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver="ista")
 
 
 @highest_precision
@@ -140,7 +147,7 @@ def ml_fista(
 
   Arguments, result and errors are those of `ml_ista`.
   """
-  return _solve(dictionaries, x, betas, iterations, steps, nonnegative, accelerate=True)
+  return _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver="fista")
 
 
 @highest_precision
@@ -152,8 +159,8 @@ def layered_bp(
   iterations: int = 100,
   steps: Sequence[ArrayLike] | None = None,
   nonnegative: bool = False,
-  accelerate: bool = True,
-) -> list[SolverResult]:
+  solver: str = "fista",
+) -> MultilayerResult:
   """Layered basis pursuit (Papyan et al. 2017): each layer solved before the next, whose signal it is.
 
   Args:
@@ -163,10 +170,10 @@ def layered_bp(
     iterations: In each layer.
     steps: As in `ml_ista`.
     nonnegative: As in `ml_ista`.
-    accelerate: Whether by `fista` or `ista`.
+    solver: "fista" or "ista", by which a layer is solved.
 
   Returns:
-    The result of each layer.
+    A `MultilayerResult`: the codes, each layer's trace of its objective, and whether one diverged.
 
   Raises:
     ValueError: As `ml_ista`.
@@ -174,13 +181,21 @@ def layered_bp(
   check_lengths(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   checks.all_at_least("betas", betas, 0)
   given = [None] * len(dictionaries) if steps is None else steps
-  solve = fista if accelerate else ista
-  results, signal = [], x
+  solve = {"ista": ista, "fista": fista}[checks.one_of("solver", solver, SOLVERS)]
+  results: list[SolverResult] = []
+  signal = x
   for dictionary, beta, step in zip(dictionaries, betas, given, strict=True):
     result = solve(dictionary, signal, beta, iterations=iterations, step=step, nonnegative=nonnegative)
     results.append(result)
     signal = join(result.code)
-  return results
+  objectives = [jnp.asarray(result.objective) for result in results]
+  dtype = common_float(*objectives)
+  return MultilayerResult(
+    codes=[result.code for result in results],
+    objective=jnp.stack([objective.astype(dtype) for objective in objectives]),
+    iterations=results[0].iterations,
+    diverged=jnp.any(jnp.stack([result.diverged for result in results]), axis=0),
+  )
 
 
 class _Problem(NamedTuple):
@@ -201,15 +216,15 @@ class _State(NamedTuple):
   weight: jax.Array  # scalar, of the next extrapolation
 
 
-def _solve(dictionaries, x, betas, iterations, steps, nonnegative, accelerate):
+def _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver):
   checks.int_at_least("iterations", iterations, 0)
   checks.boolean("nonnegative", nonnegative)
   problem = _problem(dictionaries, x, betas, steps)
-  return _iterate(tuple(dictionaries), problem, iterations, bool(nonnegative), accelerate)
+  return _iterate(tuple(dictionaries), problem, iterations, bool(nonnegative), solver)
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
-def _iterate(dictionaries, problem, iterations, nonnegative, accelerate):
+def _iterate(dictionaries, problem, iterations, nonnegative, solver):
   dictionaries, problem = vary_as((dictionaries, problem))
   x, codes, betas, steps, thresholds = problem
   shrink = nonnegative_soft_threshold if nonnegative else soft_threshold
@@ -225,7 +240,7 @@ def _iterate(dictionaries, problem, iterations, nonnegative, accelerate):
 
   def body(state, _):
     chain = state.chain
-    if accelerate:  # by linearity the whole chain is extrapolated with the deepest code
+    if solver == "fista":  # by linearity the whole chain is extrapolated with the deepest code
       chain = extrapolate(chain, state.previous, state.weight.astype(x.dtype))
     codes = bottom_up(dictionaries, x, chain, steps, proxes)
     chain = top_down(dictionaries, codes[-1], codes, x)
@@ -235,7 +250,9 @@ def _iterate(dictionaries, problem, iterations, nonnegative, accelerate):
   chain = top_down(dictionaries, codes[-1], codes, x)
   one = jnp.ones((), at_least_float32(x.dtype))
   state, trace = lax.scan(body, _State(codes, chain, chain, one, 0 * one), length=iterations)
-  return MultilayerResult(state.codes, jnp.concatenate([objective(chain)[None], trace]))
+  trace = jnp.concatenate([objective(chain)[None], trace])
+  diverged = ~(trace[-1] <= 2 * trace[0])
+  return MultilayerResult(state.codes, trace, jnp.int32(iterations), diverged)
 
 
 def _problem(dictionaries, x, betas, steps) -> _Problem:

@@ -9,6 +9,8 @@ from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, Dictionary
 
+SOLVERS = ("ista", "fista")
+
 Prox = Callable[[Code], Code]
 """A proximal operator, or what a network puts in its place: code -> code."""
 

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, join
 from cscjax.solvers._arguments import check_lengths
-from cscjax.solvers._steps import Prox, extrapolate, momentum, proximal_gradient_step
+from cscjax.solvers._steps import SOLVERS, Prox, extrapolate, momentum, proximal_gradient_step
 
 
 def unfolded_pursuit(
@@ -24,7 +24,7 @@ def unfolded_pursuit(
   proxes: Sequence[Prox],
   *,
   step: ArrayLike,
-  accelerate: bool = False,
+  solver: str = "ista",
 ) -> Code:
   """Layered thresholding followed by len(proxes) - 1 iterations of ISTA or FISTA.
 
@@ -39,14 +39,16 @@ def unfolded_pursuit(
     x: The layer's signal.
     proxes: Unfolding + 1 proximal operators, or what the network puts in their place.
     step: 1/L, or any other > 0; the first iteration takes none (it is part of the filters, eq. 5).
-    accelerate: FISTA instead of ISTA.
+    solver: "ista" or "fista"; the same up to one unfolding.
 
   Returns:
     The code.
 
   Raises:
-    ValueError: If there is no proximal operator, the step is not positive, or shapes do not fit.
+    ValueError: If there is no proximal operator, the solver is another, the step is not positive, or
+      shapes do not fit.
   """
+  checks.one_of("solver", solver, SOLVERS)
   if not proxes:
     checks.fail("proxes", proxes, "at least one")
   if len(proxes) > 1:
@@ -55,7 +57,7 @@ def unfolded_pursuit(
   previous, t = code, 1.0
   for prox in proxes[1:]:
     t, weight = momentum(t)
-    point = extrapolate(code, previous, weight) if accelerate and weight > 0 else code
+    point = extrapolate(code, previous, weight) if solver == "fista" and weight > 0 else code
     residual = dictionary.residual(point, x)
     previous, code = code, proximal_gradient_step(dictionary, point, residual, step, prox)
   return code
@@ -109,7 +111,7 @@ def multilayer_pursuit(
   proxes: Sequence[Sequence[Prox]],
   *,
   steps: Sequence[ArrayLike],
-  accelerate: bool = False,
+  solver: str = "ista",
 ) -> list[Code]:
   """Layered thresholding, then iterations of ML-ISTA or ML-FISTA (Sulam et al. 2020), written out.
 
@@ -126,14 +128,16 @@ def multilayer_pursuit(
     x: Signals, batch axes first.
     proxes: For each layer unfolding + 1 proximal operators, or what the network puts in their place.
     steps: One a layer; the first iteration takes none (it is part of the filters, eq. 5).
-    accelerate: ML-FISTA: the deepest code is extrapolated, t_0 = 1 at the first iteration.
+    solver: "ista" or "fista"; the latter extrapolates the deepest code, t_0 = 1 at the first iteration.
 
   Returns:
     The codes of all layers.
 
   Raises:
-    ValueError: If the numbers of dictionaries, proxes and steps differ, or shapes do not fit.
+    ValueError: If the numbers of dictionaries, proxes and steps differ, the solver is another, or shapes
+      do not fit.
   """
+  checks.one_of("solver", solver, SOLVERS)
   check_lengths(dictionaries, proxes=proxes, steps=steps)
   for layer in proxes:
     if not layer or len(layer) != len(proxes[0]):
@@ -148,7 +152,7 @@ def multilayer_pursuit(
   for k in range(1, len(proxes[0])):
     t, weight = momentum(t)
     deepest = codes[-1]
-    point = extrapolate(deepest, previous, weight) if accelerate and weight > 0 else deepest
+    point = extrapolate(deepest, previous, weight) if solver == "fista" and weight > 0 else deepest
     chain = top_down(dictionaries, point, codes, x)
     codes = bottom_up(dictionaries, x, chain, steps, [layer[k] for layer in proxes])
     previous = deepest
@@ -161,7 +165,7 @@ def layered_pursuit(
   proxes: Sequence[Sequence[Prox]],
   *,
   steps: Sequence[ArrayLike],
-  accelerate: bool = False,
+  solver: str = "ista",
 ) -> list[Code]:
   """Layered basis pursuit, unfolded: each layer's `unfolded_pursuit` ends before the next one's begins.
 
@@ -171,7 +175,7 @@ def layered_pursuit(
   check_lengths(dictionaries, proxes=proxes, steps=steps)
   codes = []
   for dictionary, layer, step in zip(dictionaries, proxes, steps, strict=True):
-    codes.append(unfolded_pursuit(dictionary, x, layer, step=step, accelerate=accelerate))
+    codes.append(unfolded_pursuit(dictionary, x, layer, step=step, solver=solver))
     x = join(codes[-1])
   return codes
 

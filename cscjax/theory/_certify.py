@@ -13,11 +13,11 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, check_dictionary, join, mutual_coherence
 from cscjax.ops import highest_precision
 from cscjax.solvers import check_lengths, layered_bp, layered_thresholding
-from cscjax.theory._stability import METHODS, ZERO_ATOMS, LayerStability, layered_stability
+from cscjax.theory._stability import SOLVERS, ZERO_ATOMS, LayerStability, layered_stability
 from cscjax.theory._uniqueness import is_unique, uniqueness_bound
 
 _coherence = jax.jit(mutual_coherence, static_argnames="signal_shape")
-_stability = jax.jit(layered_stability, static_argnames="method")
+_stability = jax.jit(layered_stability, static_argnames="solver")
 
 
 @runtime_checkable
@@ -118,7 +118,7 @@ def certify(
   *,
   betas: Sequence[ArrayLike] | None = None,
   codes: Sequence[Code] | None = None,
-  method: str = "thresholding",
+  solver: str = "thresholding",
 ) -> Certificate:
   """Coherence, local sparsity, uniqueness and stability of every layer (Lemma 1; Papyan et al. 2017).
 
@@ -141,7 +141,7 @@ def certify(
       them they are for those that the theorems choose. Layered BP has none to choose where there is no
       noise, as it needs beta > 0.
     codes: The code of each layer. Where they are missing, `betas` make them; a network brings its own.
-    method: By which codes are made: "thresholding" (`layered_thresholding`, signed, steps 1) or "bp"
+    solver: By which codes are made: "thresholding" (`layered_thresholding`, signed, steps 1) or "bp"
       (`layered_bp`).
 
   Returns:
@@ -158,14 +158,14 @@ def certify(
     layer     mu  stripe  bound  unique  misfit  thresholding    bp  fails
         1  0.000       1    inf     yes       0           0.2  0.75      -
   """
-  checks.one_of("method", method, METHODS)
+  checks.one_of("solver", solver, SOLVERS)
   noise = checks.in_range("noise", noise, 0)
-  layers = _layers(dictionaries, x, betas, codes, method)
+  layers = _layers(dictionaries, x, betas, codes, solver)
   if betas is not None:
     check_lengths([dictionary for dictionary, _, _ in layers], betas=betas)
     checks.all_at_least("betas", list(betas), 0)
   mu = [_coherence(d, signal_shape=signal.shape[-d.signal_ndim :]) for d, signal, _ in layers]
-  found = [_stability(layers, noise, betas=betas, coherences=mu, method=name) for name in METHODS]
+  found = [_stability(layers, noise, betas=betas, coherences=mu, solver=name) for name in SOLVERS]
   rows = [_row(i + 1, *statements) for i, statements in enumerate(zip(*found, strict=True))]
   return Certificate(noise, tuple(rows))
 
@@ -199,7 +199,7 @@ def _row(layer: int, thresholding: LayerStability, bp: LayerStability) -> Certif
   )
 
 
-def _layers(dictionaries, x, betas, codes, method) -> Sequence[tuple[Dictionary, jax.Array, Code]]:
+def _layers(dictionaries, x, betas, codes, solver) -> Sequence[tuple[Dictionary, jax.Array, Code]]:
   x = checks.real_array("x", x)
   if not x.size:
     checks.fail("x", x.shape, "one signal at least")
@@ -213,7 +213,7 @@ def _layers(dictionaries, x, betas, codes, method) -> Sequence[tuple[Dictionary,
   if codes is None:
     if betas is None:
       checks.fail("codes", None, "one for each dictionary, or betas to make them")
-    codes = _code(dictionaries, x, betas, method)
+    codes = _code(dictionaries, x, betas, solver)
   check_lengths(dictionaries, codes=codes)
   layers, signal = [], x
   for dictionary, code in zip(dictionaries, codes, strict=True):
@@ -223,9 +223,9 @@ def _layers(dictionaries, x, betas, codes, method) -> Sequence[tuple[Dictionary,
   return layers
 
 
-def _code(dictionaries, x, betas, method) -> list[Any]:
-  if method == "bp":
-    return [result.code for result in layered_bp(dictionaries, x, betas)]
+def _code(dictionaries, x, betas, solver) -> list[Any]:
+  if solver == "bp":
+    return layered_bp(dictionaries, x, betas).codes
   steps = [1.0] * len(dictionaries)
   return layered_thresholding(dictionaries, x, betas, steps=steps, nonnegative=False)
 

@@ -17,7 +17,7 @@ from cscjax.ops import common_float, expand_rank, highest_precision
 from cscjax.solvers import as_signal, check_lengths
 from cscjax.theory._sparsity import nonzeros, patch_norm, stripe_sparsity
 
-METHODS = ("thresholding", "bp")
+SOLVERS = ("thresholding", "bp")
 ZERO_ATOMS = "zero atoms in use <= 0"
 """The condition that a code uses no atom that is zero."""
 
@@ -177,7 +177,7 @@ def layered_stability(
   *,
   betas: Sequence[ArrayLike] | None = None,
   coherences: Sequence[ArrayLike] | None = None,
-  method: str = "thresholding",
+  solver: str = "thresholding",
 ) -> list[LayerStability]:
   """How far layered thresholding (Theorem 10) or layered BP (Theorem 12) ends from given codes.
 
@@ -198,14 +198,14 @@ def layered_stability(
     betas: Threshold or penalty of each layer on coefficients of unit atoms, a scalar or [batch...];
       those of the theorems if None.
     coherences: mu of each layer; by `mutual_coherence` for the signals' size if None.
-    method: "thresholding" or "bp".
+    solver: "thresholding" or "bp", for which the bounds are.
 
   Raises:
-    ValueError: If the layers, `method`, the number of betas or coherences, or a shape is wrong, or a
+    ValueError: If the layers, `solver`, the number of betas or coherences, or a shape is wrong, or a
       value is negative.
   """
   check_layers(layers)
-  checks.one_of("method", method, METHODS)
+  checks.one_of("solver", solver, SOLVERS)
   checks.all_at_least("noise", noise, 0)
   for name, values in (("betas", betas), ("coherences", coherences)):
     if values is not None:
@@ -225,7 +225,7 @@ def layered_stability(
     misfit = patch_norm(dictionary, dictionary.residual(code, signal))
     noise = _per_signal("noise", noise, batch) + misfit
     beta = None if betas is None else _per_signal("betas", betas[i], batch)
-    if method == "bp":
+    if solver == "bp":
       recovery = bp_recovery(coherence, sparsity, noise, beta)
     else:
       smallest, largest = _magnitudes(dictionary, code, norms)

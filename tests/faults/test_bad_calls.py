@@ -149,8 +149,6 @@ CALLS = {
   "init a word": ("init", lambda: fista(init="zero")),
   "restart a word": ("restart", lambda: fista(restart="no")),
   "restart 2": ("restart", lambda: fista(restart=2)),
-  "check_beta a word": ("check_beta", lambda: fista(check_beta="no")),
-  "check_beta None, admm": ("check_beta", lambda: cscjax.admm(MATRIX, VECTOR, 0.1, check_beta=None)),
   "init complex": ("init", lambda: fista(init=jnp.ones(5) * 1j)),
   "nonnegative a word": ("nonnegative", lambda: fista(nonnegative="no")),
   "nonnegative an array": ("nonnegative", lambda: fista(nonnegative=jnp.ones(3))),
@@ -266,7 +264,7 @@ CALLS = {
   ),
   "images of NaN": (
     "digits train",
-    lambda: data.dataset.make_dataset(
+    lambda: data._dataset.make_dataset(
       "digits", 2, *[data.Split(np.full((1, 4, 1), NAN, np.float32), np.int32([0]))] * 2
     ),
   ),

@@ -89,7 +89,7 @@ def test_one_step_against_dense_algebra(padding, nonnegative):
   ]
   assert result.objective[0] == pytest.approx(np.mean([trace[-1] for _, trace in codes]))
   used = np.mean([np.count_nonzero(code.reshape(20, 3), axis=0) for code, _ in codes], axis=0)
-  np.testing.assert_allclose(result.support[0], used)
+  np.testing.assert_allclose(result.support_size[0], used)
 
   def data_term(filters):
     d = references.conv_matrix(filters, (4, 5), padding=padding)
@@ -139,7 +139,7 @@ def test_a_resumed_run_ends_with_the_same_bits():
   for got, expected in zip(jax.tree.leaves(state), jax.tree.leaves(whole.state), strict=True):
     np.testing.assert_array_equal(got, expected)
   np.testing.assert_array_equal(np.concatenate([p.objective for p in parts]), whole.objective)
-  np.testing.assert_array_equal(np.concatenate([p.support for p in parts]), whole.support)
+  np.testing.assert_array_equal(np.concatenate([p.support_size for p in parts]), whole.support_size)
   assert whole.state.step == 4
 
 
@@ -163,7 +163,7 @@ def test_unused_atoms_keep_their_value():
   init = np.random.default_rng(5).normal(size=(3, 3, 1, 2))
   init /= _norms(init)
   result = learn_dictionary(_noise_images(), 1e3, kernel=((3, 2),), steps=3, init=init)
-  assert not np.any(result.support)
+  assert not np.any(result.support_size)
   np.testing.assert_allclose(result.dictionary.filters, init, rtol=1e-6)
 
 
@@ -239,7 +239,7 @@ def test_the_scale_of_the_images_does_not_matter():
   for scale in (2.0**-90, 2.0**90):
     result = run(np.float32(scale) * images, np.float32(0.1 * scale))
     np.testing.assert_allclose(result.dictionary.filters, expected.dictionary.filters, atol=1e-6)
-    np.testing.assert_array_equal(result.support, expected.support)
+    np.testing.assert_array_equal(result.support_size, expected.support_size)
 
 
 def test_the_scale_of_the_initial_atoms_does_not_matter():

@@ -31,8 +31,10 @@ def _first_axis(trace):
 
 
 def _records(x, w):
-  result = cscjax.ista(cscjax.ConvDictionary(w), x, 0.1, iterations=4, record=("objective", "support"))
-  return _first_axis(result.objective), _first_axis(result.support)
+  result = cscjax.ista(
+    cscjax.ConvDictionary(w), x, 0.1, iterations=4, record=("objective", "support_size")
+  )
+  return _first_axis(result.objective), _first_axis(result.support_size)
 
 
 CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
@@ -54,9 +56,16 @@ CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
   "implicit gradient by signals": (_gradient(0, **TIGHT), True),
   "gradient of admm": (_gradient(1, solver=cscjax.admm, iterations=5), False),
 }
+
+
+def _omp(x, a):
+  result = cscjax.omp(cscjax.MatrixDictionary(a), x, tolerance=0.1)
+  return result.code, _first_axis(result.residual_norm), result.iterations, result.converged
+
+
 DENSE = {
   "omp": (lambda x, a: cscjax.omp(cscjax.MatrixDictionary(a), x, sparsity=3).code, True),
-  "omp, tolerance": (lambda x, a: cscjax.omp(cscjax.MatrixDictionary(a), x, tolerance=0.1).code, True),
+  "omp, tolerance": (_omp, True),
 }
 
 

@@ -93,11 +93,11 @@ def test_a_zero_beside_longer_searches(stop):
   problem = PROBLEMS["circular"]()
   x = jnp.asarray(problem.x, jnp.float32)
   beta = 1.01 * float(cscjax.beta_max(problem.dictionary, x))
-  options = {"tolerance": 1e-6, "stop": stop, "record": ("objective", "support", stop)}
+  options = {"tolerance": 1e-6, "stop": stop, "record": ("objective", "support_size", stop)}
   result = cscjax.admm(problem.dictionary, jnp.stack([x, 3 * x]), beta, **options)
   assert int(result.iterations) > 10
   np.testing.assert_array_equal(result.code[0], 0)
-  np.testing.assert_array_equal(result.support[:, 0], 0)
+  np.testing.assert_array_equal(result.support_size[:, 0], 0)
   assert np.all(
     getattr(result, stop)[:, 0] <= np.finfo(np.float32).eps
   )  # what the gap counts as rounding

@@ -109,7 +109,7 @@ def test_remat_returns_what_unrolled_does(x64, iterations):
       0.1,
       iterations=iterations,
       differentiate=mode,
-      record=("objective", "gradient_mapping", "gap", "support"),
+      record=("objective", "gradient_mapping", "gap", "support_size"),
     )
     for mode in ("unrolled", "remat")
   ]

@@ -89,12 +89,12 @@ def proxes(unfolding):
   ]
 
 
-@pytest.mark.parametrize("accelerate", [False, True])
+@pytest.mark.parametrize("solver", ["ista", "fista"])
 @pytest.mark.parametrize("unfolding", [0, 1, 3])
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_unfolded_against_numpy(x64, name, unfolding, accelerate):
+def test_unfolded_against_numpy(x64, name, unfolding, solver):
   dictionaries, ds, x = PROBLEMS[name]()
-  codes = multilayer_pursuit(dictionaries, x, proxes(unfolding), steps=STEPS, accelerate=accelerate)
+  codes = multilayer_pursuit(dictionaries, x, proxes(unfolding), steps=STEPS, solver=solver)
 
   def shrinks(k):
     return [lambda v, b=0.02 * (i + 1) + 0.01 * k: references.soft(v, b) for i in range(3)]
@@ -105,18 +105,18 @@ def test_unfolded_against_numpy(x64, name, unfolding, accelerate):
     expected.append(signal)
   old = expected[-1]
   for k, weight in enumerate(weights_of_fista(unfolding), start=1):
-    weight = weight if accelerate else 0
+    weight = weight if solver == "fista" else 0
     expected, old = iterate(ds, np.ravel(x), expected, old, weight, shrinks(k), STEPS)
   for code, dense_code in zip(codes, expected, strict=True):
     np.testing.assert_allclose(np.ravel(code), dense_code, atol=1e-12)
 
 
-@pytest.mark.parametrize("accelerate", [False, True])
-def test_one_layer_is_the_unfolded_pursuit(x64, accelerate):
+@pytest.mark.parametrize("solver", ["ista", "fista"])
+def test_one_layer_is_the_unfolded_pursuit(x64, solver):
   dictionaries, _, x = convolutional()
-  one = {"step": 0.2, "accelerate": accelerate}
+  one = {"step": 0.2, "solver": solver}
   expected = cscjax.unfolded_pursuit(dictionaries[0], x, proxes(3)[0], **one)
-  several = {"steps": [0.2], "accelerate": accelerate}
+  several = {"steps": [0.2], "solver": solver}
   for pursuit in (multilayer_pursuit, layered_pursuit):
     codes = pursuit(dictionaries[:1], x, proxes(3)[:1], **several)
     np.testing.assert_allclose(codes[0], expected, atol=1e-12)
@@ -146,11 +146,11 @@ def test_codes_of_several_parts(x64):
 
 
 @pytest.mark.parametrize("nonnegative", [False, True])
-@pytest.mark.parametrize("accelerate", [False, True])
+@pytest.mark.parametrize("solver", ["ista", "fista"])
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_solvers_against_numpy(x64, name, accelerate, nonnegative):
+def test_solvers_against_numpy(x64, name, solver, nonnegative):
   dictionaries, ds, x = PROBLEMS[name]()
-  solve = ml_fista if accelerate else ml_ista
+  solve = ml_fista if solver == "fista" else ml_ista
   result = solve(dictionaries, x, BETAS, iterations=8, steps=STEPS, nonnegative=nonnegative)
   shrinks = [
     lambda v, b=beta * step: references.soft(v, b, nonnegative)
@@ -159,7 +159,7 @@ def test_solvers_against_numpy(x64, name, accelerate, nonnegative):
   signal, codes = np.ravel(x), [np.zeros(d.shape[1]) for d in ds]
   old, trace = codes[-1], [objective(ds, signal, codes[-1], BETAS)]
   for weight in (0, *weights_of_fista(7)):
-    weight = weight if accelerate else 0
+    weight = weight if solver == "fista" else 0
     codes, old = iterate(ds, signal, codes, old, weight, shrinks, STEPS)
     trace.append(objective(ds, signal, codes[-1], BETAS))
   for code, expected in zip(result.codes, codes, strict=True):
@@ -194,16 +194,27 @@ def test_ends_near_the_minimum(x64):
       assert objective(ds, np.asarray(x), other, BETAS) > ends[1] - 1e-4
 
 
-@pytest.mark.parametrize("accelerate", [False, True])
-def test_layered_bp(x64, accelerate):
+@pytest.mark.parametrize("solver", ["ista", "fista"])
+def test_layered_bp(x64, solver):
   dictionaries, _, x = convolutional()
-  results = layered_bp(dictionaries, x, BETAS, iterations=20, steps=STEPS, accelerate=accelerate)
-  solve, signal = cscjax.fista if accelerate else cscjax.ista, x
-  for result, d, beta, step in zip(results, dictionaries, BETAS, STEPS, strict=True):
+  result = layered_bp(dictionaries, x, BETAS, iterations=20, steps=STEPS, solver=solver)
+  solve, signal = cscjax.fista if solver == "fista" else cscjax.ista, x
+  for i, (d, beta, step) in enumerate(zip(dictionaries, BETAS, STEPS, strict=True)):
     expected = solve(d, signal, beta, iterations=20, step=step)
-    np.testing.assert_allclose(result.code, expected.code, atol=1e-12)
-    np.testing.assert_allclose(result.objective, expected.objective, atol=1e-12)
+    np.testing.assert_allclose(result.codes[i], expected.code, atol=1e-12)
+    np.testing.assert_allclose(result.objective[i], expected.objective, atol=1e-12)
     signal = expected.code
+  assert (len(result.codes), int(result.iterations)) == (3, 20)
+  assert not np.any(result.diverged)
+
+
+@pytest.mark.parametrize("solve", [ml_ista, ml_fista, layered_bp])
+def test_tells_which_signal_diverged(x64, solve):
+  dictionaries, _, x = dense()
+  x = jnp.stack([x, jnp.zeros_like(x)])
+  result = solve(dictionaries, x, BETAS, iterations=50, steps=[20 * step for step in STEPS])
+  assert result.diverged.tolist() == [True, False]
+  assert not np.any(solve(dictionaries, x, BETAS, iterations=50).diverged)
 
 
 def test_jit_vmap_and_grad(x64):
@@ -246,3 +257,10 @@ def test_errors():
     ml_fista(dictionaries, x, BETAS, iterations=-1)
   with pytest.raises(ValueError, match="steps"):
     layered_bp(dictionaries, x, BETAS, steps=STEPS[:1])
+  for solve, last in (
+    (multilayer_pursuit, proxes(1)),
+    (layered_pursuit, proxes(1)),
+    (layered_bp, BETAS),
+  ):
+    with pytest.raises(ValueError, match=r"solver: .*ista, fista"):
+      solve(dictionaries, x, last, steps=STEPS, solver="admm")

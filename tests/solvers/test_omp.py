@@ -59,8 +59,11 @@ def test_tolerance_stops_each_signal_on_its_own():
   assert result.support.shape == (2, 3, 12)
   picks = np.sum(np.asarray(result.support) >= 0, axis=-1)
   assert len(np.unique(picks)) > 1
+  np.testing.assert_array_equal(result.iterations, picks)
+  assert result.residual_norm.shape == (13, 2, 3)
+  assert np.all(result.converged)
   for index in np.ndindex(2, 3):
-    k, norms = picks[index], np.asarray(result.residual_norm[index])
+    k, norms = picks[index], np.asarray(result.residual_norm[:, *index])
     assert norms[k] <= tolerance < norms[k - 1]
     np.testing.assert_array_equal(norms[k:], norms[k])
     np.testing.assert_array_equal(result.support[index][k:], -1)
@@ -208,7 +211,7 @@ def test_a_signal_that_is_not_finite_is_not_coded_as_0(value):
   x[0, 3] = value
   result = omp(dictionary, x, sparsity=3)
   assert np.all(np.isnan(result.code[0]))
-  assert np.all(np.isnan(result.residual_norm[0]))
+  assert np.all(np.isnan(result.residual_norm[:, 0]))
   assert np.all(np.isfinite(result.code[1]))
   assert np.all(result.support[1] >= 0)
   broken = cscjax.MatrixDictionary(dictionary.atoms.at[2, 5].set(value))

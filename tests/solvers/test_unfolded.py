@@ -14,22 +14,22 @@ from tests.solvers.problems import PROBLEMS, augmented, dense, flat
 THRESHOLDS = (0.1, 0.03, 0.2, 0.05)  # another one each time, so that their order shows
 
 
-def _reference(d, x, shrinks, step, accelerate):
+def _reference(d, x, shrinks, step, solver):
   """The dense recursion; shrinks[k] acts on the flat code."""
   code = shrinks[0](d.T @ x)
   old, t = code, 1.0
   for shrink in shrinks[1:]:
     t_next = (1 + math.sqrt(1 + 4 * t * t)) / 2
-    y = code + (t - 1) / t_next * (code - old) if accelerate else code
+    y = code + (t - 1) / t_next * (code - old) if solver == "fista" else code
     t = t_next
     old, code = code, shrink(y - step * d.T @ (d @ y - x))
   return code
 
 
-@pytest.mark.parametrize("accelerate", [False, True])
+@pytest.mark.parametrize("solver", ["ista", "fista"])
 @pytest.mark.parametrize("unfolding", [0, 1, 2, 3])
 @pytest.mark.parametrize("name", ["dense", "augmented"])
-def test_against_numpy(x64, name, unfolding, accelerate):
+def test_against_numpy(x64, name, unfolding, solver):
   problem = PROBLEMS[name]()
   thresholds = THRESHOLDS[: unfolding + 1]
   code = cscjax.unfolded_pursuit(
@@ -37,16 +37,16 @@ def test_against_numpy(x64, name, unfolding, accelerate):
     jnp.asarray(problem.x),
     [lambda c, b=b: jax.tree.map(lambda p: cscjax.soft_threshold(p, b), c) for b in thresholds],
     step=problem.step,
-    accelerate=accelerate,
+    solver=solver,
   )
   shrinks = [lambda v, b=b: references.soft(v, b) for b in thresholds]
-  expected = _reference(problem.d, problem.x.ravel(), shrinks, problem.step, accelerate)
+  expected = _reference(problem.d, problem.x.ravel(), shrinks, problem.step, solver)
   np.testing.assert_allclose(flat(code), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("accelerate", [False, True])
+@pytest.mark.parametrize("solver", ["ista", "fista"])
 @pytest.mark.parametrize("unfolding", [0, 1, 2, 3])
-def test_layer_of_the_networks(x64, unfolding, accelerate):
+def test_layer_of_the_networks(x64, unfolding, solver):
   """The kept part starts as the signal itself; its first channel stays signed, the other is clipped."""
   problem = augmented(padding="SAME", dilation=2)
   size = problem.x.size
@@ -68,11 +68,11 @@ def test_layer_of_the_networks(x64, unfolding, accelerate):
     jnp.asarray(problem.x),
     [first] + [later] * unfolding,
     step=problem.step,
-    accelerate=accelerate,
+    solver=solver,
   )
   shrinks = [lambda v: np.concatenate([v[:size], np.maximum(v[size:] - 0.1, 0)])]
   shrinks += [later_dense] * unfolding
-  expected = _reference(problem.d, problem.x.ravel(), shrinks, problem.step, accelerate)
+  expected = _reference(problem.d, problem.x.ravel(), shrinks, problem.step, solver)
   np.testing.assert_allclose(flat(code), expected, atol=1e-12)
 
 
@@ -80,18 +80,18 @@ def test_layer_of_the_networks(x64, unfolding, accelerate):
 def test_ista_and_fista_part_at_two_unfoldings(x64, name):
   problem = PROBLEMS[name]()
 
-  def run(unfolding, accelerate):
+  def run(unfolding, solver):
     proxes = [lambda c: jax.tree.map(lambda p: cscjax.soft_threshold(p, 0.05), c)] * (unfolding + 1)
     return flat(
       cscjax.unfolded_pursuit(
-        problem.dictionary, jnp.asarray(problem.x), proxes, step=problem.step, accelerate=accelerate
+        problem.dictionary, jnp.asarray(problem.x), proxes, step=problem.step, solver=solver
       )
     )
 
   for unfolding in (0, 1):
-    np.testing.assert_array_equal(run(unfolding, True), run(unfolding, False))
+    np.testing.assert_array_equal(run(unfolding, "fista"), run(unfolding, "ista"))
   for unfolding in (2, 3):
-    assert np.max(np.abs(run(unfolding, True) - run(unfolding, False))) > 1e-3
+    assert np.max(np.abs(run(unfolding, "fista") - run(unfolding, "ista"))) > 1e-3
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -109,14 +109,14 @@ def test_each_unfolding_lowers_the_objective(x64, kind, seed):
   assert np.all(np.diff(objectives) < 0)
 
 
-@pytest.mark.parametrize("accelerate", [False, True])
-def test_jit_and_grad(x64, accelerate):
+@pytest.mark.parametrize("solver", ["ista", "fista"])
+def test_jit_and_grad(x64, solver):
   problem = augmented(padding="CIRCULAR")
   weights = np.random.default_rng(0).normal(size=problem.d.shape[1])
 
   def loss(dictionary, x, step):
     proxes = [lambda c: (c[0], cscjax.nonnegative_soft_threshold(c[1], 0.1))] * 3
-    kept, new = cscjax.unfolded_pursuit(dictionary, x, proxes, step=step, accelerate=accelerate)
+    kept, new = cscjax.unfolded_pursuit(dictionary, x, proxes, step=step, solver=solver)
     return weights @ jnp.concatenate([kept.ravel(), new.ravel()])
 
   arguments = (problem.dictionary, jnp.asarray(problem.x), 0.8 * problem.step)

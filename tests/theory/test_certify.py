@@ -63,8 +63,8 @@ def test_the_planted_code_is_certified_at_given_penalties(x64):
   assert planted.rows[0].conditions == ()
   np.testing.assert_allclose(planted.rows[0].bp_error, 1.5 * 0.31, rtol=1e-12)
   np.testing.assert_allclose(planted.rows[0].thresholding_error, 0.31, rtol=1e-12)
-  for method in ("thresholding", "bp"):
-    made = theory.certify(first, x, 0.01, betas=[0.3], method=method).rows[0]
+  for solver in ("thresholding", "bp"):
+    made = theory.certify(first, x, 0.01, betas=[0.3], solver=solver).rows[0]
     assert made.failed == ("thresholding", "bp")
     (leak, noise) = made.conditions
     assert (leak.statement, noise.statement) == ("thresholding", "bp")
@@ -83,15 +83,15 @@ def test_the_worst_signal_tells_by_how_much(x64):
   np.testing.assert_allclose(sides["bp", "3 s mu < 1 + mu"], (2.25, 1.25))
 
 
-@pytest.mark.parametrize("method", ["thresholding", "bp"])
-def test_makes_codes(x64, method):
+@pytest.mark.parametrize("solver", ["thresholding", "bp"])
+def test_makes_codes(x64, solver):
   dictionaries, x, _ = _two_layers()
   betas = [0.1, 0.2]
-  if method == "bp":
-    codes = [r.code for r in cscjax.layered_bp(dictionaries, x, betas)]
+  if solver == "bp":
+    codes = cscjax.layered_bp(dictionaries, x, betas).codes
   else:
     codes = cscjax.layered_thresholding(dictionaries, x, betas, steps=[1.0, 1.0], nonnegative=False)
-  made = theory.certify(dictionaries, x, 0.0, betas=betas, method=method)
+  made = theory.certify(dictionaries, x, 0.0, betas=betas, solver=solver)
   assert made == theory.certify(dictionaries, x, 0.0, betas=betas, codes=codes)
   assert made.rows[0].misfit > 0
 
@@ -116,7 +116,7 @@ def test_a_network(x64):
     ("codes", {"codes": [jnp.zeros((2, 32))]}),
     ("betas", {"betas": [0.1]}),
     ("noise", {"noise": -1.0}),
-    ("method", {"method": "omp"}),
+    ("solver", {"solver": "omp"}),
     ("betas", {"betas": [jnp.ones(32), 0.1]}),
     ("betas", {"betas": [-1.0, 0.1]}),
     ("betas", {"betas": [float("nan"), 0.1]}),

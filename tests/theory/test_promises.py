@@ -167,7 +167,7 @@ def test_layered_bp_promises_nothing_at_penalty_0(x64):
   code = np.zeros(32)
   code[3] = 2
   dictionary, x = cscjax.MatrixDictionary(jnp.asarray(matrix)), matrix @ code
-  found = cscjax.layered_bp([dictionary], jnp.asarray(x), [0.0], iterations=2000)[0].code
+  found = cscjax.layered_bp([dictionary], jnp.asarray(x), [0.0], iterations=2000).codes[0]
   assert np.linalg.norm(found - code) > 0.9
   for betas in ([0.0], None):
     row = theory.certify([dictionary], x, 0.0, betas=betas, codes=[jnp.asarray(code)]).rows[0]

@@ -53,7 +53,7 @@ def _layers(dictionaries, x, codes):
   return list(zip(dictionaries, [x, *codes[:-1]], codes, strict=True))
 
 
-_stability = jax.jit(theory.layered_stability, static_argnames="method")
+_stability = jax.jit(theory.layered_stability, static_argnames="solver")
 
 
 def _check(bounds, dictionaries, found, codes, same_support):
@@ -123,14 +123,14 @@ def test_layered_bp(x64, make, factor):
     rng = np.random.default_rng(seed)
     dictionaries, x, codes = make(rng)
     layers, level = _layers(dictionaries, x, codes), 0.004
-    bounds = _stability(layers, level, method="bp")
+    bounds = _stability(layers, level, solver="bp")
     np.testing.assert_allclose(bounds[0].recovery.error, 7.5 * level, rtol=1e-6)
     if factor is not None:
       betas = []
       for _ in layers:  # each layer's noise follows from the betas below
-        known = _stability(layers, level, method="bp", betas=[*betas, *[1e9] * 2][: len(layers)])
+        known = _stability(layers, level, solver="bp", betas=[*betas, *[1e9] * 2][: len(layers)])
         betas.append(factor * known[len(betas)].noise)
-      bounds = _stability(layers, level, method="bp", betas=betas)
+      bounds = _stability(layers, level, solver="bp", betas=betas)
     found, signal = [], _noisy(rng, dictionaries[0], x, level)
     for dictionary, bound in zip(dictionaries, bounds, strict=True):
       found.append(_solve(dictionary, signal, bound.recovery.beta))
@@ -168,8 +168,8 @@ def test_scales_do_not_matter(x64):
     dictionaries, x, codes = _chain(np.random.default_rng(0))
     dictionaries[0] = dictionaries[0].replace(filters=scale * dictionaries[0].filters)
     layers = _layers(dictionaries, x, [code / scale for code in codes])
-    for method in ("bp", "thresholding"):
-      bounds = _stability(layers, 0.004, method=method)
+    for solver in ("bp", "thresholding"):
+      bounds = _stability(layers, 0.004, solver=solver)
       errors.append(
         [float(b.recovery.error) * factor for b, factor in zip(bounds, (1, scale), strict=True)]
       )
@@ -182,7 +182,7 @@ def test_misfit_is_noise(x64):
   dictionaries, x, codes = _chain(rng)
   off = _noisy(rng, dictionaries[0], x, 0.003)
   exact, inexact = (
-    _stability(_layers(dictionaries, signal, codes), level, method="bp")
+    _stability(_layers(dictionaries, signal, codes), level, solver="bp")
     for signal, level in ((x, 0.005), (off, 0.002))
   )
   np.testing.assert_allclose(inexact[0].misfit, 0.003, rtol=1e-6)
@@ -214,7 +214,7 @@ def test_augmented_dictionary(x64):
   a[130], z[[10, 250]] = 1.0, [[1.0], [-1.1]]
   code = (jnp.asarray(a), jnp.asarray(z))
   x = dictionary.synthesis(code)
-  (bound,) = _stability([(dictionary, x, code)], 0.01, method="bp")
+  (bound,) = _stability([(dictionary, x, code)], 0.01, solver="bp")
   np.testing.assert_allclose(bound.coherence, 1 / np.sqrt(11), rtol=1e-12)
   assert bound.sparsity == 1
   found = _solve(dictionary, _noisy(rng, dictionary, x, 0.01), bound.recovery.beta)
@@ -226,7 +226,7 @@ def test_augmented_dictionary(x64):
 @pytest.mark.parametrize(
   ("name", "changes"),
   [
-    ("method", {"method": "omp"}),
+    ("solver", {"solver": "omp"}),
     ("noise", {"noise": -1.0}),
     ("noise", {"noise": np.ones(7)}),
     ("betas", {"betas": [1.0]}),

@@ -13,7 +13,7 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, canvas, frame_inverse, squared_atom_norm
 from cscjax.ops import at_least_float32, expand_rank, highest_precision, power_of_two
 from cscjax.solvers.lasso._algorithm import Algorithm, Stop, relative
-from cscjax.solvers.lasso._certificates import check_beta_below_max, dual_value, gradient_mapping
+from cscjax.solvers.lasso._certificates import dual_value, gradient_mapping
 from cscjax.solvers.lasso._iterate import Differentiate, Loop, SolverResult, solve
 from cscjax.solvers.lasso._problem import Lasso, per_signal, safe_sqrt
 
@@ -62,7 +62,6 @@ def admm(
   init: Code | None = None,
   record: Sequence[str] = (),
   differentiate: Differentiate | None = None,
-  check_beta: bool = False,
 ) -> SolverResult:
   """The alternating direction method of multipliers for the problem of `ista`.
 
@@ -97,13 +96,12 @@ def admm(
     mask: Weights in 0..1 of the squared errors that broadcast against `x`; all 1 if None. The value of
       a pixel of weight 0, even NaN, does not matter.
     init: Code to start from, 0 if None; the dual is taken from its residual.
-    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support"; none by default.
+    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support_size"; none by default.
       "gradient_mapping" and "gap" cost an analysis each in every iteration.
     differentiate: "unrolled" differentiates through the iterations; "remat" does the same and computes
       them again in the backward pass, with memory of about the square root of their number; "implicit"
       is the derivative of the solution near the code, found when a derivative is taken (see `polished`;
       traces have no derivative then). If None, unrolled for a fixed number of iterations, else implicit.
-    check_beta: Whether to raise where beta is so large that the code must be 0; not under jit.
 
   Returns:
     A `SolverResult`: the code, what was recorded, and whether it converged or diverged. The code is
@@ -122,8 +120,6 @@ def admm(
     checks.all_at_least("rho", rho, 0, open_bound=True)
     if jnp.ndim(rho) != 0:
       checks.fail("rho", jnp.shape(rho), "a scalar")
-  if checks.boolean("check_beta", check_beta):
-    check_beta_below_max(problem)
   canvas(problem.dictionary, problem.x.shape[problem.batch_ndim :])  # raises where it cannot be done
   return solve(problem, rho, init, tolerance, method=DouglasRachford(float(relaxation)), loop=loop)
 

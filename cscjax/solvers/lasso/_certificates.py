@@ -4,10 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
 from cscjax.solvers.lasso._problem import Lasso, per_signal
@@ -109,19 +107,6 @@ def gradient_mapping(problem: Lasso, point: Code, gradient: Code, step: jax.Arra
   moved = jax.tree.map(lambda p, g: p - per_signal(step, p) * g, point, gradient)
   after = problem.prox(moved, step)
   return problem.norm(jax.tree.map(part, point, gradient, after, problem.beta))
-
-
-def check_beta_below_max(problem: Lasso) -> None:
-  """ValueError that names beta_max where the code 0 is the solution of a signal; not under jit."""
-  leaves = jax.tree.leaves(problem)
-  if any(isinstance(leaf, Tracer) for leaf in leaves):
-    checks.fail("check_beta", True, "concrete arguments: under jit nothing can be raised")
-  correlation = jax.tree.map(problem.magnitude, problem.correlation())
-  excess = _largest(problem, jax.tree.map(lambda c, b: c - b, correlation, problem.beta))
-  if bool(jnp.any(excess <= 0)):
-    largest = float(jnp.min(_largest(problem, correlation)))
-    got = jax.tree.map(lambda b: b.tolist(), problem.beta)
-    checks.fail("beta", got, f"a penalty below beta_max = {largest:g}, above which the code is 0")
 
 
 def _largest(problem, code):

@@ -21,7 +21,7 @@ from cscjax.solvers.lasso._problem import Lasso, per_signal
 Differentiate = Literal["unrolled", "remat", "implicit"]
 DIFFERENTIATE = ("unrolled", "remat", "implicit")
 TEST_PERIOD = 10  # iterations between tests of a tolerance: a test costs as much as half an iteration
-RECORDS = ("objective", "gradient_mapping", "gap", "support")
+RECORDS = ("objective", "gradient_mapping", "gap", "support_size")
 
 
 class SolverResult(NamedTuple):
@@ -43,7 +43,7 @@ class SolverResult(NamedTuple):
       the argument `tolerance` of the solvers.
     gap: [iterations, batch...], the objective less the largest value of the dual found so far, relative
       to the objective: the code's objective exceeds the minimum by no more than this share of it.
-    support: [iterations + 1, batch...], int32, how many coefficients are not 0.
+    support_size: [iterations + 1, batch...], int32, how many coefficients are not 0.
   """
 
   code: Code
@@ -53,7 +53,7 @@ class SolverResult(NamedTuple):
   diverged: jax.Array
   gradient_mapping: jax.Array | None
   gap: jax.Array | None
-  support: jax.Array | None
+  support_size: jax.Array | None
 
 
 class Loop(NamedTuple):
@@ -160,11 +160,11 @@ def _run(problem, parameter, start, tolerance, method, loop):
     code, rebuilt = algorithm.solution(state)
     values = {
       "objective": lambda: _scaled_back(problem, problem.objective(code, rebuilt)),
-      "support": lambda: _support(problem, code),
+      "support_size": lambda: _support_size(problem, code),
     }
     values |= {name: lambda value=value: value for name, value in measured.items()}
     trace = {name: values[name]() for name in loop.record}
-    return {k: v if k == "support" else v.astype(problem.x.dtype) for k, v in trace.items()}
+    return {k: v if k == "support_size" else v.astype(problem.x.dtype) for k, v in trace.items()}
 
   def advance(carry):
     state, best = carry
@@ -280,7 +280,7 @@ def _all_positive(beta):
   return all(isinstance(leaf, Tracer) or bool(jnp.all(leaf > 0)) for leaf in leaves)
 
 
-def _support(problem, code):
+def _support_size(problem, code):
   counts = jax.tree.map(
     lambda c: jnp.count_nonzero(c, axis=tuple(range(problem.batch_ndim, c.ndim))), code
   )

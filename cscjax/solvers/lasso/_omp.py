@@ -21,14 +21,18 @@ class OMPResult(NamedTuple):
 
   Attributes:
     code: [batch..., m], the least-squares fit on the support.
+    residual_norm: [k + 1, batch...], ||x - D code|| before the first pick and after each; after a stop
+      the last one is repeated.
+    iterations: [batch...] int32, how many atoms were picked.
+    converged: [batch...], whether the residual's norm is within the tolerance; None without one.
     support: [batch..., k] int32, the atoms in the order of their picking, then -1 after a stop.
-    residual_norm: [batch..., k + 1], ||x - D code|| before the first pick and after each; after a
-      stop the last one is repeated.
   """
 
   code: jax.Array
-  support: jax.Array
   residual_norm: jax.Array
+  iterations: jax.Array
+  converged: jax.Array | None
+  support: jax.Array
 
 
 class _State(NamedTuple):
@@ -70,7 +74,7 @@ def omp(
     tolerance: Stop where ||x - D code||_2 <= tolerance, a scalar >= 0; 0 if None.
 
   Returns:
-    The code, its support and the residual's norms.
+    An `OMPResult`: the code and its support, the residual's norms, and whether it converged.
 
   Raises:
     ValueError: If neither `sparsity` nor `tolerance` is given, one is out of range, the dictionary is
@@ -87,17 +91,25 @@ def omp(
   picks = largest if sparsity is None else checks.positive_int("sparsity", sparsity)
   if picks > largest:
     checks.fail("sparsity", sparsity, f"at most {largest}, the smaller size of D {atoms.shape}")
-  tolerance = 0 if tolerance is None else tolerance
+  has_tolerance, tolerance = tolerance is not None, 0 if tolerance is None else tolerance
   checks.all_at_least("tolerance", tolerance, 0)
   if jnp.ndim(tolerance) != 0:
     checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
 
   def pursue(x, atoms, tolerance):
     flat = _pursue_all(atoms, x.reshape(-1, x.shape[-1]), tolerance, picks)
-    return jax.tree.map(lambda part: part.reshape(*x.shape[:-1], part.shape[-1]), OMPResult(*flat))
+    code, support, norms = (part.reshape(*x.shape[:-1], part.shape[-1]) for part in flat)
+    return OMPResult(
+      code=code,
+      residual_norm=jnp.moveaxis(norms, -1, 0),
+      iterations=jnp.sum(support >= 0, axis=-1, dtype=jnp.int32),
+      converged=norms[..., -1] <= tolerance if has_tolerance else None,
+      support=support,
+    )
 
   tolerance = jnp.asarray(tolerance, x.dtype)
-  return shard_batch(pursue, x, atoms, tolerance, batch_ndim=x.ndim - 1)
+  layout = OMPResult._make((0, 1, 0, 0, 0))
+  return shard_batch(pursue, x, atoms, tolerance, batch_ndim=x.ndim - 1, layout=layout)
 
 
 @partial(jax.jit, static_argnames="picks")

@@ -15,7 +15,7 @@ from cscjax.ops import at_least_float32, highest_precision, power_of_two
 from cscjax.solvers._arguments import as_step
 from cscjax.solvers._steps import momentum
 from cscjax.solvers.lasso._algorithm import Algorithm, Stop, relative
-from cscjax.solvers.lasso._certificates import check_beta_below_max, dual_value, gradient_mapping
+from cscjax.solvers.lasso._certificates import dual_value, gradient_mapping
 from cscjax.solvers.lasso._iterate import Differentiate, Loop, SolverResult, solve
 from cscjax.solvers.lasso._problem import Lasso, per_signal
 
@@ -58,7 +58,6 @@ def ista(
   init: Code | None = None,
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
-  check_beta: bool = False,
 ) -> SolverResult:
   """Iterative soft thresholding (eq. 1) for min 1/2 ||x - D code||^2 + beta ||code||_1.
 
@@ -103,14 +102,13 @@ def ista(
     mask: Weights in 0..1 of the squared errors, broadcast against `x`: 0 where a pixel is missing (its
       value, even NaN, does not matter).
     init: Code to start from; 0 if None.
-    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support"; what is not named costs
-      nothing.
+    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support_size"; what is not named
+      costs nothing.
     differentiate: "unrolled" differentiates through the iterations; "remat" does the same and computes
       them again in the backward pass, with memory of about the square root of their number; "implicit"
       is the derivative of the solution near the code, found when a derivative is taken (see `polished`):
       its memory does not grow with the iterations, and traces have no derivative. If None, unrolled for
       a fixed number of iterations of given step, else implicit.
-    check_beta: Whether to raise where beta is so large that the code must be 0; not under jit.
 
   Returns:
     The code, what was recorded, and whether it converged or diverged. The objective never rises at a
@@ -125,9 +123,7 @@ def ista(
   loop = Loop.make(
     problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
   )
-  if checks.boolean("check_beta", check_beta):
-    check_beta_below_max(problem)
-  method = ProximalGradient(growth)
+  method = ProximalGradient("ista", growth)
   return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
 
 
@@ -148,7 +144,6 @@ def fista(
   init: Code | None = None,
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
-  check_beta: bool = False,
 ) -> SolverResult:
   """Fast iterative soft thresholding (Beck & Teboulle 2009) for the problem of `ista`.
 
@@ -182,14 +177,13 @@ def fista(
     mask: Weights in 0..1 of the squared errors that broadcast against `x`; all 1 if None. The value of
       a pixel of weight 0, even NaN, does not matter.
     init: Code to start from; 0 if None.
-    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support"; what is not named costs
-      nothing.
+    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support_size"; what is not named
+      costs nothing.
     differentiate: "unrolled" differentiates through the iterations; "remat" does the same and computes
       them again in the backward pass, with memory of about the square root of their number; "implicit"
       is the derivative of the solution near the code, found when a derivative is taken (see `polished`;
       traces have no derivative then). If None, unrolled for a fixed number of iterations of given step,
       else implicit.
-    check_beta: Whether to raise where beta is so large that the code must be 0; not under jit.
 
   Returns:
     A `SolverResult`: the code, what was recorded, and whether it converged or diverged.
@@ -203,9 +197,7 @@ def fista(
   loop = Loop.make(
     problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
   )
-  if checks.boolean("check_beta", check_beta):
-    check_beta_below_max(problem)
-  method = ProximalGradient(growth, accelerate=True, restart=checks.boolean("restart", restart))
+  method = ProximalGradient("fista", growth, restart=checks.boolean("restart", restart))
   return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
 
 
@@ -213,13 +205,13 @@ class ProximalGradient(NamedTuple):
   """The method, see `Method`.
 
   Attributes:
+    solver: "ista" or "fista".
     growth: Factor of a searched step from one iteration to the next; None for a given step.
-    accelerate: FISTA instead of ISTA.
     restart: Of its momentum.
   """
 
+  solver: str
   growth: float | None = None
-  accelerate: bool = False
   restart: bool = False
 
   def __call__(self, problem: Lasso, parameter: jax.Array | None, init: Code) -> Algorithm:
@@ -229,7 +221,7 @@ class ProximalGradient(NamedTuple):
     def start(state):
       """The point from which an iteration starts, and D of it."""
       point, rebuilt = state.code, state.rebuilt
-      if self.accelerate:
+      if self.solver == "fista":
         point, rebuilt = (
           jax.tree.map(lambda c, p: c + per_signal(state.weight, c) * (c - p), now, before)
           for now, before in ((point, state.previous), (rebuilt, state.previous_rebuilt))
@@ -282,7 +274,7 @@ class ProximalGradient(NamedTuple):
     precise = at_least_float32(problem.x.dtype)  # t^2 overflows in half precision
     one = jnp.ones_like(problem.unit, precise) if self.restart else jnp.ones((), precise)
     state = _State(init, rebuilt, init, rebuilt, one, 0 * one, step)
-    weight = OBJECTIVE_WEIGHT["fista" if self.accelerate else "ista"]
+    weight = OBJECTIVE_WEIGHT[self.solver]
     return Algorithm(state, advance, lambda state: (state.code, state.rebuilt), mapping, dual, weight)
 
 
