@@ -19,9 +19,7 @@ from cscjax.runs import Config, RunError, _execute, _progress
 from cscjax.training import normalize
 from tests.faults.harness import contents, rows
 
-TINY = Config(
-  dataset="digits", model="msd_csc", depth=2, width=4, unfolding=1, batch_size=64, max_steps=22
-)
+TINY = Config(dataset="digits", model="msdnet", depth=1, width=4, batch_size=64, max_steps=22)
 
 
 @pytest.fixture(autouse=True)
