@@ -13,7 +13,6 @@ from cscjax.training import MODES
 
 PRECISIONS = ("float32", "bfloat16")
 DEFAULT = "default"
-STATISTICS = ("global", "device")
 AUTO = "auto"
 AUGMENTATIONS = {"none": (0, False), "standard": (4, True)}
 """Largest shift in pixels and whether to flip at random, by the name of the augmentation."""
@@ -48,7 +47,8 @@ class Config:
   """All settings of a run; each field is a flag of the same name.
 
   The constructor resolves the augmentation: afterwards `shift` and `flip` are what the run does, and
-  `augmentation` is the name of the two, or "auto" if they have none.
+  `augmentation` is the name of the two, or "auto" if they have none. A `parallel` of "auto"
+  becomes "jit".
 
   Raises:
     ValueError: Where a value is out of range; the message names the field.
@@ -139,9 +139,11 @@ class Config:
     " GPUs; highest: all of float32.",
     (DEFAULT, "highest"),
   )
-  parallel: str = _flag("auto", "One device (jit), or all of them (pmap).", MODES)
-  statistics: str = _flag(
-    "global", "Batch norm over the whole batch, or over each device's part.", STATISTICS
+  parallel: str = _flag(
+    AUTO,
+    "How several devices share a batch. jit (or auto): as if they were one device; pmap: batch norm uses"
+    " each device's own statistics, and gradients are averaged.",
+    MODES,
   )
   coordinator: str | None = _flag(
     None, "For several processes: host:port of the first, or 'auto': what SLURM or Kubernetes tells."
@@ -189,6 +191,8 @@ class Config:
     self._check_shape()
     self._check_processes()
     self._resolve_augmentation()
+    if self.parallel == AUTO:
+      object.__setattr__(self, "parallel", "jit")
 
   def _resolve_augmentation(self):
     is_auto = self.augmentation == AUTO
@@ -237,10 +241,14 @@ def augmentation_name(shift: Any, flip: Any) -> str:
 def current_flags(recorded: dict[str, Any]) -> dict[str, Any]:
   """Returns a run's recorded flags as today's.
 
-  Runs older than --matmul_precision had its default, those older than --remat=auto have null for it, and
-  those older than --augmentation name its parts.
+  Runs older than --matmul_precision had its default, those older than --remat=auto have null for it,
+  those older than --augmentation name its parts. In older ones --parallel tells how many devices there
+  are, and --statistics whether each of them has its own in batch norm, which --parallel tells today.
   """
   recorded = {"matmul_precision": DEFAULT} | recorded
+  if "statistics" in recorded:
+    has_own = recorded.pop("statistics") == "device" and recorded.get("parallel") != "jit"
+    recorded["parallel"] = "pmap" if has_own else "jit"
   if "remat" in recorded and recorded["remat"] is None:
     recorded = recorded | {"remat": AUTO}
   if "augmentation" in recorded or not {"shift", "flip"} <= recorded.keys():
@@ -277,7 +285,6 @@ RESUMABLE = frozenset(
     "download",
     "epochs",
     "max_steps",
-    "parallel",
     "coordinator",
     "num_processes",
     "process_id",

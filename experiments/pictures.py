@@ -32,7 +32,7 @@ from cscjax.dictionaries import (
 from cscjax.models import ARCHITECTURES
 from cscjax.plots import atoms, layers
 from experiments import cli, flags
-from experiments.build import make_model, make_optimizer, make_plan
+from experiments.build import build, make_model
 from experiments.cli import UsageError
 from experiments.config import Config
 from experiments.workdir import read_config, replaced, write_json
@@ -76,7 +76,7 @@ def draw(
   shape, num_classes = dataset_shape(config.dataset)
   if len(shape) != 3:
     raise UsageError(f"--workdir: the examples of {config.dataset} are no images")
-  model = make_model(config, num_classes, parallel=False)
+  make_model(config, num_classes)  # refused before any data is read
   dataset = load_dataset(
     config.dataset,
     data_dir=config.data_dir if data_dir is None else data_dir,
@@ -86,12 +86,13 @@ def draw(
   )
   if not 0 <= example < len(dataset.test):
     raise UsageError(f"--example: expected one of 0..{len(dataset.test) - 1}, got {example}")
-  state = _restore(workdir, config, model, dataset)
+  trainer, _ = build(config, dataset)
+  state = _restore(workdir, config, trainer, dataset)
 
   others = [i for i in range(min(EXAMPLES, len(dataset.test))) if i != example]
   images = dataset.test.images[[example, *others[: EXAMPLES - 1]]]
   images = training.normalize(*map(jnp.asarray, (images, dataset.mean, dataset.std)))
-  coded, shares = _code(model, {"params": state.params, **state.variables}, images)
+  coded, shares = _code(trainer.model, {"params": state.params, **state.variables}, images)
   rebuilt = layer_reconstructions(coded)
   result = {
     "step": int(state.step),
@@ -123,10 +124,11 @@ def _read_config(workdir: pathlib.Path) -> Config:
     raise UsageError(f"--workdir: {path}: {str(error).removeprefix('--from_config: ')}") from error
 
 
-def _restore(workdir: pathlib.Path, config: Config, model: Any, dataset: Dataset) -> training.TrainState:
+def _restore(
+  workdir: pathlib.Path, config: Config, trainer: training.Trainer, dataset: Dataset
+) -> training.TrainState:
   """The last state that was saved, in host memory."""
-  _, optimizer = make_optimizer(config, make_plan(config, dataset))
-  create = functools.partial(training.create_train_state, model, optimizer, dataset.example_shape)
+  create = functools.partial(trainer.create_state, dataset.example_shape)
   like = jax.eval_shape(create, jax.random.key(0))
   like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
   folder, restored = workdir / "checkpoints", None

@@ -22,15 +22,7 @@ from cscjax.data import DataError, Dataset, dataset_shape, load_dataset
 from cscjax.models import ARCHITECTURES
 from cscjax.plots import learning_curves
 from experiments import cli, flags
-from experiments.build import (
-  Run,
-  build,
-  chance_accuracy,
-  check_network,
-  make_mesh,
-  make_model,
-  make_plan,
-)
+from experiments.build import build, chance_accuracy, check_network, make_model, start
 from experiments.cluster import connected, together
 from experiments.compilation_cache import use_compilation_cache
 from experiments.config import Config
@@ -71,7 +63,7 @@ def execute(config: Config, signals: Signals) -> dict[str, Any]:
     UsageError: If the flags fit neither each other nor the data, or the workdir cannot be used.
     DataError: If the data cannot be had.
   """
-  make_model(config, dataset_shape(config.dataset)[1], parallel=False)  # refused before any data is read
+  make_model(config, dataset_shape(config.dataset)[1])  # refused before any data is read
   # JAX_THREEFRY_PARTITIONABLE would change the random numbers; JAX_TRANSFER_GUARD would end the run.
   with connected(config), jax.threefry_partitionable(True), jax.transfer_guard("allow"):
     with contextlib.ExitStack() as held:
@@ -79,16 +71,14 @@ def execute(config: Config, signals: Signals) -> dict[str, Any]:
         held.enter_context(remembered())
       with together(config):
         dataset = _load(config)
-        make_plan(config, dataset)  # this and the next two refuse before anything is written
-        make_mesh(config)
-        check_network(config, dataset)
+        # This and the next refuse before anything is written.
+        trainer, plan = build(config, dataset, training.create_mesh())
+        check_network(config, dataset, trainer.model)
         use_compilation_cache(config)
         held.enter_context(remembered())
         workdir = held.enter_context(open_workdir(config))
-      with together(config):
-        run = build(config, dataset)
-      outcome, rows = train(config, run, workdir, signals)
-      summary = summarize(config, run, dataset, outcome, rows)
+      outcome, rows = train(config, dataset, trainer, plan, workdir, signals)
+      summary = summarize(config, plan, dataset, outcome, rows)
       if training.is_first():
         write_results(config, workdir, summary, rows)
       return summary
@@ -110,7 +100,12 @@ def _load(config):
 
 
 def train(
-  config: Config, run: Run, workdir: pathlib.Path, signals: Signals
+  config: Config,
+  dataset: Dataset,
+  trainer: training.Trainer,
+  plan: training.Plan,
+  workdir: pathlib.Path,
+  signals: Signals,
 ) -> tuple[training.Outcome, list[dict[str, Any]]]:
   """Trains from the last checkpoint of `workdir`, or from the start; returns the rows too.
 
@@ -124,19 +119,22 @@ def train(
   )
   with contextlib.closing(checkpoints):
     with together(config):
-      restored = _restore(checkpoints, run, workdir)
+      state, data, key = start(config, dataset, trainer, plan)
+      restored = _restore(checkpoints, state, workdir)
     if name is not None:
       write_config(workdir, config, name)
-    state, seconds = restored if restored else (run.state, 0.0)
+    state, seconds = restored if restored else (state, 0.0)
     step = int(state.step)
     log = training.MetricsLog(workdir / "metrics.jsonl" if first else None, last_step=step)
     if first:
-      print(f"{workdir}: step {step} of {run.plan.total_steps}", file=sys.stderr, flush=True)
-    with contextlib.closing(create_progress(step, run.plan.total_steps)) as progress:
+      print(f"{workdir}: step {step} of {plan.total_steps}", file=sys.stderr, flush=True)
+    with contextlib.closing(create_progress(step, plan.total_steps)) as progress:
       outcome = training.fit(
-        training.replicate(run.mesh, state),
-        run.programs,
-        run.plan,
+        trainer,
+        plan,
+        state,
+        data,
+        key,
         log=log,
         checkpoints=checkpoints,
         progress=progress,
@@ -146,15 +144,19 @@ def train(
   return outcome, log.rows
 
 
-def _restore(checkpoints, run, workdir):
+def _restore(checkpoints, state, workdir):
   try:
-    return checkpoints.restore(run.state)
+    return checkpoints.restore(state)
   except (training.CheckpointError, OSError) as error:
     raise cli.UsageError(f"--workdir: {workdir}: {error}") from error
 
 
 def summarize(
-  config: Config, run: Run, dataset: Dataset, outcome: training.Outcome, rows: list[dict[str, Any]]
+  config: Config,
+  plan: training.Plan,
+  dataset: Dataset,
+  outcome: training.Outcome,
+  rows: list[dict[str, Any]],
 ) -> dict[str, Any]:
   """summary.json: accuracies in 0..1 (null where there was no evaluation), sizes, times, status.
 
@@ -169,7 +171,7 @@ def summarize(
     for split, values in accuracies.items()
   }
   status, step = outcome.status, int(outcome.state.step)
-  complete = status == "ok" and step == config.epochs * run.plan.steps_per_epoch
+  complete = status == "ok" and step == config.epochs * plan.steps_per_epoch
   if complete and (last["test"] or 0.0) <= chance_accuracy(dataset.test.labels):
     status = "diverged"
   if outcome.status == "diverged" and training.is_first():
@@ -182,12 +184,12 @@ def summarize(
     "test_accuracy": last["test"],
     "best_test_accuracy": best["test"],
     "parameters": training.parameter_count(outcome.state.params),
-    "epochs": step / run.plan.steps_per_epoch,
+    "epochs": step / plan.steps_per_epoch,
     "steps": step,
     "seconds": round(outcome.seconds, 3),
     "images_per_second": round(sum(rates) / len(rates), 1) if rates else None,
   }
-  if run.plan.split == "validation":
+  if plan.split == "validation":
     summary |= {
       "validation_accuracy": last["validation"],
       "best_validation_accuracy": best["validation"],

@@ -231,9 +231,8 @@ def _check_curve(record):
 
 def _flags(name, value):
   """The flags of a run by their names; they are in the ranges of today's."""
+  value = current_flags(value) if isinstance(value, dict) else value
   object_of(dict.fromkeys(_FLAG_TYPES, anything), may_lack=_FLAG_TYPES)(name, value)
-  current = current_flags(value)
-  value = {flag: current[flag] for flag in value}
   for flag, item in value.items():
     if type(item) not in _FLAG_TYPES[flag]:
       checks.fail(f"{name}.{flag}", item, "another type")
