@@ -70,16 +70,16 @@ def load_run(workdir: str | os.PathLike[str]) -> LoadedRun:
   except (OSError, ValueError) as error:
     raise RunError(f"{path}: {error}", "workdir") from error
   shape, num_classes = dataset_shape(config.dataset)
-  model = make_model(config, num_classes, parallel=False)
+  model = make_model(config, num_classes)
   state = _restore(workdir, found.get("run"), config, model, shape)
   return LoadedRun(config, model, {"params": state.params, **state.variables}, int(state.step))
 
 
 def _restore(workdir, name, config, model, shape) -> training.TrainState:
   """The last state that was saved, in host memory."""
-  _, optimizer = make_optimizer(config, steps_per_epoch=1)  # of its state only the structure counts
-  create = functools.partial(training.create_train_state, model, optimizer, shape)
-  like = jax.eval_shape(create, jax.random.key(0))
+  schedule, optimizer = make_optimizer(config, steps_per_epoch=1)  # only the state's structure counts
+  trainer = training.Trainer(model, optimizer, schedule, config.batch_size)
+  like = jax.eval_shape(functools.partial(trainer.create_state, shape), jax.random.key(0))
   like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
   folder, restored = workdir / "checkpoints", None
   if folder.is_dir():
