@@ -6,6 +6,7 @@ import pytest
 
 import cscjax
 from cscjax import theory
+from cscjax.dictionaries import CodedLayer
 from tests import references
 
 D = np.hstack(
@@ -101,7 +102,7 @@ def test_a_network(x64):
 
   class Network:
     def pursuit_layers(self, x):
-      return list(zip(dictionaries, [x, codes[0]], codes, strict=True))
+      return list(map(CodedLayer, dictionaries, [x, codes[0]], codes))
 
   assert isinstance(Network(), theory.Pursuable)
   assert theory.certify(Network(), x, 0.01) == theory.certify(dictionaries, x, 0.01, codes=codes)
