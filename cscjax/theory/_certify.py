@@ -227,7 +227,7 @@ def _code(dictionaries, x, betas, solver) -> list[Any]:
   if solver == "bp":
     return layered_bp(dictionaries, x, betas).codes
   steps = [1.0] * len(dictionaries)
-  return layered_thresholding(dictionaries, x, betas, steps=steps, nonnegative=False)
+  return layered_thresholding(dictionaries, x, betas, steps=steps)
 
 
 def _worst(values) -> Any:

@@ -91,7 +91,7 @@ def test_makes_codes(x64, solver):
   if solver == "bp":
     codes = cscjax.layered_bp(dictionaries, x, betas).codes
   else:
-    codes = cscjax.layered_thresholding(dictionaries, x, betas, steps=[1.0, 1.0], nonnegative=False)
+    codes = cscjax.layered_thresholding(dictionaries, x, betas, steps=[1.0, 1.0])
   made = theory.certify(dictionaries, x, 0.0, betas=betas, solver=solver)
   assert made == theory.certify(dictionaries, x, 0.0, betas=betas, codes=codes)
   assert made.rows[0].misfit > 0

@@ -74,7 +74,7 @@ def _check(bounds, dictionaries, found, codes, same_support):
 @jax.jit
 def _threshold(dictionaries, x, betas):
   steps = [1.0] * len(betas)
-  return cscjax.layered_thresholding(dictionaries, x, betas, steps=steps, nonnegative=False)
+  return cscjax.layered_thresholding(dictionaries, x, betas, steps=steps)
 
 
 @pytest.mark.parametrize("make", [_chain, _dense])
