@@ -1,7 +1,6 @@
 """Training runs: what makes, executes, resumes and reloads one as a function of its configuration."""
 
-from cscjax.runs._automatic import automatic_fields, for_device
-from cscjax.runs._build import build, make_model, make_plan
+from cscjax.runs._build import automatic_fields, build, for_device, make_model, make_plan
 from cscjax.runs._config import (
   AUGMENTATIONS,
   AUTO,
@@ -13,12 +12,11 @@ from cscjax.runs._config import (
   own_augmentation,
 )
 from cscjax.runs._execute import Run, execute, make_run
-from cscjax.runs._files import open_lock, replaced, write_json
 from cscjax.runs._load import LoadedRun, load_run
 from cscjax.runs._processes import connect
 from cscjax.runs._progress import Lines
 from cscjax.runs._recorded import current_flags, read_config, recorded_fields
-from cscjax.runs._workdir import environment
+from cscjax.runs._workdir import environment, open_lock, replaced, write_json
 
 __all__ = [
   "AUGMENTATIONS",

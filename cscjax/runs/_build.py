@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,13 @@ import optax
 
 from cscjax import training
 from cscjax.data import Dataset
-from cscjax.models import create_model
-from cscjax.runs._automatic import for_device
+from cscjax.models import create_model, model_fields
 from cscjax.runs._config import DEFAULT, INT32, KEYS, Config, RunError, network_fields
+
+UNROLLED = 9
+"""Blocks of a stage up to which a GPU gets no loop over them: up to 56 layers."""
+TURN = 3
+"""Blocks in a turn of the loop over more: 218 layers compile in less than twice the time of 20."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +85,35 @@ def _compiled(config, mesh, function, donate):
   if config.matmul_precision != DEFAULT:
     function = jax.default_matmul_precision(config.matmul_precision)(function)
   return training.compile_for(mesh, function, donate=donate)
+
+
+def automatic_fields(model: str, depth: int | None, platform: str) -> dict[str, Any]:
+  """Returns the values of fields of a network for which its own defaults are not the best ones.
+
+  The defaults suit a CPU: there, blocks that are written out take as long as a loop over them, and more
+  memory; channels of zeros cost time. On a GPU a loop costs kernels that only move data, and each turn
+  cuts its CUDA graphs; memory suffices to keep what the gradient needs; and cuDNN pads channels itself,
+  for each convolution anew, if they are no multiple of 8.
+
+  Args:
+    model: A key of `MODELS`.
+    depth: The network's; None stands for its default.
+    platform: Of the device, as `jax.default_backend()` names it.
+  """
+  known = model_fields(model)
+  if platform != "gpu":
+    return {}
+  blocks = max(1, ((depth or known.get("depth", 0)) - 2) // 6)
+  unroll = blocks if blocks <= UNROLLED else TURN
+  chosen = {"remat": "none", "unroll": unroll, "channel_multiple": 8}
+  return {name: value for name, value in chosen.items() if name in known}
+
+
+def for_device(config: Config, platform: str) -> Config:
+  """The configuration with those fields of the network chosen that are left to the device."""
+  given = network_fields(config)
+  chosen = automatic_fields(config.model, config.depth, platform)
+  return dataclasses.replace(config, **{k: v for k, v in chosen.items() if k not in given})
 
 
 def make_mesh(config: Config) -> jax.sharding.Mesh | None:

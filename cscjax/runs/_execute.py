@@ -16,10 +16,9 @@ from cscjax.plots import learning_curves
 from cscjax.runs._build import build, chance_accuracy, check_network, make_mesh, make_model, make_plan
 from cscjax.runs._compilation_cache import use_compilation_cache
 from cscjax.runs._config import Config, RunError
-from cscjax.runs._files import replaced, write_json
 from cscjax.runs._processes import connect, together
 from cscjax.runs._progress import create_progress
-from cscjax.runs._workdir import open_workdir, run_name, write_config
+from cscjax.runs._workdir import open_workdir, replaced, run_name, write_config, write_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import errno
 import importlib.metadata
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any
 import jax
 
 from cscjax.models import ARCHITECTURES, model_fields
-from cscjax.runs._automatic import for_device
+from cscjax.runs._build import for_device
 from cscjax.runs._config import (
   KEYS,
   MODEL_FIELDS,
@@ -26,7 +27,6 @@ from cscjax.runs._config import (
   RunError,
   network_fields,
 )
-from cscjax.runs._files import open_lock, write_json
 from cscjax.runs._recorded import current_flags, read_config
 from cscjax.training import is_first, seal
 
@@ -119,6 +119,48 @@ def environment() -> dict[str, Any]:
       "processes": jax.process_count(),
     },
   }
+
+
+def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+  """Replaces a JSON file in one step."""
+  with replaced(path) as scratch:
+    scratch.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a path to write to, which takes the place of `path` in one step unless there is an error."""
+  scratch = path.with_name(path.name + ".tmp")
+  yield scratch
+  os.replace(scratch, path)
+
+
+def open_lock(path: pathlib.Path) -> int:
+  """Locks a file, which ends with the descriptor that is returned.
+
+  It is opened for reading, as a disk cannot be remounted read-only while a file on it is open for
+  writing; NFS, however, gives the lock for nothing else. Where the system has no such locks (Windows)
+  there is a warning in place of one.
+
+  Raises:
+    BlockingIOError: If another process holds the lock.
+  """
+  file = os.open(path, os.O_CREAT | os.O_RDONLY, 0o666)
+  try:
+    import fcntl
+  except ImportError:
+    warnings.warn(f"{path} cannot be locked on this system: let one process alone use it", stacklevel=2)
+    return file
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
+  except OSError as error:
+    os.close(file)
+    if error.errno != errno.EBADF:
+      raise
+  file = os.open(path, os.O_RDWR)
+  fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  return file
 
 
 def _config_in(workdir):

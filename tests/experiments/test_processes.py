@@ -129,7 +129,7 @@ def test_a_signal_to_one_process_ends_both_with_one_checkpoint(tmp_path):
   ("second", "named"),
   [
     (["--dataset=cifar10", "--data_dir=nowhere"], ("another process", "--data_dir")),
-    (["--momentum=0.8"], ("different flags", "different flags")),
+    (["--momentum=0.8"], ("different configurations", "different configurations")),
     (["--batch_size=62"], ("another process", "--batch_size")),
   ],
 )

@@ -1,0 +1,123 @@
+"""A run as a library's user makes it: from a configuration, without commands or flags."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pickle
+import subprocess
+import sys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cscjax import runs
+from cscjax.runs import Config, RunError, _execute, _progress
+from cscjax.training import normalize
+from tests.faults.harness import contents, rows
+
+TINY = Config(dataset="digits", model="msdnet", depth=1, width=4, batch_size=64, max_steps=22)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch):
+  """The cache of compiled programs is a setting of the whole process."""
+  monkeypatch.setattr(_execute, "use_compilation_cache", lambda config: None)
+
+
+def test_a_run_is_made_stopped_resumed_and_loaded(tmp_path, capfd):
+  run = runs.make_run(dataclasses.replace(TINY, workdir=str(tmp_path / "run")))
+  assert contents(tmp_path) == {}
+  stopped = runs.execute(run, stopped=lambda: True, progress=False)
+  assert (stopped["status"], stopped["steps"], stopped["test_accuracy"]) == ("interrupted", 0, None)
+  assert capfd.readouterr() == ("", "")
+  summary = runs.execute(run)
+  assert (summary["status"], summary["steps"]) == ("ok", 22)
+  assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+  assert [row["split"] for row in rows(tmp_path / "run")] == ["train", "test"]
+  said = capfd.readouterr()
+  assert said.out == ""
+  assert said.err.startswith(f"{tmp_path / 'run'}: step 0 of 22\n")
+
+  before = contents(tmp_path)
+  loaded = runs.load_run(tmp_path / "run")
+  assert (loaded.config, loaded.step) == (run.config, 22)
+  data = loaded.load_dataset()
+  images = normalize(*map(jnp.asarray, (data.test.images, data.mean, data.std)))
+  logits = jax.jit(partial(loaded.model.apply, train=False))(loaded.variables, images)
+  accuracy = np.mean(np.argmax(logits, axis=-1) == data.test.labels)
+  assert accuracy == pytest.approx(summary["test_accuracy"], abs=1e-6)
+  assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"batch_size": 2000},
+    {"train_examples": 1438},
+    {"dilations": (1, 2), "model": "resnet"},
+    {"compilation_cache": "file/below"},
+    {"workdir": "file/below"},
+  ],
+  ids=lambda fields: next(iter(fields)),
+)
+def test_what_cannot_be_run_names_the_field(fields, tmp_path, monkeypatch):
+  monkeypatch.undo()  # with the cache
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "file").touch()
+  name = next(iter(fields))
+  config = Config(**({"dataset": "digits"} | fields))
+  with pytest.raises(RunError, match=f"^{name}: ") as error:
+    runs.execute(runs.make_run(config))
+  assert error.value.argument == name
+  assert "--" not in str(error.value)
+  assert str(pickle.loads(pickle.dumps(error.value))) == str(error.value)
+  assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_workdir_is_one_runs(tmp_path):
+  run = runs.make_run(dataclasses.replace(TINY, workdir=str(tmp_path)))
+  with contextlib.ExitStack() as held:
+    held.callback(os.close, runs.open_lock(tmp_path / "lock"))
+    with pytest.raises(RunError, match=r"^workdir: another run is using") as error:
+      runs.execute(run)
+    assert error.value.argument == "workdir"
+
+
+def test_settings_of_jax_are_as_before_after_a_run():
+  before = jax.config.jax_threefry_partitionable, jax.config.jax_transfer_guard
+  runs.make_run(TINY)
+  assert (jax.config.jax_threefry_partitionable, jax.config.jax_transfer_guard) == before
+
+
+def test_without_locks_there_is_a_warning(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "fcntl", None)
+  with pytest.warns(match="cannot be locked on this system"):
+    os.close(runs.open_lock(tmp_path / "lock"))
+
+
+def test_it_is_imported_where_there_are_no_locks():
+  code = "import sys; sys.modules.update(fcntl=None, tqdm=None); import cscjax.runs"
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_tqdm_there_are_lines(monkeypatch):
+  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+  bar = _progress.create_progress(0, 1, True)
+  bar.close()
+  assert isinstance(bar, _progress.Bar)
+  monkeypatch.setitem(sys.modules, "tqdm", None)
+  assert type(_progress.create_progress(0, 1, True)) is runs.Lines
+
+
+def test_curves_are_left_out_without_their_library(tmp_path, monkeypatch):
+  def missing(*_, **__):
+    raise ImportError("there is no such package: pip install 'it'")
+
+  monkeypatch.setattr(_execute, "learning_curves", missing)
+  with pytest.warns(match=r"curves\.png is not drawn: .*pip install 'it'"):
+    _execute._write_results(TINY, tmp_path, {"status": "ok"}, [])
+  assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
