@@ -20,11 +20,10 @@ from absl import flags as absl_flags
 from cscjax import training
 from cscjax.data import dataset_shape
 from cscjax.dictionaries import (
+  CodedLayer,
   IdentityAugmented,
-  Layer,
   layer_reconstructions,
-  new_code,
-  nonzero_share,
+  nonzero_fraction,
   scaled_fit,
 )
 from cscjax.plots import atoms, layers
@@ -77,18 +76,23 @@ def draw(
   others = [i for i in range(min(EXAMPLES, len(dataset.test))) if i != example]
   images = dataset.test.images[[example, *others[: EXAMPLES - 1]]]
   images = training.normalize(*map(jnp.asarray, (images, dataset.mean, dataset.std)))
-  coded, shares = _code(run.model, run.variables, images)
-  rebuilt = layer_reconstructions(coded)
+  coded, fractions = _code(run.model, run.variables, images)
+  reconstructions = layer_reconstructions(coded)
   result = {
     "step": run.step,
     "example": example,
     "label": int(dataset.test.labels[example]),
     "examples": len(images),
-    "layers": _table(coded, shares, scaled_fit(coded[0][1], rebuilt).error[:, 0]),
+    "layers": _table(coded, fractions, scaled_fit(coded[0].signal, reconstructions).error[:, 0]),
   }
   title = f"{run.config.title}: test example {example}"
   overview = layers(
-    coded, mean=dataset.mean, std=dataset.std, rebuilt=rebuilt, shares=shares, title=title
+    coded,
+    mean=dataset.mean,
+    std=dataset.std,
+    reconstructions=reconstructions,
+    nonzero_fractions=fractions,
+    title=title,
   )
   try:
     _save(atoms(_first_filters(coded), columns=8, title="filters of layer 1"), workdir, "atoms")
@@ -99,7 +103,7 @@ def draw(
   return result
 
 
-def _code(model: Any, variables: Any, images: jax.Array) -> tuple[list[Layer], np.ndarray]:
+def _code(model: Any, variables: Any, images: jax.Array) -> tuple[list[CodedLayer], np.ndarray]:
   """The layers with signal and code of the first image, and the shares of non-zeros over all."""
 
   @jax.jit
@@ -107,24 +111,24 @@ def _code(model: Any, variables: Any, images: jax.Array) -> tuple[list[Layer], n
     found = model.bind(variables).pursuit_layers(images)
     dictionaries, signals, codes = zip(*found, strict=True)
     first = jax.tree.map(lambda array: array[:1], (signals, codes))
-    return list(zip(dictionaries, *first, strict=True)), nonzero_share(found)
+    return list(map(CodedLayer, dictionaries, *first)), nonzero_fraction(found)
 
-  coded, shares = code(variables, images)
-  return coded, np.asarray(shares)
+  coded, fractions = code(variables, images)
+  return coded, np.asarray(fractions)
 
 
-def _table(coded, shares, errors) -> list[dict[str, Any]]:
+def _table(coded, fractions, errors) -> list[dict[str, Any]]:
   """A row for each layer; null for what is not finite."""
   return [
     {
       "layer": i + 1,
-      "atoms": new_code(code).shape[-1],
-      "signal": list(signal.shape[1:]),
-      "code": list(new_code(code).shape[1:]),
-      "nonzero_share": _rounded(shares[i]),
+      "atoms": layer.new_code.shape[-1],
+      "signal": list(layer.signal.shape[1:]),
+      "code": list(layer.new_code.shape[1:]),
+      "nonzero_share": _rounded(fractions[i]),
       "reconstruction_error": _rounded(errors[i]),
     }
-    for i, (_, signal, code) in enumerate(coded)
+    for i, layer in enumerate(coded)
   ]
 
 
@@ -133,7 +137,7 @@ def _rounded(value):
 
 
 def _first_filters(coded):
-  dictionary = coded[0][0]
+  dictionary = coded[0].dictionary
   return (dictionary.conv if isinstance(dictionary, IdentityAugmented) else dictionary).filters
 
 

@@ -56,6 +56,14 @@ def test_a_notebook_finds_what_it_needs():
   assert set(names.split()) <= set(cscjax.__all__)
 
 
+@pytest.mark.parametrize(("argument", "default"), [("nonnegative", False), ("record", ("objective",))])
+def test_an_argument_has_one_default_in_every_solver(argument, default):
+  functions = [f for f in vars(cscjax.solvers).values() if inspect.isfunction(f)]
+  found = [p[argument] for p in (inspect.signature(f).parameters for f in functions) if argument in p]
+  assert len(found) >= 3
+  assert {parameter.default for parameter in found} == {default}
+
+
 def test_importing_is_light_and_changes_nothing():
   code = """
 import logging, sys, warnings

@@ -67,7 +67,9 @@ CASES = {
   "failed_dimensions": (ANY, lambda d, x: theory.failed_dimensions(d, _code(d, x), x, BETA)),
   "layered_stability": (
     ANY,
-    lambda d, x: [s.error for s in theory.layered_stability([(d, x, _code(d, x))], 0.1)],
+    lambda d, x: [
+      s.error for s in theory.layered_stability([dictionaries.CodedLayer(d, x, _code(d, x))], 0.1)
+    ],
   ),
   "learn_dictionary": (
     ("circular",),
@@ -83,7 +85,7 @@ WITHOUT_DERIVATIVE = ("learn_dictionary",)
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
 IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions")
 WITHOUT_PRODUCTS = (
-  *("ill_conditioned_example", "is_unique", "join", "msd_csc_spectrum", "new_code", "nonzero_share"),
+  *("ill_conditioned_example", "is_unique", "join", "msd_csc_spectrum", "nonzero_fraction"),
   *("bp_recovery", "patch_norm", "patch_sparsity", "scaled_fit", "stripe_sparsity", "support_size"),
   *("thresholding_recovery", "uniqueness_bound"),
 )
@@ -169,7 +171,7 @@ seen = []
 def test_functions_in_numpy_ask_for_it_too(name):
   seen.clear()
   dictionary = Recording(_normal(4, 6))
-  layer = (dictionary, _normal(4), jnp.ones(6))
+  layer = dictionaries.CodedLayer(dictionary, _normal(4), jnp.ones(6))
   if name == "certify":
     theory.certify([dictionary], layer[1], 0.1, codes=[layer[2]])
   else:

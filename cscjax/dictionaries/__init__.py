@@ -12,13 +12,12 @@ from cscjax.dictionaries._base import (
 from cscjax.dictionaries._coherence import atom_norms, mutual_coherence
 from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.dictionaries._effective import (
-  Layer,
+  CodedLayer,
   ScaledFit,
-  check_layers,
+  check_coded_layers,
   effective_atoms,
   layer_reconstructions,
-  new_code,
-  nonzero_share,
+  nonzero_fraction,
   scaled_fit,
 )
 from cscjax.dictionaries._frame import canvas, frame_inverse, squared_atom_norm
@@ -30,17 +29,17 @@ from cscjax.dictionaries._symbol import lipschitz_bound, symbol_on_grid
 
 __all__ = [
   "Code",
+  "CodedLayer",
   "ConvDictionary",
   "Dictionary",
   "IdentityAugmented",
-  "Layer",
   "MatrixDictionary",
   "ScaledFit",
   "atom_norms",
   "axes",
   "canvas",
+  "check_coded_layers",
   "check_dictionary",
-  "check_layers",
   "check_signal_shape",
   "effective_atoms",
   "floating_type",
@@ -50,8 +49,7 @@ __all__ = [
   "lipschitz",
   "lipschitz_bound",
   "mutual_coherence",
-  "new_code",
-  "nonzero_share",
+  "nonzero_fraction",
   "scaled_fit",
   "squared_atom_norm",
   "symbol_on_grid",

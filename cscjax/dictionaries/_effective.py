@@ -1,10 +1,9 @@
-"""The layers of a network seen in its input: effective atoms, what each code rebuilds, how sparse it is.
+"""The layers of a network seen in its input: effective atoms, reconstructions, how sparse codes are.
 
-The layers are those that `pursuit_layers` of a network returns: (dictionary, signal, code) from the
-first on, batch axis first. A layer's signal is the code below, its parts joined (in MSD-CSC its last
-channels are the z of the code below, the others its a), or the max-pooling of that, as its size shows.
-What a network has beside its dictionaries is left out: batch norm's scale, and what a block of Res-CSC
-adds.
+The layers are those that `pursuit_layers` of a network returns, from the first on, batch axis first. A
+layer's signal is the code below, its parts joined (in MSD-CSC its last channels are the z of the code
+below, the others its a), or the max-pooling of that, as its size shows. What a network has beside its
+dictionaries is left out: batch norm's scale, and what a block of Res-CSC adds.
 """
 
 from collections.abc import Sequence
@@ -19,8 +18,24 @@ from cscjax import checks
 from cscjax.dictionaries._base import Code, Dictionary, check_dictionary, join
 from cscjax.ops import expand_rank, highest_precision, max_pool
 
-Layer = tuple[Dictionary, jax.Array, Code]
-"""A dictionary, its signal and its code."""
+
+class CodedLayer(NamedTuple):
+  """A layer of a pursuit: a dictionary, its signal, and the code of that.
+
+  Attributes:
+    dictionary: The dictionary.
+    signal: Its input, batch axes first.
+    code: The code of the signal, batch axes first.
+  """
+
+  dictionary: Dictionary
+  signal: jax.Array
+  code: Code
+
+  @property
+  def new_code(self) -> jax.Array:
+    """The coefficients that the layer adds: z of the pair (a, z) of MSD-CSC, else the whole code."""
+    return jax.tree.leaves(self.code)[-1]
 
 
 class ScaledFit(NamedTuple):
@@ -28,30 +43,25 @@ class ScaledFit(NamedTuple):
 
   Attributes:
     scale: The best factor s, float64.
-    error: ||x - s rebuilt|| / ||x||, in 0..1; 0 for a signal of zeros.
+    error: ||x - s reconstruction|| / ||x||, in 0..1; 0 for a signal of zeros.
   """
 
   scale: np.ndarray
   error: np.ndarray
 
 
-def new_code(code: Code) -> jax.Array:
-  """The coefficients that a layer adds: z of the pair (a, z) of MSD-CSC, else the whole code."""
-  return jax.tree.leaves(code)[-1]
-
-
-def nonzero_share(layers: Sequence[Layer]) -> jax.Array:
-  """Share of each layer's new coefficients that are not 0, over the batch: [layers], in 0..1."""
-  return jnp.stack([jnp.mean(new_code(code) != 0, dtype=float) for _, _, code in layers])
+def nonzero_fraction(layers: Sequence[CodedLayer]) -> jax.Array:
+  """Fraction of each layer's new coefficients that are not 0, over the batch: [layers], in 0..1."""
+  return jnp.stack([jnp.mean(layer.new_code != 0, dtype=float) for layer in layers])
 
 
 @highest_precision
-def effective_atoms(layers: Sequence[Layer], channels: Sequence[int] | None = None) -> np.ndarray:
+def effective_atoms(layers: Sequence[CodedLayer], channels: Sequence[int] | None = None) -> np.ndarray:
   """What unit coefficients of the last layer's code are in the first signal: D_1 D_2 ... D_k e_j.
 
-  They are new coefficients (`new_code`) in the middle of the signal, where borders cut an atom least;
-  those at other positions are its copies, shifted by multiples of all strides and poolings between.
-  Max-pooling has no adjoint: in its place stands that of the mean, by which a value goes to all
+  They are new coefficients (`CodedLayer.new_code`) in the middle of the signal, where borders cut them
+  least; those at other positions are its copies, shifted by multiples of all strides and poolings
+  between. Max-pooling has no adjoint: in its place stands that of the mean, by which a value goes to all
   positions of its window, divided by their number.
 
   Args:
@@ -65,9 +75,9 @@ def effective_atoms(layers: Sequence[Layer], channels: Sequence[int] | None = No
   Raises:
     ValueError: If a channel is not there, or a signal is not the code below or its pooling.
   """
-  check_layers(layers)
+  check_coded_layers(layers)
   dictionary, _, code = layers[-1]
-  *spatial, count = new_code(code).shape[-dictionary.signal_ndim :]
+  *spatial, count = layers[-1].new_code.shape[-dictionary.signal_ndim :]
   indices = _as_channels(channels, count)
   rows = jax.tree.map(
     lambda part: jnp.zeros((len(indices), *part.shape[-dictionary.signal_ndim :])), code
@@ -81,14 +91,14 @@ def effective_atoms(layers: Sequence[Layer], channels: Sequence[int] | None = No
     dictionary, signal, code = layers[i]
     if i < len(layers) - 1:
       if _is_pooled(layers, i):
-        rows = _spread(rows, new_code(code).shape[-dictionary.signal_ndim : -1])
+        rows = _spread(rows, layers[i].new_code.shape[-dictionary.signal_ndim : -1])
       rows = _parts(rows, code)
     rows, scale = _balanced(dictionary.synthesis(rows, signal.shape), scale)
   return np.moveaxis(_cropped(_unbalanced(rows, scale)), 0, -1)
 
 
 @highest_precision
-def layer_reconstructions(layers: Sequence[Layer]) -> np.ndarray:
+def layer_reconstructions(layers: Sequence[CodedLayer]) -> np.ndarray:
   """What each layer's code says of the first signal: D_1 D_2 ... D_k code_k.
 
   A value that max-pooling took goes back to where it was largest in the code below, and zeros to the
@@ -105,7 +115,7 @@ def layer_reconstructions(layers: Sequence[Layer]) -> np.ndarray:
   Raises:
     ValueError: If a signal is not the code below or its pooling.
   """
-  check_layers(layers)
+  check_coded_layers(layers)
   rows, scale = None, np.ones(len(layers))
   for i in reversed(range(len(layers))):
     dictionary, signal, code = layers[i]
@@ -119,12 +129,12 @@ def layer_reconstructions(layers: Sequence[Layer]) -> np.ndarray:
   return _unbalanced(rows, scale)
 
 
-def scaled_fit(x: ArrayLike, rebuilt: ArrayLike) -> ScaledFit:
-  """The factor by which `rebuilt` comes closest to x, and how close that is.
+def scaled_fit(x: ArrayLike, reconstruction: ArrayLike) -> ScaledFit:
+  """The factor by which `reconstruction` comes closest to x, and how close that is.
 
   Args:
     x: Signals [N, H, W, C] or [N, L, C].
-    rebuilt: [..., N, H, W, C] or [..., N, L, C], as `layer_reconstructions` returns.
+    reconstruction: [..., N, H, W, C] or [..., N, L, C], as `layer_reconstructions` returns.
 
   Returns:
     A factor and an error for each, [..., N].
@@ -132,16 +142,18 @@ def scaled_fit(x: ArrayLike, rebuilt: ArrayLike) -> ScaledFit:
   Raises:
     ValueError: If the shapes do not fit.
   """
-  x, rebuilt = np.asarray(x, np.float64), np.asarray(rebuilt, np.float64)
-  if x.ndim < 2 or rebuilt.shape[rebuilt.ndim - x.ndim :] != x.shape:
-    checks.fail("rebuilt", rebuilt.shape, f"(..., signals of the shape {x.shape})")
+  x, reconstruction = np.asarray(x, np.float64), np.asarray(reconstruction, np.float64)
+  if x.ndim < 2 or reconstruction.shape[reconstruction.ndim - x.ndim :] != x.shape:
+    checks.fail("reconstruction", reconstruction.shape, f"(..., signals of the shape {x.shape})")
   axes = tuple(range(1 - x.ndim, 0))
-  size = np.max(np.abs(rebuilt), axis=axes, keepdims=True)
+  size = np.max(np.abs(reconstruction), axis=axes, keepdims=True)
   size = np.where(size > 0, size, 1)  # squares of what many layers made small would be 0
-  rebuilt = rebuilt / size
-  energy = np.sum(rebuilt**2, axis=axes, keepdims=True)
-  scale = np.sum(x * rebuilt, axis=axes, keepdims=True) / np.where(energy > 0, energy, 1)
-  missing = np.linalg.norm((x - scale * rebuilt).reshape(*rebuilt.shape[: 1 - x.ndim], -1), axis=-1)
+  reconstruction = reconstruction / size
+  energy = np.sum(reconstruction**2, axis=axes, keepdims=True)
+  scale = np.sum(x * reconstruction, axis=axes, keepdims=True) / np.where(energy > 0, energy, 1)
+  missing = np.linalg.norm(
+    (x - scale * reconstruction).reshape(*reconstruction.shape[: 1 - x.ndim], -1), axis=-1
+  )
   norm = np.linalg.norm(x.reshape(len(x), -1), axis=-1)
   return ScaledFit(np.squeeze(scale / size, axes), missing / np.where(norm > 0, norm, 1))
 
@@ -157,23 +169,23 @@ def _as_channels(channels: Sequence[int] | None, count: int) -> list[int]:
   return array.tolist()
 
 
-def check_layers(layers: Any) -> None:
-  """Raises ValueError if they are not (dictionary, signal, code), each the signal of the next."""
+def check_coded_layers(layers: Any) -> None:
+  """Raises ValueError unless they are `CodedLayer`s, each code (or its pooling) the next signal."""
   if not isinstance(layers, Sequence) or not layers:
-    checks.fail("layers", layers, "a sequence of at least one (dictionary, signal, code)")
+    checks.fail("layers", layers, "a sequence of at least one CodedLayer")
   for i, layer in enumerate(layers):
-    if not isinstance(layer, tuple) or len(layer) != 3:
-      checks.fail(f"layers[{i}]", type(layer).__name__, "(dictionary, signal, code)")
-    check_dictionary(layer[0])
+    if not isinstance(layer, CodedLayer):
+      checks.fail(f"layers[{i}]", type(layer).__name__, "a CodedLayer(dictionary, signal, code)")
+    check_dictionary(layer.dictionary)
   for i in range(len(layers) - 1):
     _is_pooled(layers, i)
 
 
 def _is_pooled(layers, i):
   """Whether the code of layer i is pooled before it is the next signal."""
-  ndim = layers[i][0].signal_ndim
-  code = jax.eval_shape(join, layers[i][2])
-  below, above = code.shape[-ndim:], layers[i + 1][1].shape[-ndim:]
+  ndim = layers[i].dictionary.signal_ndim
+  code = jax.eval_shape(join, layers[i].code)
+  below, above = code.shape[-ndim:], layers[i + 1].signal.shape[-ndim:]
   if above == below:
     return False
   if above != (*(-(-n // 2) for n in below[:-1]), below[-1]):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import checks
-from cscjax.dictionaries import ConvDictionary
+from cscjax.dictionaries import CodedLayer, ConvDictionary
 from cscjax.models._layers import PURSUITS, SOLVERS, CSCLayer, check_input, pursue
 from cscjax.models._spectral import STEPS
 from cscjax.ops import at_least_float32, max_pool
@@ -94,7 +94,7 @@ class MLCSC(nn.Module):
       logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
 
-  def pursuit_layers(self, x: jax.Array) -> list[tuple[ConvDictionary, jax.Array, jax.Array]]:
+  def pursuit_layers(self, x: jax.Array) -> list[CodedLayer]:
     """Each layer's dictionary, input and code, for `cscjax.theory.certify`.
 
     Called on a bound model: `model.bind(variables).pursuit_layers(x)`. Dictionaries are without the
@@ -108,7 +108,7 @@ class MLCSC(nn.Module):
     for i, code in enumerate(codes):
       filters = self.variables["params"][f"layer_{i}"]["filters"]
       geometry = _strided(x.ndim - 2) if i < UNFOLDED else {}
-      layers.append((ConvDictionary(filters, **geometry), signal, code))
+      layers.append(CodedLayer(ConvDictionary(filters, **geometry), signal, code))
       signal = max_pool(code) if i > UNFOLDED else code
     return layers
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import checks
-from cscjax.dictionaries import ConvDictionary, IdentityAugmented, join
+from cscjax.dictionaries import CodedLayer, ConvDictionary, IdentityAugmented, join
 from cscjax.models._layers import PURSUITS, SOLVERS, MSDCSCLayer, check_input, pursue
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._spectral import STEPS
@@ -109,9 +109,7 @@ class MSDCSC(nn.Module):
       logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, [(a[..., zeros:], z) for a, z in codes]) if return_codes else logits
 
-  def pursuit_layers(
-    self, x: jax.Array
-  ) -> list[tuple[IdentityAugmented, jax.Array, tuple[jax.Array, jax.Array]]]:
+  def pursuit_layers(self, x: jax.Array) -> list[CodedLayer]:
     """Each layer's dictionary [I, F^T], input and code, for `cscjax.theory.certify`.
 
     Called on a bound model: `model.bind(variables).pursuit_layers(x)`. F is the filters without the
@@ -127,7 +125,7 @@ class MSDCSC(nn.Module):
         signal = max_pool(signal)
       filters = self.variables["params"][f"layer_{i}"]["filters"]
       conv = ConvDictionary(filters, dilation=self.dilations[i % len(self.dilations)])
-      layers.append((IdentityAugmented(conv), signal, code))
+      layers.append(CodedLayer(IdentityAugmented(conv), signal, code))
       signal = join(code)
     return layers
 

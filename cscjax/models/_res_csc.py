@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import checks
-from cscjax.dictionaries import ConvDictionary, lipschitz_bound
+from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
 from cscjax.models._layers import check_input
 from cscjax.models._norms import Norm
 from cscjax.models._remat import REMAT, rematerialized
@@ -215,7 +215,7 @@ class ResCSC(nn.Module):
       logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
 
-  def pursuit_layers(self, x: jax.Array) -> list[tuple[ConvDictionary, jax.Array, jax.Array]]:
+  def pursuit_layers(self, x: jax.Array) -> list[CodedLayer]:
     """Each layer's dictionary, input and code, for `cscjax.theory.certify`: depth - 1 of them.
 
     First the convolution, then of each block (D_1, X_prev, X) and (D_2, X, the block's code). Called on
@@ -232,10 +232,10 @@ class ResCSC(nn.Module):
     (_, codes), sown = found
     inner = sown["intermediates"]
     (signal,) = inner["code"]
-    layers = [(_dictionary(params["filters"]), x.astype(self.dtype), signal)]
+    layers = [CodedLayer(_dictionary(params["filters"]), x.astype(self.dtype), signal)]
     for (stride, block, (middle,)), code in zip(self._blocks(params, inner), codes, strict=True):
-      layers.append((_dictionary(block["filters_1"], stride), signal, middle))
-      layers.append((_dictionary(block["filters_2"]), middle, code))
+      layers.append(CodedLayer(_dictionary(block["filters_1"], stride), signal, middle))
+      layers.append(CodedLayer(_dictionary(block["filters_2"]), middle, code))
       signal = code
     return layers
 

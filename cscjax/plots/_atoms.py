@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.plots._images import SIGNED, broken, largest, new_figure, show
+from cscjax.plots._images import SIGNED, broken, largest_magnitude, new_figure, show
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -51,7 +51,7 @@ def atoms(
   unfit, values = broken(values), np.moveaxis(values, -1, 0)
   if images:
     panel, shared = figure.subplots(), scale == "shared"
-    drawn = draw_tiles(panel, values, columns, largest(values) if shared else None)
+    drawn = draw_tiles(panel, values, columns, largest_magnitude(values) if shared else None)
     if shared and values.shape[-1] == 1:
       figure.colorbar(drawn, ax=panel, label="value of a tap", shrink=0.8)
   else:
@@ -69,7 +69,7 @@ def draw_tiles(panel: Any, atoms: np.ndarray, columns: int, limit: float | None 
     columns: Of the tiling.
     limit: Magnitude at the end of the colours; None: each atom's own.
   """
-  tiles = [_trimmed(atom) / (largest(atom) if limit is None else limit) for atom in atoms]
+  tiles = [_trimmed(atom) / (largest_magnitude(atom) if limit is None else limit) for atom in atoms]
   picture = _mosaic(tiles, math.ceil(len(tiles) / columns), columns)
   panel.spines[:].set_visible(False)
   if picture.shape[-1] == 3:
@@ -111,7 +111,7 @@ def _lines(figure, atoms, scale, rows, columns):
     panel.axhline(0, color="lightgrey", linewidth=0.8)
     panel.plot(atom)
     if scale == "each":
-      limit = 1.1 * largest(atom)
+      limit = 1.1 * largest_magnitude(atom)
       panel.set_ylim(-limit, limit)
       panel.set_yticks([])
   figure.supxlabel("tap")

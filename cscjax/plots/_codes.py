@@ -1,4 +1,4 @@
-"""A code and what it rebuilds."""
+"""A code and its reconstruction."""
 
 import math
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.plots._images import SIGNED, as_image, broken, largest, new_figure, show
+from cscjax.plots._images import SIGNED, as_image, broken, largest_magnitude, new_figure, show
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ def code(code: ArrayLike, *, channels: int = 5, title: str = "") -> "Figure":
   Args:
     code: Of one image, [H, W, m]; of a code in parts, one of them.
     channels: How many, >= 1; no more than m are drawn.
-    title: Above the panels, before the share of coefficients that are not 0, and the number of those
+    title: Above the panels, before the fraction of coefficients that are not 0, and the number of those
       that are not finite where there are any.
 
   Raises:
@@ -47,8 +47,8 @@ def code(code: ArrayLike, *, channels: int = 5, title: str = "") -> "Figure":
     drawn = _points(panel, values[..., channel])
     panel.set_title(f"channel {channel}: {used[channel]:,} non-zeros", fontsize="medium")
     figure.colorbar(drawn, ax=panel, shrink=0.8)
-  share = f"{used.sum() / values.size:.2%} of {values.size:,} coefficients are not 0{broken(values)}"
-  figure.suptitle(f"{title}: {share}" if title else share)
+  density = f"{used.sum() / values.size:.2%} of {values.size:,} coefficients are not 0{broken(values)}"
+  figure.suptitle(f"{title}: {density}" if title else density)
   return figure
 
 
@@ -56,7 +56,7 @@ def _points(panel, channel):
   """The non-zeros of [H, W]; as pixels of a picture most would fall between those of the screen."""
   height, width = channel.shape
   row, column = np.nonzero(channel)
-  limit = largest(channel)
+  limit = largest_magnitude(channel)
   pixel = 165 / max(height, width)  # in typographic points, of a panel of this size
   drawn = panel.scatter(
     column,
@@ -75,13 +75,13 @@ def _points(panel, channel):
 
 def reconstruction(
   image: ArrayLike,
-  rebuilt: ArrayLike,
+  reconstruction: ArrayLike,
   *,
   observed: ArrayLike | None = None,
   peak: float = 1.0,
   title: str = "",
 ) -> "Figure":
-  """An image, what was rebuilt of it, and the difference rebuilt - image around white (or mid-grey).
+  """An image, its reconstruction, and the difference of the two around white (or mid-grey).
 
   The title of a picture has its PSNR against the image, 10 log10(peak^2 / mean squared difference):
   "inf dB" where they are equal, "nan dB" where a pixel of either is NaN. Such pixels stay empty.
@@ -89,7 +89,7 @@ def reconstruction(
   Args:
     image: The true one, [H, W, 1] or [H, W, 3], values in 0..peak; what lies outside is clipped in
       the picture, not in the PSNR.
-    rebuilt: Likewise.
+    reconstruction: Likewise.
     observed: What the solver saw, noisy or with missing pixels, drawn beside the image.
     peak: Largest value of a pixel, > 0.
     title: Above the panels.
@@ -101,7 +101,7 @@ def reconstruction(
   pictures = {"image": as_image("image", image)}
   if observed is not None:
     pictures["observed"] = as_image("observed", observed)
-  pictures["rebuilt"] = as_image("rebuilt", rebuilt)
+  pictures["reconstruction"] = as_image("reconstruction", reconstruction)
   truth = pictures["image"]
   figure = new_figure(3.2 * (len(pictures) + 1) + 0.6, 3.4)
   panels = figure.subplots(1, len(pictures) + 1)
@@ -110,8 +110,8 @@ def reconstruction(
       checks.fail(name, picture.shape, f"the shape of the image, {truth.shape}")
     label = name if name == "image" else f"{name}: {_psnr(picture, truth, peak):.1f} dB"
     show(panel, np.clip(picture / peak, 0, 1), label, cmap="gray", vmin=0, vmax=1)
-  difference = pictures["rebuilt"] - truth
-  limit = largest(difference)
+  difference = pictures["reconstruction"] - truth
+  limit = largest_magnitude(difference)
   if difference.ndim == 3:
     show(panels[-1], 0.5 + 0.5 * difference / limit, f"difference, ±{limit:.2g}")
   else:

@@ -30,7 +30,7 @@ def as_image(name: str, x: ArrayLike) -> np.ndarray:
   return image[..., 0] if image.shape[-1] == 1 else image
 
 
-def largest(values: np.ndarray) -> float:
+def largest_magnitude(values: np.ndarray) -> float:
   """max |values| of the finite ones, 1 if that is 0: what a signed picture is scaled by."""
   return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values))) or 1.0
 

@@ -9,11 +9,11 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import (
-  Layer,
+  CodedLayer,
+  check_coded_layers,
   effective_atoms,
   layer_reconstructions,
-  new_code,
-  nonzero_share,
+  nonzero_fraction,
   scaled_fit,
 )
 from cscjax.plots._atoms import draw_tiles
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def layers(
-  layers: Sequence[Layer],
+  layers: Sequence[CodedLayer],
   *,
   mean: ArrayLike = 0.0,
   std: ArrayLike = 1.0,
-  rebuilt: ArrayLike | None = None,
-  shares: ArrayLike | None = None,
+  reconstructions: ArrayLike | None = None,
+  nonzero_fractions: ArrayLike | None = None,
   rows: int = 6,
   atoms: int = 16,
   title: str = "",
@@ -45,8 +45,8 @@ def layers(
       batch is drawn.
     mean: What was taken from the images' channels, a scalar or [C].
     std: What they were divided by, in units of which white is 1 and black 0, likewise.
-    rebuilt: `layer_reconstructions(layers)`, where it is known.
-    shares: `nonzero_share` of each layer, of more images; of these if None.
+    reconstructions: `layer_reconstructions(layers)`, where it is known.
+    nonzero_fractions: `nonzero_fraction` of each layer, of more images; of these if None.
     rows: How many layers at most, >= 1; the first and the last are among them.
     atoms: How many at most of a layer, >= 1.
     title: Above the picture.
@@ -57,17 +57,20 @@ def layers(
   """
   checks.positive_int("rows", rows)
   checks.positive_int("atoms", atoms)
-  if not layers or np.ndim(layers[0][1]) != 4 or layers[0][1].shape[-1] not in (1, 3):
-    checks.fail("layers", [signal.shape for _, signal, _ in layers[:1]], "images [N, H, W, 1 or 3]")
-  layers = [(d, signal[:1], jax.tree.map(lambda c: c[:1], code)) for d, signal, code in layers]
-  rebuilt = layer_reconstructions(layers) if rebuilt is None else np.asarray(rebuilt)[:, :1]
-  shares = np.asarray(nonzero_share(layers) if shares is None else shares)
-  if len(rebuilt) != len(layers) or shares.shape != (len(layers),) or not np.all(np.isfinite(shares)):
-    checks.fail(
-      "rebuilt, shares", (len(rebuilt), shares.shape), f"one finite for each of {len(layers)} layers"
-    )
-  image = np.asarray(layers[0][1], np.float64)
-  fit = scaled_fit(image, rebuilt)
+  check_coded_layers(layers)
+  if layers[0].signal.ndim != 4 or layers[0].signal.shape[-1] not in (1, 3):
+    checks.fail("layers", layers[0].signal.shape, "images [N, H, W, 1 or 3]")
+  layers = [CodedLayer(d, *jax.tree.map(lambda part: part[:1], rest)) for d, *rest in layers]
+  if reconstructions is None:
+    reconstructions = layer_reconstructions(layers)
+  reconstructions = np.asarray(reconstructions)[:, :1]
+  fractions = np.asarray(nonzero_fraction(layers) if nonzero_fractions is None else nonzero_fractions)
+  if len(reconstructions) != len(layers):
+    checks.fail("reconstructions", len(reconstructions), f"one for each of {len(layers)} layers")
+  if fractions.shape != (len(layers),) or not np.all(np.isfinite(fractions)):
+    checks.fail("nonzero_fractions", fractions, f"one finite number for each of {len(layers)} layers")
+  image = np.asarray(layers[0].signal, np.float64)
+  fit = scaled_fit(image, reconstructions)
   chosen = np.unique(np.linspace(0, len(layers) - 1, rows).round().astype(int))
 
   figure = new_figure(11.4, max(4.2, 0.4 + 1.5 * len(chosen)))
@@ -80,19 +83,19 @@ def layers(
 
   for i, (tiles, activity, last) in zip(chosen, panels, strict=True):
     _atoms(tiles, layers, i, atoms)
-    _activity(activity, new_code(layers[i][2])[0])
-    values = fit.scale[i, 0] * rebuilt[i, 0]
+    _activity(activity, layers[i].new_code[0])
+    values = fit.scale[i, 0] * reconstructions[i, 0]
     picture(last, values, f"rebuilt, error {fit.error[i, 0]:.2f}")
   top, bottom = right.subplots(2, 1, height_ratios=(1, max(1, len(chosen) - 1.5)))
   picture(top, image[0], "image")
-  _sparsity(bottom, shares)
+  _sparsity(bottom, fractions)
   figure.suptitle(title)
   return figure
 
 
 def _atoms(panel, layers, i, most):
   """The most used effective atoms of layer i, in one row or two."""
-  code = np.asarray(new_code(layers[i][2])[0])
+  code = np.asarray(layers[i].new_code[0])
   used = np.count_nonzero(code, axis=(0, 1))
   channels = np.argsort(-used, kind="stable")[:most]
   tiles = np.moveaxis(effective_atoms(layers[: i + 1], channels.tolist()), -1, 0)
@@ -103,19 +106,19 @@ def _atoms(panel, layers, i, most):
 
 def _activity(panel, code):
   code = np.asarray(code, np.float64)
-  share = np.count_nonzero(code) / code.size
-  name = f"Σ|code|, {share:.1%} ≠ 0{broken(code)}"
+  fraction = np.count_nonzero(code) / code.size
+  name = f"Σ|code|, {fraction:.1%} ≠ 0{broken(code)}"
   show(panel, np.abs(code).sum(axis=-1), name, cmap="magma", vmin=0)
 
 
-def _sparsity(panel, shares):
-  """Share of non-zeros against depth, which goes down as the rows beside do."""
+def _sparsity(panel, fractions):
+  """Fraction of non-zeros against depth, which goes down as the rows beside do."""
   from matplotlib.ticker import MaxNLocator
 
-  panel.plot(100 * shares, np.arange(1, len(shares) + 1), marker=".")
+  panel.plot(100 * fractions, np.arange(1, len(fractions) + 1), marker=".")
   panel.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-  panel.set_ylim(len(shares) + 0.5, 0.5)
-  panel.set_xlim(0, 110 * float(np.max(shares)) or 1)
+  panel.set_ylim(len(fractions) + 0.5, 0.5)
+  panel.set_xlim(0, 110 * float(np.max(fractions)) or 1)
   panel.set_xlabel("coefficients ≠ 0 (%)")
   panel.set_ylabel("layer")
   panel.grid(alpha=0.3)

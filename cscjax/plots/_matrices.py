@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary, mutual_coherence, to_matrix
 from cscjax.ops import Padding
-from cscjax.plots._images import SIGNED, largest, new_figure, show
+from cscjax.plots._images import SIGNED, largest_magnitude, new_figure, show
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ def convolutional_matrices(
     checks.fail("dilations", dilations, "one at least")
   figure = new_figure(4 * len(dilations) + 0.8, 4)
   panels = figure.subplots(1, len(dilations), squeeze=False)[0]
-  limit = largest(np.asarray(filters))
+  limit = largest_magnitude(np.asarray(filters))
   for panel, dilation in zip(panels, dilations, strict=True):
     dictionary = ConvDictionary(jnp.asarray(filters, float), dilation=dilation, padding=padding)
     matrix = np.asarray(to_matrix(dictionary, signal_shape)).T

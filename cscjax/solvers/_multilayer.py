@@ -53,13 +53,13 @@ def layered_thresholding(
   betas: Sequence[ArrayLike],
   *,
   steps: Sequence[ArrayLike] | None = None,
-  nonnegative: bool = True,
+  nonnegative: bool = False,
 ) -> list[Code]:
   """One ISTA iteration from code 0 in each layer, the layer below as its signal (eq. 3).
 
       code_i = S_{beta_i step_i}(step_i D_i^T code_{i-1}),   code_0 = x
 
-  With non-negative codes and steps 1 it is a plain network: filters D_i, biases -beta_i. Over
+  With `nonnegative` and steps 1 it is a plain network: filters D_i, biases -beta_i. Over
   `IdentityAugmented` dictionaries it is the MSDNet (Proposition 1); a code (a, z) is joined along the
   channels to be the next signal.
 
@@ -69,7 +69,7 @@ def layered_thresholding(
     betas: One a layer, >= 0 with the signed threshold (the bias of a ReLU is free); for a code of
       several parts a tuple, one for each part, or one for all.
     steps: One a layer, > 0; 1/L each by `lipschitz` if None (no gradient flows through it).
-    nonnegative: Whether to use S^+ (ReLU) or the signed soft threshold.
+    nonnegative: Whether to use S^+ (ReLU) in place of the signed soft threshold.
 
   Returns:
     The codes of all layers.

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, check_dictionary, join, mutual_coherence
+from cscjax.dictionaries import Code, CodedLayer, Dictionary, check_dictionary, join, mutual_coherence
 from cscjax.ops import highest_precision
 from cscjax.solvers import check_lengths, layered_bp, layered_thresholding
 from cscjax.theory._stability import SOLVERS, ZERO_ATOMS, LayerStability, layered_stability
@@ -24,8 +24,8 @@ _stability = jax.jit(layered_stability, static_argnames="solver")
 class Pursuable(Protocol):
   """A network whose forward pass is a pursuit, with its parameters in it (Flax: `model.bind(...)`)."""
 
-  def pursuit_layers(self, x: jax.Array) -> Sequence[tuple[Dictionary, jax.Array, Code]]:
-    """Each layer's dictionary, input signal and code for a batch x."""
+  def pursuit_layers(self, x: jax.Array) -> Sequence[CodedLayer]:
+    """The layers for a batch x, from the first on."""
     ...
 
 
@@ -162,7 +162,7 @@ def certify(
   noise = checks.in_range("noise", noise, 0)
   layers = _layers(dictionaries, x, betas, codes, solver)
   if betas is not None:
-    check_lengths([dictionary for dictionary, _, _ in layers], betas=betas)
+    check_lengths([layer.dictionary for layer in layers], betas=betas)
     checks.all_at_least("betas", list(betas), 0)
   mu = [_coherence(d, signal_shape=signal.shape[-d.signal_ndim :]) for d, signal, _ in layers]
   found = [_stability(layers, noise, betas=betas, coherences=mu, solver=name) for name in SOLVERS]
@@ -199,7 +199,7 @@ def _row(layer: int, thresholding: LayerStability, bp: LayerStability) -> Certif
   )
 
 
-def _layers(dictionaries, x, betas, codes, solver) -> Sequence[tuple[Dictionary, jax.Array, Code]]:
+def _layers(dictionaries, x, betas, codes, solver) -> Sequence[CodedLayer]:
   x = checks.real_array("x", x)
   if not x.size:
     checks.fail("x", x.shape, "one signal at least")
@@ -218,7 +218,7 @@ def _layers(dictionaries, x, betas, codes, solver) -> Sequence[tuple[Dictionary,
   layers, signal = [], x
   for dictionary, code in zip(dictionaries, codes, strict=True):
     jax.eval_shape(dictionary.residual, code, signal)  # raises where they do not fit
-    layers.append((dictionary, signal, code))
+    layers.append(CodedLayer(dictionary, signal, code))
     signal = join(code)
   return layers
 
@@ -227,7 +227,7 @@ def _code(dictionaries, x, betas, solver) -> list[Any]:
   if solver == "bp":
     return layered_bp(dictionaries, x, betas).codes
   steps = [1.0] * len(dictionaries)
-  return layered_thresholding(dictionaries, x, betas, steps=steps, nonnegative=False)
+  return layered_thresholding(dictionaries, x, betas, steps=steps)
 
 
 def _worst(values) -> Any:

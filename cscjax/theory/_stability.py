@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, atom_norms, check_layers, join, mutual_coherence
+from cscjax.dictionaries import CodedLayer, atom_norms, check_coded_layers, join, mutual_coherence
 from cscjax.ops import common_float, expand_rank, highest_precision
 from cscjax.solvers import as_signal, check_lengths
 from cscjax.theory._sparsity import nonzeros, patch_norm, stripe_sparsity
@@ -172,7 +172,7 @@ def _recovery(conditions, noise, beta, error):
 
 @highest_precision
 def layered_stability(
-  layers: Sequence[tuple[Dictionary, jax.Array, Code]],
+  layers: Sequence[CodedLayer],
   noise: ArrayLike,
   *,
   betas: Sequence[ArrayLike] | None = None,
@@ -192,7 +192,7 @@ def layered_stability(
   cannot be found, so no bound holds for it.
 
   Args:
-    layers: (dictionary, its signal, code) from the first on. The next signal is the code, its parts
+    layers: The layers from the first on. The next signal is the code, its parts
       joined, or a max-pooling of it.
     noise: eps_0 >= 0, a scalar or [batch...].
     betas: Threshold or penalty of each layer on coefficients of unit atoms, a scalar or [batch...];
@@ -204,12 +204,12 @@ def layered_stability(
     ValueError: If the layers, `solver`, the number of betas or coherences, or a shape is wrong, or a
       value is negative.
   """
-  check_layers(layers)
+  check_coded_layers(layers)
   checks.one_of("solver", solver, SOLVERS)
   checks.all_at_least("noise", noise, 0)
   for name, values in (("betas", betas), ("coherences", coherences)):
     if values is not None:
-      check_lengths([dictionary for dictionary, _, _ in layers], **{name: values})
+      check_lengths([layer.dictionary for layer in layers], **{name: values})
       checks.all_at_least(name, list(values), 0)
   found, noise = [], jnp.asarray(noise, float)
   for i, (dictionary, signal, code) in enumerate(layers):
@@ -286,12 +286,13 @@ def _spread(dictionary, code, scale, below):
   if below is None:
     axes = tuple(range(scale.ndim - dictionary.signal_ndim, scale.ndim))
     return jnp.sqrt(jnp.sum(jnp.square(scale), axis=axes))
-  following, signal, _ = below
-  if signal.shape == scale.shape:
-    return patch_norm(following, scale)
+  if below.signal.shape == scale.shape:
+    return patch_norm(below.dictionary, scale)
   # Pooled: no error grows, and zeros stay zeros unless a negative coefficient changed sign.
-  occupied = (signal != 0) | _every(jnp.any, join(code) < 0, dictionary.signal_ndim)
-  return patch_norm(following, jnp.where(occupied, _every(jnp.max, scale, dictionary.signal_ndim), 0))
+  occupied = (below.signal != 0) | _every(jnp.any, join(code) < 0, dictionary.signal_ndim)
+  return patch_norm(
+    below.dictionary, jnp.where(occupied, _every(jnp.max, scale, dictionary.signal_ndim), 0)
+  )
 
 
 def _every(reduce, array, ndim):

@@ -34,7 +34,7 @@ def _fista_conv(x: jax.Array, filters: jax.Array, step: jax.Array) -> Any:
 
 
 def _admm_conv(x: jax.Array, filters: jax.Array) -> Any:
-  return admm(ConvDictionary(filters, padding="SAME"), x, BETA, tolerance=TOLERANCE)
+  return admm(ConvDictionary(filters, padding="SAME"), x, BETA, tolerance=TOLERANCE, record=())
 
 
 def _fista_dense(x: jax.Array, matrix: jax.Array, step: jax.Array) -> Any:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from cscjax.extras import needs
 from cscjax.ops import tikhonov_lowpass
 from experiments import cli
 
@@ -43,8 +44,8 @@ def available() -> tuple[str, ...]:
 
 
 def _china():
-  from sklearn.datasets import load_sample_image
-
+  with needs("bench", "a photograph needs scikit-learn"):
+    from sklearn.datasets import load_sample_image
   image = load_sample_image("china.jpg")[100:228, 200:328].mean(axis=-1, keepdims=True) / 255
   return _problem(image[None], _cosines(8, 4), 0.02)
 

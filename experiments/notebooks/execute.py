@@ -2,7 +2,7 @@
 
     python -m experiments.notebooks.execute [1_denoise_and_inpaint.ipynb ...]
 
-Needs the extra `test`.
+Needs the extra `notebooks`.
 """
 
 import pathlib

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from cscjax.extras import needs
 from experiments.reproduction.paper import DATASETS, ROWS, TITLES
 from experiments.reproduction.records import Record
 from experiments.reproduction.studies import Study
@@ -86,8 +87,8 @@ def curves(study: Study, records: Sequence[Record]) -> "Figure | None":
 
 
 def _figure(rows, columns):
-  from matplotlib.figure import Figure
-
+  with needs("plots", "the report's figures need matplotlib"):
+    from matplotlib.figure import Figure
   return Figure(figsize=(5.2 * columns, 4.6 * rows + 0.5), layout="constrained")
 
 

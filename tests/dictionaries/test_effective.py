@@ -10,10 +10,11 @@ import pytest
 
 import cscjax
 from cscjax.dictionaries import (
+  CodedLayer,
   effective_atoms,
   join,
   layer_reconstructions,
-  nonzero_share,
+  nonzero_fraction,
   scaled_fit,
 )
 from cscjax.ops import max_pool
@@ -36,7 +37,7 @@ def stack(x, dictionaries, pooled=()):
     parts = like if isinstance(like, tuple) else (like,)
     parts = tuple(jnp.asarray(np.maximum(RNG.normal(size=part.shape), 0)) for part in parts)
     code = parts if isinstance(like, tuple) else parts[0]
-    layers.append((d, signal, code))
+    layers.append(CodedLayer(d, signal, code))
     signal = join(code)
   return layers
 
@@ -178,7 +179,7 @@ def test_a_code_that_is_exact_rebuilds_the_signal():
   top = (RNG.normal(size=(1, 6, 6, 3)), RNG.normal(size=(1, 6, 6, 2)))
   middle = d2.synthesis(tuple(map(jnp.asarray, top)))
   x = d1.synthesis(middle)
-  layers = [(d1, x, middle), (d2, middle, tuple(map(jnp.asarray, top)))]
+  layers = [CodedLayer(d1, x, middle), CodedLayer(d2, middle, tuple(map(jnp.asarray, top)))]
   rebuilt = layer_reconstructions(layers)
   np.testing.assert_allclose(rebuilt, np.stack([x, x]), rtol=1e-9, atol=1e-12)
   fit = scaled_fit(x, 5 * rebuilt)
@@ -192,7 +193,7 @@ def test_a_reconstruction_is_linear_in_its_code():
   second = tuple(jnp.asarray(RNG.normal(size=part.shape)) for part in first)
 
   def rebuilt(code):
-    return layer_reconstructions([*layers[:-1], (d, signal, code)])
+    return layer_reconstructions([*layers[:-1], CodedLayer(d, signal, code)])
 
   mixed = rebuilt(tuple(2 * a - 3 * b for a, b in zip(first, second, strict=True)))
   expected = 2 * rebuilt(first)[1] - 3 * rebuilt(second)[1]
@@ -209,7 +210,7 @@ def test_a_hundred_small_layers_do_not_vanish():
 def _check_small_layers():
   d = cscjax.ConvDictionary(jnp.full((1, 1, 1), 1e-3, jnp.float32))
   x = jnp.asarray([[[1.0], [-2.0], [3.0]]], jnp.float32)
-  layers = [(d, x, x)] * 100
+  layers = [CodedLayer(d, x, x)] * 100
   assert effective_atoms(layers).item() == pytest.approx(1e-300, rel=1e-4)
   rebuilt = layer_reconstructions(layers)
   np.testing.assert_allclose(rebuilt[-1], 1e-300 * np.asarray(x, float), rtol=1e-4)
@@ -218,7 +219,7 @@ def _check_small_layers():
 
 def test_atoms_of_zeros_are_zeros():
   d = cscjax.ConvDictionary(jnp.zeros((3, 3, 1, 2)))
-  layers = [(d, jnp.zeros((1, 4, 4, 1)), jnp.zeros((1, 4, 4, 2)))]
+  layers = [CodedLayer(d, jnp.zeros((1, 4, 4, 1)), jnp.zeros((1, 4, 4, 2)))]
   assert not effective_atoms(layers).any()
   assert not layer_reconstructions(layers).any()
 
@@ -234,12 +235,12 @@ def test_scaled_fit_by_hand():
   np.testing.assert_allclose(fit.scale, [[1], [1e200], [-1]])
 
 
-def test_shares_are_of_new_coefficients():
+def test_fractions_are_of_new_coefficients():
   (d1, x, (a, z)), *_ = dense()
   z = jnp.zeros(z.shape).at[0, 0, 0, 0].set(-2.0)
   code = jnp.zeros((2, 6, 5, 4)).at[:, :3].set(1.0)
-  shares = nonzero_share([(d1, x, (a, z)), (d1, x, code)])
-  np.testing.assert_allclose(shares, [1 / (2 * 6 * 5 * 2), 0.5])
+  fractions = nonzero_fraction([CodedLayer(d1, x, (a, z)), CodedLayer(d1, x, code)])
+  np.testing.assert_allclose(fractions, [1 / (2 * 6 * 5 * 2), 0.5])
 
 
 BAD = {
@@ -248,8 +249,12 @@ BAD = {
   "a negative channel": ("channels", lambda layers: effective_atoms(layers, [-1])),
   "no channels": ("channels", lambda layers: effective_atoms(layers, [])),
   "not the next": (r"layers\[1\]", lambda layers: effective_atoms([layers[1], layers[0]])),
+  "no CodedLayer": (r"layers\[0\]", lambda layers: effective_atoms([tuple(layers[0])])),
   "a gap": (r"layers\[1\]", lambda layers: layer_reconstructions([layers[0], layers[2]])),
-  "another image": ("rebuilt", lambda layers: scaled_fit(np.zeros((2, 3, 3)), np.zeros((2, 3, 4)))),
+  "another image": (
+    "reconstruction",
+    lambda layers: scaled_fit(np.zeros((2, 3, 3)), np.zeros((2, 3, 4))),
+  ),
 }
 
 

@@ -87,7 +87,7 @@ def test_it_only_adds_files_also_beside_a_run_that_goes_on(run):
 
 
 @pytest.mark.slow
-def test_the_shares_are_those_of_the_network(run, monkeypatch):
+def test_the_fractions_are_those_of_the_network(run, monkeypatch):
   """With one example the table is of its code alone."""
   monkeypatch.setattr(pictures, "EXAMPLES", 1)
   seen = {}
@@ -102,7 +102,7 @@ def test_the_shares_are_those_of_the_network(run, monkeypatch):
   data = load_dataset("digits", train_examples=300)
   assert not np.allclose(data.mean, load_dataset("digits").mean, rtol=1e-4)
   image = (data.test.images[5] / 255 - data.mean) / data.std
-  np.testing.assert_allclose(seen["coded"][0][1][0], image, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(seen["coded"][0].signal[0], image, rtol=1e-5, atol=1e-6)
   for row, (_, _, (_, z)) in zip(rows, seen["coded"], strict=True):
     assert row["nonzero_share"] == pytest.approx(np.mean(np.asarray(z) != 0), abs=1e-6)
 

@@ -286,8 +286,8 @@ BAD = VECTOR.at[0].set(NAN)
 BAD_PICTURE = PICTURE.at[2, 3].set(NAN)
 
 
-def title_of_reconstruction(image=PICTURE, rebuilt=PICTURE):
-  return plots.reconstruction(image, rebuilt).axes[1].get_title()
+def title_of_reconstruction(image=PICTURE, reconstruction=PICTURE):
+  return plots.reconstruction(image, reconstruction).axes[1].get_title()
 
 
 def accuracy_of_nan():
@@ -347,7 +347,7 @@ RESULTS = {
   ),
   "network: lipschitz constant": lambda: jnp.isnan(layer_with_bad_filter()).all(),
   "accuracy of an evaluation": lambda: accuracy_of_nan() == 0,
-  "picture: rebuilt": lambda: "nan dB" in title_of_reconstruction(rebuilt=BAD_PICTURE),
+  "picture: reconstruction": lambda: "nan dB" in title_of_reconstruction(reconstruction=BAD_PICTURE),
   "picture: image": lambda: "nan dB" in title_of_reconstruction(image=BAD_PICTURE),
   "picture: in colour": lambda: (
     plots.reconstruction(IMAGE[..., :1].repeat(3, -1), BAD_PICTURE.repeat(3, -1))

@@ -109,7 +109,9 @@ def test_layer_is_layered_thresholding(x64):
   variables = networks.initialized(layer, x)
   params = variables["params"]
   d = cscjax.IdentityAugmented(cscjax.ConvDictionary(params["filters"]))
-  expected = cscjax.layered_thresholding([d], x, [(0.0, -params["bias"])], steps=[1.0])[0]
+  expected = cscjax.layered_thresholding(
+    [d], x, [(0.0, -params["bias"])], steps=[1.0], nonnegative=True
+  )[0]
   for part, other in zip(jax.jit(layer.apply)(variables, x), expected, strict=True):
     np.testing.assert_allclose(part, other, atol=1e-12)
 

@@ -101,7 +101,7 @@ def test_terms_of_the_rule(x64):
   np.testing.assert_allclose(full - init, simplified, atol=1e-12)
   plain = initialized_thresholding(scaled, x, init, jax.nn.relu, keep=False)
   np.testing.assert_allclose(
-    plain, cscjax.layered_thresholding([scaled], x, [0.0], steps=[1.0])[0], atol=1e-12
+    plain, cscjax.layered_thresholding([scaled], x, [0.0], steps=[1.0], nonnegative=True)[0], atol=1e-12
   )
   beta = 0.3
   step = initialized_thresholding(

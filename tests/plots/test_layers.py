@@ -9,7 +9,7 @@ import pytest
 
 import cscjax
 from cscjax import plots
-from cscjax.dictionaries import effective_atoms, layer_reconstructions, scaled_fit
+from cscjax.dictionaries import CodedLayer, effective_atoms, layer_reconstructions, scaled_fit
 from cscjax.models import MODELS, create_model
 
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ def chain(depth=4, channels=1):
     filters = jnp.asarray(RNG.normal(size=(3, 3, signal.shape[-1], 5)), jnp.float32)
     d = cscjax.ConvDictionary(filters)
     code = jax.nn.relu(d.analysis(signal) - 1)
-    found.append((d, signal, code))
+    found.append(CodedLayer(d, signal, code))
     signal = code
   return found
 
@@ -78,7 +78,9 @@ def test_rows_are_spread_evenly():
 def test_what_is_known_is_not_computed_again():
   layers = chain(2, channels=3)
   rebuilt = np.zeros((2, 3, 6, 5, 3))
-  *_, first, _, _, second, _, sparsity = plots.layers(layers, rebuilt=rebuilt, shares=[0.5, 0.25]).axes
+  *_, first, _, _, second, _, sparsity = plots.layers(
+    layers, reconstructions=rebuilt, nonzero_fractions=[0.5, 0.25]
+  ).axes
   for panel in (first, second):
     assert panel.get_title() == "rebuilt, error 1.00"
     assert not pictures(panel).any()
@@ -128,7 +130,7 @@ BAD = {
   r"layers\[1\]": lambda: plots.layers([chain()[0], chain(1)[0]]),
   "rows": lambda: plots.layers(chain(), rows=0),
   "atoms": lambda: plots.layers(chain(), atoms=0),
-  "rebuilt, shares": lambda: plots.layers(chain(), shares=[0.5]),
+  "nonzero_fractions": lambda: plots.layers(chain(), nonzero_fractions=[0.5]),
 }
 
 

@@ -111,7 +111,7 @@ def test_reconstruction_shows_the_difference_and_psnr():
   rebuilt = image + 255 * 0.1 * rng.choice([-1, 1], size=image.shape)  # 20 dB
   observed = image + 255 * 0.01  # 40 dB
   figure = plots.reconstruction(image, rebuilt, observed=observed, peak=255)
-  assert titles(figure) == ["image", "observed: 40.0 dB", "rebuilt: 20.0 dB", "difference"]
+  assert titles(figure) == ["image", "observed: 40.0 dB", "reconstruction: 20.0 dB", "difference"]
   first, _, third, difference = images(figure)
   np.testing.assert_allclose(first, image[..., 0] / 255)
   np.testing.assert_allclose(third, np.clip(rebuilt[..., 0] / 255, 0, 1))
@@ -126,8 +126,8 @@ def test_reconstruction_in_colour():
   *_, difference = images(figure)
   np.testing.assert_allclose(difference[0, 0], [0, 0.5, 0.5], atol=1e-12)
   np.testing.assert_allclose(difference[1:], 0.5)
-  assert titles(figure)[1] == f"rebuilt: {-10 * math.log10(0.04 / 48):.1f} dB"
-  assert titles(plots.reconstruction(image, image))[1] == "rebuilt: inf dB"
+  assert titles(figure)[1] == f"reconstruction: {-10 * math.log10(0.04 / 48):.1f} dB"
+  assert titles(plots.reconstruction(image, image))[1] == "reconstruction: inf dB"
 
 
 def test_convergence_curves_are_relative_gaps():
@@ -208,7 +208,7 @@ BAD = {
   "code": lambda: plots.code(np.zeros((1, 3, 3, 4))),
   "channels": lambda: plots.code(np.zeros((3, 3, 4)), channels=0),
   "image": lambda: plots.reconstruction(np.zeros((3, 3)), np.zeros((3, 3))),
-  "rebuilt": lambda: plots.reconstruction(np.zeros((3, 3, 1)), np.zeros((3, 4, 1))),
+  "reconstruction": lambda: plots.reconstruction(np.zeros((3, 3, 1)), np.zeros((3, 4, 1))),
   "observed": lambda: plots.reconstruction(*[np.zeros((3, 3, 1))] * 2, observed=np.zeros((3, 3, 3))),
   "peak": lambda: plots.reconstruction(*[np.zeros((3, 3, 1))] * 2, peak=0),
   "objectives": lambda: plots.convergence_curves({}),

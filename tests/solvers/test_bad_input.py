@@ -144,7 +144,7 @@ CALLS = {
   "layered: more steps": ("steps", lambda: layered(steps=(1, 1))),
   "layered: step 0": ("steps", lambda: layered(steps=(0,))),
   "layered: beta NaN": ("betas", lambda: layered(betas=(np.nan,))),
-  "layered: negative beta, signed": ("betas", lambda: layered(betas=(-0.1,), nonnegative=False)),
+  "layered: negative beta, signed": ("betas", lambda: layered(betas=(-0.1,))),
   "layered: shape of a beta": ("betas", lambda: layered(betas=(jnp.ones(3),))),
   "layered: pair for one code": ("betas", lambda: layered(betas=((0.1, 0.1),))),
   "layered: layers that do not fit": (
@@ -201,7 +201,7 @@ def test_shapes_are_checked_while_tracing():
     lambda: CONV.synthesis(jnp.ones((7, 6, 5, 4)), [7, 6, 5, 2]),
     lambda: PAIR.synthesis((IMAGE, jnp.ones((6, 5, 4)))),
     lambda: cscjax.lipschitz(MATRIX, [3]),
-    lambda: layered(betas=(-0.1,)),
+    lambda: layered(betas=(-0.1,), nonnegative=True),
   ],
 )
 def test_is_accepted(call):

@@ -49,7 +49,7 @@ def test_a_bias_of_a_relu_is_free(x64):
   dictionaries, (d,) = _network(LAYERS[:1], (7, 6), 2)
   x = np.random.default_rng(1).normal(size=(7, 6, 2))
   bias = np.array([0.3, -0.2, 0.0])
-  (code,) = cscjax.layered_thresholding(dictionaries, x, [-bias], steps=[1])
+  (code,) = cscjax.layered_thresholding(dictionaries, x, [-bias], steps=[1], nonnegative=True)
   expected = np.maximum(x.ravel() @ d + np.resize(bias, d.shape[1]), 0)
   np.testing.assert_allclose(np.ravel(code), expected, atol=1e-12)
 
@@ -58,7 +58,7 @@ def test_default_steps(x64):
   """code = S_{beta/L}(D^T x / L): one ISTA iteration from 0 in each layer."""
   dictionaries, matrices = _network([((3,), 3, {"padding": "CIRCULAR"})] * 2, (6,), 3)
   x = np.random.default_rng(2).normal(size=(6, 3))
-  codes = cscjax.layered_thresholding(dictionaries, x, [0.1, 0.02])
+  codes = cscjax.layered_thresholding(dictionaries, x, [0.1, 0.02], nonnegative=True)
   h = x.ravel()
   for code, d, beta in zip(codes, matrices, (0.1, 0.02), strict=True):
     h, _ = references.pursue(d, h, beta, 1, nonnegative=True)
@@ -81,7 +81,7 @@ def test_msdnet(x64, kept_threshold):
     f = references.conv_matrix(filters, spatial, dilation=i + 1)
     bases.append(np.hstack([np.eye(f.shape[0]), f]))
     betas.append((kept_threshold, rng.uniform(-0.2, 0.2, width)))
-  codes = cscjax.layered_thresholding(dictionaries, x, betas, steps=[1, 1, 1])
+  codes = cscjax.layered_thresholding(dictionaries, x, betas, steps=[1, 1, 1], nonnegative=True)
   h = x
   for code, d, (kept, new) in zip(codes, bases, betas, strict=True):
     size = h[0].size

@@ -6,6 +6,7 @@ import pytest
 
 import cscjax
 from cscjax import theory
+from cscjax.dictionaries import CodedLayer
 from tests import references
 
 D = np.hstack(
@@ -90,7 +91,7 @@ def test_makes_codes(x64, solver):
   if solver == "bp":
     codes = cscjax.layered_bp(dictionaries, x, betas).codes
   else:
-    codes = cscjax.layered_thresholding(dictionaries, x, betas, steps=[1.0, 1.0], nonnegative=False)
+    codes = cscjax.layered_thresholding(dictionaries, x, betas, steps=[1.0, 1.0])
   made = theory.certify(dictionaries, x, 0.0, betas=betas, solver=solver)
   assert made == theory.certify(dictionaries, x, 0.0, betas=betas, codes=codes)
   assert made.rows[0].misfit > 0
@@ -101,7 +102,7 @@ def test_a_network(x64):
 
   class Network:
     def pursuit_layers(self, x):
-      return list(zip(dictionaries, [x, codes[0]], codes, strict=True))
+      return list(map(CodedLayer, dictionaries, [x, codes[0]], codes))
 
   assert isinstance(Network(), theory.Pursuable)
   assert theory.certify(Network(), x, 0.01) == theory.certify(dictionaries, x, 0.01, codes=codes)

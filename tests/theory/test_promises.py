@@ -13,6 +13,7 @@ from sklearn.linear_model import Lasso
 
 import cscjax
 from cscjax import theory
+from cscjax.dictionaries import CodedLayer
 from tests import references
 
 RULER = [1.0, 1, 0, 0, 1, 0, 1]  # taps of which no two pairs are as far apart: mu = 1/4
@@ -195,7 +196,7 @@ def test_a_code_between_the_patches_of_the_next_layer(x64):
   first = cscjax.ConvDictionary(jnp.ones((1, 1, 1)))
   second = cscjax.ConvDictionary(jnp.ones((1, 1, 1)), stride=2, padding="VALID")
   code = jnp.zeros((4, 1)).at[1].set(1.0)
-  layers = [(first, code, code), (second, code, jnp.zeros((2, 1)))]
+  layers = [CodedLayer(first, code, code), CodedLayer(second, code, jnp.zeros((2, 1)))]
   for noise, expected in [(0.01, 0.0), (1.0, np.inf)]:  # 1.0 hides the coefficient
     found = theory.layered_stability(layers, noise)
     assert found[0].error == expected

@@ -7,7 +7,7 @@ import pytest
 
 import cscjax
 from cscjax import theory
-from cscjax.dictionaries import join
+from cscjax.dictionaries import CodedLayer, join
 
 RULER = [0, 1, 4, 13, 28, 33, 47, 54, 64, 70, 72]  # Golomb: no two pairs of marks are as far apart
 N = 480
@@ -50,7 +50,7 @@ def _noisy(rng, dictionary, x, level):
 
 
 def _layers(dictionaries, x, codes):
-  return list(zip(dictionaries, [x, *codes[:-1]], codes, strict=True))
+  return list(map(CodedLayer, dictionaries, [x, *codes[:-1]], codes))
 
 
 _stability = jax.jit(theory.layered_stability, static_argnames="solver")
@@ -74,7 +74,7 @@ def _check(bounds, dictionaries, found, codes, same_support):
 @jax.jit
 def _threshold(dictionaries, x, betas):
   steps = [1.0] * len(betas)
-  return cscjax.layered_thresholding(dictionaries, x, betas, steps=steps, nonnegative=False)
+  return cscjax.layered_thresholding(dictionaries, x, betas, steps=steps)
 
 
 @pytest.mark.parametrize("make", [_chain, _dense])
@@ -141,7 +141,7 @@ def test_layered_bp(x64, make, factor):
 def test_the_thresholding_bound_is_attained(x64):
   """D = I: noise that works against a coefficient, and beta, add up to the bound."""
   dictionary, code = cscjax.MatrixDictionary(jnp.eye(3)), jnp.array([1.0, 0, 0])
-  (bound,) = _stability([(dictionary, code, code)], 0.1)
+  (bound,) = _stability([CodedLayer(dictionary, code, code)], 0.1)
   noise = jnp.array([-0.1, 0, 0])
   found = cscjax.soft_threshold(code + noise, bound.recovery.beta)
   np.testing.assert_allclose(jnp.abs(found - code)[0], bound.recovery.error, rtol=1e-12)
@@ -196,7 +196,7 @@ def test_batch_and_pooling(x64):
   code = jnp.asarray((rng.random((2, 8, 1)) < 0.4) * 1.0).at[:, 0].set(1)
   pooled = code.reshape(2, 4, 2, 1).max(axis=2)
   second = cscjax.ConvDictionary(jnp.ones((2, 1, 1)))
-  layers = [(first, code, code), (second, pooled, pooled)]
+  layers = [CodedLayer(first, code, code), CodedLayer(second, pooled, pooled)]
   found = _stability(layers, 0.01)
   for i in range(2):
     alone = _stability([(d, s[i], c[i]) for d, s, c in layers], 0.01)
@@ -214,7 +214,7 @@ def test_augmented_dictionary(x64):
   a[130], z[[10, 250]] = 1.0, [[1.0], [-1.1]]
   code = (jnp.asarray(a), jnp.asarray(z))
   x = dictionary.synthesis(code)
-  (bound,) = _stability([(dictionary, x, code)], 0.01, solver="bp")
+  (bound,) = _stability([CodedLayer(dictionary, x, code)], 0.01, solver="bp")
   np.testing.assert_allclose(bound.coherence, 1 / np.sqrt(11), rtol=1e-12)
   assert bound.sparsity == 1
   found = _solve(dictionary, _noisy(rng, dictionary, x, 0.01), bound.recovery.beta)

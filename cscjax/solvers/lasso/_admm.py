@@ -60,7 +60,7 @@ def admm(
   nonnegative: bool = False,
   mask: ArrayLike | None = None,
   init: Code | None = None,
-  record: Sequence[str] = (),
+  record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
 ) -> SolverResult:
   """The alternating direction method of multipliers for the problem of `ista`.
@@ -96,8 +96,8 @@ def admm(
     mask: Weights in 0..1 of the squared errors that broadcast against `x`; all 1 if None. The value of
       a pixel of weight 0, even NaN, does not matter.
     init: Code to start from, 0 if None; the dual is taken from its residual.
-    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support_size"; none by default.
-      "gradient_mapping" and "gap" cost an analysis each in every iteration.
+    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support_size"; what is not named
+      costs nothing. "gradient_mapping" and "gap" cost an analysis each in every iteration.
     differentiate: "unrolled" differentiates through the iterations; "remat" does the same and computes
       them again in the backward pass, with memory of about the square root of their number; "implicit"
       is the derivative of the solution near the code, found when a derivative is taken (see `polished`;
