@@ -15,7 +15,7 @@ from cscjax.runs._execute import Run, execute, make_run
 from cscjax.runs._load import LoadedRun, load_run
 from cscjax.runs._processes import connect
 from cscjax.runs._progress import Lines
-from cscjax.runs._recorded import current_flags, read_config, recorded_fields
+from cscjax.runs._recorded import current_fields, read_config, recorded_fields
 from cscjax.runs._workdir import environment, open_lock, replaced, write_json
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
   "automatic_fields",
   "build",
   "connect",
-  "current_flags",
+  "current_fields",
   "environment",
   "execute",
   "for_device",

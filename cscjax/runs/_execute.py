@@ -73,8 +73,9 @@ def make_run(config: Config) -> Run:
 def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = True) -> dict[str, Any]:
   """Trains from the last checkpoint of the run's workdir, or from the start, and returns its summary.
 
-  Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to the workdir. Of several
-  processes the first one writes and shows for all.
+  Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to the workdir, and turns
+  on JAX's persistent compilation cache as the configuration says. Of several processes the first one
+  writes and shows for all.
 
   Args:
     run: From `make_run`.

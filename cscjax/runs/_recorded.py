@@ -46,7 +46,7 @@ def recorded_fields(recorded: dict[str, Any]) -> dict[str, Any]:
     ValueError: If there is no such field, or a value has another type; ranges are `Config`'s to check.
   """
   fields = {}
-  for name, value in current_flags(recorded).items():
+  for name, value in current_fields(recorded).items():
     if name not in _FIELDS:
       raise ValueError(f"{name[:99]}: there is no such field")
     hint, default = _FIELDS[name]
@@ -65,7 +65,7 @@ def recorded_fields(recorded: dict[str, Any]) -> dict[str, Any]:
   return fields
 
 
-def current_flags(recorded: dict[str, Any]) -> dict[str, Any]:
+def current_fields(recorded: dict[str, Any]) -> dict[str, Any]:
   """Returns the fields that a run recorded, as JSON holds them, as today's.
 
   Runs older than `matmul_precision` had its default, those older than `remat` "auto" have null for it,

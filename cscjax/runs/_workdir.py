@@ -27,7 +27,7 @@ from cscjax.runs._config import (
   RunError,
   network_fields,
 )
-from cscjax.runs._recorded import current_flags, read_config
+from cscjax.runs._recorded import current_fields, read_config
 from cscjax.training import is_first, seal
 
 JAX_SETTINGS = (
@@ -181,7 +181,7 @@ def _check_same_run(workdir, config):
       problem = f"{workdir} holds checkpoints and no config.json; choose another one"
       raise RunError(problem, "workdir")
     return
-  old = current_flags(found["flags"])
+  old = current_fields(found["flags"])
   new = json.loads(json.dumps(dataclasses.asdict(config)))
   for name in sorted(new.keys() - RESUMABLE):
     if old.get(name) != new[name]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cscjax import checks
-from cscjax.runs import AUTO, Config, current_flags, read_config, recorded_fields, replaced
+from cscjax.runs import AUTO, Config, current_fields, read_config, recorded_fields, replaced
 from cscjax.training import read_metrics
 from experiments.cli import UsageError
 from experiments.json_files import read_json
@@ -81,7 +81,7 @@ class Record:
   @functools.cached_property
   def job(self) -> Job:
     """The run that it is of; the augmentation and the precision of its study are among its flags."""
-    row, flags = ROWS[self.row], current_flags(self.flags)
+    row, flags = ROWS[self.row], current_fields(self.flags)
     other = None if self.architecture == row.architecture else self.architecture
     changes = flags.get("augmentation", AUTO), flags.get("precision", "float32")
     return Job(row, create_study(self.dataset, self.protocol, *changes), self.seed, other)

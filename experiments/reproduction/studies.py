@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from cscjax.runs import AUTO, RESUMABLE, Config, current_flags, own_augmentation
+from cscjax.runs import AUTO, RESUMABLE, Config, current_fields, own_augmentation
 from experiments.flags import read_flagfile
 from experiments.reproduction.paper import ROWS, Row
 
@@ -112,7 +112,7 @@ class Job(NamedTuple):
     """Fields that tell on the result and that a recorded run had otherwise than this one has now."""
     now = dataclasses.asdict(self.config())
     now = {name: list(v) if isinstance(v, tuple) else v for name, v in now.items()}
-    recorded = current_flags(recorded)
+    recorded = current_fields(recorded)
     return [
       f"{name} {recorded.get(name)!r}, now {value!r}"
       for name, value in now.items()

@@ -66,8 +66,9 @@ def test_what_was_chosen_is_recorded_and_what_was_asked_for_too(tmp_path, monkey
   config = Config(model="res_csc", depth=20)
   for platform, expected in (("cpu", ("elementwise", 1)), ("gpu", ("none", 3))):
     monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
-    write_config(tmp_path, config, "name")
-    found = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / platform).mkdir()
+    write_config(tmp_path / platform, config, "name")
+    found = json.loads((tmp_path / platform / "config.json").read_text())
     assert (found["model_fields"]["remat"], found["model_fields"]["unroll"]) == expected
     assert (found["flags"]["remat"], found["flags"]["unroll"]) == (AUTO, None)
 

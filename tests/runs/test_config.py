@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from cscjax.runs import Config, current_flags
+from cscjax.runs import Config, current_fields
 
 BAD = [
   {"model": "vgg"},
@@ -82,7 +82,7 @@ def test_every_field_has_a_help_text_and_the_defaults_are_valid():
 def test_statistics_of_older_runs_are_told_by_parallel(parallel, statistics, expected):
   recorded = {"parallel": parallel} | ({} if statistics is None else {"statistics": statistics})
   before = dict(recorded)
-  current = current_flags(recorded)
+  current = current_fields(recorded)
   assert recorded == before
   assert "statistics" not in current
   assert Config(parallel=current["parallel"]).parallel == expected
