@@ -99,8 +99,8 @@ def test_without_locks_there_is_a_warning(tmp_path, monkeypatch):
     os.close(runs.open_lock(tmp_path / "lock"))
 
 
-def test_it_is_imported_where_there_are_no_locks():
-  code = "import sys; sys.modules.update(fcntl=None, tqdm=None); import cscjax.runs"
+def test_it_is_imported_without_locks_and_extras():
+  code = "import sys; sys.modules.update(fcntl=None, tqdm=None, matplotlib=None); import cscjax.runs"
   subprocess.run([sys.executable, "-c", code], check=True)
 
 
