@@ -12,7 +12,7 @@ UNPACKS = {"extractall", "unpack_archive", "extract"}
 NETWORK = {"urllib", "http", "socket", "requests", "ftplib", "smtplib"}
 MAY_CONNECT = {
   "cscjax/data/_download.py",  # data sets, where --download lets it
-  "experiments/cluster.py",  # the processes of one run, where --coordinator asks for several
+  "cscjax/runs/_processes.py",  # those of one run, where a coordinator asks for several
 }
 
 
