@@ -42,14 +42,13 @@ def conv(x, w, *, strides, dilations, pads):
 
 
 def _primitive(name, plain, **platforms):
-  """The primitive of a map with the lowering `plain`, or the one of `platforms` where it has one."""
+  """The primitive of a map with the lowering of `plain`, or of the form that `platforms` has for one."""
   primitive = Primitive(name)
-  plain = _at_precision(plain)
 
   @primitive.def_abstract_eval
   def _(a, b, **params):
     # The type of the plain form, with the axes of a mesh over which it varies.
-    return jax.make_jaxpr(partial(plain, **params))(a, b).out_avals[0]
+    return jax.make_jaxpr(partial(_at_precision(plain), **params))(a, b).out_avals[0]
 
   static = ("strides", "dilations", "pads", "sizes", "precision")
   compiled = jax.jit(lambda a, b, **params: primitive.bind(a, b, **params), static_argnames=static)
@@ -59,11 +58,14 @@ def _primitive(name, plain, **platforms):
     with jax.disable_jit(False):  # else it would call itself
       return compiled(a, b, **params)
 
-  mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
+  mlir.register_lowering(primitive, _lowering(plain))
   for platform, implementation in platforms.items():
-    lowering = mlir.lower_fun(_at_precision(implementation), multiple_results=False)
-    mlir.register_lowering(primitive, lowering, platform=platform)
+    mlir.register_lowering(primitive, _lowering(implementation), platform=platform)
   return primitive
+
+
+def _lowering(function):
+  return mlir.lower_fun(_at_precision(function), multiple_results=False)
 
 
 def _at_precision(function):
@@ -96,9 +98,30 @@ _input_p = _primitive(
 _filter_p = _primitive(
   "csc_conv_filter_transpose",
   _conv_plain.filter_transpose,
-  cpu=_one_by_one(_conv_cpu.filter_transpose),
   cuda=_conv_gpu.filter_transpose,
 )
+
+
+def _filter_transpose_on_cpu(ctx, x, y, **params):
+  """Lowers the CPU's filter transpose, which loops over blocks of the batch, for one device or several.
+
+  XLA gathers all of the batch on every device if it loops over the axis that is split over them. So for
+  several devices the sum over the batch is one of as many sums, each over a part of the batch.
+  """
+  # 0 in an exported program for any number of devices. Inside `jax.shard_map` there is no such number.
+  devices = getattr(ctx.module_context.axis_context, "num_devices", 0)
+
+  def by_device(x, y, **params):
+    function = partial(_conv_cpu.filter_transpose, **params)
+    if devices <= 1 or x.shape[0] % devices:
+      return function(x, y)
+    parts = (a.reshape(devices, len(a) // devices, *a.shape[1:]) for a in (x, y))
+    return jnp.sum(jax.vmap(function)(*parts), axis=0)
+
+  return _lowering(_one_by_one(by_device))(ctx, x, y, **params)
+
+
+mlir.register_lowering(_filter_p, _filter_transpose_on_cpu, platform="cpu")
 
 # Rules take (cotangent, left, right) and give the cotangent of the one that is not known.
 ad.defbilinear(
