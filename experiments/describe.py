@@ -32,7 +32,7 @@ def main() -> None:
 def summarize(config: Config) -> dict[str, Any]:
   """The object that --json prints."""
   example_shape, num_classes = dataset_shape(config.dataset)
-  model = make_model(config, num_classes, parallel=False)
+  model = make_model(config, num_classes)
   x = jax.ShapeDtypeStruct((1, *example_shape), jnp.float32)
   params = jax.eval_shape(model.init, jax.random.key(0), x)["params"]
   layers = describe(model, example_shape)

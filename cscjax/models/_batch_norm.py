@@ -1,7 +1,5 @@
 """Batch normalization whose statistics and gradient take one pass over the batch each."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -9,9 +7,9 @@ from jax import lax
 EPSILON = 1e-5  # added to the variance
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
+@jax.custom_jvp
 def batch_norm(
-  z: jax.Array, scale: jax.Array, bias: jax.Array, axis_name: str | None = None
+  z: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Computes scale (z - mean) / sqrt(variance + EPSILON) + bias with the statistics of the batch.
 
@@ -23,22 +21,21 @@ def batch_norm(
     z: Floating-point array [N, ..., C].
     scale: [1, ..., 1, C], of the type of `z`.
     bias: As `scale`.
-    axis_name: Mapped axis over whose devices the statistics are taken; None: each device's own.
 
   Returns:
     The result, the mean and the variance; these two have the shape of `scale`.
   """
-  mean, variance = _moments(z, axis_name)
+  mean, variance = _moments(z)
   return normalized(z, mean, variance, scale, bias), mean, variance
 
 
 @batch_norm.defjvp
-def _batch_norm_jvp(axis_name, primals, tangents):
+def _batch_norm_jvp(primals, tangents):
   (z, scale, _), (dz, dscale, dbias) = primals, tangents
-  results = _, mean, variance = batch_norm(*primals, axis_name)
+  results = _, mean, variance = batch_norm(*primals)
   inverse = lax.rsqrt(variance + EPSILON)
   standard = (z - mean) * inverse
-  dmean, covariance = _pmean(_means(dz, standard * dz), axis_name)
+  dmean, covariance = _means(dz, standard * dz)
   factor = scale * inverse
   # Of each channel, and broadcast in two stages: the transpose sums as `_means` does.
   slope_and_offset = jnp.stack([dscale - factor * covariance, dbias - factor * dmean])
@@ -53,7 +50,7 @@ def normalized(
   return (z - mean) * (scale * lax.rsqrt(variance + EPSILON)) + bias
 
 
-def _moments(z, axis_name):
+def _moments(z):
   """Mean and variance, both from sums of z - pivot.
 
   The pivot is the first value of each channel. It is a few deviations from the mean, of which rounding
@@ -63,11 +60,7 @@ def _moments(z, axis_name):
   shifted = z - pivot
   mean, square = _means(shifted, shifted * shifted)
   variance = jnp.maximum(square - mean * mean, 0)
-  mean = mean + pivot
-  if axis_name is None:
-    return mean, variance
-  overall = lax.pmean(mean, axis_name)
-  return overall, lax.pmean(variance + (mean - overall) ** 2, axis_name)
+  return mean + pivot, variance
 
 
 def _means(*arrays):
@@ -79,7 +72,3 @@ def _means(*arrays):
   positions = tuple(range(1, arrays[0].ndim - 1))
   by_example = jnp.stack([jnp.mean(array, axis=positions, keepdims=True) for array in arrays])
   return jnp.mean(by_example, axis=1, keepdims=True)
-
-
-def _pmean(values, axis_name):
-  return values if axis_name is None else lax.pmean(values, axis_name)

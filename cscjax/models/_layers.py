@@ -56,7 +56,6 @@ class UnfoldedLayer(nn.Module):
     step: "bounded" as above, or "free": the step itself is trained, from 1.
     norm: False replaces batch norm by a bias.
     dtype: Of the convolutions; parameters, statistics and L are float32.
-    axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
 
   Raises:
     ValueError: When made, if a field is out of range.
@@ -68,7 +67,6 @@ class UnfoldedLayer(nn.Module):
   step: str = "bounded"
   norm: bool = True
   dtype: Any = jnp.float32
-  axis_name: str | None = None
 
   def __post_init__(self):
     checks.positive_int("width", self.width)
@@ -95,8 +93,7 @@ class UnfoldedLayer(nn.Module):
 
   def _thresholds(self, train):
     """relu(N_k(z)) for each iteration."""
-    count, axis_name = self.unfolding + 1, self.axis_name
-    norms = shared_norms(self, self.width, count, norm=self.norm, axis_name=axis_name, train=train)
+    norms = shared_norms(self, self.width, self.unfolding + 1, norm=self.norm, train=train)
     return [lambda z, norm=norm: nn.relu(norm(z)).astype(self.dtype) for norm in norms]
 
   def _step(self, dictionary, shape):

@@ -35,7 +35,6 @@ class MLCSC(nn.Module):
     step: "bounded" or "free", see `UnfoldedLayer`.
     norm: False replaces batch norm by a bias.
     dtype: Of the convolutions: float32 or bfloat16. Logits are float32.
-    axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
 
   Raises:
     ValueError: When made, if a field is out of range.
@@ -49,7 +48,6 @@ class MLCSC(nn.Module):
   step: str = "bounded"
   norm: bool = True
   dtype: Any = jnp.float32
-  axis_name: str | None = None
 
   def __post_init__(self):
     for name in ("num_classes", "width"):
@@ -121,7 +119,6 @@ class MLCSC(nn.Module):
       step=self.step,
       norm=self.norm,
       dtype=self.dtype,
-      axis_name=self.axis_name,
       untied=self.pursuit == "lista",
       name=f"layer_{index}",
       **fields,

@@ -39,7 +39,6 @@ class MSDCSC(nn.Module):
       codes and logits are the same for every value.
     remat: What of each pursuit is computed again in the backward pass, see `rematerialized`.
     dtype: Of the convolutions: float32 or bfloat16. Logits are float32.
-    axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
 
   Raises:
     ValueError: When made, if a field is out of range.
@@ -57,7 +56,6 @@ class MSDCSC(nn.Module):
   channel_multiple: int = 1
   remat: str = "none"
   dtype: Any = jnp.float32
-  axis_name: str | None = None
 
   def __post_init__(self):
     for name in ("num_classes", "depth", "width", "channel_multiple"):
@@ -154,6 +152,5 @@ class MSDCSC(nn.Module):
       step=self.step,
       norm=self.norm,
       dtype=self.dtype,
-      axis_name=self.axis_name,
       name=f"layer_{index}",
     )

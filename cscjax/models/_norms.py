@@ -24,22 +24,20 @@ class Norm(nn.Module):
   Attributes:
     norm: False leaves the bias alone.
     dtype: Of the result; statistics and parameters are float32.
-    axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
   """
 
   norm: bool = True
   dtype: Any = None
-  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:
     """The normalised z; with `train` by the batch's statistics, and "batch_stats" is updated."""
-    (apply,) = shared_norms(self, z.shape[-1], 1, norm=self.norm, axis_name=self.axis_name, train=train)
+    (apply,) = shared_norms(self, z.shape[-1], 1, norm=self.norm, train=train)
     return apply(z).astype(self.dtype or z.dtype)
 
 
 def shared_norms(
-  module: nn.Module, features: int, count: int, *, norm: bool, axis_name: str | None, train: bool
+  module: nn.Module, features: int, count: int, *, norm: bool, train: bool
 ) -> list[Callable[[jax.Array], jax.Array]]:
   """N_0, N_1, ...: one scale and one bias, and running statistics for each.
 
@@ -48,7 +46,6 @@ def shared_norms(
     features: Channels.
     count: How many.
     norm: Whether there is a batch norm; else each is z + bias.
-    axis_name: As in `Norm`.
     train: Whether to use and collect the batch's statistics.
   """
   bias = module.param("bias", nn.initializers.zeros, (features,))
@@ -56,14 +53,12 @@ def shared_norms(
     return [lambda z: _sum(z, bias)] * count
   scale = module.param("scale", nn.initializers.ones, (features,))
 
-  norms = [_BatchNorm(axis_name, name=f"norm_{index}") for index in range(count)]
+  norms = [_BatchNorm(name=f"norm_{index}") for index in range(count)]
   return [partial(norm, scale=scale, bias=bias, train=train) for norm in norms]
 
 
 class _BatchNorm(nn.Module):
   """Batch norm and its running statistics; scale and bias belong to another module."""
-
-  axis_name: str | None
 
   @nn.compact
   def __call__(self, z, *, scale, bias, train):
@@ -78,7 +73,7 @@ class _BatchNorm(nn.Module):
     )
     if not train or self.is_initializing():
       return normalized(z, mean, variance, scale, bias)
-    result, *of_batch = batch_norm(z, scale, bias, self.axis_name)
+    result, *of_batch = batch_norm(z, scale, bias)
     for variable, old, new in zip(statistics, (mean, variance), of_batch, strict=True):
       value = MOMENTUM * old + (1 - MOMENTUM) * new
       variable.value = value.reshape(scale.shape[-1:]).astype(variable.value.dtype)

@@ -53,7 +53,6 @@ class ResCSCBlock(nn.Module):
     c: A constant in place of the trained one.
     norm: False replaces batch norm by a bias.
     dtype: Of the convolutions; parameters, statistics and L are float32.
-    axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
   """
 
   features: int
@@ -62,7 +61,6 @@ class ResCSCBlock(nn.Module):
   c: float | None = None
   norm: bool = True
   dtype: Any = jnp.float32
-  axis_name: str | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, bound: jax.Array | None = None, train: bool = False) -> jax.Array:
@@ -100,7 +98,7 @@ class ResCSCBlock(nn.Module):
     )
 
   def _norm(self, name):
-    return Norm(self.norm, self.dtype, self.axis_name, name=name)
+    return Norm(self.norm, self.dtype, name=name)
 
 
 def _dictionary(filters: jax.Array, stride: int = 1) -> ConvDictionary:
@@ -147,7 +145,6 @@ class ResCSC(nn.Module):
       more of them.
     norm: False replaces batch norm by a bias.
     dtype: Of the convolutions: float32 or bfloat16. Logits are float32.
-    axis_name: Mapped axis over whose devices batch statistics are taken; None: each device's own.
 
   Raises:
     ValueError: When made, if a field is out of range or a rule without c gets one.
@@ -162,7 +159,6 @@ class ResCSC(nn.Module):
   unroll: int = 1
   norm: bool = True
   dtype: Any = jnp.float32
-  axis_name: str | None = None
 
   def __post_init__(self):
     for name in ("num_classes", "width", "unroll"):
@@ -199,7 +195,7 @@ class ResCSC(nn.Module):
     shape = (3,) * (x.ndim - 2) + (x.shape[-1], self.width)
     filters = self.param("filters", nn.initializers.he_normal(), shape).astype(self.dtype)
     x = _dictionary(filters).analysis(x.astype(self.dtype))
-    x = nn.relu(Norm(self.norm, self.dtype, self.axis_name, name="norm")(x, train=train))
+    x = nn.relu(Norm(self.norm, self.dtype, name="norm")(x, train=train))
     self.sow("intermediates", "code", x)
     codes = []
     for stage in range(3):
@@ -284,7 +280,6 @@ class ResCSC(nn.Module):
       c=self.c,
       norm=self.norm,
       dtype=self.dtype,
-      axis_name=self.axis_name,
       name=name,
     )
 

@@ -1,6 +1,6 @@
 """Training runs: what makes, executes, resumes and reloads one as a function of its configuration."""
 
-from cscjax.runs._build import automatic_fields, build, for_device, make_model, make_plan
+from cscjax.runs._build import automatic_fields, build, for_device, make_model, make_plan, start
 from cscjax.runs._config import (
   AUGMENTATIONS,
   AUTO,
@@ -45,5 +45,6 @@ __all__ = [
   "read_config",
   "recorded_fields",
   "replaced",
+  "start",
   "write_json",
 ]

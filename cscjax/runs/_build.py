@@ -4,13 +4,12 @@ import dataclasses
 import math
 import os
 import sys
-from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from cscjax import training
 from cscjax.data import Dataset
@@ -23,68 +22,35 @@ TURN = 3
 """Blocks in a turn of the loop over more: 218 layers compile in less than twice the time of 20."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """A run that is ready to start.
+def build(
+  config: Config, dataset: Dataset, mesh: jax.sharding.Mesh | None = None
+) -> tuple[training.Trainer, training.Plan]:
+  """Returns what a step of a run is, and when what happens in it. Computes nothing.
 
-  Attributes:
-    state: At step 0, in host memory or on the device.
-    programs: Compiled on first use.
-    plan: When what happens.
-    mesh: The devices.
-  """
-
-  state: training.TrainState
-  programs: training.Programs
-  plan: training.Plan
-  mesh: jax.sharding.Mesh | None
-
-
-def build(config: Config, dataset: Dataset) -> Run:
-  """Makes model, optimizer, state and programs, and puts the data set on the device.
+  Args:
+    config: The configuration.
+    dataset: Its data.
+    mesh: The devices, from `training.create_mesh`; None for one device.
 
   Raises:
     RunError: If the batch does not fit the data set or the devices, or a field the model.
   """
   config = for_device(config, jax.default_backend())
-  plan, mesh = make_plan(config, dataset), make_mesh(config)
-  model = make_model(config, dataset.num_classes, parallel=mesh is not None)
-  schedule, optimizer = make_optimizer(config, plan.steps_per_epoch)
-  recipe = training.Recipe(
-    model=model,
-    optimizer=optimizer,
-    batch_size=config.batch_size,
-    shift=config.shift,
-    flip=config.flip,
-    axis_name=None if mesh is None else training.AXIS,
-  )
-  parameter_key, training_key = jax.random.split(jax.random.key(config.seed, impl=KEYS))
-  plain = make_model(config, dataset.num_classes, parallel=False)  # initialised outside the mesh
-  state = training.create_train_state(plain, optimizer, dataset.train.images.shape[1:], parameter_key)
+  plan = make_plan(config, dataset)
+  return make_trainer(config, dataset.num_classes, plan.steps_per_epoch, mesh), plan
 
+
+def start(
+  config: Config, dataset: Dataset, trainer: training.Trainer, plan: training.Plan
+) -> tuple[training.TrainState, dict[str, training.Examples], jax.Array]:
+  """Returns the state at step 0, the splits and the random key, with which `training.fit` begins."""
+  parameter_key, training_key = jax.random.split(jax.random.key(config.seed, impl=KEYS))
   splits = {"train": dataset.train, plan.split: getattr(dataset, plan.split), "test": dataset.test}
   data = {
-    name: training.DeviceData(
-      *training.replicate(mesh, (split.images, split.labels, dataset.mean, dataset.std))
-    )
+    name: training.Examples(split.images, split.labels, dataset.mean, dataset.std)
     for name, split in splits.items()
   }
-  train = _compiled(config, mesh, partial(training.train_steps, recipe), donate=0)
-  evaluate = _compiled(config, mesh, partial(training.evaluate_batches, recipe), donate=2)
-  programs = training.Programs(
-    train=lambda state, count: train(state, data["train"], training_key, count),
-    evaluate=lambda state, split, sums, first, count: evaluate(state, data[split], sums, first, count),
-    batches={name: math.ceil(len(split) / config.batch_size) for name, split in splits.items()},
-    schedule=schedule,
-  )
-  return Run(state, programs, plan, mesh)
-
-
-def _compiled(config, mesh, function, donate):
-  """`training.compile_for` with the run's precision of products; the default one is JAX's setting."""
-  if config.matmul_precision != DEFAULT:
-    function = jax.default_matmul_precision(config.matmul_precision)(function)
-  return training.compile_for(mesh, function, donate=donate)
+  return trainer.create_state(dataset.example_shape, parameter_key), data, training_key
 
 
 def automatic_fields(model: str, depth: int | None, platform: str) -> dict[str, Any]:
@@ -116,39 +82,23 @@ def for_device(config: Config, platform: str) -> Config:
   return dataclasses.replace(config, **{k: v for k, v in chosen.items() if k not in given})
 
 
-def make_mesh(config: Config) -> jax.sharding.Mesh | None:
-  """The devices to train on, see `training.create_mesh`.
-
-  Raises:
-    RunError: If the batch cannot be split over them, or one device is asked for of several processes.
-  """
-  mesh = training.create_mesh(config.parallel)
-  if mesh is None and jax.process_count() > 1:
-    raise RunError(f"expected auto or pmap for several processes, got {config.parallel}", "parallel")
-  if mesh is not None and config.batch_size % mesh.size:
-    raise RunError(f"expected a multiple of {mesh.size} devices, got {config.batch_size}", "batch_size")
-  return mesh
-
-
-def make_model(config: Config, num_classes: int, *, parallel: bool):
+def make_model(config: Config, num_classes: int) -> nn.Module:
   """The configured network. RunError where a field does not fit it."""
-  over_devices = parallel and config.statistics == "global"
   try:
     return create_model(
       config.model,
       num_classes=num_classes,
       dtype=jnp.dtype(config.precision),
-      axis_name=training.AXIS if over_devices else None,
       **network_fields(config),
     )
   except ValueError as error:
     raise RunError.from_check(error) from error
 
 
-def make_optimizer(
-  config: Config, steps_per_epoch: int
-) -> tuple[optax.Schedule, optax.GradientTransformation]:
-  """The rate of each step, and SGD at that rate."""
+def make_trainer(
+  config: Config, num_classes: int, steps_per_epoch: int, mesh: jax.sharding.Mesh | None = None
+) -> training.Trainer:
+  """The configured step, by SGD. RunError where the devices cannot share a batch, or as `make_model`."""
   schedule = training.step_schedule(
     config.learning_rate,
     [epoch * steps_per_epoch for epoch in config.decay_epochs],
@@ -161,7 +111,21 @@ def make_optimizer(
     nesterov=config.nesterov,
     weight_decay=config.weight_decay,
   )
-  return schedule, optimizer
+  model = make_model(config, num_classes)
+  try:
+    return training.Trainer(
+      model=model,
+      optimizer=optimizer,
+      schedule=schedule,
+      batch_size=config.batch_size,
+      shift=config.shift,
+      flip=config.flip,
+      mesh=mesh,
+      parallel=config.parallel,
+      matmul_precision=None if config.matmul_precision == DEFAULT else config.matmul_precision,
+    )
+  except ValueError as error:
+    raise RunError.from_check(error) from error
 
 
 def make_plan(config: Config, dataset: Dataset) -> training.Plan:
@@ -184,7 +148,6 @@ def make_plan(config: Config, dataset: Dataset) -> training.Plan:
   return training.Plan(
     total_steps=total_steps,
     steps_per_epoch=steps_per_epoch,
-    batch_size=config.batch_size,
     split="test" if dataset.validation is None else "validation",
     evaluate_epochs=config.evaluate_epochs,
     checkpoint_seconds=config.checkpoint_seconds,
@@ -192,14 +155,13 @@ def make_plan(config: Config, dataset: Dataset) -> training.Plan:
   )
 
 
-def check_network(config: Config, dataset: Dataset) -> None:
+def check_network(config: Config, dataset: Dataset, model: nn.Module) -> None:
   """Traces the network on an example of the data set, so that a bad one is refused before it is made.
 
   Raises:
     RunError: If it does not take such examples, or its parameters with their gradient and momentum do
       not fit in the memory of the device.
   """
-  model = make_model(config, dataset.num_classes, parallel=False)
   example = jax.ShapeDtypeStruct((1, *dataset.example_shape), jnp.float32)
   try:
     params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), example)["params"]

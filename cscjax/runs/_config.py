@@ -13,7 +13,6 @@ from cscjax.training import MODES
 
 PRECISIONS = ("float32", "bfloat16")
 DEFAULT = "default"
-STATISTICS = ("global", "device")
 AUTO = "auto"
 AUGMENTATIONS = {"none": (0, False), "standard": (4, True)}
 """Largest shift in pixels and whether to flip at random, by the name of the augmentation."""
@@ -67,7 +66,8 @@ class Config:
   """All settings of a run.
 
   The constructor resolves the augmentation: afterwards `shift` and `flip` are what the run does, and
-  `augmentation` is the name of the two, or "auto" if they have none.
+  `augmentation` is the name of the two, or "auto" if they have none. A `parallel` of "auto"
+  becomes "jit".
 
   Raises:
     ValueError: Where a value is out of range; the message names the field.
@@ -158,9 +158,11 @@ class Config:
     " GPUs; highest: all of float32.",
     (DEFAULT, "highest"),
   )
-  parallel: str = _flag("auto", "One device (jit), or all of them (pmap).", MODES)
-  statistics: str = _flag(
-    "global", "Batch norm over the whole batch, or over each device's part.", STATISTICS
+  parallel: str = _flag(
+    AUTO,
+    "How several devices share a batch. jit (or auto): as if they were one device; pmap: batch norm uses"
+    " each device's own statistics, and gradients are averaged.",
+    MODES,
   )
   coordinator: str | None = _flag(
     None, "For several processes: host:port of the first, or 'auto': what SLURM or Kubernetes tells."
@@ -214,6 +216,8 @@ class Config:
     self._check_shape()
     self._check_processes()
     self._resolve_augmentation()
+    if self.parallel == AUTO:
+      object.__setattr__(self, "parallel", "jit")
 
   def _resolve_augmentation(self):
     is_auto = self.augmentation == AUTO
@@ -288,7 +292,6 @@ RESUMABLE = frozenset(
     "download",
     "epochs",
     "max_steps",
-    "parallel",
     "coordinator",
     "num_processes",
     "process_id",

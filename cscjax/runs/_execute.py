@@ -13,7 +13,7 @@ from cscjax import training
 from cscjax.data import DataError, Dataset, dataset_shape, load_dataset
 from cscjax.models import ARCHITECTURES
 from cscjax.plots import learning_curves
-from cscjax.runs._build import build, chance_accuracy, check_network, make_mesh, make_model, make_plan
+from cscjax.runs._build import build, chance_accuracy, check_network, make_model, start
 from cscjax.runs._compilation_cache import use_compilation_cache
 from cscjax.runs._config import Config, RunError
 from cscjax.runs._processes import connect, together
@@ -28,10 +28,14 @@ class Run:
   Attributes:
     config: What was asked for.
     dataset: The data that it names, in host memory.
+    trainer: What a step is.
+    plan: When what happens.
   """
 
   config: Config
   dataset: Dataset
+  trainer: training.Trainer
+  plan: training.Plan
 
 
 def never() -> bool:
@@ -51,12 +55,11 @@ def make_run(config: Config) -> Run:
   """
   connect(config)
   with _settings(), together(config):
-    make_model(config, dataset_shape(config.dataset)[1], parallel=False)  # before any data is read
+    make_model(config, dataset_shape(config.dataset)[1])  # before any data is read
     dataset = _load(config)
-    make_plan(config, dataset)
-    make_mesh(config)
-    check_network(config, dataset)
-    return Run(config, dataset)
+    trainer, plan = build(config, dataset, training.create_mesh())
+    check_network(config, dataset, trainer.model)
+    return Run(config, dataset, trainer, plan)
 
 
 def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = True) -> dict[str, Any]:
@@ -80,32 +83,33 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
       checkpoint cannot be read or does not fit the network.
     DataError: If there is no data directory to keep compiled programs in.
   """
-  config = run.config
+  config, trainer, plan = run.config, run.trainer, run.plan
   with _settings(), contextlib.ExitStack() as held:
     with together(config):
       use_compilation_cache(config)
       workdir = held.enter_context(open_workdir(config))
-    with together(config):
-      built = build(config, run.dataset)
     first = training.is_first()
     name = run_name(workdir) if first else None
     architecture = ARCHITECTURES[config.model]
     checkpoints = training.Checkpoints(workdir / "checkpoints", run=name, architecture=architecture)
     held.enter_context(contextlib.closing(checkpoints))
     with together(config):
-      restored = _restore(checkpoints, built.state, workdir)
+      state, data, key = start(config, run.dataset, trainer, plan)
+      restored = _restore(checkpoints, state, workdir)
     if name is not None:
       write_config(workdir, config, name)
-    state, seconds = restored if restored else (built.state, 0.0)
+    state, seconds = restored if restored else (state, 0.0)
     step = int(state.step)
     log = training.MetricsLog(workdir / "metrics.jsonl" if first else None, last_step=step)
-    display = create_progress(step, built.plan.total_steps, progress)
+    display = create_progress(step, plan.total_steps, progress)
     with contextlib.closing(display):
-      display.say(f"{workdir}: step {step} of {built.plan.total_steps}")
+      display.say(f"{workdir}: step {step} of {plan.total_steps}")
       outcome = training.fit(
-        training.replicate(built.mesh, state),
-        built.programs,
-        built.plan,
+        trainer,
+        plan,
+        state,
+        data,
+        key,
         log=log,
         checkpoints=checkpoints,
         progress=display,
@@ -115,7 +119,7 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
       if outcome.status == "diverged":
         bad = int(outcome.state.bad_step)
         display.say(f"diverged: the loss or the parameters of step {bad} are not finite")
-    summary = _summarize(run, built.plan, outcome, log.rows)
+    summary = _summarize(run, outcome, log.rows)
     if first:
       _write_results(config, workdir, summary, log.rows)
     return summary
@@ -150,7 +154,7 @@ def _restore(checkpoints, state, workdir):
     raise RunError(f"{workdir}: {error}", "workdir") from error
 
 
-def _summarize(run, plan, outcome, rows) -> dict[str, Any]:
+def _summarize(run, outcome, rows) -> dict[str, Any]:
   """summary.json. A run that has gone through all its epochs to no better than chance diverged, too."""
   accuracies = {
     split: [row["accuracy"] for row in rows if row["split"] == split] for split in ("test", "validation")
@@ -160,7 +164,7 @@ def _summarize(run, plan, outcome, rows) -> dict[str, Any]:
     split: max((v for v in values if v is not None), default=None)
     for split, values in accuracies.items()
   }
-  status, step = outcome.status, int(outcome.state.step)
+  plan, status, step = run.plan, outcome.status, int(outcome.state.step)
   complete = status == "ok" and step == run.config.epochs * plan.steps_per_epoch
   if complete and (last["test"] or 0.0) <= chance_accuracy(run.dataset.test.labels):
     status = "diverged"

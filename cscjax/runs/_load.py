@@ -14,7 +14,7 @@ import numpy as np
 from cscjax import training
 from cscjax.data import Dataset, dataset_shape, load_dataset
 from cscjax.models import ARCHITECTURES
-from cscjax.runs._build import make_model, make_optimizer
+from cscjax.runs._build import make_trainer
 from cscjax.runs._config import Config, RunError
 from cscjax.runs._recorded import read_config, recorded_fields
 
@@ -70,16 +70,14 @@ def load_run(workdir: str | os.PathLike[str]) -> LoadedRun:
   except (OSError, ValueError) as error:
     raise RunError(f"{path}: {error}", "workdir") from error
   shape, num_classes = dataset_shape(config.dataset)
-  model = make_model(config, num_classes, parallel=False)
-  state = _restore(workdir, found.get("run"), config, model, shape)
-  return LoadedRun(config, model, {"params": state.params, **state.variables}, int(state.step))
+  trainer = make_trainer(config, num_classes, steps_per_epoch=1)  # which only the rate depends on
+  state = _restore(workdir, found.get("run"), config, trainer, shape)
+  return LoadedRun(config, trainer.model, {"params": state.params, **state.variables}, int(state.step))
 
 
-def _restore(workdir, name, config, model, shape) -> training.TrainState:
+def _restore(workdir, name, config, trainer, shape) -> training.TrainState:
   """The last state that was saved, in host memory."""
-  _, optimizer = make_optimizer(config, steps_per_epoch=1)  # of its state only the structure counts
-  create = functools.partial(training.create_train_state, model, optimizer, shape)
-  like = jax.eval_shape(create, jax.random.key(0))
+  like = jax.eval_shape(functools.partial(trainer.create_state, shape), jax.random.key(0))
   like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
   folder, restored = workdir / "checkpoints", None
   if folder.is_dir():

@@ -69,9 +69,13 @@ def current_flags(recorded: dict[str, Any]) -> dict[str, Any]:
   """Returns the fields that a run recorded, as JSON holds them, as today's.
 
   Runs older than `matmul_precision` had its default, those older than `remat` "auto" have null for it,
-  and those older than `augmentation` name its parts.
+  and those older than `augmentation` name its parts. In older ones still `parallel` was "jit" for one
+  device, and `statistics` told whether each of several devices had its own in batch norm.
   """
   recorded = {"matmul_precision": DEFAULT} | recorded
+  if "statistics" in recorded:
+    has_own = recorded.pop("statistics") == "device" and recorded.get("parallel") != "jit"
+    recorded["parallel"] = "pmap" if has_own else "jit"
   if "remat" in recorded and recorded["remat"] is None:
     recorded = recorded | {"remat": AUTO}
   if "augmentation" in recorded or not {"shift", "flip"} <= recorded.keys():

@@ -15,8 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cscjax.training._checksums import CHECKSUM, seal, unseal
-from cscjax.training._files import read_file
+from cscjax.training._files import CHECKSUM, read_file, seal, unseal
 from cscjax.training._state import TrainState
 
 STATE = "state.msgpack"

@@ -19,7 +19,7 @@ from cscjax.training._checkpoint_format import (
   StateHandler,
   read_meta,
 )
-from cscjax.training._processes import from_first, is_first, largest
+from cscjax.training._devices import from_first, is_first, largest
 from cscjax.training._state import TrainState
 
 LAST_STEP = 2**31 - 1  # steps are int32

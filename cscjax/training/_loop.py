@@ -1,19 +1,20 @@
 """The training loop: dispatches steps, evaluates, keeps checkpoints, stops where it has to."""
 
+import contextlib
 import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
-import optax
 
 from cscjax.training._checkpoints import Checkpoints
+from cscjax.training._devices import largest
 from cscjax.training._metrics_log import MetricsLog
-from cscjax.training._pace import Pace
-from cscjax.training._processes import largest
 from cscjax.training._state import EpochMetrics, TrainState
+from cscjax.training._trainer import Examples, Trainer
 
 Status = Literal["ok", "diverged", "interrupted"]
 
@@ -34,30 +35,12 @@ class Progress(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Programs:
-  """The compiled parts of a run.
-
-  Attributes:
-    train: (state, count) -> state, all within one epoch; takes over the memory of the state.
-    evaluate: (state, split, sums, first, count) -> sums with these batches of the split added.
-    batches: Split -> number of its batches.
-    schedule: Step -> learning rate.
-  """
-
-  train: Callable[[TrainState, np.int32], TrainState]
-  evaluate: Callable[[TrainState, str, EpochMetrics, np.int32, np.int32], EpochMetrics]
-  batches: dict[str, int]
-  schedule: optax.Schedule
-
-
-@dataclasses.dataclass(frozen=True)
 class Plan:
   """When what happens.
 
   Attributes:
     total_steps: The last step.
     steps_per_epoch: Steps between two shuffles.
-    batch_size: Examples a step.
     split: The split that is evaluated: "test", or "validation" with "test" after the last step alone.
     evaluate_epochs: Epochs between evaluations; there is one after the last step too.
     checkpoint_seconds: Seconds after which a checkpoint is written, also within an epoch; see `fit` for
@@ -67,7 +50,6 @@ class Plan:
 
   total_steps: int
   steps_per_epoch: int
-  batch_size: int
   split: str = "test"
   evaluate_epochs: int = 1
   checkpoint_seconds: float = 300.0
@@ -101,9 +83,11 @@ class Outcome:
 
 
 def fit(
-  state: TrainState,
-  programs: Programs,
+  trainer: Trainer,
   plan: Plan,
+  state: TrainState,
+  data: dict[str, Examples],
+  key: jax.Array,
   *,
   log: MetricsLog,
   checkpoints: Checkpoints,
@@ -122,9 +106,11 @@ def fit(
   its last checkpoint, drops the rows of later steps, and computes the same rows and states again.
 
   Args:
-    state: Where to begin, at any step.
-    programs: What to run.
-    plan: When.
+    trainer: What a step is.
+    plan: When what happens.
+    state: Where to begin, at any step; its memory is taken over.
+    data: The splits: "train", and those that the plan evaluates.
+    key: Of the run, for the order of the examples and their augmentation.
     log: Holds the rows up to `state`; it is on disk before a checkpoint is written.
     checkpoints: Where states are kept.
     progress: Told after every call of the device.
@@ -140,6 +126,7 @@ def fit(
   written = {row["split"] for row in log.rows if row["step"] == step}
   if due and not written.issuperset(["train", *due]):
     log.drop_after(step - 1)  # some of its rows were lost, or it has become the last step
+  state, data = trainer.put((state, data))
   evaluated_step = largest(log.rows[-1]["step"] if log.rows else 0)
 
   def elapsed():
@@ -164,11 +151,11 @@ def fit(
     if due:
       rows = [{"split": "train", **state.metrics.means(), "images_per_second": pace.rate()}]
       for split in due:
-        found = _evaluate(programs, plan, state, split, evaluation_pace, stopped)
+        found = _evaluate(trainer, state, data[split], evaluation_pace, stopped)
         rows.append({"split": split, **found, "images_per_second": evaluation_pace.rate()})
       if stopped():
         continue  # the evaluation was cut short
-      rate = float(np.asarray(programs.schedule(step - 1)))
+      rate = float(np.asarray(trainer.schedule(step - 1)))
       place = {"step": step, "epoch": step / plan.steps_per_epoch}
       for row in rows:
         log.write({**place, **row, "learning_rate": rate, "seconds": elapsed()})
@@ -177,8 +164,8 @@ def fit(
       # Process 0 alone writes, so that the processes of a run need not agree on when.
       interval = min(saving_took / SAVING_SHARE, plan.checkpoint_seconds)
     else:
-      with pace.call(plan.epoch_end(step) - step, plan.batch_size) as count:
-        state = jax.block_until_ready(programs.train(state, np.int32(count)))
+      with pace.call(plan.epoch_end(step) - step, trainer.batch_size) as count:
+        state = jax.block_until_ready(trainer.train(state, data["train"], key, np.int32(count)))
       if int(state.bad_step) >= 0:
         return Outcome("diverged", state, elapsed())
       step += count
@@ -189,12 +176,51 @@ def fit(
       save()
 
 
-def _evaluate(programs, plan, state, split, pace, stopped) -> dict[str, float]:
+def _evaluate(trainer, state, data, pace, stopped) -> dict[str, float]:
   """Mean loss and accuracy over a split, or over a part of it once `stopped`."""
-  sums, first, batches = EpochMetrics.zero(), 0, programs.batches[split]
+  sums, first, batches = EpochMetrics.zero(), 0, math.ceil(len(data.labels) / trainer.batch_size)
   while first < batches and not stopped():
-    with pace.call(batches - first, plan.batch_size) as count:
-      sums = programs.evaluate(state, split, sums, np.int32(first), np.int32(count))
+    with pace.call(batches - first, trainer.batch_size) as count:
+      sums = trainer.evaluate(state, data, sums, np.int32(first), np.int32(count))
       jax.block_until_ready(sums)
     first += count
   return sums.means()
+
+
+class Pace:
+  """Sizes calls to last a given time, and measures their rate.
+
+  Long enough for the dispatch not to matter, short enough for progress and signals; what is computed
+  does not depend on it. The processes of a run, each with its own clock, agree on the size.
+
+  Attributes:
+    seconds: That a call should last.
+    latest: Images a second of the last call; None before the second one (the first compiles).
+  """
+
+  def __init__(self, seconds: float):
+    self.seconds = seconds
+    self.latest: float | None = None
+    self._steps_per_second: float | None = None
+    self._compiled = False
+    self._images, self._elapsed = 0, 0.0
+
+  @contextlib.contextmanager
+  def call(self, remaining: int, batch_size: int) -> Iterator[int]:
+    """Times the block, which has to do as many steps as the context gives, in 1..remaining."""
+    limit = int(self.seconds * self._steps_per_second) if self._steps_per_second else 1
+    count = largest(max(1, min(limit, remaining)))
+    start = time.perf_counter()
+    yield count
+    elapsed = max(time.perf_counter() - start, 1e-9)
+    if not self._compiled:
+      self._compiled = True
+      return
+    self._steps_per_second, self.latest = count / elapsed, count * batch_size / elapsed
+    self._images, self._elapsed = self._images + count * batch_size, self._elapsed + elapsed
+
+  def rate(self) -> float | None:
+    """Mean images a second since the last call of `rate`, compilation apart; None if unknown."""
+    rate = self._images / self._elapsed if self._elapsed else None
+    self._images, self._elapsed = 0, 0.0
+    return rate

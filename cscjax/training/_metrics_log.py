@@ -8,8 +8,7 @@ import sys
 import warnings
 from typing import Any
 
-from cscjax.training._checksums import seal, unseal
-from cscjax.training._files import read_file
+from cscjax.training._files import read_file, seal, unseal
 
 SPLITS = frozenset({"train", "validation", "test"})
 REQUIRED = frozenset({"step", "epoch", "split", "loss", "accuracy", "images_per_second"})

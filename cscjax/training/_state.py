@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
 
@@ -53,32 +51,6 @@ class TrainState(struct.PyTreeNode):
   opt_state: Any
   metrics: EpochMetrics
   bad_step: jax.Array
-
-
-def create_train_state(
-  model: nn.Module,
-  optimizer: optax.GradientTransformation,
-  example_shape: tuple[int, ...],
-  key: jax.Array,
-) -> TrainState:
-  """The state at step 0.
-
-  Args:
-    model: Called as model(x, train=...).
-    optimizer: Whose state is made.
-    example_shape: One example's shape, [H, W, C] or [L, C].
-    key: For the parameters.
-  """
-  variables = jax.jit(model.init)(key, jnp.zeros((1, *example_shape), jnp.float32))
-  params = variables.pop("params")
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    variables=variables,
-    opt_state=jax.jit(optimizer.init)(params),
-    metrics=EpochMetrics.zero(),
-    bad_step=jnp.full((), -1, jnp.int32),
-  )
 
 
 def parameter_count(params: Any) -> int:

@@ -15,7 +15,6 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -29,7 +28,7 @@ from experiments import cli
 from experiments.benchmarks import hlo
 from experiments.benchmarks.library_calls import CALLS, FILTER_SIZE
 from experiments.benchmarks.training import CASES as NETWORKS
-from experiments.benchmarks.training import make_network, make_recipe
+from experiments.benchmarks.training import make_network, make_trainer
 from experiments.benchmarks.worker import Worker
 
 H100 = """
@@ -124,12 +123,12 @@ def has_plugin() -> bool:
 
 def compile_step(case: str, batch: int, precision: str) -> str:
   """The optimized HLO of a network's training program."""
-  recipe = make_recipe(make_network(NETWORKS[case], precision, "gpu"), batch)
-  recipe = recipe.replace(shift=4, flip=True)  # as the flagfiles train on CIFAR-10
+  network = make_network(NETWORKS[case], precision, "gpu")
+  trainer = make_trainer(network, batch, shift=4, flip=True)  # as the flagfiles train on CIFAR-10
 
   def arguments():
-    state = training.create_train_state(recipe.model, recipe.optimizer, (32, 32, 3), jax.random.key(0))
-    data = training.DeviceData(
+    state = trainer.create_state((32, 32, 3), jax.random.key(0))
+    data = training.Examples(
       jnp.zeros((EXAMPLES, 32, 32, 3), jnp.uint8),
       jnp.zeros(EXAMPLES, jnp.int32),
       jnp.zeros(3),
@@ -137,7 +136,7 @@ def compile_step(case: str, batch: int, precision: str) -> str:
     )
     return state, data, jax.random.key(1), jnp.int32(1)
 
-  return compiled_text(partial(training.train_steps, recipe), *jax.eval_shape(arguments), donate=0)
+  return compiled_text(trainer.train_steps, *jax.eval_shape(arguments), donate=0)
 
 
 def compiled_text(function: Callable, *arguments: Any, donate: int | None = None) -> str:

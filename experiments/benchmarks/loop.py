@@ -9,7 +9,7 @@ device. The first epoch, in which programs are compiled, is left out.
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 
 from cscjax import training
 from cscjax.data import Dataset, Split
-from cscjax.runs import Config, Lines, build
+from cscjax.runs import Config, Lines, build, start
 from experiments.benchmarks import training as steps
 
 CASES = ("resnet20",)
@@ -53,21 +53,16 @@ def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str,
 
 def measure(config: Config, dataset: Dataset) -> dict[str, Any]:
   """Trains, and returns means over all epochs but the first: `host_fraction` is the host's part."""
-  run, device = build(config, dataset), Stopwatch()
-  programs = training.Programs(
-    device.timed(run.programs.train),
-    device.timed(run.programs.evaluate),
-    run.programs.batches,
-    run.programs.schedule,
-  )
+  trainer, plan = build(config, dataset)
+  timed: Any = TimedTrainer(trainer)
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     checkpoints = CountedCheckpoints(folder / "checkpoints")
-    progress = Epochs(run.plan.total_steps, device, checkpoints)
+    progress = Epochs(plan.total_steps, timed, checkpoints)
     training.fit(
-      training.replicate(run.mesh, run.state),
-      programs,
-      run.plan,
+      timed,
+      plan,
+      *start(config, dataset, trainer, plan),
       log=training.MetricsLog(folder / "metrics.jsonl", last_step=0),
       checkpoints=checkpoints,
       progress=progress,
@@ -84,22 +79,28 @@ def measure(config: Config, dataset: Dataset) -> dict[str, Any]:
   }
 
 
-class Stopwatch:
-  """Adds up the seconds that calls take."""
+class TimedTrainer:
+  """A trainer whose calls end when the device has finished, and that adds up the seconds they take."""
 
-  def __init__(self):
-    self.seconds = 0.0
+  def __init__(self, trainer: training.Trainer):
+    self._trainer, self.seconds = trainer, 0.0
 
-  def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, whose calls end when the device has and are added up."""
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._trainer, name)
 
-    def call(*arguments):
-      start = time.perf_counter()
-      result = jax.block_until_ready(function(*arguments))
-      self.seconds += time.perf_counter() - start
-      return result
+  def train(self, *arguments: Any) -> training.TrainState:
+    """See `Trainer.train`."""
+    return self._timed(self._trainer.train, arguments)
 
-    return call
+  def evaluate(self, *arguments: Any) -> training.EpochMetrics:
+    """See `Trainer.evaluate`."""
+    return self._timed(self._trainer.evaluate, arguments)
+
+  def _timed(self, program, arguments):
+    start = time.perf_counter()
+    result = jax.block_until_ready(program(*arguments))
+    self.seconds += time.perf_counter() - start
+    return result
 
 
 class CountedCheckpoints(training.Checkpoints):
@@ -116,7 +117,7 @@ class CountedCheckpoints(training.Checkpoints):
 class Epochs(Lines):
   """Progress that notes at each epoch's end the time, the device's part of it and the checkpoints."""
 
-  def __init__(self, total: int, device: Stopwatch, checkpoints: CountedCheckpoints):
+  def __init__(self, total: int, device: TimedTrainer, checkpoints: CountedCheckpoints):
     super().__init__(0, total)
     self._device, self._checkpoints = device, checkpoints
     self.ends: list[tuple[float, float, int]] = []

@@ -10,7 +10,6 @@ takes that does no step: a run makes about one call a second.
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -127,7 +126,7 @@ def pytorch_programs(fields: dict[str, Any], batch: int, precision: str) -> dict
   from experiments.benchmarks import pytorch_training
 
   model = make_network(fields, precision)
-  state, data, _ = make_arguments(make_recipe(model, batch))
+  state, data, _ = make_arguments(make_trainer(model, batch))
   variables = {"params": state.params, **state.variables}
   return {
     mode: pytorch_training.Program(model, variables, data, batch, precision, RATE, mode)
@@ -190,18 +189,19 @@ class Program:
 
 def compile_step(model: Any, batch: int) -> tuple[Any, tuple, float]:
   """The compiled training program, its arguments but for the count of steps, and the seconds it took."""
-  recipe = make_recipe(model, batch)
-  arguments = make_arguments(recipe)
-  train = training.compile_for(None, partial(training.train_steps, recipe))
+  trainer = make_trainer(model, batch)
+  arguments = make_arguments(trainer)
+  # Not `trainer.train`, which would take over the state, from which each call starts here.
+  train = jax.jit(trainer.train_steps, compiler_options=training.compiler_options())
   start = time.perf_counter()
   compiled = train.lower(*arguments, np.int32(1)).compile()
   return compiled, arguments, time.perf_counter() - start
 
 
-def make_arguments(recipe: training.Recipe) -> tuple:
-  """State, random data and key for `training.train_steps`."""
-  rng, examples = np.random.default_rng(0), STEPS * recipe.batch_size
-  data = training.DeviceData(
+def make_arguments(trainer: training.Trainer) -> tuple:
+  """State, random data and key for `trainer.train_steps`."""
+  rng, examples = np.random.default_rng(0), STEPS * trainer.batch_size
+  data = training.Examples(
     *jax.device_put(
       (
         rng.integers(0, 256, (examples, 32, 32, 3), dtype=np.uint8),
@@ -211,16 +211,15 @@ def make_arguments(recipe: training.Recipe) -> tuple:
       )
     )
   )
-  state = training.create_train_state(recipe.model, recipe.optimizer, (32, 32, 3), jax.random.key(0))
+  state = trainer.create_state((32, 32, 3), jax.random.key(0))
   return state, data, jax.random.key(1)
 
 
-def make_recipe(model: Any, batch: int) -> training.Recipe:
+def make_trainer(model: Any, batch: int, **fields: Any) -> training.Trainer:
   """How the suites train a network."""
-  optimizer = training.sgd(
-    training.step_schedule(RATE, []), momentum=0.9, nesterov=True, weight_decay=1e-4
-  )
-  return training.Recipe(model, optimizer, batch)
+  schedule = training.step_schedule(RATE, [])
+  optimizer = training.sgd(schedule, momentum=0.9, nesterov=True, weight_decay=1e-4)
+  return training.Trainer(model, optimizer, schedule, batch, **fields)
 
 
 def time_steps(programs: dict[Any, Callable[[int], float]]) -> dict[Any, float]:

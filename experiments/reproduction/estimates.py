@@ -85,7 +85,7 @@ class Rates:
   def _forward_flops(self, row, shape):
     if (row, shape) not in self._flops:
       config = Job(ROWS[row], Study("cifar10", "paper"), 0).config()
-      layers = describe(make_model(config, 10, parallel=False), shape)
+      layers = describe(make_model(config, 10), shape)
       self._flops[row, shape] = sum(layer.forward_flops for layer in layers)
     return self._flops[row, shape]
 

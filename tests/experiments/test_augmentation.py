@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cscjax.data import load_dataset
-from cscjax.runs import Config, RunError, build
+from cscjax.runs import Config, RunError, build, start
 from cscjax.runs._workdir import open_workdir
 from experiments.flags import parse
 from tests.faults.harness import TINY
@@ -103,8 +103,10 @@ def test_a_workdir_from_before_the_flag_is_resumed_with_the_same_augmentation_on
 def test_the_training_step_does_what_the_flag_says():
   def parameters(*arguments):
     config = parse([*TINY, *arguments])
-    run = build(config, load_dataset("digits"))
-    return jax.device_get(run.programs.train(run.state, np.int32(1)).params)
+    dataset = load_dataset("digits")
+    trainer, plan = build(config, dataset)
+    state, data, key = start(config, dataset, trainer, plan)
+    return jax.device_get(trainer.train(state, data["train"], key, np.int32(1)).params)
 
   none, standard = parameters(), parameters("--augmentation=standard")
   jax.tree.map(np.testing.assert_array_equal, standard, parameters("--shift=4", "--flip"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cscjax.data import Dataset, Split
-from cscjax.runs import build, make_model
+from cscjax.runs import build, make_model, start
 from experiments.flags import parse
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments"
@@ -40,9 +40,11 @@ def test_there_is_a_file_for_each_network_of_the_design():
 )
 def test_one_step_and_a_header_that_names_the_command(path):
   config = parse([f"--flagfile={path}", "--batch_size=2", "--max_steps=1"])
-  run = build(config, synthetic(config))
-  before = jax.device_get(run.state.params)
-  state = run.programs.train(run.state, np.int32(1))
+  dataset = synthetic(config)
+  trainer, plan = build(config, dataset)
+  state, data, key = start(config, dataset, trainer, plan)
+  before = jax.device_get(state.params)
+  state = trainer.train(state, data["train"], key, np.int32(1))
   assert int(state.step) == 1
   assert int(state.bad_step) == -1
   moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.params))
@@ -57,7 +59,7 @@ def test_one_step_and_a_header_that_names_the_command(path):
 def test_the_filters_of_table_3(kind, depth):
   path = FOLDER / f"msd{kind}{depth}.flags"
   config = parse([f"--flagfile={path}"])
-  model = make_model(config, 10, parallel=False)
+  model = make_model(config, 10)
   variables = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
   leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
   filters = sum(leaf.size for name, leaf in leaves if "filters" in jax.tree_util.keystr(name))

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 import cscjax.training._loop
-import cscjax.training._pace
 from cscjax import training
 from cscjax.runs import Config, make_plan
-from cscjax.runs._build import Run
 from experiments.benchmarks import loop
 
 TRAINING, EVALUATION, CHECKPOINT = 0.6, 0.1, 0.35  # seconds: an epoch's and each checkpoint's
@@ -23,22 +21,31 @@ def test_what_is_not_spent_on_the_device_is_the_hosts(monkeypatch):
     nonlocal now
     now += seconds
 
-  def train(state, count):
+  def train(state, data, key, count):
     spend(TRAINING / 4 * count)
     return state.replace(step=jnp.int32(state.step + count))
 
-  def evaluate(state, split, sums, first, count):
+  def evaluate(state, data, sums, first, count):
     spend(EVALUATION * count)
     return sums
 
-  def build(config, dataset):
+  def create_state(shape, key):
     zero = jnp.zeros((), jnp.int32)
-    state = training.TrainState(zero, {}, {}, {}, training.EpochMetrics.zero(), zero - 1)
-    programs = training.Programs(train, evaluate, {"test": 1}, lambda step: np.float32(0.1))
-    return Run(state, programs, make_plan(config, dataset), None)
+    return training.TrainState(zero, {}, {}, {}, training.EpochMetrics.zero(), zero - 1)
+
+  def build(config, dataset):
+    trainer = types.SimpleNamespace(
+      batch_size=config.batch_size,
+      schedule=lambda step: np.float32(0.1),
+      create_state=create_state,
+      put=lambda tree: tree,
+      train=train,
+      evaluate=evaluate,
+    )
+    return trainer, make_plan(config, dataset)
 
   clock = types.SimpleNamespace(perf_counter=lambda: now)
-  for module in (loop, cscjax.training._loop, cscjax.training._pace):
+  for module in (loop, cscjax.training._loop):
     monkeypatch.setattr(module, "time", clock)
   monkeypatch.setattr(loop, "build", build)
   monkeypatch.setattr(training.Checkpoints, "save", lambda *_: spend(CHECKPOINT))

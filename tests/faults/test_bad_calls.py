@@ -299,11 +299,11 @@ def accuracy_of_nan():
       scale = self.param("scale", nn.initializers.ones, ())
       return scale * jnp.full((len(x), 3), NAN).at[:, 1:].set(0.0)
 
-  recipe = training.Recipe(Broken(), optax.sgd(0.1), 4)
-  state = training.create_train_state(recipe.model, recipe.optimizer, (8, 8, 1), jax.random.key(0))
+  trainer = training.Trainer(Broken(), optax.sgd(0.1), optax.constant_schedule(0.1), 4)
+  state = trainer.create_state((8, 8, 1), jax.random.key(0))
   images, labels = jnp.zeros((4, 8, 8, 1)), jnp.zeros(4, jnp.int32)
-  data = training.DeviceData(images, labels, jnp.zeros(1), jnp.ones(1))
-  sums = training.evaluate_batches(recipe, state, data, training.EpochMetrics.zero(), 0, 1)
+  data = training.Examples(images, labels, jnp.zeros(1), jnp.ones(1))
+  sums = trainer.evaluate_batches(state, data, training.EpochMetrics.zero(), 0, 1)
   return sums.correct
 
 

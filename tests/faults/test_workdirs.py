@@ -11,6 +11,7 @@ import pathlib
 import random
 import re
 import shutil
+import types
 import warnings
 
 import jax.numpy as jnp
@@ -22,7 +23,6 @@ from cscjax import training
 from cscjax.data import DataError, load_dataset
 from cscjax.models import ARCHITECTURES
 from cscjax.runs import Config, RunError, _execute, _workdir, execute, make_plan, make_run
-from cscjax.runs._build import Run
 from cscjax.training import unseal
 from tests.faults.harness import contents, final_digest, rows, save_as_old
 
@@ -35,7 +35,7 @@ def _stand_in():
   """A network whose every step adds, quickly and exactly; data that are read once."""
   dataset = load_dataset("digits")
 
-  def advanced(state, count):
+  def advanced(state, data, key, count):
     params = {"sum": state.params["sum"]}
     for step in range(int(state.step), int(state.step) + int(count)):
       params = {"sum": params["sum"] + np.float32(1 / (step + 1))}
@@ -43,21 +43,32 @@ def _stand_in():
     metrics = training.EpochMetrics(params["sum"][0], one, 3 * one)
     return state.replace(step=jnp.int32(state.step + count), params=params, metrics=metrics)
 
-  def evaluated(state, split, sums, first, count):
+  def evaluated(state, data, sums, first, count):
     best_in_the_middle = 1.0 if int(state.step) == 44 else 0.5
     new = training.EpochMetrics(state.params["sum"][1], jnp.float32(best_in_the_middle), jnp.float32(1))
     return new if first == 0 else sums
 
-  def build(config, dataset):
+  def create_state(shape, key):
     zero = jnp.zeros((), jnp.int32)
     params = {"sum": jnp.arange(100, dtype=jnp.float32)}
-    state = training.TrainState(zero, params, {}, {}, training.EpochMetrics.zero(), zero - 1)
-    programs = training.Programs(advanced, evaluated, {"test": 1}, lambda step: np.float32(0.1))
-    return Run(state, programs, make_plan(config, dataset), None)
+    return training.TrainState(zero, params, {}, {}, training.EpochMetrics.zero(), zero - 1)
+
+  def build(config, dataset, mesh):
+    trainer = types.SimpleNamespace(
+      model=None,
+      batch_size=len(dataset.test),  # one batch of the test set
+      schedule=lambda step: np.float32(0.1),
+      create_state=create_state,
+      put=lambda tree: tree,
+      train=advanced,
+      evaluate=evaluated,
+    )
+    return trainer, make_plan(config, dataset)
 
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(_execute, "load_dataset", lambda *_, **__: dataset)
     patch.setattr(_execute, "build", build)
+    patch.setattr(_execute, "check_network", lambda config, dataset, model: None)
     patch.setattr(_execute, "use_compilation_cache", lambda config: None)
     patch.setattr(_execute, "learning_curves", lambda rows, title: Figure(figsize=(1, 1)))
     patch.setattr(_workdir, "_git_revision", lambda: None)

@@ -245,32 +245,6 @@ def test_statistics_of_each_unfolding(x64):
   assert np.max(np.abs(run(moved, x) - run(variables, x))) > 1e-3
 
 
-@pytest.mark.parametrize("axis_name", [None, "devices"])
-def test_statistics_over_devices(x64, axis_name):
-  """With `axis_name` those of the whole batch, without it each device's own."""
-  fields = {"depth": 1, "unfolding": 1}
-  x, variables = images(6), prepared(**fields)
-
-  def train(model, x):
-    return model.apply(variables, x, train=True, mutable=COLLECTIONS)
-
-  parts = x.reshape(2, 3, *x.shape[1:])
-  model = small(**fields, axis_name=axis_name)
-  logits, updates = jax.jit(jax.vmap(functools.partial(train, model), axis_name="devices", axis_size=2))(
-    parts
-  )
-  alone = jax.jit(functools.partial(train, small(**fields)))
-  expected = [alone(part) for part in (parts if axis_name is None else (x, x))]
-  for device in range(2):
-    logits_there, updates_there = expected[device]
-    if axis_name:
-      logits_there = logits_there.reshape(2, 3, -1)[device]
-    np.testing.assert_allclose(logits[device], logits_there, atol=1e-11)
-    there = jax.tree.leaves(updates_there["batch_stats"])
-    for leaf, other in zip(jax.tree.leaves(updates["batch_stats"]), there, strict=True):
-      np.testing.assert_allclose(leaf[device], other, atol=1e-11)
-
-
 def test_evaluation_does_not_depend_on_the_batch(x64):
   variables, x = prepared(unfolding=2), images(100)
   run = jax.jit(small(unfolding=2).apply)

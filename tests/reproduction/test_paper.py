@@ -41,7 +41,7 @@ def test_accuracies_are_those_of_the_flagfiles(flagfile):
 def test_each_row_is_the_network_that_is_printed(name):
   row = ROWS[name]
   config = Job(row, Study("cifar10", "paper"), 0).config()
-  model = make_model(config, 10, parallel=False)
+  model = make_model(config, 10)
   weights = sum(layer.weights for layer in describe(model, (32, 32, 3)) if layer.stride)
   assert weights / 1e6 == pytest.approx(float(row.parameters.rstrip("M")), abs=0.05)
   assert getattr(model, "unfolding", None) == row.unfolding

@@ -38,19 +38,19 @@ def test_what_is_given_stays():
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize("model", MODELS)
 def test_every_network_takes_what_it_gets(model, platform):
-  make_model(for_device(Config(model=model), platform), 10, parallel=False)
+  make_model(for_device(Config(model=model), platform), 10)
 
 
 @pytest.mark.parametrize("depth", [1, 7, 21])
 def test_a_depth_that_does_not_fit_is_what_is_told(depth):
   config = for_device(Config(model="res_csc", depth=depth), "gpu")
   with pytest.raises(RunError, match=r"^depth: "):
-    make_model(config, 10, parallel=False)
+    make_model(config, 10)
 
 
 def convolutions(depth):
   """How many convolutions XLA gets to compile of the gradient of a network on a GPU."""
-  model = make_model(for_device(Config(model="res_csc", depth=depth), "gpu"), 10, parallel=False)
+  model = make_model(for_device(Config(model="res_csc", depth=depth), "gpu"), 10)
   text = networks.gradient_for_a_gpu(model)
   return text.count("stablehlo.convolution"), text.count("stablehlo.while")
 

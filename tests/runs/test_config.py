@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from cscjax.runs import Config
+from cscjax.runs import Config, current_flags
 
 BAD = [
   {"model": "vgg"},
@@ -37,7 +37,6 @@ BAD = [
   {"precision": "float16"},
   {"matmul_precision": "tf32"},
   {"parallel": "tpu"},
-  {"statistics": "none"},
   {"evaluate_epochs": 0},
   {"checkpoint_seconds": -1.0},
   {"dispatch_seconds": -1.0},
@@ -65,3 +64,25 @@ def test_values_out_of_range_are_named(bad):
 def test_every_field_has_a_help_text_and_the_defaults_are_valid():
   Config()
   assert all(field.metadata["help"] for field in dataclasses.fields(Config))
+
+
+@pytest.mark.parametrize(
+  ("parallel", "statistics", "expected"),
+  [
+    ("auto", "global", "jit"),
+    ("jit", "global", "jit"),
+    ("pmap", "global", "jit"),
+    ("auto", "device", "pmap"),
+    ("pmap", "device", "pmap"),
+    ("jit", "device", "jit"),  # which meant one device
+    ("auto", None, "jit"),
+    ("pmap", None, "pmap"),
+  ],
+)
+def test_statistics_of_older_runs_are_told_by_parallel(parallel, statistics, expected):
+  recorded = {"parallel": parallel} | ({} if statistics is None else {"statistics": statistics})
+  before = dict(recorded)
+  current = current_flags(recorded)
+  assert recorded == before
+  assert "statistics" not in current
+  assert Config(parallel=current["parallel"]).parallel == expected

@@ -10,7 +10,7 @@ import pytest
 
 from cscjax import training
 from cscjax.data import load_dataset
-from cscjax.runs import Config, RunError, build
+from cscjax.runs import Config, RunError, build, start
 from cscjax.runs._workdir import open_workdir
 from experiments.flags import parse
 from tests.faults.harness import TINY
@@ -18,19 +18,21 @@ from tests.faults.harness import TINY
 
 def precisions(*arguments):
   """Of the convolutions and products of a run whose network has no constants to compute."""
-  run = build(parse([*TINY, "--depth=1", "--unfolding=0", *arguments]), load_dataset("digits"))
+  config, dataset = parse([*TINY, "--depth=1", "--unfolding=0", *arguments]), load_dataset("digits")
+  trainer, plan = build(config, dataset)
+  state, data, key = start(config, dataset, trainer, plan)
 
   def programs(state):
-    trained = run.programs.train(state, np.int32(1))
-    return trained, run.programs.evaluate(trained, "test", state.metrics, np.int32(0), np.int32(1))
+    trained = trainer.train(state, data["train"], key, np.int32(1))
+    return trained, trainer.evaluate(trained, data["test"], state.metrics, np.int32(0), np.int32(1))
 
-  text = jax.jit(programs).trace(run.state).lower(lowering_platforms=("cuda",)).as_text()
+  text = jax.jit(programs).trace(state).lower(lowering_platforms=("cuda",)).as_text()
   found = re.findall(r"stablehlo\.(?:convolution|dot_general)\b.*", text)
   return {precision for line in found for precision in re.findall(r"DEFAULT|HIGHEST", line)}
 
 
 def test_the_programs_ask_for_what_the_flag_says(monkeypatch):
-  monkeypatch.setattr(training._parallel, "compiler_options", lambda: None)  # those are of the CPU
+  monkeypatch.setattr(training._trainer, "compiler_options", lambda: None)  # those are of the CPU
   assert precisions() == {"DEFAULT"}
   assert precisions("--matmul_precision=highest") == {"HIGHEST"}
 

@@ -29,8 +29,9 @@ class Tiny(nn.Module):
 
 @functools.cache
 def make_state(step):
-  optimizer = training.sgd(training.step_schedule(0.1, []))
-  state = training.create_train_state(Tiny(), optimizer, (4, 4, 2), jax.random.key(step))
+  schedule = training.step_schedule(0.1, [])
+  trainer = training.Trainer(Tiny(), training.sgd(schedule), schedule, 1)
+  state = trainer.create_state((4, 4, 2), jax.random.key(step))
   return state.replace(step=np.int32(step))
 
 

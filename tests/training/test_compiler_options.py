@@ -83,9 +83,9 @@ def test_this_version_of_xla_knows_them():
 
 
 def test_without_them_where_xla_does_not_know_them(monkeypatch):
-  parallel = training._parallel
-  monkeypatch.setattr(parallel, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
-  assert parallel.compiler_options.__wrapped__() == {}
+  devices = training._devices
+  monkeypatch.setattr(devices, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
+  assert devices.compiler_options.__wrapped__() == {}
 
 
 def test_convolutions_stay_out_of_cuda_graphs():
@@ -105,4 +105,4 @@ def test_convolutions_stay_out_of_cuda_graphs():
 
 def test_none_for_other_backends(monkeypatch):
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  assert training._parallel.compiler_options.__wrapped__() == {}
+  assert training._devices.compiler_options.__wrapped__() == {}

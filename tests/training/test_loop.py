@@ -2,14 +2,14 @@
 
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cscjax import training
 from cscjax.training import _loop as loop
-from cscjax.training import _pace as pace
-from cscjax.training._pace import Pace
+from cscjax.training._loop import Pace
 
 
 class Clock:
@@ -62,7 +62,7 @@ def run(
   """Runs the loop over 10-step epochs; returns outcome, rows, saved steps and the calls made."""
   calls, evaluated, clock = [], [], Clock()
 
-  def train(state, count):
+  def train(state, data, key, count):
     step = int(state.step)
     assert step // 10 == (step + int(count) - 1) // 10, "a call crosses the end of an epoch"
     calls.append((step, int(count)))
@@ -70,22 +70,35 @@ def run(
     bad = bad_at if bad_at is not None and step <= bad_at < step + count else -1
     return state_at(step + int(count), bad)
 
-  def evaluate(state, split, sums, first, count):
-    evaluated.append((int(state.step), split, int(first), int(count)))
+  def evaluate(state, data, sums, first, count):
+    evaluated.append((int(state.step), data.images, int(first), int(count)))
     return training.EpochMetrics(sums.loss + 3.0 * count, sums.correct + count, sums.count + 2 * count)
 
   def stopped():
     return stop_at is not None and stop_at(calls, evaluated)
 
+  trainer = types.SimpleNamespace(
+    batch_size=4,
+    schedule=lambda step: np.float32(0.1),
+    put=lambda tree: tree,
+    train=train,
+    evaluate=evaluate,
+  )
+  # A split stands for its images; what counts is how many labels it has: 3 batches, and 2.
+  data = {
+    name: training.Examples(name, np.zeros(examples), None, None)
+    for name, examples in (("train", 40), ("test", 12), ("validation", 7))
+  }
   keeper = Keeper(clock, save_seconds)
   log = training.MetricsLog(tmp_path / "metrics.jsonl", last_step=start)
   with pytest.MonkeyPatch.context() as patch:
-    for module in (loop, pace):
-      patch.setattr(module, "time", types.SimpleNamespace(perf_counter=clock.perf_counter))
+    patch.setattr(loop, "time", types.SimpleNamespace(perf_counter=clock.perf_counter))
     outcome = training.fit(
+      trainer,
+      training.Plan(total, 10, split, **plan),
       state_at(start),
-      training.Programs(train, evaluate, {"test": 3, "validation": 2}, lambda step: np.float32(0.1)),
-      training.Plan(total, 10, 4, split, **plan),
+      data,
+      jax.random.key(0),
       log=log,
       checkpoints=keeper,
       progress=Silent(),

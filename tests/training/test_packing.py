@@ -61,12 +61,12 @@ def test_steps_are_those_on_the_arrays(norm):
   model = create_model("msd_csc", num_classes=3, depth=2, width=2, norm=norm)
   schedule = training.step_schedule(0.05, [2])
   optimizer = training.sgd(schedule, momentum=0.9, nesterov=True, weight_decay=0.1)
-  start = training.create_train_state(model, optimizer, (4, 4, 1), jax.random.key(0))
+  trainer = training.Trainer(model, optimizer, schedule, 6)
+  start = trainer.create_state((4, 4, 1), jax.random.key(0))
   rng = np.random.default_rng(0)
   images, labels = rng.normal(size=(6, 4, 4, 1)).astype(np.float32), np.arange(6, dtype=np.int32) % 3
-  data = training.DeviceData(images, labels, np.zeros(1, np.float32), np.ones(1, np.float32))
-  recipe = training.Recipe(model, optimizer, 6)
-  train = jax.jit(partial(training.train_steps, recipe))
+  data = training.Examples(images, labels, np.zeros(1, np.float32), np.ones(1, np.float32))
+  train = jax.jit(trainer.train_steps)
   reference = jax.jit(partial(_reference_step, model, optimizer))
   state, expected = start, start
   for _ in range(4):  # an epoch of one batch each
@@ -82,13 +82,14 @@ def test_steps_are_those_on_the_arrays(norm):
 def test_any_parameter_that_is_not_finite_is_found():
   """One value of one array of either vector, whose loss is finite."""
   model = create_model("msd_csc", num_classes=3, depth=1, width=2, unfolding=1)
-  optimizer = training.sgd(training.step_schedule(1e-3, []), weight_decay=1e-4)
-  start = training.create_train_state(model, optimizer, (4, 4, 1), jax.random.key(0))
+  schedule = training.step_schedule(1e-3, [])
+  trainer = training.Trainer(model, training.sgd(schedule, weight_decay=1e-4), schedule, 4)
+  start = trainer.create_state((4, 4, 1), jax.random.key(0))
   images = np.random.default_rng(0).normal(size=(4, 4, 4, 1)).astype(np.float32)
-  data = training.DeviceData(
+  data = training.Examples(
     images, np.int32([0, 1, 2, 0]), np.zeros(1, np.float32), np.ones(1, np.float32)
   )
-  train = jax.jit(partial(training.train_steps, training.Recipe(model, optimizer, 4)))
+  train = jax.jit(trainer.train_steps)
   assert int(train(start, data, jax.random.key(1), np.int32(2)).bad_step) == -1
   leaves, structure = jax.tree.flatten(start.opt_state)
   for index, leaf in enumerate(leaves):

@@ -1,7 +1,5 @@
 """Compiled training steps and evaluation, on a linear classifier whose gradient is known."""
 
-from functools import partial
-
 import chex
 import flax.linen as nn
 import jax
@@ -25,14 +23,14 @@ def one_hot_data(count):
   """Image i is e_i: row i of the classifier's kernel has a gradient when image i is used."""
   images = np.eye(count, dtype=np.float32).reshape(count, count, 1)
   labels = (np.arange(count) % 3).astype(np.int32)
-  return training.DeviceData(images, labels, np.zeros(1, np.float32), np.ones(1, np.float32))
+  return training.Examples(images, labels, np.zeros(1, np.float32), np.ones(1, np.float32))
 
 
 def make(count, batch_size, learning_rate=0.1, model=None):
-  optimizer = training.sgd(training.step_schedule(learning_rate, []), momentum=0.0)
-  recipe = training.Recipe(model or Linear(), optimizer, batch_size)
-  state = training.create_train_state(recipe.model, optimizer, (count, 1), jax.random.key(0))
-  return recipe, state, jax.jit(partial(training.train_steps, recipe))
+  schedule = training.step_schedule(learning_rate, [])
+  optimizer = training.sgd(schedule, momentum=0.0)
+  trainer = training.Trainer(model or Linear(), optimizer, schedule, batch_size)
+  return trainer, trainer.create_state((count, 1), jax.random.key(0)), jax.jit(trainer.train_steps)
 
 
 @pytest.mark.parametrize(("count", "left_over"), [(12, 0), (14, 2)])
@@ -63,17 +61,18 @@ def test_a_step_is_the_gradient_of_the_mean_cross_entropy():
 
 def test_grouping_of_steps_does_not_matter():
   model = create_model("msd_csc", num_classes=3, depth=2, width=3, unfolding=1)
-  optimizer = training.sgd(training.step_schedule(0.1, []), momentum=0.9)
-  recipe = training.Recipe(model, optimizer, 4, shift=1, flip=True)
-  start = training.create_train_state(model, optimizer, (6, 6, 1), jax.random.key(0))
+  schedule = training.step_schedule(0.1, [])
+  optimizer = training.sgd(schedule, momentum=0.9)
+  trainer = training.Trainer(model, optimizer, schedule, 4, shift=1, flip=True)
+  start = trainer.create_state((6, 6, 1), jax.random.key(0))
   rng = np.random.default_rng(0)
-  data = training.DeviceData(
+  data = training.Examples(
     rng.integers(0, 255, (26, 6, 6, 1), dtype=np.uint8),
     rng.integers(0, 3, 26).astype(np.int32),
     np.float32([0.5]),
     np.float32([0.3]),
   )
-  train = jax.jit(partial(training.train_steps, recipe))
+  train = jax.jit(trainer.train_steps)
   results = []
   for groups in ([6, 6], [1, 2, 3, 5, 1]):
     state = start
@@ -86,14 +85,14 @@ def test_grouping_of_steps_does_not_matter():
 
 
 def test_evaluation_counts_the_last_partial_batch_once():
-  recipe, state, _ = make(10, 4)
+  trainer, state, _ = make(10, 4)
   rng = np.random.default_rng(0)
   kernel = rng.normal(size=(10, 3)).astype(np.float32)
   state = state.replace(params={"dense": {"kernel": kernel, "bias": np.zeros(3, np.float32)}})
   images = rng.normal(size=(11, 10, 1)).astype(np.float32)
   labels = rng.integers(0, 3, 11).astype(np.int32)
-  data = training.DeviceData(images, labels, np.zeros(1, np.float32), np.ones(1, np.float32))
-  evaluate = jax.jit(partial(training.evaluate_batches, recipe))
+  data = training.Examples(images, labels, np.zeros(1, np.float32), np.ones(1, np.float32))
+  evaluate = trainer.evaluate
   sums = evaluate(state, data, training.EpochMetrics.zero(), np.int32(0), np.int32(2))
   sums = evaluate(state, data, sums, np.int32(2), np.int32(1))
   logits = images[..., 0].astype(np.float64) @ kernel
