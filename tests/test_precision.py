@@ -85,7 +85,7 @@ WITHOUT_DERIVATIVE = ("learn_dictionary",)
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
 IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions")
 WITHOUT_PRODUCTS = (
-  *("ill_conditioned_example", "is_unique", "join", "msd_csc_spectrum", "nonzero_fraction"),
+  *("ill_conditioned_example", "is_unique", "join", "split", "msd_csc_spectrum", "nonzero_fraction"),
   *("bp_recovery", "patch_norm", "patch_sparsity", "scaled_fit", "stripe_sparsity", "support_size"),
   *("thresholding_recovery", "uniqueness_bound"),
 )

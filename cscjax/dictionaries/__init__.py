@@ -7,6 +7,7 @@ from cscjax.dictionaries._base import (
   check_signal_shape,
   floating_type,
   join,
+  split,
   to_matrix,
 )
 from cscjax.dictionaries._coherence import atom_norms, mutual_coherence
@@ -21,7 +22,6 @@ from cscjax.dictionaries._effective import (
   scaled_fit,
 )
 from cscjax.dictionaries._frame import canvas, frame_inverse, squared_atom_norm
-from cscjax.dictionaries._geometry import axes
 from cscjax.dictionaries._identity import IdentityAugmented
 from cscjax.dictionaries._lipschitz import lipschitz
 from cscjax.dictionaries._matrix import MatrixDictionary
@@ -36,7 +36,6 @@ __all__ = [
   "MatrixDictionary",
   "ScaledFit",
   "atom_norms",
-  "axes",
   "canvas",
   "check_coded_layers",
   "check_dictionary",
@@ -51,6 +50,7 @@ __all__ = [
   "mutual_coherence",
   "nonzero_fraction",
   "scaled_fit",
+  "split",
   "squared_atom_norm",
   "symbol_on_grid",
   "to_matrix",

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cscjax import checks
 from cscjax.ops import at_least_float32, common_float, highest_precision
@@ -69,6 +70,13 @@ def join(code: Code) -> jax.Array:
   """A code as the signal of the next layer: its parts concatenated along the channels."""
   parts = jax.tree.leaves(code)
   return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+
+
+def split(signal: jax.Array, code: Code) -> Code:
+  """The inverse of `join`: the channels of a signal as the parts of a code like `code`."""
+  parts, structure = jax.tree.flatten(code)
+  ends = np.cumsum([part.shape[-1] for part in parts])[:-1]
+  return jax.tree.unflatten(structure, jnp.split(signal, ends, axis=-1))
 
 
 def check_dictionary(dictionary: Any) -> None:

@@ -151,18 +151,15 @@ def _margins(conv, shape):
   """Along each axis: signal size, where it begins on the canvas, size of the canvas, where codes begin.
 
   The taps of an atom reach from -low to size + high, so that on a canvas of size + low + high they never
-  wrap; a circular atom begins (span - 1) // 2 before its position.
+  wrap; a circular atom begins so many samples before its position as a circular signal is padded by.
   """
-  spatial, rank = shape[:-1], len(shape) - 1
-  dilations = (conv.dilation,) * rank if isinstance(conv.dilation, int) else conv.dilation
-  spans = [(k - 1) * d + 1 for k, d in zip(conv.filters.shape[:-2], dilations, strict=True)]
-  reach = [(span - 1) // 2 for span in spans]
-  if conv.padding == "SAME":
-    margins = [(low, span - 1 - low) for low, span in zip(reach, spans, strict=True)]
-  else:
-    margins = [(0, 0)] * rank if conv.padding == "VALID" else conv.padding
+  spatial = shape[:-1]
+  margins = [axis.pads(n) for axis, n in zip(conv.axes, spatial, strict=True)]
+  starts = [
+    axis._replace(padding="CIRCULAR").pads(n)[0] for axis, n in zip(conv.axes, spatial, strict=True)
+  ]
   larger = [n + low + high for n, (low, high) in zip(spatial, margins, strict=True)]
-  return spatial, [low for low, _ in margins], larger, reach
+  return spatial, [low for low, _ in margins], larger, starts
 
 
 def _window(starts, sizes, larger):
