@@ -3,9 +3,10 @@
 from cscjax.dictionaries._base import (
   Code,
   Dictionary,
+  as_signal,
   check_dictionary,
+  check_one_per_dictionary,
   check_signal_shape,
-  floating_type,
   join,
   split,
   to_matrix,
@@ -21,13 +22,14 @@ from cscjax.dictionaries._effective import (
   nonzero_fraction,
   scaled_fit,
 )
-from cscjax.dictionaries._frame import canvas, frame_inverse, squared_atom_norm
+from cscjax.dictionaries._embedding import CirculantEmbedding, circulant_embedding
 from cscjax.dictionaries._identity import IdentityAugmented
 from cscjax.dictionaries._lipschitz import lipschitz
 from cscjax.dictionaries._matrix import MatrixDictionary
 from cscjax.dictionaries._symbol import lipschitz_bound, symbol_on_grid
 
 __all__ = [
+  "CirculantEmbedding",
   "Code",
   "CodedLayer",
   "ConvDictionary",
@@ -35,14 +37,14 @@ __all__ = [
   "IdentityAugmented",
   "MatrixDictionary",
   "ScaledFit",
+  "as_signal",
   "atom_norms",
-  "canvas",
   "check_coded_layers",
   "check_dictionary",
+  "check_one_per_dictionary",
   "check_signal_shape",
+  "circulant_embedding",
   "effective_atoms",
-  "floating_type",
-  "frame_inverse",
   "join",
   "layer_reconstructions",
   "lipschitz",
@@ -51,7 +53,6 @@ __all__ = [
   "nonzero_fraction",
   "scaled_fit",
   "split",
-  "squared_atom_norm",
   "symbol_on_grid",
   "to_matrix",
 ]

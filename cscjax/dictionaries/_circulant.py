@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from cscjax.dictionaries._conv import ConvDictionary
-from cscjax.ops import highest_precision, vary_as
+from cscjax.ops import highest_precision, vary_alike
 
 BLOCK = 2**18  # complex numbers that are held for a block of frequencies
 
@@ -80,7 +80,7 @@ def _map_frequencies(
     return lax.dynamic_update_slice_in_dim(values, block, start, axis=0), None
 
   one = jax.eval_shape(at, jnp.arange(1))
-  values = vary_as(jnp.zeros((count, *one.shape[1:]), one.dtype), conv)
+  values = vary_alike(jnp.zeros((count, *one.shape[1:]), one.dtype), conv)
   return lax.scan(body, values, jnp.minimum(jnp.arange(0, count, batch), count - batch))[0]
 
 

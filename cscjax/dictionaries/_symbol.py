@@ -73,10 +73,19 @@ def lipschitz_bound(
   return scale * (scale * (bound * (1 + terms * jnp.finfo(bound.dtype).eps)))
 
 
+@ops.highest_precision
 def symbol_on_grid(conv: ConvDictionary, sizes: Sequence[int]) -> tuple[jax.Array, float]:
-  """(S, correction): the real part of S above its imaginary one at F points, [F, 2 s, q] with s <= q.
+  """The symbol S of a convolution on a grid from which `lipschitz_bound` bounds L.
 
   Half of the grid does, for S(-theta) is the conjugate of S(theta).
+
+  Args:
+    conv: A convolution.
+    sizes: (H, W) or (L,) of a signal.
+
+  Returns:
+    (S, correction): S [F, 2 s, q] with s <= q at F points, its real part above its imaginary one, and
+    the factor >= 1 by which lambda_max(S S^H) over all theta can exceed that over the grid.
   """
   filters, grids, correction = conv.filters, [], 1.0
   for i, (axis, size) in enumerate(zip(conv.axes, sizes, strict=True)):

@@ -4,7 +4,7 @@ from cscjax.ops._conv import analysis_shape, conv, conv_adjoint, synthesis_shape
 from cscjax.ops._geometry import Axis, Padding, as_axes, as_padding, integers_per_axis
 from cscjax.ops._lanczos import lanczos_max, lanczos_vector
 from cscjax.ops._lowpass import tikhonov_lowpass
-from cscjax.ops._meshes import REPLICATED, shard_batch, vary_alike, vary_as
+from cscjax.ops._meshes import shard_batch, vary_alike
 from cscjax.ops._pooling import max_pool
 from cscjax.ops._power import power_iteration
 from cscjax.ops._precision import at_least_float32, common_float, expand_rank, highest_precision
@@ -12,7 +12,6 @@ from cscjax.ops._scale import norm, power_of_two, scaled
 from cscjax.ops._thresholds import hard_threshold, nonnegative_soft_threshold, soft_threshold
 
 __all__ = [
-  "REPLICATED",
   "Axis",
   "Padding",
   "analysis_shape",
@@ -39,5 +38,4 @@ __all__ = [
   "synthesis_shape",
   "tikhonov_lowpass",
   "vary_alike",
-  "vary_as",
 ]

@@ -90,7 +90,7 @@ def conv_adjoint(
 
   def adjoint(code, filters):
     dtype = common_float(code, filters)
-    code, filters = vary_alike(code.astype(dtype), filters.astype(dtype))
+    code, filters = vary_alike((code.astype(dtype), filters.astype(dtype)))
     signal = jnp.zeros_like(code, shape=(*batch, *signal_shape, filters.shape[-2]))
     return jax.linear_transpose(lambda x: _conv(x, filters, axes), signal)(code)[0]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cscjax import checks
-from cscjax.ops._meshes import vary_as
+from cscjax.ops._meshes import vary_alike
 from cscjax.ops._precision import highest_precision
 from cscjax.ops._scale import norm
 
@@ -60,7 +60,7 @@ def lanczos_vector(operator: Operator, start: jax.Array, iterations: int) -> jax
   iterations = checks.positive_int("iterations", iterations)
   weights = jnp.linalg.eigh(_tridiagonal(operator, start, iterations))[1][:, -1]
 
-  start = vary_as(start, weights)
+  start = vary_alike(start, weights)
 
   def body(carry, weight):
     state, total = carry
@@ -73,7 +73,7 @@ def lanczos_vector(operator: Operator, start: jax.Array, iterations: int) -> jax
 
 def _tridiagonal(operator, start, iterations):
   """[k, k], the map in the basis of the recurrence."""
-  start = vary_as(start, operator(start))
+  start = vary_alike(start, operator(start))
   _, (diagonal, beside) = lax.scan(
     lambda state, _: _step(operator, state), _first(start), length=iterations
   )

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cscjax.ops._meshes import vary_as
+from cscjax.ops._meshes import vary_alike
 from cscjax.ops._precision import highest_precision
 from cscjax.ops._scale import power_of_two
 
@@ -42,5 +42,5 @@ def power_iteration(
     _, vector = carry
     return normalize(operator(vector))
 
-  start = vary_as(start, operator(start))
+  start = vary_alike(start, operator(start))
   return jax.lax.fori_loop(0, iterations, body, normalize(start))

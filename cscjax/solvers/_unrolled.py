@@ -12,8 +12,7 @@ import jax
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, join, split
-from cscjax.solvers._arguments import check_lengths
+from cscjax.dictionaries import Code, Dictionary, check_one_per_dictionary, join, split
 from cscjax.solvers._steps import SOLVERS, Prox, extrapolate, momentum, proximal_gradient_step
 
 
@@ -137,7 +136,7 @@ def multilayer_pursuit(
       do not fit.
   """
   checks.one_of("solver", solver, SOLVERS)
-  check_lengths(dictionaries, proxes=proxes, steps=steps)
+  check_one_per_dictionary(dictionaries, proxes=proxes, steps=steps)
   for layer in proxes:
     if not layer or len(layer) != len(proxes[0]):
       checks.fail("proxes", [len(p) for p in proxes], "as many for each layer, at least one")
@@ -171,7 +170,7 @@ def layered_pursuit(
   Arguments, result and errors are those of `multilayer_pursuit`, but that layers may differ in their
   number of iterations.
   """
-  check_lengths(dictionaries, proxes=proxes, steps=steps)
+  check_one_per_dictionary(dictionaries, proxes=proxes, steps=steps)
   codes = []
   for dictionary, layer, step in zip(dictionaries, proxes, steps, strict=True):
     codes.append(unfolded_pursuit(dictionary, x, layer, step=step, solver=solver))

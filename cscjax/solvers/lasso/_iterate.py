@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code
-from cscjax.ops import REPLICATED, shard_batch, vary_as
+from cscjax.ops import shard_batch, vary_alike
 from cscjax.solvers.lasso._algorithm import STOPS, Measure, Method, Stop
 from cscjax.solvers.lasso._implicit import implicitly_differentiable
 from cscjax.solvers.lasso._problem import Lasso, per_signal
@@ -129,13 +129,13 @@ def solve(
     lambda _, *arguments: _solve(*arguments, method=method, loop=loop),
     *(problem.x, problem, parameter, init, tolerance),
     batch_ndim=problem.batch_ndim,
-    layout=SolverResult._make((0, 1, REPLICATED, 0, 0, 1, 1, 1)),
+    layout=SolverResult._make((0, 1, "replicated", 0, 0, 1, 1, 1)),
   )
 
 
 @partial(jax.jit, static_argnames=("method", "loop"))
 def _solve(problem, parameter, init, tolerance, *, method, loop):
-  problem, parameter, init, tolerance = vary_as((problem, parameter, init, tolerance))
+  problem, parameter, init, tolerance = vary_alike((problem, parameter, init, tolerance))
   start = problem.zero_code() if init is None else init
   if loop.differentiate != "implicit":
     return _run(problem, parameter, start, tolerance, method, loop)

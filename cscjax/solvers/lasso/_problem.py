@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary
+from cscjax.dictionaries import Code, Dictionary, as_signal
 from cscjax.ops import (
   at_least_float32,
   expand_rank,
@@ -20,7 +20,7 @@ from cscjax.ops import (
   norm,
   soft_threshold,
 )
-from cscjax.solvers._arguments import as_signal, list_as_code, per_part
+from cscjax.solvers._arguments import list_as_code, per_part
 
 
 class Lasso(struct.PyTreeNode):
