@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from cscjax import checks
@@ -220,7 +219,7 @@ def _as_images(images):
   if images.ndim not in (3, 4) or images.size == 0:
     checks.fail("images", images.shape, "[N, H, W, C] or [N, L, C], no axis empty")
   images = images.astype(common_float(images))
-  if not isinstance(images, Tracer) and not bool(jnp.all(jnp.isfinite(images))):
+  if not checks.is_traced(images) and not bool(jnp.all(jnp.isfinite(images))):
     checks.fail("images", "NaN or infinity", "finite values")
   return images
 

@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from cscjax import checks
 
@@ -108,7 +107,7 @@ def _per_axis(name, value, rank):
 
 def _plain(value: Any) -> Any:
   """Arrays, NumPy scalars, lists and ranges as Python numbers and tuples of them."""
-  if isinstance(value, np.generic | np.ndarray | jax.Array) and not isinstance(value, Tracer):
+  if isinstance(value, np.generic | np.ndarray | jax.Array) and not checks.is_traced(value):
     value = np.asarray(value).tolist()
   if isinstance(value, Sequence) and not isinstance(value, str | bytes):
     return tuple(map(_plain, value))

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from cscjax import checks
@@ -277,7 +276,7 @@ def _diverged(problem, algorithm, code, rebuilt):
 def _all_positive(beta):
   """False where a concrete value is 0: the dual's feasible set is flat there."""
   leaves = jax.tree.leaves(beta)
-  return all(isinstance(leaf, Tracer) or bool(jnp.all(leaf > 0)) for leaf in leaves)
+  return all(checks.is_traced(leaf) or bool(jnp.all(leaf > 0)) for leaf in leaves)
 
 
 def _support_size(problem, code):

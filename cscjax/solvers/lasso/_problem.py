@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from cscjax import checks
@@ -163,7 +162,7 @@ def safe_sqrt(square: jax.Array) -> jax.Array:
 
 def _as_mask(mask: ArrayLike, x: jax.Array) -> jax.Array:
   mask = checks.real_array("mask", mask)
-  if not isinstance(mask, Tracer):
+  if not checks.is_traced(mask):
     values = np.asarray(mask, np.float64)
     if not np.all((values >= 0) & (values <= 1)):
       checks.fail("mask", f"values from {values.min():g} to {values.max():g}", "weights in 0..1")
