@@ -21,8 +21,8 @@ from cscjax.dictionaries import (
 )
 from cscjax.ops import highest_precision
 from cscjax.solvers import layered_bp, layered_thresholding
+from cscjax.theory._lemmas import is_unique, uniqueness_bound
 from cscjax.theory._stability import SOLVERS, ZERO_ATOMS, LayerStability, layered_stability
-from cscjax.theory._uniqueness import is_unique, uniqueness_bound
 
 _coherence = jax.jit(mutual_coherence, static_argnames="signal_shape")
 _stability = jax.jit(layered_stability, static_argnames="solver")

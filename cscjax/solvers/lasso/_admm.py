@@ -39,7 +39,7 @@ class _Pair(NamedTuple):
 class _State(NamedTuple):
   point: _Pair  # P; its prox is the answer, the rest the scaled dual
   image: jax.Array  # D of the code in P
-  rebuilt: jax.Array  # D of the code in prox(P)
+  reconstruction: jax.Array  # D of the code in prox(P)
   rho: jax.Array  # [batch...], for which P is scaled
   factor: jax.Array  # [batch...], of rho, for the next iteration
   count: jax.Array
@@ -193,28 +193,30 @@ class DouglasRachford(NamedTuple):
 
     def advance(state):
       near, dual, rho = parts(state)
-      dual_image = scaled_dual(state, state.image, state.rebuilt)
+      dual_image = scaled_dual(state, state.image, state.reconstruction)
       # To the graph of D from 2 prox(P) - P, whose image follows by linearity, as P's does below.
-      defect = near.signal - dual.signal - (state.rebuilt - dual_image)
+      defect = near.signal - dual.signal - (state.reconstruction - dual_image)
       correction, along = invert(defect)
       move = _Pair(-ridge * correction, along)
       step = partial(jax.tree.map, lambda y, u, m: y + u + self.relaxation * (m - u))
       new = step(near, dual, move)
-      image = step(state.rebuilt, dual_image, defect + move.signal)
-      rebuilt = synthesis(prox(new, rho).code)
+      image = step(state.reconstruction, dual_image, defect + move.signal)
+      reconstruction = synthesis(prox(new, rho).code)
       factor = jnp.ones_like(rho)
       if parameter is None:
         tens, rest = jnp.divmod(state.count, BALANCED_FIRST)  # then at 10, 20, 40, 80, ...
         due = (tens == 0) | ((rest == 0) & (tens & (tens - 1) == 0))
         factor = lax.cond(due, balance, lambda *_: factor, state, new)
-      return _State(new, image, rebuilt, rho, factor, state.count + 1), None
+      return _State(new, image, reconstruction, rho, factor, state.count + 1), None
 
     def solution(state):
-      return embedding.crop_code(prox(state.point, state.rho).code), embedding.crop_signal(state.rebuilt)
+      return embedding.crop_code(prox(state.point, state.rho).code), embedding.crop_signal(
+        state.reconstruction
+      )
 
     def mapping(state, _):
-      code, rebuilt = solution(state)
-      gradient = problem.dictionary.analysis(problem.residual(rebuilt))
+      code, reconstruction = solution(state)
+      gradient = problem.dictionary.analysis(problem.residual(reconstruction))
       return gradient_mapping(problem, code, gradient, SHORT / squared_norm)
 
     def dual_bound(state, _):
@@ -227,16 +229,16 @@ class DouglasRachford(NamedTuple):
     )
     rho = rho * jnp.ones_like(problem.unit, rho.dtype)
     code = embedding.embed_code(init)
-    rebuilt = synthesis(code)
-    residual = larger.residual(rebuilt)
+    reconstruction = synthesis(code)
+    residual = larger.residual(reconstruction)
     point = _Pair(
-      rebuilt + residual * per_signal(ridge / rho, residual),
+      reconstruction + residual * per_signal(ridge / rho, residual),
       jax.tree.map(
         lambda c, g: c - g / per_signal(rho, g), code, embedding.dictionary.analysis(residual)
       ),
     )
-    image, rebuilt = synthesis(point.code), synthesis(prox(point, rho).code)
-    state = _State(point, image, rebuilt, rho, jnp.ones_like(rho), jnp.zeros((), jnp.int32))
+    image, reconstruction = synthesis(point.code), synthesis(prox(point, rho).code)
+    state = _State(point, image, reconstruction, rho, jnp.ones_like(rho), jnp.zeros((), jnp.int32))
     return Algorithm(state, advance, solution, mapping, dual_bound, OBJECTIVE_WEIGHT)
 
 

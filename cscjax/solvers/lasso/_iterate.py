@@ -156,9 +156,9 @@ def _run(problem, parameter, start, tolerance, method, loop):
   recorded = [name for name in STOPS if name in loop.record]
 
   def record(state, measured):
-    code, rebuilt = algorithm.solution(state)
+    code, reconstruction = algorithm.solution(state)
     values = {
-      "objective": lambda: _scaled_back(problem, problem.objective(code, rebuilt)),
+      "objective": lambda: _scaled_back(problem, problem.objective(code, reconstruction)),
       "support_size": lambda: _support_size(problem, code),
     }
     values |= {name: lambda value=value: value for name, value in measured.items()}
@@ -182,12 +182,12 @@ def _run(problem, parameter, start, tolerance, method, loop):
     name: values if name in STOPS else jnp.concatenate([first[name][None], values])
     for name, values in trace.items()
   }
-  code, rebuilt = algorithm.solution(state)
+  code, reconstruction = algorithm.solution(state)
   return SolverResult(
     code=code,
     iterations=done,
     converged=converged,
-    diverged=_diverged(problem, algorithm, code, rebuilt),
+    diverged=_diverged(problem, algorithm, code, reconstruction),
     **{name: trace.get(name) for name in RECORDS},
   )
 
@@ -267,10 +267,10 @@ def _while(algorithm, measure, record, first, tolerance, loop):
   return state, jax.tree.map(lambda trace: trace[index], traces), jnp.int32(done), converged
 
 
-def _diverged(problem, algorithm, code, rebuilt):
+def _diverged(problem, algorithm, code, reconstruction):
   at_zero = 0.5 * problem.energy(problem.x)
   at_start = problem.objective(*algorithm.solution(algorithm.state))
-  return ~(problem.objective(code, rebuilt) <= 2 * jnp.maximum(at_start, at_zero))
+  return ~(problem.objective(code, reconstruction) <= 2 * jnp.maximum(at_start, at_zero))
 
 
 def _all_positive(beta):

@@ -78,9 +78,9 @@ class Lasso(struct.PyTreeNode):
         checks.fail(name, shape, f"a code of shape {zeros.shape}")
     return jax.tree.map(lambda part, zeros: jnp.asarray(part, zeros.dtype), init, code)
 
-  def residual(self, rebuilt: jax.Array) -> jax.Array:
+  def residual(self, reconstruction: jax.Array) -> jax.Array:
     """mask (D code - x), the gradient of the data term with respect to D code."""
-    return self.weigh(rebuilt - self.x)
+    return self.weigh(reconstruction - self.x)
 
   def weigh(self, signal: jax.Array) -> jax.Array:
     """The mask times a signal."""
@@ -107,14 +107,16 @@ class Lasso(struct.PyTreeNode):
     """How strongly a correlation calls for a coefficient: its size, or its positive part."""
     return jnp.maximum(correlation, 0) if self.nonnegative else jnp.abs(correlation)
 
-  def objective(self, code: Code, rebuilt: jax.Array) -> jax.Array:
+  def objective(self, code: Code, reconstruction: jax.Array) -> jax.Array:
     """The value at `code`, given D code: [batch...], in unit^2, in float32 at least."""
 
     def penalty(code, beta):
       return sum_signals(beta * jnp.abs(self.in_units(code)), self.batch_ndim)
 
     penalties = jax.tree.leaves(jax.tree.map(penalty, code, self.beta))
-    return 0.5 * self.energy(self.x - rebuilt) + sum(penalties) / self.unit.astype(penalties[0].dtype)
+    return 0.5 * self.energy(self.x - reconstruction) + sum(penalties) / self.unit.astype(
+      penalties[0].dtype
+    )
 
   def energy(self, signal: jax.Array) -> jax.Array:
     """sum mask signal^2 of each signal: [batch...], in unit^2."""
