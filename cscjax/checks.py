@@ -22,6 +22,11 @@ def one_line(text: str | BaseException) -> str:
   return shown if len(shown) <= 200 else shown[:199] + "…"
 
 
+def is_traced(value: Any) -> bool:
+  """Whether any leaf of `value` has no concrete value, inside a transformation such as `jax.jit`."""
+  return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
+
+
 def boolean(name: str, value: Any) -> bool:
   """Returns `value` if it is True or False, else raises ValueError."""
   if not isinstance(value, bool | np.bool_):
@@ -126,7 +131,7 @@ def all_at_least(name: str, value: Any, minimum: float, *, open_bound: bool = Fa
   for leaf in jax.tree.leaves(value, is_leaf=lambda node: node is None):
     if not _is_real(leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype):
       fail(name, leaf, "numbers")
-    if isinstance(leaf, Tracer):
+    if is_traced(leaf):
       continue
     values = np.asarray(leaf).astype(np.float64)
     above = values > minimum if open_bound else values >= minimum

@@ -202,6 +202,17 @@ def test_lets_right_imports_pass(tmp_path, path, source):
   assert violations(tmp_path) == []
 
 
+def test_few_files_use_parts_of_jax_that_change_without_notice():
+  """`pyproject.toml` bounds the version of JAX for their sake."""
+  private = re.compile(r"jax\._src|jax\.(core|extend|interpreters)\b")
+  users = [
+    str(path.relative_to(ROOT / "cscjax"))
+    for path in sorted(ROOT.glob("cscjax/**/*.py"))
+    if private.search(path.read_text(encoding="utf-8"))
+  ]
+  assert users == ["checks.py", "models/_summary.py", "ops/_conv_primitives.py"]
+
+
 def test_only_one_file_convolves():
   """Every other layer calls `cscjax.ops`, which holds the convolution and its adjoint."""
   users = [

@@ -60,6 +60,7 @@ CASES = {
   "omp": (("dense",), lambda d, x: solvers.omp(d, x, sparsity=2)),
   "lipschitz": ((*SOLVED, "augmented"), lambda d, x: dictionaries.lipschitz(d, x.shape)),
   "lipschitz_bound": (("strided", "augmented"), lambda d, x: dictionaries.lipschitz_bound(d, x.shape)),
+  "symbol_on_grid": (("strided",), lambda d, x: dictionaries.symbol_on_grid(d, x.shape[:-1])[0]),
   "mutual_coherence": (ANY, lambda d, x: dictionaries.mutual_coherence(d, x.shape)),
   "mutual_coherence, shifts": (("dilated",), lambda d, x: dictionaries.mutual_coherence(d)),
   "atom_norms": (("dilated",), lambda d, x: dictionaries.atom_norms(d, x.shape)),
@@ -85,7 +86,9 @@ WITHOUT_DERIVATIVE = ("learn_dictionary",)
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
 IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions")
 WITHOUT_PRODUCTS = (
-  *("ill_conditioned_example", "is_unique", "join", "msd_csc_spectrum", "nonzero_fraction"),
+  *("as_signal", "check_coded_layers", "check_dictionary", "check_one_per_dictionary"),
+  *("check_signal_shape", "circulant_embedding"),
+  *("ill_conditioned_example", "is_unique", "join", "split", "msd_csc_spectrum", "nonzero_fraction"),
   *("bp_recovery", "patch_norm", "patch_sparsity", "scaled_fit", "stripe_sparsity", "support_size"),
   *("thresholding_recovery", "uniqueness_bound"),
 )

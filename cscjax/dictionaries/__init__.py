@@ -3,10 +3,12 @@
 from cscjax.dictionaries._base import (
   Code,
   Dictionary,
+  as_signal,
   check_dictionary,
+  check_one_per_dictionary,
   check_signal_shape,
-  floating_type,
   join,
+  split,
   to_matrix,
 )
 from cscjax.dictionaries._coherence import atom_norms, mutual_coherence
@@ -20,14 +22,14 @@ from cscjax.dictionaries._effective import (
   nonzero_fraction,
   scaled_fit,
 )
-from cscjax.dictionaries._frame import canvas, frame_inverse, squared_atom_norm
-from cscjax.dictionaries._geometry import axes
+from cscjax.dictionaries._embedding import CirculantEmbedding, circulant_embedding
 from cscjax.dictionaries._identity import IdentityAugmented
 from cscjax.dictionaries._lipschitz import lipschitz
 from cscjax.dictionaries._matrix import MatrixDictionary
 from cscjax.dictionaries._symbol import lipschitz_bound, symbol_on_grid
 
 __all__ = [
+  "CirculantEmbedding",
   "Code",
   "CodedLayer",
   "ConvDictionary",
@@ -35,15 +37,14 @@ __all__ = [
   "IdentityAugmented",
   "MatrixDictionary",
   "ScaledFit",
+  "as_signal",
   "atom_norms",
-  "axes",
-  "canvas",
   "check_coded_layers",
   "check_dictionary",
+  "check_one_per_dictionary",
   "check_signal_shape",
+  "circulant_embedding",
   "effective_atoms",
-  "floating_type",
-  "frame_inverse",
   "join",
   "layer_reconstructions",
   "lipschitz",
@@ -51,7 +52,7 @@ __all__ = [
   "mutual_coherence",
   "nonzero_fraction",
   "scaled_fit",
-  "squared_atom_norm",
+  "split",
   "symbol_on_grid",
   "to_matrix",
 ]

@@ -6,6 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.ops import at_least_float32, common_float, highest_precision
@@ -71,6 +73,13 @@ def join(code: Code) -> jax.Array:
   return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
 
+def split(signal: jax.Array, code: Code) -> Code:
+  """The inverse of `join`: the channels of a signal as the parts of a code like `code`."""
+  parts, structure = jax.tree.flatten(code)
+  ends = np.cumsum([part.shape[-1] for part in parts])[:-1]
+  return jax.tree.unflatten(structure, jnp.split(signal, ends, axis=-1))
+
+
 def check_dictionary(dictionary: Any) -> None:
   """Raises ValueError if it is no `Dictionary`, or its leaves are not arrays of real numbers."""
   if isinstance(dictionary, type) or not isinstance(dictionary, Dictionary):
@@ -88,11 +97,37 @@ def check_dictionary(dictionary: Any) -> None:
     checks.real_array("dictionary", leaf)
 
 
+def check_one_per_dictionary(dictionaries: Sequence[Dictionary], **values: Any) -> None:
+  """ValueError where an argument has not one value for each dictionary, or there is none."""
+  if not isinstance(dictionaries, Sequence) or not dictionaries:
+    checks.fail("dictionaries", dictionaries, "a sequence of at least one")
+  for name, value in values.items():
+    count = len(value) if isinstance(value, Sequence) or np.ndim(value) else None
+    if count != len(dictionaries):
+      checks.fail(
+        name, value if count is None else count, f"one for each of {len(dictionaries)} dictionaries"
+      )
+
+
 def floating_type(dictionary: Dictionary, signal_shape: Sequence[int], *arrays: Any) -> Any:
   """The floating type of codes, for signals of this shape in the type of `arrays` and the leaves."""
   dtype = common_float(*arrays, *jax.tree.leaves(dictionary))
   signal = jax.ShapeDtypeStruct(tuple(signal_shape), dtype)
   return common_float(dtype, *jax.tree.leaves(jax.eval_shape(dictionary.analysis, signal)))
+
+
+def as_signal(dictionary: Dictionary, x: ArrayLike) -> jax.Array:
+  """`x` in the floating type of signal and dictionary together (integers are converted)."""
+  check_dictionary(dictionary)
+  x = checks.real_array("x", x)
+  ndim = dictionary.signal_ndim
+  if x.ndim < ndim:
+    checks.fail("x", x.shape, f"at least {ndim} axes")
+  try:
+    dtype = floating_type(dictionary, x.shape[x.ndim - ndim :], x)
+  except TypeError as error:  # JAX's, for shapes that do not fit
+    checks.fail("x", x.shape, f"a shape that the dictionary takes ({str(error)[:100]})")
+  return x.astype(dtype)
 
 
 def in_single_precision(dictionary: Dictionary) -> Dictionary:

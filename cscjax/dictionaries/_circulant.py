@@ -9,8 +9,7 @@ import numpy as np
 from jax import lax
 
 from cscjax.dictionaries._conv import ConvDictionary
-from cscjax.dictionaries._geometry import axes
-from cscjax.ops import highest_precision, vary_as
+from cscjax.ops import highest_precision, vary_alike
 
 BLOCK = 2**18  # complex numbers that are held for a block of frequencies
 
@@ -81,7 +80,7 @@ def _map_frequencies(
     return lax.dynamic_update_slice_in_dim(values, block, start, axis=0), None
 
   one = jax.eval_shape(at, jnp.arange(1))
-  values = vary_as(jnp.zeros((count, *one.shape[1:]), one.dtype), conv)
+  values = vary_alike(jnp.zeros((count, *one.shape[1:]), one.dtype), conv)
   return lax.scan(body, values, jnp.minimum(jnp.arange(0, count, batch), count - batch))[0]
 
 
@@ -90,7 +89,7 @@ def _gram_block(conv, sizes, index):
   channels, count = conv.filters.shape[-2:]
   phases = lax.complex(jnp.ones((), conv.filters.dtype), jnp.zeros((), conv.filters.dtype))
   places = jnp.unravel_index(index, (*sizes[:-1], sizes[-1] // 2 + 1))
-  for place, n, axis in zip(places, sizes, axes(conv), strict=True):
+  for place, n, axis in zip(places, sizes, conv.axes, strict=True):
     turns = _product_modulo(place, np.arange(axis.taps) * axis.dilation % n, n)
     angles = (-2 * np.pi / n) * turns.astype(conv.filters.dtype)
     phases = jnp.outer(phases, lax.complex(jnp.cos(angles), jnp.sin(angles))).reshape(-1)

@@ -18,7 +18,6 @@ from cscjax.dictionaries._base import (
   in_single_precision,
 )
 from cscjax.dictionaries._conv import ConvDictionary
-from cscjax.dictionaries._geometry import axes, meets_itself
 from cscjax.dictionaries._identity import IdentityAugmented
 from cscjax.dictionaries._matrix import MatrixDictionary
 
@@ -83,7 +82,7 @@ def atom_norms(dictionary: Dictionary, signal_shape: Sequence[int]) -> Code:
     return jnp.ones(shape, new.dtype), new
   if isinstance(dictionary, MatrixDictionary):
     return ops.norm(jnp.asarray(dictionary.atoms, floating_type(dictionary, shape)), axis=0)
-  if isinstance(dictionary, ConvDictionary) and not meets_itself(dictionary, shape):
+  if isinstance(dictionary, ConvDictionary) and not _meets_itself(dictionary, shape):
     filters = jnp.asarray(dictionary.filters, floating_type(dictionary, shape))
     power = ops.power_of_two(filters, axis=range(filters.ndim - 1))
     squares = dictionary.replace(filters=jnp.square(filters / power))
@@ -92,6 +91,12 @@ def atom_norms(dictionary: Dictionary, signal_shape: Sequence[int]) -> Code:
     return roots * power.reshape((1,) * (roots.ndim - 1) + (-1,))
   norms = _map_atoms(dictionary, shape, lambda _, atoms: ops.norm(atoms, axis=-1))
   return _unflatten(norms, _code_shapes(dictionary, shape))
+
+
+def _meets_itself(conv: ConvDictionary, shape: tuple[int, ...]) -> bool:
+  """Whether a filter goes around a circular signal and back onto itself."""
+  sizes = zip(conv.axes, shape[:-1], strict=True)
+  return conv.padding == "CIRCULAR" and any(axis.extent > n for axis, n in sizes)
 
 
 def _coherence(dictionary, shape):
@@ -119,7 +124,7 @@ def _over_all_shifts(dictionary):
 
 def _has_just_all_shifts(conv: ConvDictionary, shape: tuple[int, ...]) -> bool:
   """Whether no atom is cut, and any two overlap as on an unbounded grid and not a second time."""
-  sizes = list(zip(axes(conv), shape[:-1], strict=True))
+  sizes = list(zip(conv.axes, shape[:-1], strict=True))
   room = all(n >= 2 * axis.extent - 1 for axis, n in sizes)
   whole_turns = all(n % axis.stride == 0 for axis, n in sizes)
   return room and (conv.padding == "VALID" or (conv.padding == "CIRCULAR" and whole_turns))
@@ -130,7 +135,7 @@ def _largest_correlation(dictionary: ConvDictionary) -> jax.Array:
   *kernel, channels, count = dictionary.filters.shape
   atoms = jnp.moveaxis(dictionary.filters, -1, 0).reshape(count, -1)
   atoms = _unit_rows(atoms).reshape(count, *kernel, channels)
-  steps = [axis.stride // math.gcd(axis.stride, axis.dilation) for axis in axes(dictionary)]
+  steps = [axis.stride // math.gcd(axis.stride, axis.dilation) for axis in dictionary.axes]
   reach = [(k - 1) // s * s for k, s in zip(kernel, steps, strict=True)]
   lags = [2 * r // s + 1 for r, s in zip(reach, steps, strict=True)]
   zero_lag = tuple(n // 2 for n in lags)
@@ -174,7 +179,7 @@ def _enough(conv: ConvDictionary, shape: tuple[int, ...]) -> tuple[int, ...]:
   leaves the same remainder by the stride.
   """
   spatial = []
-  for n, axis in zip(shape[:-1], axes(conv), strict=True):
+  for n, axis in zip(shape[:-1], conv.axes, strict=True):
     enough = 2 * axis.extent + axis.stride - 2
     spatial.append(min(n, enough + (n - enough) % axis.stride))
   return (*spatial, shape[-1])

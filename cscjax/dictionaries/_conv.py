@@ -34,8 +34,8 @@ class ConvDictionary(struct.PyTreeNode):
 
   def __post_init__(self):
     # Static fields are keys of jit's cache: one that cannot be hashed or compared would spoil it.
-    object.__setattr__(self, "stride", ops.as_steps("stride", self.stride))
-    object.__setattr__(self, "dilation", ops.as_steps("dilation", self.dilation))
+    object.__setattr__(self, "stride", ops.integers_per_axis("stride", self.stride))
+    object.__setattr__(self, "dilation", ops.integers_per_axis("dilation", self.dilation))
     object.__setattr__(self, "padding", ops.as_padding(self.padding))
     object.__setattr__(self, "filters", checks.list_as_array("filters", self.filters))
 
@@ -48,6 +48,11 @@ class ConvDictionary(struct.PyTreeNode):
   def geometry(self) -> dict:
     """Stride, dilation and padding, as the functions of `cscjax.ops` take them."""
     return {"stride": self.stride, "dilation": self.dilation, "padding": self.padding}
+
+  @property
+  def axes(self) -> tuple[ops.Axis, ...]:
+    """The spatial axes, each with its taps, stride, dilation and padding."""
+    return ops.as_axes(self.filters, **self.geometry)
 
   def analysis(self, x: jax.Array) -> jax.Array:
     """D^T x: [..., H, W, C] -> [..., H', W', m]."""

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries._base import Code, Dictionary, check_dictionary, join
+from cscjax.dictionaries._base import Code, Dictionary, check_dictionary, join, split
 from cscjax.ops import expand_rank, highest_precision, max_pool
 
 
@@ -92,7 +92,7 @@ def effective_atoms(layers: Sequence[CodedLayer], channels: Sequence[int] | None
     if i < len(layers) - 1:
       if _is_pooled(layers, i):
         rows = _spread(rows, layers[i].new_code.shape[-dictionary.signal_ndim : -1])
-      rows = _parts(rows, code)
+      rows = split(rows, code)
     rows, scale = _balanced(dictionary.synthesis(rows, signal.shape), scale)
   return np.moveaxis(_cropped(_unbalanced(rows, scale)), 0, -1)
 
@@ -122,7 +122,7 @@ def layer_reconstructions(layers: Sequence[CodedLayer]) -> np.ndarray:
     if rows is None:
       rows = jax.tree.map(lambda part: jnp.zeros((len(layers), *part.shape)), code)
     else:
-      rows = _parts(_to_maxima(rows, join(code)) if _is_pooled(layers, i) else rows, code)
+      rows = split(_to_maxima(rows, join(code)) if _is_pooled(layers, i) else rows, code)
     # Rows of the layers below stay 0 until it is their turn: one shape for all, so few programs.
     rows = jax.tree.map(lambda row, part, i=i: row.at[i].set(part.astype(row.dtype)), rows, code)
     rows, scale = _balanced(dictionary.synthesis(rows, signal.shape), scale)
@@ -207,12 +207,6 @@ def _to_maxima(rows, code):
   """Each value to where the code is largest in its window: there goes the gradient of the pooling."""
   _, pullback = jax.vjp(max_pool, code.astype(rows.dtype))
   return jax.vmap(lambda row: pullback(row)[0])(rows)
-
-
-def _parts(rows, code):
-  """Rows of the shape of the joined code, in the code's parts."""
-  ends = np.cumsum([part.shape[-1] for part in jax.tree.leaves(code)])
-  return jax.tree.unflatten(jax.tree.structure(code), jnp.split(rows, ends[:-1], axis=-1))
 
 
 def _balanced(rows, scale):

@@ -40,9 +40,9 @@ class IdentityAugmented(struct.PyTreeNode):
   ) -> jax.Array:
     """D (a, z) = a + F^T z."""
     kept, new = self._parts(code)
-    rebuilt = self.conv.synthesis(new, signal_shape)
-    _check_kept(kept, rebuilt)
-    return kept + rebuilt
+    reconstruction = self.conv.synthesis(new, signal_shape)
+    _check_kept(kept, reconstruction)
+    return kept + reconstruction
 
   def residual(self, code: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
     """(a - x) + F^T z, in this order: a is close to x, and in bfloat16 (a + F^T z) - x cancels.
@@ -50,9 +50,9 @@ class IdentityAugmented(struct.PyTreeNode):
     Where `a` is the array `x` itself, as after layered thresholding, it is F^T z at no further cost.
     """
     kept, new = self._parts(code)
-    rebuilt = self.conv.synthesis(new, x.shape)
-    _check_kept(kept, rebuilt)
-    return rebuilt if kept is x else (kept - x) + rebuilt
+    reconstruction = self.conv.synthesis(new, x.shape)
+    _check_kept(kept, reconstruction)
+    return reconstruction if kept is x else (kept - x) + reconstruction
 
   def _parts(self, code):
     if not isinstance(code, tuple) or len(code) != 2:
@@ -60,6 +60,6 @@ class IdentityAugmented(struct.PyTreeNode):
     return code
 
 
-def _check_kept(kept, rebuilt):
-  if kept.shape != rebuilt.shape:
-    checks.fail("code", f"a of shape {kept.shape}", f"a of the signal's shape {rebuilt.shape}")
+def _check_kept(kept, reconstruction):
+  if kept.shape != reconstruction.shape:
+    checks.fail("code", f"a of shape {kept.shape}", f"a of the signal's shape {reconstruction.shape}")

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,6 @@ from jax import lax
 from cscjax import checks, ops
 from cscjax.dictionaries._base import check_signal_shape
 from cscjax.dictionaries._conv import ConvDictionary
-from cscjax.dictionaries._geometry import axes
 from cscjax.dictionaries._identity import IdentityAugmented
 
 POINTS = 8  # of the grid along an axis, for each degree of the polynomial: at most 4 % an axis
@@ -75,25 +73,35 @@ def lipschitz_bound(
   return scale * (scale * (bound * (1 + terms * jnp.finfo(bound.dtype).eps)))
 
 
+@ops.highest_precision
 def symbol_on_grid(conv: ConvDictionary, sizes: Sequence[int]) -> tuple[jax.Array, float]:
-  """(S, correction): the real part of S above its imaginary one at F points, [F, 2 s, q] with s <= q.
+  """The symbol S of a convolution on a grid from which `lipschitz_bound` bounds L.
 
   Half of the grid does, for S(-theta) is the conjugate of S(theta).
+
+  Args:
+    conv: A convolution.
+    sizes: (H, W) or (L,) of a signal.
+
+  Returns:
+    (S, correction): S [F, 2 s, q] with s <= q at F points, its real part above its imaginary one, and
+    the factor >= 1 by which lambda_max(S S^H) over all theta can exceed that over the grid.
   """
   filters, grids, correction = conv.filters, [], 1.0
-  for i, (axis, side) in enumerate(zip(axes(conv), _sides(conv, sizes), strict=True)):
+  for i, (axis, size) in enumerate(zip(conv.axes, sizes, strict=True)):
+    circular = axis.padding == "CIRCULAR"
     # Outputs around a circle are a part of those at a stride that divides its size.
-    stride = math.gcd(axis.stride, side.circle)
+    stride = math.gcd(axis.stride, size) if circular else axis.stride
     # Taps meet only signals and outputs of one residue by the common part of stride and dilation, and of
     # one by the rest of the dilation: no dilation is left.
     common = math.gcd(stride, axis.dilation)
     filters = _polyphase(filters, i, stride // common)
     degree = filters.shape[i] - 1
-    exact = _exact_points(degree, stride // common, axis.dilation // common, common, side)
+    exact = size // stride if circular else _exact_points(axis, size, degree)
     points = min(exact, max(1, POINTS * degree))
     if points < exact:
       correction /= math.cos(math.pi * degree / (2 * points)) ** 2
-    grids.append((np.arange(points) + (0 if side.circle else 0.5)) * (2 * np.pi / points))
+    grids.append((np.arange(points) + (0 if circular else 0.5)) * (2 * np.pi / points))
   grids[-1] = grids[-1][grids[-1] < np.pi + 1e-6]
   places = np.stack(np.meshgrid(*grids, indexing="ij"), axis=-1).reshape(-1, len(grids))
   taps = np.indices(filters.shape[:-2]).reshape(len(grids), -1)
@@ -106,48 +114,19 @@ def symbol_on_grid(conv: ConvDictionary, sizes: Sequence[int]) -> tuple[jax.Arra
   return symbol.reshape(len(places), -1, filters.shape[2]), correction
 
 
-class _Side(NamedTuple):
-  """An axis of a signal and of its code.
+def _exact_points(axis: ops.Axis, size: int, degree: int) -> int:
+  """How many points a circle needs whose circulant matrix contains the matrix of a zero-padded axis.
 
-  Attributes:
-    size: Of the signal.
-    count: Of the code.
-    low: Zeros in front of the signal.
-    circle: `size` where the signal is wrapped, else 0.
+  With stride and dilation divided by what they have in common, output o = dilation o' + p meets the
+  input j = stride dilation (o' + q) + stride p + dilation r by the tap stride q + r, q = 0 ... degree.
+  On a circle of that many values of o' no output meets an input that it does not meet on the line.
   """
-
-  size: int
-  count: int
-  low: int
-  circle: int
-
-
-def _sides(conv, sizes):
-  counts = ops.analysis_shape(conv.filters, sizes, **conv.geometry)
-  circles = [size if conv.padding == "CIRCULAR" else 0 for size in sizes]
-  if conv.padding in ("SAME", "VALID"):
-    extents, strides = zip(*((axis.extent, axis.stride) for axis in axes(conv)), strict=True)
-    pads = lax.padtype_to_pads(sizes, extents, strides, conv.padding)
-    lows = [low for low, _ in pads]
-  elif isinstance(conv.padding, str):  # "CIRCULAR"
-    lows = [0] * len(sizes)
-  else:
-    lows = [low for low, _ in conv.padding]
-  return [_Side(*side) for side in zip(sizes, counts, lows, circles, strict=True)]
-
-
-def _exact_points(degree, stride, dilation, common, side):
-  """How many points a circle needs whose circulant matrix contains the matrix of an axis.
-
-  Stride and dilation are coprime. Output o = dilation o' + p meets the input
-  j = stride dilation (o' + q) + stride p + dilation r by the tap stride q + r, q = 0 ... degree. On a
-  circle of that many values of o' no output meets an input that it does not meet on the line.
-  """
-  if side.circle:
-    return side.circle // (stride * common)
-  step, last = stride * dilation, (side.count - 1) // dilation
-  first_input = -(-side.low // common) - stride * (dilation - 1) - dilation * (stride - 1)
-  last_input = (side.low + side.size - 1) // common
+  common = math.gcd(axis.stride, axis.dilation)
+  stride, dilation = axis.stride // common, axis.dilation // common
+  low, _ = axis.pads(size)
+  step, last = stride * dilation, (axis.code_size(size) - 1) // dilation
+  first_input = -(-low // common) - stride * (dilation - 1) - dilation * (stride - 1)
+  last_input = (low + size - 1) // common
   within = max(last_input // step, last + degree + (-first_input) // step)
   return 1 + min(within, last + degree)
 

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.learning._kernels import Kernel, as_kernel, full_size, project, support_mask
-from cscjax.ops import common_float, expand_rank, highest_precision, vary_as
-from cscjax.solvers import fista, unit_of
+from cscjax.ops import common_float, expand_rank, highest_precision, scaled, vary_alike
+from cscjax.solvers import fista
 
 DEFAULT_OPTIMIZER = optax.sgd(0.3, momentum=0.9)  # one object: calls share their compiled loop
 
@@ -152,11 +151,12 @@ def learn_dictionary(
 
 @partial(jax.jit, static_argnames="settings")
 def _learn(images, beta, state, steps, settings):
-  images, beta, state = vary_as((images, beta, state))
+  images, beta, state = vary_alike((images, beta, state))
   batch_size = settings.batch_size
   mask = support_mask(settings.kernel)
-  unit = unit_of(images, 0)  # the atoms do not depend on it, and no square leaves the range of float32
-  images, beta = images / unit, beta / unit
+  # The atoms do not depend on the unit, with which no square leaves the range of float32.
+  images, unit = scaled(images)
+  beta = beta / unit
 
   def update(state):
     batch = _minibatch(images, batch_size, state)
@@ -219,7 +219,7 @@ def _as_images(images):
   if images.ndim not in (3, 4) or images.size == 0:
     checks.fail("images", images.shape, "[N, H, W, C] or [N, L, C], no axis empty")
   images = images.astype(common_float(images))
-  if not isinstance(images, Tracer) and not bool(jnp.all(jnp.isfinite(images))):
+  if not checks.is_traced(images) and not bool(jnp.all(jnp.isfinite(images))):
     checks.fail("images", "NaN or infinity", "finite values")
   return images
 

@@ -23,7 +23,7 @@ def as_kernel(kernel: Sequence, rank: int) -> Kernel:
     checks.fail("kernel", kernel, expected)
   result = []
   for size, count in pairs:
-    sizes = ops.as_steps("kernel", size)
+    sizes = ops.integers_per_axis("kernel", size)
     sizes = sizes if isinstance(sizes, tuple) else (sizes,) * rank
     if len(sizes) != rank:
       checks.fail("kernel", kernel, f"{expected} ({rank} axes)")

@@ -7,7 +7,7 @@ from cscjax.models._registry import ARCHITECTURES, MODELS, create_model, model_f
 from cscjax.models._remat import REMAT
 from cscjax.models._res_csc import ResCSC, ResCSCBlock
 from cscjax.models._spectral import STEPS
-from cscjax.models._summary import Layer, describe
+from cscjax.models._summary import LayerSummary, describe
 
 __all__ = [
   "ARCHITECTURES",
@@ -19,7 +19,7 @@ __all__ = [
   "SOLVERS",
   "STEPS",
   "CSCLayer",
-  "Layer",
+  "LayerSummary",
   "MSDCSCLayer",
   "ResCSC",
   "ResCSCBlock",

@@ -12,7 +12,7 @@ from cscjax.dictionaries import CodedLayer, ConvDictionary, IdentityAugmented, j
 from cscjax.models._layers import PURSUITS, SOLVERS, MSDCSCLayer, check_input, pursue
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._spectral import STEPS
-from cscjax.ops import as_steps, at_least_float32, max_pool
+from cscjax.ops import at_least_float32, integers_per_axis, max_pool
 
 
 class MSDCSC(nn.Module):
@@ -65,7 +65,7 @@ class MSDCSC(nn.Module):
     checks.one_of("pursuit", self.pursuit, PURSUITS)
     checks.one_of("step", self.step, STEPS)
     checks.one_of("remat", self.remat, REMAT)
-    dilations = as_steps("dilations", self.dilations)
+    dilations = integers_per_axis("dilations", self.dilations)
     if not isinstance(dilations, tuple):
       checks.fail("dilations", dilations, "a sequence of at least one")
     object.__setattr__(self, "dilations", dilations)  # hashable: a module is a key of jit's cache

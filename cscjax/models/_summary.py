@@ -14,7 +14,7 @@ _PASS_ON = ("convert_element_type", "copy", "squeeze", "reshape", "stop_gradient
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class LayerSummary:
   """One dictionary of a network, or several equal ones stacked in a scan.
 
   Attributes:
@@ -39,7 +39,7 @@ class Layer:
   forward_flops: int
 
 
-def describe(model: nn.Module, example_shape: tuple[int, ...]) -> list[Layer]:
+def describe(model: nn.Module, example_shape: tuple[int, ...]) -> list[LayerSummary]:
   """The dictionaries of a network in the order in which they are first used. Computes nothing.
 
   Args:
@@ -52,7 +52,7 @@ def describe(model: nn.Module, example_shape: tuple[int, ...]) -> list[Layer]:
   paths = jax.tree_util.tree_leaves_with_path(params)
   leaves = [_Parameter("/".join(key.key for key in path), leaf.shape) for path, leaf in paths]
   jaxpr = jax.make_jaxpr(lambda p, v, x: model.apply({"params": p, **v}, x))(params, variables, x).jaxpr
-  layers: dict[str, Layer] = {}
+  layers: dict[str, LayerSummary] = {}
   for use in _uses(jaxpr, dict(zip(jaxpr.invars, leaves, strict=False)), 1):
     first = layers.get(use.name)
     flops = use.forward_flops + (first.forward_flops if first else 0)
@@ -72,7 +72,7 @@ class _Parameter(NamedTuple):
   shape: tuple[int, ...]
 
 
-def _uses(jaxpr: Any, known: dict[Any, _Parameter], repeats: int) -> Iterator[Layer]:
+def _uses(jaxpr: Any, known: dict[Any, _Parameter], repeats: int) -> Iterator[LayerSummary]:
   """Each convolution or matrix product of a jaxpr with a parameter, given the parameters' variables."""
   for eqn in jaxpr.eqns:
     kind = eqn.primitive.name
@@ -90,11 +90,11 @@ def _uses(jaxpr: Any, known: dict[Any, _Parameter], repeats: int) -> Iterator[La
       yield from _uses(inner, found, times)
 
 
-def _use(eqn, name, shape, repeats) -> Layer:
+def _use(eqn, name, shape, repeats) -> LayerSummary:
   # Each entry of the code meets each entry of its atom once, in analysis and in synthesis.
   of_code = eqn.invars[0] if eqn.primitive.name == "csc_conv_input_transpose" else eqn.outvars[0]
   code = of_code.aval.shape
-  return Layer(
+  return LayerSummary(
     name=name,
     output=code[1:],
     dictionary=shape,

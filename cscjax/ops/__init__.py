@@ -1,22 +1,21 @@
 """Thresholds, convolution and its adjoint, largest eigenvalues: plain functions over arrays."""
 
 from cscjax.ops._conv import analysis_shape, conv, conv_adjoint, synthesis_shape
-from cscjax.ops._geometry import Padding, as_padding, as_steps
-from cscjax.ops._lanczos import lanczos_max, lanczos_vector
+from cscjax.ops._eigenvalues import lanczos_max, lanczos_vector, power_iteration
+from cscjax.ops._geometry import Axis, Padding, as_axes, as_padding, integers_per_axis
 from cscjax.ops._lowpass import tikhonov_lowpass
-from cscjax.ops._meshes import REPLICATED, shard_batch, vary_alike, vary_as
+from cscjax.ops._meshes import shard_batch, vary_alike
 from cscjax.ops._pooling import max_pool
-from cscjax.ops._power import power_iteration
 from cscjax.ops._precision import at_least_float32, common_float, expand_rank, highest_precision
 from cscjax.ops._scale import norm, power_of_two, scaled
 from cscjax.ops._thresholds import hard_threshold, nonnegative_soft_threshold, soft_threshold
 
 __all__ = [
-  "REPLICATED",
+  "Axis",
   "Padding",
   "analysis_shape",
+  "as_axes",
   "as_padding",
-  "as_steps",
   "at_least_float32",
   "common_float",
   "conv",
@@ -24,6 +23,7 @@ __all__ = [
   "expand_rank",
   "hard_threshold",
   "highest_precision",
+  "integers_per_axis",
   "lanczos_max",
   "lanczos_vector",
   "max_pool",
@@ -37,5 +37,4 @@ __all__ = [
   "synthesis_shape",
   "tikhonov_lowpass",
   "vary_alike",
-  "vary_as",
 ]

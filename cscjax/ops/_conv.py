@@ -9,11 +9,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from cscjax import checks
 from cscjax.ops import _conv_primitives
-from cscjax.ops._geometry import Padding, as_geometry, spans
+from cscjax.ops._geometry import Axis, Padding, as_axes
 from cscjax.ops._meshes import shard_batch, vary_alike
 from cscjax.ops._precision import common_float
 
@@ -47,10 +46,10 @@ def conv(
     ValueError: If the ranks, the channels, the stride, the dilation or the padding do not fit, or no
       output is left.
   """
-  geometry = as_geometry(filters, stride, dilation, padding)
+  axes = as_axes(filters, stride, dilation, padding)
   _check_channels("x", x, filters, axis=-2)
   batch_ndim = x.ndim - filters.ndim + 1
-  return shard_batch(lambda x, w: _conv(x, w, *geometry), x, filters, batch_ndim=batch_ndim)
+  return shard_batch(lambda x, w: _conv(x, w, axes), x, filters, batch_ndim=batch_ndim)
 
 
 def conv_adjoint(
@@ -79,11 +78,11 @@ def conv_adjoint(
   Raises:
     ValueError: As `conv`, and if `signal_shape` does not give the shape of `code`.
   """
-  geometry = as_geometry(filters, stride, dilation, padding)
+  axes = as_axes(filters, stride, dilation, padding)
   _check_channels("code", code, filters, axis=-1)
   rank = filters.ndim - 2
   batch = code.shape[: code.ndim - rank - 1]
-  expected = _analysis_shape(filters, signal_shape, *geometry)
+  expected = _analysis_shape(filters, signal_shape, axes)
   if tuple(code.shape[-rank - 1 : -1]) != expected:
     checks.fail(
       "code", tuple(code.shape), f"spatial shape {expected} for a signal of {tuple(signal_shape)}"
@@ -91,9 +90,9 @@ def conv_adjoint(
 
   def adjoint(code, filters):
     dtype = common_float(code, filters)
-    code, filters = vary_alike(code.astype(dtype), filters.astype(dtype))
+    code, filters = vary_alike((code.astype(dtype), filters.astype(dtype)))
     signal = jnp.zeros_like(code, shape=(*batch, *signal_shape, filters.shape[-2]))
-    return jax.linear_transpose(lambda x: _conv(x, filters, *geometry), signal)(code)[0]
+    return jax.linear_transpose(lambda x: _conv(x, filters, axes), signal)(code)[0]
 
   return shard_batch(adjoint, code, filters, batch_ndim=len(batch))
 
@@ -107,7 +106,7 @@ def analysis_shape(
   padding: Padding = "SAME",
 ) -> tuple[int, ...]:
   """Spatial shape of `conv`'s result for a signal of spatial shape `signal_shape`."""
-  return _analysis_shape(filters, signal_shape, *as_geometry(filters, stride, dilation, padding))
+  return _analysis_shape(filters, signal_shape, as_axes(filters, stride, dilation, padding))
 
 
 def synthesis_shape(
@@ -119,54 +118,36 @@ def synthesis_shape(
   padding: Padding = "SAME",
 ) -> tuple[int, ...]:
   """Smallest common signal size for a code: stride * H' where padded to size, else what fits exactly."""
-  strides, dilations, pads = as_geometry(filters, stride, dilation, padding)
-  if len(code_shape) != len(strides):
-    checks.fail("code_shape", tuple(code_shape), f"{len(strides)} spatial sizes")
-  if isinstance(pads, str) and pads != "VALID":
-    return tuple(n * s for n, s in zip(code_shape, strides, strict=True))
-  pads = ((0, 0),) * len(strides) if isinstance(pads, str) else pads
-  extents = spans(filters, dilations)
-  return tuple(
-    (n - 1) * s + span - low - high
-    for n, s, span, (low, high) in zip(code_shape, strides, extents, pads, strict=True)
-  )
+  axes = as_axes(filters, stride, dilation, padding)
+  if len(code_shape) != len(axes):
+    checks.fail("code_shape", tuple(code_shape), f"{len(axes)} spatial sizes")
+  return tuple(axis.signal_size(n) for axis, n in zip(axes, code_shape, strict=True))
 
 
-def _conv(x, filters, strides, dilations, padding):
+def _conv(x: jax.Array, filters: jax.Array, axes: tuple[Axis, ...]) -> jax.Array:
   """`conv` for checked arguments."""
-  rank = filters.ndim - 2
+  rank = len(axes)
   batch, spatial = x.shape[: x.ndim - rank - 1], x.shape[x.ndim - rank - 1 : -1]
-  _analysis_shape(filters, spatial, strides, dilations, padding)  # raises where nothing is left
+  _analysis_shape(filters, spatial, axes)  # raises where nothing is left
   dtype = common_float(x, filters)
   x = x.astype(dtype).reshape(math.prod(batch), *spatial, x.shape[-1])
-  if padding == "CIRCULAR":
-    wrap = [((span - 1) // 2, span // 2) for span in spans(filters, dilations)]
-    x = jnp.pad(x, [(0, 0), *wrap, (0, 0)], mode="wrap")
-    padding = "VALID"
-  if isinstance(padding, str):
-    pads = tuple(lax.padtype_to_pads(x.shape[1:-1], spans(filters, dilations), strides, padding))
-  else:
-    pads = padding
+  pads = tuple(axis.pads(n) for axis, n in zip(axes, spatial, strict=True))
+  if axes[0].padding == "CIRCULAR":
+    x = jnp.pad(x, [(0, 0), *pads, (0, 0)], mode="wrap")
+    pads = ((0, 0),) * rank
+  strides, dilations = tuple(a.stride for a in axes), tuple(a.dilation for a in axes)
   out = _conv_primitives.conv(x, filters.astype(dtype), strides=strides, dilations=dilations, pads=pads)
   return out.reshape(*batch, *out.shape[1:])
 
 
-def _analysis_shape(filters, signal_shape, strides, dilations, padding):
-  if len(signal_shape) != len(strides):
-    checks.fail("signal_shape", tuple(signal_shape), f"{len(strides)} spatial sizes")
+def _analysis_shape(filters, signal_shape, axes):
+  if len(signal_shape) != len(axes):
+    checks.fail("signal_shape", tuple(signal_shape), f"{len(axes)} spatial sizes")
   if min(signal_shape) < 1:
     checks.fail("signal_shape", tuple(signal_shape), "spatial sizes >= 1")
-  if isinstance(padding, str) and padding != "VALID":
-    shape = tuple(-(-n // s) for n, s in zip(signal_shape, strides, strict=True))
-  else:
-    pads = ((0, 0),) * len(strides) if isinstance(padding, str) else padding
-    shape = tuple(
-      (n + low + high - span) // s + 1
-      for n, s, span, (low, high) in zip(
-        signal_shape, strides, spans(filters, dilations), pads, strict=True
-      )
-    )
+  shape = tuple(axis.code_size(n) for axis, n in zip(axes, signal_shape, strict=True))
   if min(shape) < 1:
+    dilations = tuple(axis.dilation for axis in axes)
     checks.fail(
       "filters",
       tuple(filters.shape),

@@ -35,7 +35,7 @@ def conv(x, w, *, strides, dilations, pads):
   """[N, H, W, C], [kh, kw, C, m] -> [N, H', W', m], zero-padded by `pads`."""
   sizes = (x.shape[1:-1], w.shape[:-2])
   setting = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-  x, w = vary_alike(x, w)
+  x, w = vary_alike((x, w))
   return _conv_p.bind(
     x, w, strides=strides, dilations=dilations, pads=pads, sizes=sizes, precision=setting or "default"
   )

@@ -1,11 +1,11 @@
-"""Stride, dilation and padding of a convolution, checked and hashable."""
+"""Stride, dilation and padding of a convolution, checked and hashable, and the sizes that follow."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-from jax.core import Tracer
+from jax import lax
 
 from cscjax import checks
 
@@ -13,8 +13,48 @@ Padding = Literal["SAME", "CIRCULAR", "VALID"] | Sequence[tuple[int, int]]
 """Zeros ("SAME"), wrapped around ("CIRCULAR"), none ("VALID"), or explicit zeros (low, high) an axis."""
 
 
-def as_steps(name: str, value: Any) -> int | tuple[int, ...]:
-  """A stride or dilation as an integer, or a tuple of them; ValueError unless all are integers >= 1."""
+class Axis(NamedTuple):
+  """One spatial axis of a convolution.
+
+  Attributes:
+    taps: Number of taps of a filter.
+    stride: Step between outputs, which are the positions of an atom.
+    dilation: Step between the taps.
+    padding: "SAME", "CIRCULAR", "VALID", or the numbers of zeros (low, high).
+  """
+
+  taps: int
+  stride: int
+  dilation: int
+  padding: str | tuple[int, int]
+
+  @property
+  def extent(self) -> int:
+    """Number of samples from a filter's first tap to its last."""
+    return (self.taps - 1) * self.dilation + 1
+
+  def pads(self, size: int) -> tuple[int, int]:
+    """Numbers of samples to add before and after a signal of this size: zeros, or wrapped ones."""
+    if self.padding == "CIRCULAR":
+      return (self.extent - 1) // 2, self.extent // 2
+    if isinstance(self.padding, str):
+      return lax.padtype_to_pads((size,), (self.extent,), (self.stride,), self.padding)[0]
+    return self.padding
+
+  def code_size(self, size: int) -> int:
+    """Number of outputs for a signal of this size; below 1 where the filter does not fit."""
+    return (size + sum(self.pads(size)) - self.extent) // self.stride + 1
+
+  def signal_size(self, code_size: int) -> int:
+    """Size of the signals for a code of this size: stride * size where padded to size, or what fits."""
+    if self.padding in ("SAME", "CIRCULAR"):
+      return code_size * self.stride
+    low, high = (0, 0) if isinstance(self.padding, str) else self.padding
+    return (code_size - 1) * self.stride + self.extent - low - high
+
+
+def integers_per_axis(name: str, value: Any) -> int | tuple[int, ...]:
+  """An integer or a tuple of them, such as a stride; ValueError unless all are integers >= 1."""
   value = _plain(value)
   if not isinstance(value, tuple):
     return checks.positive_int(name, value)
@@ -39,8 +79,8 @@ def as_padding(value: Any) -> str | tuple[tuple[int, int], ...]:
   return tuple((low, high) for low, high in pairs)
 
 
-def as_geometry(filters: jax.Array, stride: Any, dilation: Any, padding: Any) -> tuple:
-  """Checked (strides, dilations, padding) with one entry for each spatial axis of the filters."""
+def as_axes(filters: jax.Array, stride: Any, dilation: Any, padding: Any) -> tuple[Axis, ...]:
+  """The spatial axes of filters [kernel..., C, m]; ValueError where an argument does not fit."""
   checks.all_real("filters", filters)
   rank = filters.ndim - 2
   if rank not in (1, 2):
@@ -48,18 +88,14 @@ def as_geometry(filters: jax.Array, stride: Any, dilation: Any, padding: Any) ->
   if min(filters.shape) < 1:
     checks.fail("filters", tuple(filters.shape), "no empty axis")
   strides, dilations = (
-    _per_axis(name, as_steps(name, value), rank)
+    _per_axis(name, integers_per_axis(name, value), rank)
     for name, value in (("stride", stride), ("dilation", dilation))
   )
   padding = as_padding(padding)
-  if not isinstance(padding, str) and len(padding) != rank:
+  paddings = (padding,) * rank if isinstance(padding, str) else padding
+  if len(paddings) != rank:
     checks.fail("padding", padding, f"{rank} pairs (low, high)")
-  return strides, dilations, padding
-
-
-def spans(filters: jax.Array, dilations: Sequence[int]) -> tuple[int, ...]:
-  """Extent of a dilated filter along each axis."""
-  return tuple((k - 1) * d + 1 for k, d in zip(filters.shape[:-2], dilations, strict=True))
+  return tuple(map(Axis, filters.shape[:-2], strides, dilations, paddings))
 
 
 def _per_axis(name, value, rank):
@@ -71,7 +107,7 @@ def _per_axis(name, value, rank):
 
 def _plain(value: Any) -> Any:
   """Arrays, NumPy scalars, lists and ranges as Python numbers and tuples of them."""
-  if isinstance(value, np.generic | np.ndarray | jax.Array) and not isinstance(value, Tracer):
+  if isinstance(value, np.generic | np.ndarray | jax.Array) and not checks.is_traced(value):
     value = np.asarray(value).tolist()
   if isinstance(value, Sequence) and not isinstance(value, str | bytes):
     return tuple(map(_plain, value))

@@ -8,28 +8,27 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 PyTree = Any
-REPLICATED = -1  # in the layout of `shard_batch`
 
 
-def vary_alike(*arrays: jax.Array) -> list[jax.Array]:
-  """Inside `jax.shard_map`, marks each array as varying over every axis that one of them varies over.
+def vary_alike(tree: PyTree, example: PyTree = ()) -> PyTree:
+  """Inside `jax.shard_map`, marks each leaf as varying over every axis that one of them varies over.
 
-  JAX does this for the operands of its own operations. The gradient of an array that did not vary is
-  summed over the axes that were added. Outside `jax.shard_map` the arrays are returned unchanged.
-  """
-  axes = [jax.typeof(a).manual_axis_type.varying for a in arrays]
-  union = frozenset().union(*axes)
-  return [lax.pcast(a, tuple(union - own), to="varying") for a, own in zip(arrays, axes, strict=True)]
+  JAX does this for the operands of its own operations, but not for what a loop starts from, whose type
+  has to be that of what the loop makes of it. The gradient of a leaf that did not vary is summed over
+  the axes that were added. Outside `jax.shard_map` the tree is returned unchanged.
 
+  Args:
+    tree: A pytree of arrays.
+    example: Another one, over whose axes the leaves of `tree` vary afterwards, too.
 
-def vary_as(tree: PyTree, example: PyTree = ()) -> PyTree:
-  """The tree with leaves that vary alike, over the axes of those of an example too; see `vary_alike`.
-
-  For what a loop starts from, whose type has to be that of what the loop makes of it.
+  Returns:
+    The tree.
   """
   leaves, structure = jax.tree.flatten(tree)
-  varied = vary_alike(*leaves, *jax.tree.leaves(example))
-  return jax.tree.unflatten(structure, varied[: len(leaves)])
+  axes = [jax.typeof(leaf).manual_axis_type.varying for leaf in (*leaves, *jax.tree.leaves(example))]
+  union = frozenset().union(*axes)
+  varied = [lax.pcast(a, tuple(union - own), to="varying") for a, own in zip(leaves, axes, strict=False)]
+  return jax.tree.unflatten(structure, varied)
 
 
 def shard_batch(
@@ -45,7 +44,7 @@ def shard_batch(
     others: More arguments, pytrees of arrays.
     batch_ndim: Number of batch axes of `x`.
     layout: Number of axes before the batch axes in each part of the result (a pytree prefix of it), or
-      `REPLICATED` for a part without batch axes.
+      "replicated" for a part without batch axes.
   """
   types = [jax.typeof(leaf) for leaf in jax.tree.leaves((x, others))]
   mesh = next((t.sharding.mesh for t in types if t.sharding.mesh.explicit_axes), None)
@@ -54,7 +53,7 @@ def shard_batch(
   batch = types[0].sharding.spec[:batch_ndim]
 
   def sharding(before):
-    spec = () if before == REPLICATED else (*[None] * before, *batch)
+    spec = () if before == "replicated" else (*[None] * before, *batch)
     return NamedSharding(mesh, PartitionSpec(*spec))
 
   out_sharding = jax.tree.map(sharding, layout)

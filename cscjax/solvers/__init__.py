@@ -5,7 +5,6 @@ Solvers compute float32 products and convolutions at the highest precision, see
 `initialized_thresholding`, `layered_pursuit`, `multilayer_pursuit` and `unfolded_pursuit`.
 """
 
-from cscjax.solvers._arguments import as_signal, check_lengths
 from cscjax.solvers._multilayer import (
   MultilayerResult,
   layered_bp,
@@ -18,7 +17,6 @@ from cscjax.solvers._unrolled import (
   initialized_thresholding,
   layered_pursuit,
   multilayer_pursuit,
-  top_down,
   unfolded_pursuit,
 )
 from cscjax.solvers.lasso import (
@@ -34,7 +32,6 @@ from cscjax.solvers.lasso import (
   ista,
   omp,
   polished,
-  unit_of,
 )
 
 __all__ = [
@@ -47,9 +44,7 @@ __all__ = [
   "Prox",
   "SolverResult",
   "admm",
-  "as_signal",
   "beta_max",
-  "check_lengths",
   "duality_gap",
   "fista",
   "initialized_thresholding",
@@ -62,7 +57,5 @@ __all__ = [
   "multilayer_pursuit",
   "omp",
   "polished",
-  "top_down",
   "unfolded_pursuit",
-  "unit_of",
 ]

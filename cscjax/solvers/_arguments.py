@@ -1,43 +1,15 @@
-"""What the solvers make of their arguments: one floating type, one penalty for each part of a code."""
+"""What the solvers make of their arguments: a step, and a penalty for each part of a code."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, check_dictionary, floating_type, lipschitz
+from cscjax.dictionaries import Code, Dictionary, lipschitz
 from cscjax.ops import expand_rank
-
-
-def check_lengths(dictionaries: Sequence[Dictionary], **values: Any) -> None:
-  """ValueError where an argument has not one value for each dictionary, or there is none."""
-  if not isinstance(dictionaries, Sequence) or not dictionaries:
-    checks.fail("dictionaries", dictionaries, "a sequence of at least one")
-  for name, value in values.items():
-    count = len(value) if isinstance(value, Sequence) or np.ndim(value) else None
-    if count != len(dictionaries):
-      checks.fail(
-        name, value if count is None else count, f"one for each of {len(dictionaries)} dictionaries"
-      )
-
-
-def as_signal(dictionary: Dictionary, x: ArrayLike) -> jax.Array:
-  """`x` in the floating type of signal and dictionary together (integers are converted)."""
-  check_dictionary(dictionary)
-  x = checks.real_array("x", x)
-  ndim = dictionary.signal_ndim
-  if x.ndim < ndim:
-    checks.fail("x", x.shape, f"at least {ndim} axes")
-  try:
-    dtype = floating_type(dictionary, x.shape[x.ndim - ndim :], x)
-  except TypeError as error:  # JAX's, for shapes that do not fit
-    checks.fail("x", x.shape, f"a shape that the dictionary takes ({str(error)[:100]})")
-  return x.astype(dtype)
 
 
 def as_step(name: str, step: ArrayLike | None, dictionary: Dictionary, x: jax.Array) -> jax.Array:

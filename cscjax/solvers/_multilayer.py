@@ -11,16 +11,16 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, join
+from cscjax.dictionaries import Code, Dictionary, as_signal, check_one_per_dictionary, join
 from cscjax.ops import (
   at_least_float32,
   common_float,
   highest_precision,
   nonnegative_soft_threshold,
   soft_threshold,
-  vary_as,
+  vary_alike,
 )
-from cscjax.solvers._arguments import as_signal, as_step, check_lengths, per_part
+from cscjax.solvers._arguments import as_step, per_part
 from cscjax.solvers._steps import SOLVERS, extrapolate, momentum
 from cscjax.solvers._unrolled import Chain, bottom_up, top_down
 from cscjax.solvers.lasso._iterate import SolverResult
@@ -78,7 +78,7 @@ def layered_thresholding(
     ValueError: If the numbers of dictionaries, betas and steps differ, a value is out of range, or
       shapes do not fit.
   """
-  check_lengths(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
+  check_one_per_dictionary(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   shrink = nonnegative_soft_threshold if checks.boolean("nonnegative", nonnegative) else soft_threshold
   codes = []
   for i, dictionary in enumerate(dictionaries):
@@ -178,7 +178,7 @@ def layered_bp(
   Raises:
     ValueError: As `ml_ista`.
   """
-  check_lengths(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
+  check_one_per_dictionary(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   checks.all_at_least("betas", betas, 0)
   given = [None] * len(dictionaries) if steps is None else steps
   solve = {"ista": ista, "fista": fista}[checks.one_of("solver", solver, SOLVERS)]
@@ -225,7 +225,7 @@ def _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver):
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
 def _iterate(dictionaries, problem, iterations, nonnegative, solver):
-  dictionaries, problem = vary_as((dictionaries, problem))
+  dictionaries, problem = vary_alike((dictionaries, problem))
   x, codes, betas, steps, thresholds = problem
   shrink = nonnegative_soft_threshold if nonnegative else soft_threshold
   proxes = [lambda point, t=threshold: jax.tree.map(shrink, point, t) for threshold in thresholds]
@@ -256,7 +256,7 @@ def _iterate(dictionaries, problem, iterations, nonnegative, solver):
 
 
 def _problem(dictionaries, x, betas, steps) -> _Problem:
-  check_lengths(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
+  check_one_per_dictionary(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   given = [None] * len(dictionaries) if steps is None else steps
   problem = _Problem(as_signal(dictionaries[0], x), [], [], [], [])
   signal, product = problem.x, jnp.ones((), problem.x.dtype)

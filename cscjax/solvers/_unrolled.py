@@ -9,12 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, join
-from cscjax.solvers._arguments import check_lengths
+from cscjax.dictionaries import Code, Dictionary, check_one_per_dictionary, join, split
 from cscjax.solvers._steps import SOLVERS, Prox, extrapolate, momentum, proximal_gradient_step
 
 
@@ -138,7 +136,7 @@ def multilayer_pursuit(
       do not fit.
   """
   checks.one_of("solver", solver, SOLVERS)
-  check_lengths(dictionaries, proxes=proxes, steps=steps)
+  check_one_per_dictionary(dictionaries, proxes=proxes, steps=steps)
   for layer in proxes:
     if not layer or len(layer) != len(proxes[0]):
       checks.fail("proxes", [len(p) for p in proxes], "as many for each layer, at least one")
@@ -172,7 +170,7 @@ def layered_pursuit(
   Arguments, result and errors are those of `multilayer_pursuit`, but that layers may differ in their
   number of iterations.
   """
-  check_lengths(dictionaries, proxes=proxes, steps=steps)
+  check_one_per_dictionary(dictionaries, proxes=proxes, steps=steps)
   codes = []
   for dictionary, layer, step in zip(dictionaries, proxes, steps, strict=True):
     codes.append(unfolded_pursuit(dictionary, x, layer, step=step, solver=solver))
@@ -186,7 +184,7 @@ def top_down(dictionaries, deepest, codes, x) -> Chain:
   for dictionary, below in zip(reversed(dictionaries), [*reversed(codes[:-1]), x], strict=True):
     shape = jax.eval_shape(join, below).shape
     signals.insert(0, dictionary.synthesis(points[0], shape))
-    points.insert(0, _split_like(signals[0], below))
+    points.insert(0, split(signals[0], below))
   return Chain(points[1:], signals)
 
 
@@ -198,10 +196,3 @@ def bottom_up(dictionaries, x, chain, steps, proxes) -> list[Code]:
     codes.append(proximal_gradient_step(dictionary, point, signal - below, step, prox))
     below = join(codes[-1])
   return codes
-
-
-def _split_like(signal: jax.Array, code: Code) -> Code:
-  """The inverse of `join`: the signal's channels as the parts of a code."""
-  parts, structure = jax.tree.flatten(code)
-  ends = [sum(p.shape[-1] for p in parts[: i + 1]) for i in range(len(parts) - 1)]
-  return jax.tree.unflatten(structure, jnp.split(signal, ends, axis=-1))

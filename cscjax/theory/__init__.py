@@ -1,9 +1,9 @@
 """The theory as functions: of any dictionary, code or trained network."""
 
 from cscjax.theory._certify import Certificate, CertificateRow, FailedCondition, Pursuable, certify
+from cscjax.theory._lemmas import is_unique, msd_csc_spectrum, uniqueness_bound
 from cscjax.theory._reconstruction import LassoProblem, failed_dimensions, ill_conditioned_example
 from cscjax.theory._sparsity import patch_norm, patch_sparsity, stripe_sparsity, support_size
-from cscjax.theory._spectrum import msd_csc_spectrum
 from cscjax.theory._stability import (
   Condition,
   LayerStability,
@@ -12,7 +12,6 @@ from cscjax.theory._stability import (
   layered_stability,
   thresholding_recovery,
 )
-from cscjax.theory._uniqueness import is_unique, uniqueness_bound
 
 __all__ = [
   "Certificate",

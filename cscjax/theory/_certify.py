@@ -10,11 +10,19 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, CodedLayer, Dictionary, check_dictionary, join, mutual_coherence
+from cscjax.dictionaries import (
+  Code,
+  CodedLayer,
+  Dictionary,
+  check_dictionary,
+  check_one_per_dictionary,
+  join,
+  mutual_coherence,
+)
 from cscjax.ops import highest_precision
-from cscjax.solvers import check_lengths, layered_bp, layered_thresholding
+from cscjax.solvers import layered_bp, layered_thresholding
+from cscjax.theory._lemmas import is_unique, uniqueness_bound
 from cscjax.theory._stability import SOLVERS, ZERO_ATOMS, LayerStability, layered_stability
-from cscjax.theory._uniqueness import is_unique, uniqueness_bound
 
 _coherence = jax.jit(mutual_coherence, static_argnames="signal_shape")
 _stability = jax.jit(layered_stability, static_argnames="solver")
@@ -162,7 +170,7 @@ def certify(
   noise = checks.in_range("noise", noise, 0)
   layers = _layers(dictionaries, x, betas, codes, solver)
   if betas is not None:
-    check_lengths([layer.dictionary for layer in layers], betas=betas)
+    check_one_per_dictionary([layer.dictionary for layer in layers], betas=betas)
     checks.all_at_least("betas", list(betas), 0)
   mu = [_coherence(d, signal_shape=signal.shape[-d.signal_ndim :]) for d, signal, _ in layers]
   found = [_stability(layers, noise, betas=betas, coherences=mu, solver=name) for name in SOLVERS]
@@ -207,14 +215,14 @@ def _layers(dictionaries, x, betas, codes, solver) -> Sequence[CodedLayer]:
     if codes is not None:
       checks.fail("codes", "codes", "none for a network, which brings its own")
     return dictionaries.pursuit_layers(x)
-  check_lengths(dictionaries)
+  check_one_per_dictionary(dictionaries)
   for dictionary in dictionaries:
     check_dictionary(dictionary)
   if codes is None:
     if betas is None:
       checks.fail("codes", None, "one for each dictionary, or betas to make them")
     codes = _code(dictionaries, x, betas, solver)
-  check_lengths(dictionaries, codes=codes)
+  check_one_per_dictionary(dictionaries, codes=codes)
   layers, signal = [], x
   for dictionary, code in zip(dictionaries, codes, strict=True):
     jax.eval_shape(dictionary.residual, code, signal)  # raises where they do not fit

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, MatrixDictionary
+from cscjax.dictionaries import Code, Dictionary, MatrixDictionary, as_signal
 from cscjax.ops import highest_precision
-from cscjax.solvers import as_signal
 
 
 class LassoProblem(NamedTuple):

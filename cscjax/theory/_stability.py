@@ -12,9 +12,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import CodedLayer, atom_norms, check_coded_layers, join, mutual_coherence
+from cscjax.dictionaries import (
+  CodedLayer,
+  as_signal,
+  atom_norms,
+  check_coded_layers,
+  check_one_per_dictionary,
+  join,
+  mutual_coherence,
+)
 from cscjax.ops import common_float, expand_rank, highest_precision
-from cscjax.solvers import as_signal, check_lengths
 from cscjax.theory._sparsity import nonzeros, patch_norm, stripe_sparsity
 
 SOLVERS = ("thresholding", "bp")
@@ -209,7 +216,7 @@ def layered_stability(
   checks.all_at_least("noise", noise, 0)
   for name, values in (("betas", betas), ("coherences", coherences)):
     if values is not None:
-      check_lengths([layer.dictionary for layer in layers], **{name: values})
+      check_one_per_dictionary([layer.dictionary for layer in layers], **{name: values})
       checks.all_at_least(name, list(values), 0)
   found, noise = [], jnp.asarray(noise, float)
   for i, (dictionary, signal, code) in enumerate(layers):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cscjax.dictionaries import ConvDictionary, axes
+from cscjax.dictionaries import ConvDictionary
 
 
 def patch_sums(conv: ConvDictionary, sites: jax.Array) -> jax.Array:
@@ -18,17 +18,10 @@ def patch_sums(conv: ConvDictionary, sites: jax.Array) -> jax.Array:
   Returns:
     [..., H', W'] on the code's grid.
   """
-  for i, axis in enumerate(axes(conv)):
+  for i, axis in enumerate(conv.axes):
     at = i - len(conv.filters.shape[:-2])
-    size, extent = sites.shape[at], axis.extent
-    if conv.padding == "CIRCULAR":
-      low, high = (extent - 1) // 2, extent // 2
-    elif isinstance(conv.padding, str):
-      ((low, high),) = lax.padtype_to_pads((size,), (extent,), (axis.stride,), conv.padding)
-    else:
-      low, high = conv.padding[i]
-    circular = conv.padding == "CIRCULAR"
-    sites = _window_sums(sites, at, extent, axis.stride, (low, high), circular)
+    pads, circular = axis.pads(sites.shape[at]), axis.padding == "CIRCULAR"
+    sites = _window_sums(sites, at, axis.extent, axis.stride, pads, circular)
   return sites
 
 
@@ -44,7 +37,7 @@ def stripe_sums(conv: ConvDictionary, positions: jax.Array, spatial: tuple[int, 
     Of the shape of `positions`.
   """
   circular = conv.padding == "CIRCULAR"
-  for i, axis in enumerate(axes(conv)):
+  for i, axis in enumerate(conv.axes):
     at, reach = i - len(conv.filters.shape[:-2]), axis.extent - 1
     # On the signal's grid atoms overlap where their first taps are less than an extent apart, also
     # around a circle that the stride does not divide.

@@ -98,9 +98,9 @@ def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str,
   for case in cases:
     geometry, operation = CASES[case]
     arrays = make_arrays(geometry, batch)
-    programs: dict[str, Any] = {"cscjax": Program(geometry, operation, arrays, precision)}
+    programs: dict[str, Any] = {"cscjax": TimedMap(geometry, operation, arrays, precision)}
     if pytorch:
-      programs["pytorch"] = pytorch.Program(geometry, operation, arrays, precision)
+      programs["pytorch"] = pytorch.TorchMap(geometry, operation, arrays, precision)
     results = {framework: program.result() for framework, program in programs.items()}
     steps = time_steps({framework: program.run for framework, program in programs.items()})
     for framework in programs:
@@ -136,7 +136,7 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
   return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
 
 
-class Program:
+class TimedMap:
   """One of our maps in a compiled loop, as a training step's loop holds it."""
 
   def __init__(self, geometry: Geometry, operation: str, arrays: Arrays, precision: str):

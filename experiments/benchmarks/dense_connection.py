@@ -30,7 +30,7 @@ BIAS = -0.1  # minus the threshold
 STEP = 0.1  # of the unfoldings
 
 
-class Layer(NamedTuple):
+class DilatedFilters(NamedTuple):
   """A layer's dictionary.
 
   Attributes:
@@ -46,7 +46,7 @@ Parts = list[jax.Array]
 """Consecutive channels of one signal, each [N, H, W, ...]."""
 
 
-def concatenate(parts: Parts, layers: Sequence[Layer], unfolding: int) -> Parts:
+def concatenate(parts: Parts, layers: Sequence[DilatedFilters], unfolding: int) -> Parts:
   """The layers of one resolution on one array, joined after each of them."""
   (x,) = parts
   for layer in layers:
@@ -55,7 +55,7 @@ def concatenate(parts: Parts, layers: Sequence[Layer], unfolding: int) -> Parts:
   return [x]
 
 
-def buffer(parts: Parts, layers: Sequence[Layer], unfolding: int) -> Parts:
+def buffer(parts: Parts, layers: Sequence[DilatedFilters], unfolding: int) -> Parts:
   """The same in one array that has room for the channels of all these layers."""
   (x,) = parts
   total = sum(layers[-1].filters.shape[-2:])
@@ -69,7 +69,7 @@ def buffer(parts: Parts, layers: Sequence[Layer], unfolding: int) -> Parts:
   return [store]
 
 
-def split(parts: Parts, layers: Sequence[Layer], unfolding: int) -> Parts:
+def split(parts: Parts, layers: Sequence[DilatedFilters], unfolding: int) -> Parts:
   """The same on a growing list of parts, which neither this nor its gradient joins."""
   for layer in layers:
     kept, new = _code(parts, layer, unfolding)
@@ -77,7 +77,7 @@ def split(parts: Parts, layers: Sequence[Layer], unfolding: int) -> Parts:
   return parts
 
 
-def scatter(parts: Parts, layers: Sequence[Layer], unfolding: int) -> Parts:
+def scatter(parts: Parts, layers: Sequence[DilatedFilters], unfolding: int) -> Parts:
   """The same with a convolution for each new part and dilation, whose results the layers add up.
 
   The parts that come from the resolution before are joined first, as they are all known by then.
@@ -106,7 +106,7 @@ def scatter(parts: Parts, layers: Sequence[Layer], unfolding: int) -> Parts:
   return parts
 
 
-VARIANTS: dict[str, Callable[[Parts, Sequence[Layer], int], Parts]] = {
+VARIANTS: dict[str, Callable[[Parts, Sequence[DilatedFilters], int], Parts]] = {
   "concatenate": concatenate,
   "buffer": buffer,
   "split": split,
@@ -146,7 +146,7 @@ def loss(filters: Sequence[jax.Array], images: jax.Array, *, variant: str, unfol
     variant: A key of `VARIANTS`.
     unfolding: Iterations after the first one in each layer.
   """
-  layers = [Layer(f, dilation) for f, dilation in zip(filters, itertools.cycle(DILATIONS))]
+  layers = [DilatedFilters(f, dilation) for f, dilation in zip(filters, itertools.cycle(DILATIONS))]
   depth, parts = len(layers), [images]
   for start, end in itertools.pairwise([0, depth // 3, 2 * depth // 3, depth]):
     if start > 0:
@@ -180,8 +180,8 @@ def rows(
     forward, both = {}, {}
     for case in (case for case in cases if CASES[case][1:] == (depth, unfolding)):
       function = partial(loss, variant=CASES[case].variant, unfolding=unfolding)
-      forward[case] = _Program(function, inputs)
-      both[case] = _Program(jax.value_and_grad(function, argnums=(0, 1)), inputs)
+      forward[case] = _TimedFunction(function, inputs)
+      both[case] = _TimedFunction(jax.value_and_grad(function, argnums=(0, 1)), inputs)
     forward_seconds, seconds = (
       training.time_steps({case: program.run for case, program in programs.items()})
       for programs in (forward, both)
@@ -209,7 +209,7 @@ def line(row: dict[str, Any]) -> str:
   )
 
 
-class _Program:
+class _TimedFunction:
   """A function compiled for its arguments.
 
   Attributes:

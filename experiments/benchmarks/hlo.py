@@ -69,7 +69,7 @@ class Instruction(NamedTuple):
     return max(map(int, found[1].split("x"))) if found else 0
 
 
-class Program:
+class HloModule:
   """An optimized HLO module."""
 
   def __init__(self, text: str, filter_size: int):

@@ -101,9 +101,9 @@ def count(case: str, batch: int, precision: str) -> dict[str, Any]:
   if case in CALLS:
     call, iterations = CALLS[case], CALLS[case].iterations
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in call.shapes]
-    program = hlo.Program(compiled_text(call.function, *arguments), FILTER_SIZE)
+    program = hlo.HloModule(compiled_text(call.function, *arguments), FILTER_SIZE)
   else:
-    program = hlo.Program(compile_step(case, batch, precision), NETWORK_FILTER_SIZE)
+    program = hlo.HloModule(compile_step(case, batch, precision), NETWORK_FILTER_SIZE)
   counts = {name: value / iterations for name, value in program.largest_turn()._asdict().items()}
   return {
     "suite": "kernels",

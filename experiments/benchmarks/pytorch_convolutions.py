@@ -17,7 +17,7 @@ from experiments.benchmarks.pytorch_training import DEVICE, ON_GPU, set_up
 _SIGNAL, _FILTERS = (0, 3, 1, 2), (3, 2, 0, 1)  # from our axes
 
 
-class Program:
+class TorchMap:
   """One of the maps, of our arrays."""
 
   def __init__(self, geometry: Geometry, operation: str, arrays: Arrays, precision: str):

@@ -40,7 +40,7 @@ def convert(tree: Any, name: str = "") -> Any:
   return torch.tensor(array)
 
 
-class Layer(nn.Module):
+class LayerParameters(nn.Module):
   """Parameters, `count` batch norms that share scale and bias, and the step of a pursuit."""
 
   filters: Tensor
@@ -126,12 +126,12 @@ def hermitian_square(matrix: Tensor) -> Tensor:
   return torch.cat((real, blocks[:, size:, :size] - blocks[:, :size, size:]), dim=1)
 
 
-class ResBlock(Layer):
+class ResBlock(LayerParameters):
   """relu(X_prev + N_2(D_2^T (X + c D_2 X_prev))), X = relu(N_1(D_1^T X_prev)) (eq. 5), or a part."""
 
   def __init__(self, weights: dict[str, Any], stride: int, rule: str):
     super().__init__(weights)
-    self.norm_1, self.norm_2 = Layer(weights["norm_1"]), Layer(weights["norm_2"])
+    self.norm_1, self.norm_2 = LayerParameters(weights["norm_1"]), LayerParameters(weights["norm_2"])
     self.stride = stride
     self.keep, self.correct = rule in ("resnet", "res_csc"), rule in ("simplified", "res_csc")
 
@@ -151,12 +151,15 @@ class ResBlock(Layer):
     return F.relu(previous + update if self.keep else update, inplace=True)
 
 
-class ResNetwork(Layer):
+class ResNetwork(LayerParameters):
   """Res-CSC, ResNet, simplified and plain (Table 2)."""
 
   def __init__(self, model: ResCSC, weights: dict[str, Any]):
     super().__init__(weights)
-    self.norm_0, self.classifier = Layer(weights["norm"]), Layer(weights["classifier"])
+    self.norm_0, self.classifier = (
+      LayerParameters(weights["norm"]),
+      LayerParameters(weights["classifier"]),
+    )
     blocks: list[Any] = []
     for stage in range(3):
       name = f"transition_{stage}"
@@ -171,7 +174,7 @@ class ResNetwork(Layer):
     return classify(self.blocks(x), self.classifier)
 
 
-class MSDLayer(Layer):
+class MSDLayer(LayerParameters):
   """X -> (a, z) concatenated: unfolded pursuit over [I, F^T] (Proposition 1)."""
 
   def __init__(self, model: MSDCSC, index: int, weights: dict[str, Any]):
@@ -211,7 +214,7 @@ class MSDNetwork(nn.Module):
     super().__init__()
     names = [f"layer_{i}" for i in range(model.depth)]
     self.layers = nn.ModuleList(MSDLayer(model, i, weights[name]) for i, name in enumerate(names))
-    self.classifier = Layer(weights["classifier"])
+    self.classifier = LayerParameters(weights["classifier"])
     self.pooled = {model.depth // 3, 2 * model.depth // 3} - {0}
 
   def forward(self, x: Tensor) -> Tensor:
@@ -231,9 +234,9 @@ class MLNetwork(nn.Module):
     self.unfolding, self.accelerate = model.unfolding, model.solver == "fista"
     names = [f"layer_{i}" for i in range(6)]
     self.layers = nn.ModuleList(
-      Layer(weights[name], model.unfolding + 1 if i < 3 else 1) for i, name in enumerate(names)
+      LayerParameters(weights[name], model.unfolding + 1 if i < 3 else 1) for i, name in enumerate(names)
     )
-    self.classifier = Layer(weights["classifier"])
+    self.classifier = LayerParameters(weights["classifier"])
 
   def forward(self, x: Tensor) -> Tensor:
     """Images of sizes that 8 divides -> logits."""
@@ -279,7 +282,7 @@ def pool(x: Tensor) -> Tensor:
   return F.max_pool2d(x, 2, ceil_mode=True)
 
 
-def classify(x: Tensor, classifier: Layer) -> Tensor:
+def classify(x: Tensor, classifier: LayerParameters) -> Tensor:
   """Global average pooling and the linear classifier, in float32 at least."""
   x = x.to(torch.promote_types(x.dtype, torch.float32)).mean((2, 3))
   with torch.autocast(x.device.type, enabled=False):

@@ -30,7 +30,7 @@ WARM_UP = 3  # steps after the first: "reduce-overhead" records CUDA graphs in t
 MODES = ("default", "reduce-overhead") if ON_GPU else (EAGER,)  # of torch.compile
 
 
-class Program:
+class TorchStep:
   """Steps of a network: random images of `data`, forward, backward, SGD with Nesterov's momentum.
 
   On CUDA float32 is TF32, as it is for ours.
@@ -152,7 +152,7 @@ def _growth(fields, batch, precision):
   variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
   data = np.zeros((batch, 32, 32, 3), np.uint8), np.zeros(batch, np.int32), np.zeros(3), np.ones(3)
   before = peak_memory()
-  Program(model, variables, data, batch, precision, 0.0)
+  TorchStep(model, variables, data, batch, precision, 0.0)
   return peak_memory() - before
 
 

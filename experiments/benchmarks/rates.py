@@ -11,7 +11,7 @@ import numpy as np
 CALLS = 5  # of which the fastest counts
 
 
-class Rates(NamedTuple):
+class PeakRates(NamedTuple):
   """Of the faster framework, where there are two.
 
   Attributes:
@@ -23,7 +23,7 @@ class Rates(NamedTuple):
   bytes: float
 
 
-def measure(precision: str) -> Rates:
+def measure(precision: str) -> PeakRates:
   """Measures the first device."""
   on_cpu = jax.default_backend() == "cpu"
   size, length = (2048, 2**25) if on_cpu else (8192, 2**28)
@@ -32,7 +32,7 @@ def measure(precision: str) -> Rates:
     from experiments.benchmarks import pytorch_training
 
     found.append(pytorch_training.rates(precision, size, length))
-  return Rates(*(max(rates) for rates in zip(*found, strict=True)))
+  return PeakRates(*(max(rates) for rates in zip(*found, strict=True)))
 
 
 def has_pytorch() -> bool:

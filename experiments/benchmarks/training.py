@@ -115,10 +115,10 @@ def make_network(fields: dict[str, Any], precision: str = "float32", platform: s
   return create_model(fields.pop("model"), num_classes=10, dtype=np.dtype(precision), **fields)
 
 
-def our_programs(fields: dict[str, Any], batch: int, precision: str) -> dict[str, "Program"]:
+def our_programs(fields: dict[str, Any], batch: int, precision: str) -> dict[str, "TimedStep"]:
   """Our program of a network, by its only mode."""
   network = make_network(fields, precision, jax.default_backend())
-  return {"jit": Program(*compile_step(network, batch))}
+  return {"jit": TimedStep(*compile_step(network, batch))}
 
 
 def pytorch_programs(fields: dict[str, Any], batch: int, precision: str) -> dict[str, Any]:
@@ -129,12 +129,14 @@ def pytorch_programs(fields: dict[str, Any], batch: int, precision: str) -> dict
   state, data, _ = make_arguments(make_trainer(model, batch))
   variables = {"params": state.params, **state.variables}
   return {
-    mode: pytorch_training.Program(model, variables, data, batch, precision, RATE, mode)
+    mode: pytorch_training.TorchStep(model, variables, data, batch, precision, RATE, mode)
     for mode in pytorch_training.MODES
   }
 
 
-def judged(row: dict, theirs: float | None, peak: rates.Rates | None, accessed: float | None) -> dict:
+def judged(
+  row: dict, theirs: float | None, peak: rates.PeakRates | None, accessed: float | None
+) -> dict:
   """What follows from a row's time: its speed, its shares of the device's rates, and the ratio of times.
 
   Args:
@@ -158,7 +160,7 @@ def judged(row: dict, theirs: float | None, peak: rates.Rates | None, accessed: 
   return dict(zip(names, values, strict=True))
 
 
-class Program:
+class TimedStep:
   """Our compiled steps.
 
   Attributes:

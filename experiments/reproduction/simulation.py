@@ -25,10 +25,10 @@ from cscjax import (
   lipschitz,
 )
 from cscjax.data import Dataset
-from cscjax.dictionaries import Code, join
+from cscjax.dictionaries import Code, join, split
 from cscjax.ops import power_iteration
 from cscjax.runs import KEYS
-from cscjax.solvers import Differentiate, top_down
+from cscjax.solvers import Differentiate
 
 MODELS = ("ml_csc", "msd_csc")
 LAYERS = 2
@@ -169,7 +169,8 @@ def count_failed(
   layers: Sequence[Dictionary], codes: Sequence[Code], x: jax.Array, beta: jax.Array
 ) -> jax.Array:
   """Failed dimensions of each signal [N, 2]: of D_1 code_1, and of D_1 D_2 code_2; beta of layer 1."""
-  through_all = top_down(layers, codes[-1], list(codes), x).points[0]
+  below = layers[1].synthesis(codes[1], jax.eval_shape(join, codes[0]).shape)
+  through_all = split(below, codes[0])
   counts = [
     jnp.sum(failed_dimensions(layers[0], code, x, beta), axis=(-2, -1))
     for code in (codes[0], through_all)

@@ -43,7 +43,7 @@ def pytorch():
 
 def test_a_loop_repeats_the_map():
   arrays = convolutions.make_arrays(GEOMETRY, batch=2)
-  program = convolutions.Program(GEOMETRY, "analysis", arrays, "float32")
+  program = convolutions.TimedMap(GEOMETRY, "analysis", arrays, "float32")
   functions, entry = program.loop.as_text().split("ENTRY")
   assert "convolution(" in functions  # the loop's body is one of them
   assert "convolution(" not in entry
@@ -56,7 +56,7 @@ def test_both_frameworks_agree(pytorch, case):
   geometry, operation = convolutions.CASES[case]
   arrays = convolutions.make_arrays(geometry, batch=2)
   programs = (
-    module.Program(geometry, operation, arrays, "float32") for module in (convolutions, pytorch)
+    timed(geometry, operation, arrays, "float32") for timed in (convolutions.TimedMap, pytorch.TorchMap)
   )
   ours, theirs = (program.result() for program in programs)
   assert ours.shape == theirs.shape

@@ -77,7 +77,7 @@ ENTRY %main (l: f32[4]) -> f32[4] {
 
 
 def test_a_turn_of_the_largest_loop_is_counted():
-  assert hlo.Program(TEXT, filter_size=4).largest_turn() == hlo.Count(
+  assert hlo.HloModule(TEXT, filter_size=4).largest_turn() == hlo.Count(
     # The convolutions; the loops, the second with its condition; the longer branch; the call; two
     # transposes; the step's own condition.
     kernels=2 + 5 * 2 + (2 + 1) + 2 + 1 + 2 + 1,
@@ -86,12 +86,12 @@ def test_a_turn_of_the_largest_loop_is_counted():
     copies_and_transposes=2,
     waits=3,  # the second loop's condition, the branch, the step's condition
   )
-  assert hlo.Program(TEXT, filter_size=32).largest_turn().whole_signal_windows == 0
+  assert hlo.HloModule(TEXT, filter_size=32).largest_turn().whole_signal_windows == 0
 
 
 def test_a_program_without_a_loop_is_refused():
   with pytest.raises(ValueError, match="no loop"):
-    hlo.Program(TEXT[: TEXT.index("%step (")], filter_size=4).largest_turn()
+    hlo.HloModule(TEXT[: TEXT.index("%step (")], filter_size=4).largest_turn()
 
 
 def test_the_suite_needs_the_plugin(monkeypatch):

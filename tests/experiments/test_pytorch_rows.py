@@ -72,7 +72,7 @@ def test_both_frameworks_take_the_same_steps():
     np.full(3, 50, np.float32),
   )
   variables = initialized(model, jnp.zeros((1, 16, 16, 3)))
-  program = pytorch_training.Program(model, variables, data, 6, "float32", 0.0)
+  program = pytorch_training.TorchStep(model, variables, data, 6, "float32", 0.0)
   for group, decay in zip(program.optimizer.param_groups, (0.1, 0.0), strict=True):
     assert (group["weight_decay"] > 0) == (decay > 0)
     group.update(lr=0.1, weight_decay=decay)
@@ -106,7 +106,7 @@ def test_both_frameworks_take_the_same_steps():
 
 def test_a_row_is_judged_by_the_rates_of_the_device():
   row = {"seconds": 0.5, "batch": 8, "flops": 100}
-  peak = rates.Rates(flops=400.0, bytes=50.0)
+  peak = rates.PeakRates(flops=400.0, bytes=50.0)
   assert training_suite.judged(row, 0.25, peak, 5.0) == {
     "images_per_second": 16,
     "flops_per_second": 200,

@@ -12,6 +12,7 @@ import pytest
 
 import cscjax
 from cscjax import data, models, plots, theory, training
+from cscjax.dictionaries import CodedLayer
 
 NAN = float("nan")
 MATRIX = cscjax.MatrixDictionary(jnp.eye(3, 5) + 0.1)
@@ -32,7 +33,7 @@ def learn(images=IMAGES, beta=0.1, kernel=((3, 2),), **options):
 
 
 def effective(channels):
-  return cscjax.effective_atoms([(MATRIX, VECTOR[None], jnp.ones((1, 5)))], channels)
+  return cscjax.effective_atoms([CodedLayer(MATRIX, VECTOR[None], jnp.ones((1, 5)))], channels)
 
 
 def network(name="msd_csc", x=BATCH, **fields):

@@ -5,7 +5,6 @@ from cscjax.solvers.lasso._certificates import beta_max, duality_gap
 from cscjax.solvers.lasso._implicit import PolishedCode, polished
 from cscjax.solvers.lasso._iterate import TEST_PERIOD, Differentiate, SolverResult
 from cscjax.solvers.lasso._omp import OMPResult, omp
-from cscjax.solvers.lasso._problem import unit_of
 from cscjax.solvers.lasso._proximal_gradient import fista, ista
 
 __all__ = [
@@ -21,5 +20,4 @@ __all__ = [
   "ista",
   "omp",
   "polished",
-  "unit_of",
 ]

@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, canvas, frame_inverse, squared_atom_norm
+from cscjax.dictionaries import Code, Dictionary, circulant_embedding
 from cscjax.ops import at_least_float32, expand_rank, highest_precision, power_of_two
 from cscjax.solvers.lasso._algorithm import Algorithm, Stop, relative
 from cscjax.solvers.lasso._certificates import dual_value, gradient_mapping
@@ -30,7 +30,7 @@ BALANCED_FIRST = 10  # iterations; then ever more rarely, as each change of rho 
 
 
 class _Pair(NamedTuple):
-  """A signal z and a code on the canvas; the metric is that of (coupling z, code)."""
+  """A signal z and a code of the circular dictionary; the metric is that of (coupling z, code)."""
 
   signal: jax.Array
   code: Code
@@ -39,7 +39,7 @@ class _Pair(NamedTuple):
 class _State(NamedTuple):
   point: _Pair  # P; its prox is the answer, the rest the scaled dual
   image: jax.Array  # D of the code in P
-  rebuilt: jax.Array  # D of the code in prox(P)
+  reconstruction: jax.Array  # D of the code in prox(P)
   rho: jax.Array  # [batch...], for which P is scaled
   factor: jax.Array  # [batch...], of rho, for the next iteration
   count: jax.Array
@@ -120,7 +120,9 @@ def admm(
     checks.all_at_least("rho", rho, 0, open_bound=True)
     if jnp.ndim(rho) != 0:
       checks.fail("rho", jnp.shape(rho), "a scalar")
-  canvas(problem.dictionary, problem.x.shape[problem.batch_ndim :])  # raises where it cannot be done
+  circulant_embedding(
+    problem.dictionary, problem.x.shape[problem.batch_ndim :]
+  )  # raises where it cannot be done
   return solve(problem, rho, init, tolerance, method=DouglasRachford(float(relaxation)), loop=loop)
 
 
@@ -136,23 +138,23 @@ class DouglasRachford(NamedTuple):
   def __call__(self, problem: Lasso, parameter: jax.Array | None, init: Code) -> Algorithm:
     """ADMM with the penalty parameter `parameter`, balanced if None."""
     signal_shape = problem.x.shape[problem.batch_ndim :]
-    on = canvas(problem.dictionary, signal_shape)
-    squared_norm = squared_atom_norm(on.dictionary)
+    embedding = circulant_embedding(problem.dictionary, signal_shape)
+    squared_norm = _squared_atom_norm(embedding.dictionary)
     squared_norm = jnp.where(squared_norm > 0, squared_norm, 1)
     ridge = squared_norm / COUPLING
-    invert = frame_inverse(on.dictionary, on.signal_shape, ridge)
+    invert = embedding.ridge_inverse(ridge)
     if problem.mask is None:
       weight = jnp.ones(signal_shape, problem.x.dtype)
     else:
       weight = jnp.broadcast_to(problem.mask, problem.x.shape)
-    weight = expand_rank(on.embed_signal(weight), problem.x.ndim)
-    beta, inside = _penalty_on(on, problem)
-    larger = problem.replace(x=on.embed_signal(problem.x), mask=weight, beta=beta)
-    synthesis = partial(on.dictionary.synthesis, signal_shape=larger.x.shape)
+    weight = expand_rank(embedding.embed_signal(weight), problem.x.ndim)
+    beta, inside = _embedded_penalty(embedding, problem)
+    larger = problem.replace(x=embedding.embed_signal(problem.x), mask=weight, beta=beta)
+    synthesis = partial(embedding.dictionary.synthesis, signal_shape=larger.x.shape)
 
     def prox(point: _Pair, rho: jax.Array) -> _Pair:
-      pull = per_signal(rho / ridge, larger.x)
-      signal = (weight * larger.x + pull * point.signal) / (weight + pull)
+      weight_of_point = per_signal(rho / ridge, larger.x)
+      signal = (weight * larger.x + weight_of_point * point.signal) / (weight + weight_of_point)
       return _Pair(signal, jax.tree.map(jnp.multiply, inside, larger.prox(point.code, 1 / rho)))
 
     unit = power_of_two(1 / jnp.sqrt(ridge), axis=())  # a code is about as large as D of it times this
@@ -191,32 +193,34 @@ class DouglasRachford(NamedTuple):
 
     def advance(state):
       near, dual, rho = parts(state)
-      dual_image = scaled_dual(state, state.image, state.rebuilt)
+      dual_image = scaled_dual(state, state.image, state.reconstruction)
       # To the graph of D from 2 prox(P) - P, whose image follows by linearity, as P's does below.
-      defect = near.signal - dual.signal - (state.rebuilt - dual_image)
+      defect = near.signal - dual.signal - (state.reconstruction - dual_image)
       correction, along = invert(defect)
       move = _Pair(-ridge * correction, along)
       step = partial(jax.tree.map, lambda y, u, m: y + u + self.relaxation * (m - u))
       new = step(near, dual, move)
-      image = step(state.rebuilt, dual_image, defect + move.signal)
-      rebuilt = synthesis(prox(new, rho).code)
+      image = step(state.reconstruction, dual_image, defect + move.signal)
+      reconstruction = synthesis(prox(new, rho).code)
       factor = jnp.ones_like(rho)
       if parameter is None:
         tens, rest = jnp.divmod(state.count, BALANCED_FIRST)  # then at 10, 20, 40, 80, ...
         due = (tens == 0) | ((rest == 0) & (tens & (tens - 1) == 0))
         factor = lax.cond(due, balance, lambda *_: factor, state, new)
-      return _State(new, image, rebuilt, rho, factor, state.count + 1), None
+      return _State(new, image, reconstruction, rho, factor, state.count + 1), None
 
     def solution(state):
-      return on.crop_code(prox(state.point, state.rho).code), on.crop_signal(state.rebuilt)
+      return embedding.crop_code(prox(state.point, state.rho).code), embedding.crop_signal(
+        state.reconstruction
+      )
 
     def mapping(state, _):
-      code, rebuilt = solution(state)
-      gradient = problem.dictionary.analysis(problem.residual(rebuilt))
+      code, reconstruction = solution(state)
+      gradient = problem.dictionary.analysis(problem.residual(reconstruction))
       return gradient_mapping(problem, code, gradient, SHORT / squared_norm)
 
     def dual_bound(state, _):
-      signal = on.crop_signal(prox(state.point, state.rho).signal)
+      signal = embedding.crop_signal(prox(state.point, state.rho).signal)
       correlation = problem.dictionary.analysis(-problem.residual(signal))
       return dual_value(problem, signal, correlation)
 
@@ -224,20 +228,22 @@ class DouglasRachford(NamedTuple):
       squared_norm if parameter is None else parameter, at_least_float32(problem.x.dtype)
     )
     rho = rho * jnp.ones_like(problem.unit, rho.dtype)
-    code = on.embed_code(init)
-    rebuilt = synthesis(code)
-    pull = larger.residual(rebuilt)
+    code = embedding.embed_code(init)
+    reconstruction = synthesis(code)
+    residual = larger.residual(reconstruction)
     point = _Pair(
-      rebuilt + pull * per_signal(ridge / rho, pull),
-      jax.tree.map(lambda c, g: c - g / per_signal(rho, g), code, on.dictionary.analysis(pull)),
+      reconstruction + residual * per_signal(ridge / rho, residual),
+      jax.tree.map(
+        lambda c, g: c - g / per_signal(rho, g), code, embedding.dictionary.analysis(residual)
+      ),
     )
-    image, rebuilt = synthesis(point.code), synthesis(prox(point, rho).code)
-    state = _State(point, image, rebuilt, rho, jnp.ones_like(rho), jnp.zeros((), jnp.int32))
+    image, reconstruction = synthesis(point.code), synthesis(prox(point, rho).code)
+    state = _State(point, image, reconstruction, rho, jnp.ones_like(rho), jnp.zeros((), jnp.int32))
     return Algorithm(state, advance, solution, mapping, dual_bound, OBJECTIVE_WEIGHT)
 
 
-def _penalty_on(on, problem):
-  """beta on the canvas, and 1 where the code of the problem is, 0 around it."""
+def _embedded_penalty(embedding, problem):
+  """beta of the circular dictionary, and 1 where the code of the problem is, 0 around it."""
 
   def embed(beta, code):
     return jnp.broadcast_to(beta, jnp.broadcast_shapes(beta.shape, code.shape))
@@ -245,7 +251,13 @@ def _penalty_on(on, problem):
   signal = jax.ShapeDtypeStruct(problem.x.shape[problem.batch_ndim :], problem.x.dtype)
   single = jax.eval_shape(problem.dictionary.analysis, signal)
   single = jax.tree.map(lambda c: jnp.ones((1,) * problem.batch_ndim + c.shape, c.dtype), single)
-  inside = on.embed_code(single)
+  inside = embedding.embed_code(single)
   if jax.tree.map(jnp.shape, inside) == jax.tree.map(jnp.shape, single):
     return problem.beta, inside
-  return on.embed_code(jax.tree.map(embed, problem.beta, single)), inside
+  return embedding.embed_code(jax.tree.map(embed, problem.beta, single)), inside
+
+
+def _squared_atom_norm(dictionary: Dictionary) -> jax.Array:
+  """||d||^2 of an uncut atom on average (one of F^T, where the identity is beside it)."""
+  atoms = jax.tree.leaves(dictionary)[0]
+  return jnp.sum(jnp.square(atoms)) / atoms.shape[-1]

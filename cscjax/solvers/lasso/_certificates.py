@@ -66,19 +66,19 @@ def duality_gap(
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   code = problem.as_code(code, "code")
-  rebuilt = dictionary.synthesis(code, problem.x.shape)
-  correlation = dictionary.analysis(-problem.residual(rebuilt))
-  gap = problem.objective(code, rebuilt) - dual_value(problem, rebuilt, correlation)
+  reconstruction = dictionary.synthesis(code, problem.x.shape)
+  correlation = dictionary.analysis(-problem.residual(reconstruction))
+  gap = problem.objective(code, reconstruction) - dual_value(problem, reconstruction, correlation)
   return (gap * problem.unit * problem.unit).astype(problem.x.dtype)
 
 
-def dual_value(problem: Lasso, rebuilt: jax.Array, correlation: Code) -> jax.Array:
-  """The dual objective at mask (x - rebuilt), scaled into the dual's feasible set.
+def dual_value(problem: Lasso, reconstruction: jax.Array, correlation: Code) -> jax.Array:
+  """The dual objective at mask (x - reconstruction), scaled into the dual's feasible set.
 
   Args:
     problem: The problem.
-    rebuilt: Any signal.
-    correlation: D^T mask (x - rebuilt).
+    reconstruction: Any signal.
+    correlation: D^T mask (x - reconstruction).
 
   Returns:
     [batch...], in unit^2: at most the minimum of the problem.
@@ -88,8 +88,8 @@ def dual_value(problem: Lasso, rebuilt: jax.Array, correlation: Code) -> jax.Arr
     *(jax.tree.map(problem.magnitude, correlation), problem.beta),
   )
   feasible = -_largest(problem, jax.tree.map(jnp.negative, ratio))
-  size = problem.energy(problem.x - rebuilt)
-  along = problem.inner(-problem.residual(rebuilt), problem.x)
+  size = problem.energy(problem.x - reconstruction)
+  along = problem.inner(-problem.residual(reconstruction), problem.x)
   scale = jnp.clip(along / jnp.where(size > 0, size, 1), 0, feasible)
   return scale * along - 0.5 * scale**2 * size
 

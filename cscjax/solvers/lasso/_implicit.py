@@ -123,8 +123,8 @@ def _solution(problem, solution):
   def optimality(point):
     """0 at the solution; symmetric in the point, and the identity outside the support."""
     on = face.restrict(point)
-    rebuilt = problem.dictionary.synthesis(on, problem.x.shape)
-    gradient = problem.dictionary.analysis(problem.residual(rebuilt))
+    reconstruction = problem.dictionary.synthesis(on, problem.x.shape)
+    gradient = problem.dictionary.analysis(problem.residual(reconstruction))
     return jax.tree.map(
       lambda p, o, f, g, b, s: f * (g + b * s) + (p - o),
       *(point, on, face.free, gradient, problem.beta, face.signs),

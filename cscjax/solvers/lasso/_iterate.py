@@ -8,12 +8,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code
-from cscjax.ops import REPLICATED, shard_batch, vary_as
+from cscjax.ops import shard_batch, vary_alike
 from cscjax.solvers.lasso._algorithm import STOPS, Measure, Method, Stop
 from cscjax.solvers.lasso._implicit import implicitly_differentiable
 from cscjax.solvers.lasso._problem import Lasso, per_signal
@@ -129,13 +128,13 @@ def solve(
     lambda _, *arguments: _solve(*arguments, method=method, loop=loop),
     *(problem.x, problem, parameter, init, tolerance),
     batch_ndim=problem.batch_ndim,
-    layout=SolverResult._make((0, 1, REPLICATED, 0, 0, 1, 1, 1)),
+    layout=SolverResult._make((0, 1, "replicated", 0, 0, 1, 1, 1)),
   )
 
 
 @partial(jax.jit, static_argnames=("method", "loop"))
 def _solve(problem, parameter, init, tolerance, *, method, loop):
-  problem, parameter, init, tolerance = vary_as((problem, parameter, init, tolerance))
+  problem, parameter, init, tolerance = vary_alike((problem, parameter, init, tolerance))
   start = problem.zero_code() if init is None else init
   if loop.differentiate != "implicit":
     return _run(problem, parameter, start, tolerance, method, loop)
@@ -157,9 +156,9 @@ def _run(problem, parameter, start, tolerance, method, loop):
   recorded = [name for name in STOPS if name in loop.record]
 
   def record(state, measured):
-    code, rebuilt = algorithm.solution(state)
+    code, reconstruction = algorithm.solution(state)
     values = {
-      "objective": lambda: _scaled_back(problem, problem.objective(code, rebuilt)),
+      "objective": lambda: _scaled_back(problem, problem.objective(code, reconstruction)),
       "support_size": lambda: _support_size(problem, code),
     }
     values |= {name: lambda value=value: value for name, value in measured.items()}
@@ -183,12 +182,12 @@ def _run(problem, parameter, start, tolerance, method, loop):
     name: values if name in STOPS else jnp.concatenate([first[name][None], values])
     for name, values in trace.items()
   }
-  code, rebuilt = algorithm.solution(state)
+  code, reconstruction = algorithm.solution(state)
   return SolverResult(
     code=code,
     iterations=done,
     converged=converged,
-    diverged=_diverged(problem, algorithm, code, rebuilt),
+    diverged=_diverged(problem, algorithm, code, reconstruction),
     **{name: trace.get(name) for name in RECORDS},
   )
 
@@ -268,16 +267,16 @@ def _while(algorithm, measure, record, first, tolerance, loop):
   return state, jax.tree.map(lambda trace: trace[index], traces), jnp.int32(done), converged
 
 
-def _diverged(problem, algorithm, code, rebuilt):
+def _diverged(problem, algorithm, code, reconstruction):
   at_zero = 0.5 * problem.energy(problem.x)
   at_start = problem.objective(*algorithm.solution(algorithm.state))
-  return ~(problem.objective(code, rebuilt) <= 2 * jnp.maximum(at_start, at_zero))
+  return ~(problem.objective(code, reconstruction) <= 2 * jnp.maximum(at_start, at_zero))
 
 
 def _all_positive(beta):
   """False where a concrete value is 0: the dual's feasible set is flat there."""
   leaves = jax.tree.leaves(beta)
-  return all(isinstance(leaf, Tracer) or bool(jnp.all(leaf > 0)) for leaf in leaves)
+  return all(checks.is_traced(leaf) or bool(jnp.all(leaf > 0)) for leaf in leaves)
 
 
 def _support_size(problem, code):

@@ -9,9 +9,8 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import MatrixDictionary
+from cscjax.dictionaries import MatrixDictionary, as_signal
 from cscjax.ops import highest_precision, shard_batch, vary_alike
-from cscjax.solvers._arguments import as_signal
 
 BLOCK = 2**22  # numbers in the factorisations that are computed at a time
 
@@ -116,7 +115,7 @@ def omp(
 def _pursue_all(atoms, x, tolerance, picks):
   """OMP of signals [b, n], in blocks whose factorisations take about `BLOCK` numbers."""
   size, n = x.shape
-  atoms, x, tolerance = vary_alike(atoms, x, tolerance)
+  atoms, x, tolerance = vary_alike((atoms, x, tolerance))
   # Atoms and signals of any scale: the largest entry becomes 1 before anything is squared.
   largest = _largest(atoms)
   norms = largest * _norm(atoms / largest[None])

@@ -216,8 +216,8 @@ def _violation(problem, code, noise):
 
 
 def _gradient(problem, code):
-  rebuilt = problem.dictionary.synthesis(code, problem.x.shape)
-  return problem.dictionary.analysis(problem.residual(rebuilt))
+  reconstruction = problem.dictionary.synthesis(code, problem.x.shape)
+  return problem.dictionary.analysis(problem.residual(reconstruction))
 
 
 def _objective(problem, code):

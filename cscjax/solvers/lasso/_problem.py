@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary
+from cscjax.dictionaries import Code, Dictionary, as_signal
 from cscjax.ops import (
   at_least_float32,
   expand_rank,
@@ -20,7 +19,7 @@ from cscjax.ops import (
   norm,
   soft_threshold,
 )
-from cscjax.solvers._arguments import as_signal, list_as_code, per_part
+from cscjax.solvers._arguments import list_as_code, per_part
 
 
 class Lasso(struct.PyTreeNode):
@@ -79,9 +78,9 @@ class Lasso(struct.PyTreeNode):
         checks.fail(name, shape, f"a code of shape {zeros.shape}")
     return jax.tree.map(lambda part, zeros: jnp.asarray(part, zeros.dtype), init, code)
 
-  def residual(self, rebuilt: jax.Array) -> jax.Array:
+  def residual(self, reconstruction: jax.Array) -> jax.Array:
     """mask (D code - x), the gradient of the data term with respect to D code."""
-    return self.weigh(rebuilt - self.x)
+    return self.weigh(reconstruction - self.x)
 
   def weigh(self, signal: jax.Array) -> jax.Array:
     """The mask times a signal."""
@@ -108,14 +107,16 @@ class Lasso(struct.PyTreeNode):
     """How strongly a correlation calls for a coefficient: its size, or its positive part."""
     return jnp.maximum(correlation, 0) if self.nonnegative else jnp.abs(correlation)
 
-  def objective(self, code: Code, rebuilt: jax.Array) -> jax.Array:
+  def objective(self, code: Code, reconstruction: jax.Array) -> jax.Array:
     """The value at `code`, given D code: [batch...], in unit^2, in float32 at least."""
 
     def penalty(code, beta):
       return sum_signals(beta * jnp.abs(self.in_units(code)), self.batch_ndim)
 
     penalties = jax.tree.leaves(jax.tree.map(penalty, code, self.beta))
-    return 0.5 * self.energy(self.x - rebuilt) + sum(penalties) / self.unit.astype(penalties[0].dtype)
+    return 0.5 * self.energy(self.x - reconstruction) + sum(penalties) / self.unit.astype(
+      penalties[0].dtype
+    )
 
   def energy(self, signal: jax.Array) -> jax.Array:
     """sum mask signal^2 of each signal: [batch...], in unit^2."""
@@ -163,7 +164,7 @@ def safe_sqrt(square: jax.Array) -> jax.Array:
 
 def _as_mask(mask: ArrayLike, x: jax.Array) -> jax.Array:
   mask = checks.real_array("mask", mask)
-  if not isinstance(mask, Tracer):
+  if not checks.is_traced(mask):
     values = np.asarray(mask, np.float64)
     if not np.all((values >= 0) & (values <= 1)):
       checks.fail("mask", f"values from {values.min():g} to {values.max():g}", "weights in 0..1")

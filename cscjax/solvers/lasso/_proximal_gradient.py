@@ -29,9 +29,9 @@ SHRINK = 0.8  # of a step that was too long
 
 class _State(NamedTuple):
   code: Code
-  rebuilt: jax.Array  # D code
+  reconstruction: jax.Array  # D code
   previous: Code
-  previous_rebuilt: jax.Array
+  previous_reconstruction: jax.Array
   t: jax.Array  # FISTA's t: a scalar, or [batch...] with restarts
   weight: jax.Array  # of the next extrapolation, likewise
   step: jax.Array  # a scalar, or [batch...] where it is searched
@@ -220,17 +220,17 @@ class ProximalGradient(NamedTuple):
 
     def start(state):
       """The point from which an iteration starts, and D of it."""
-      point, rebuilt = state.code, state.rebuilt
+      point, reconstruction = state.code, state.reconstruction
       if self.solver == "fista":
-        point, rebuilt = (
+        point, reconstruction = (
           jax.tree.map(lambda c, p: c + per_signal(state.weight, c) * (c - p), now, before)
-          for now, before in ((point, state.previous), (rebuilt, state.previous_rebuilt))
+          for now, before in ((point, state.previous), (reconstruction, state.previous_reconstruction))
         )
-      return point, rebuilt
+      return point, reconstruction
 
     def advance(state):
-      point, rebuilt = start(state)
-      gradient = problem.dictionary.analysis(problem.residual(rebuilt))
+      point, reconstruction = start(state)
+      gradient = problem.dictionary.analysis(problem.residual(reconstruction))
 
       def attempt(step):
         moved = jax.tree.map(lambda p, g: p - per_signal(step, p) * g, point, gradient)
@@ -238,9 +238,11 @@ class ProximalGradient(NamedTuple):
         return step, code, synthesis(code)
 
       if self.growth is None:
-        step, code, new_rebuilt = attempt(state.step)
+        step, code, new_reconstruction = attempt(state.step)
       else:
-        step, code, new_rebuilt = _search(problem, attempt, self.growth * state.step, point, rebuilt)
+        step, code, new_reconstruction = _search(
+          problem, attempt, self.growth * state.step, point, reconstruction
+        )
       t, weight = momentum(state.t)
       if self.restart:
         unit = _unit_of_move(step)
@@ -250,14 +252,14 @@ class ProximalGradient(NamedTuple):
         )
         against = problem.inner(move, progress) < 0
         t, weight = jnp.where(against, 1, t), jnp.where(against, 0, weight)
-      new = _State(code, new_rebuilt, state.code, state.rebuilt, t, weight, step)
+      new = _State(code, new_reconstruction, state.code, state.reconstruction, t, weight, step)
       return new, _Evidence(state, gradient)
 
     def mapping(state, evidence):
-      point, rebuilt = start(evidence.before)
+      point, reconstruction = start(evidence.before)
       norm = gradient_mapping(problem, point, evidence.gradient, state.step)
       if self.growth is None:  # beyond 2/L a small mapping says nothing of the code, which is far away
-        excess = _excess(problem, state.step, state.code, state.rebuilt, point, rebuilt)
+        excess = _excess(problem, state.step, state.code, state.reconstruction, point, reconstruction)
         norm = norm * jnp.maximum(excess, 1)
       return norm
 
@@ -265,17 +267,19 @@ class ProximalGradient(NamedTuple):
       correlation = jax.tree.map(jnp.negative, evidence.gradient)
       return dual_value(problem, start(evidence.before)[1], correlation)
 
-    rebuilt = synthesis(init)
+    reconstruction = synthesis(init)
     step = (
       as_step("step", parameter, problem.dictionary, problem.x)
       if self.growth is None
-      else _longest_step(problem, rebuilt)
+      else _longest_step(problem, reconstruction)
     )
     precise = at_least_float32(problem.x.dtype)  # t^2 overflows in half precision
     one = jnp.ones_like(problem.unit, precise) if self.restart else jnp.ones((), precise)
-    state = _State(init, rebuilt, init, rebuilt, one, 0 * one, step)
+    state = _State(init, reconstruction, init, reconstruction, one, 0 * one, step)
     weight = OBJECTIVE_WEIGHT[self.solver]
-    return Algorithm(state, advance, lambda state: (state.code, state.rebuilt), mapping, dual, weight)
+    return Algorithm(
+      state, advance, lambda state: (state.code, state.reconstruction), mapping, dual, weight
+    )
 
 
 def _searched_growth(step: Step) -> float | None:
@@ -290,9 +294,9 @@ def _given(step, problem):
   return as_step("step", step, problem.dictionary, problem.x)
 
 
-def _longest_step(problem, rebuilt):
+def _longest_step(problem, reconstruction):
   """1 / the curvature along the first gradient, [batch...]: at least 1/L; 1 where the gradient is 0."""
-  residual = problem.residual(rebuilt)
+  residual = problem.residual(reconstruction)
   gradient = problem.dictionary.analysis(residual)
   size = problem.norm(gradient)
   inverse = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
@@ -302,12 +306,12 @@ def _longest_step(problem, rebuilt):
   return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 1)
 
 
-def _search(problem, attempt, step, point, rebuilt):
+def _search(problem, attempt, step, point, reconstruction):
   """Shrinks each signal's step until the data term lies below its quadratic bound there."""
 
   def is_too_long(carry):  # False for NaN: that one is left to the divergence flag
-    step, code, new_rebuilt = carry
-    return _excess(problem, step, code, new_rebuilt, point, rebuilt) > 1
+    step, code, new_reconstruction = carry
+    return _excess(problem, step, code, new_reconstruction, point, reconstruction) > 1
 
   def shorten(carry):
     return attempt(jnp.where(is_too_long(carry), SHRINK * carry[0], carry[0]))
@@ -315,11 +319,13 @@ def _search(problem, attempt, step, point, rebuilt):
   return lax.while_loop(lambda carry: jnp.any(is_too_long(carry)), shorten, attempt(step))
 
 
-def _excess(problem, step, code, rebuilt, point, point_rebuilt):
+def _excess(problem, step, code, reconstruction, point, point_reconstruction):
   """step ||D d||^2 / ||d||^2 for the move d from point to code, [batch...]: at most 1 at step 1/L."""
   # What rounding leaves in a difference of two almost equal images.
-  noise = (4 * float(jnp.finfo(rebuilt.dtype).eps)) ** 2 * problem.inner(point_rebuilt, point_rebuilt)
-  change = problem.energy(rebuilt - point_rebuilt) - noise
+  noise = (4 * float(jnp.finfo(reconstruction.dtype).eps)) ** 2 * problem.inner(
+    point_reconstruction, point_reconstruction
+  )
+  change = problem.energy(reconstruction - point_reconstruction) - noise
   unit = _unit_of_move(step)
   move = jax.tree.map(lambda c, p: (c - p) / per_signal(unit, c), code, point)
   return step / unit**2 * relative(jnp.maximum(change, 0), problem.inner(move, move))

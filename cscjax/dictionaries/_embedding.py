@@ -1,4 +1,4 @@
-"""Inverting D D^T in signal space: what a splitting solver needs of a dictionary."""
+"""A dictionary as part of a circular one, and (ridge I + D D^T)^-1 there: what ADMM needs."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,18 +15,18 @@ from cscjax.dictionaries._matrix import MatrixDictionary
 from cscjax.ops import at_least_float32, common_float
 
 
-class Canvas(NamedTuple):
+class CirculantEmbedding(NamedTuple):
   """A dictionary as part of a circular one, whose D D^T the Fourier transform diagonalises.
 
   D code = crop_signal(dictionary.synthesis(embed_code(code))). A circular or a dense dictionary is its
-  own canvas.
+  own embedding.
 
   Attributes:
     dictionary: The circular one.
     signal_shape: Of one of its signals.
-    embed_signal: Signal -> signal of the canvas, zeros around it.
+    embed_signal: Signal -> signal of the circular dictionary, zeros around it.
     crop_signal: The adjoint.
-    embed_code: Code -> code of the canvas, zeros around it.
+    embed_code: Code -> code of the circular dictionary, zeros around it.
     crop_code: The adjoint.
   """
 
@@ -37,9 +37,25 @@ class Canvas(NamedTuple):
   embed_code: Callable[[Code], Code]
   crop_code: Callable[[Code], Code]
 
+  def ridge_inverse(self, ridge: jax.Array) -> Callable[[jax.Array], tuple[jax.Array, Code]]:
+    """The maps (ridge I + D D^T)^-1 and D^T (ridge I + D D^T)^-1 of the circular or dense dictionary D.
 
-def canvas(dictionary: Dictionary, signal_shape: Sequence[int]) -> Canvas:
-  """The canvas of a dense dictionary, of a convolution of stride 1, or of the identity beside one.
+    What is inverted is the smaller of D D^T and D^T D, for D^T (ridge I + D D^T)^-1 equals
+    (ridge I + D^T D)^-1 D^T: for many channels and few atoms (sensors) the larger would take far more
+    memory than the signal.
+
+    Args:
+      ridge: > 0, a scalar.
+
+    Returns:
+      Signals [batch..., *signal_shape] -> (the same, codes [batch..., ...]), computed in float32 at
+      least.
+    """
+    return _ridge_inverse(self.dictionary, self.signal_shape, ridge)
+
+
+def circulant_embedding(dictionary: Dictionary, signal_shape: Sequence[int]) -> CirculantEmbedding:
+  """The embedding of a dense dictionary, of a convolution of stride 1, or of the identity beside one.
 
   Args:
     dictionary: D.
@@ -55,7 +71,7 @@ def canvas(dictionary: Dictionary, signal_shape: Sequence[int]) -> Canvas:
   if not is_conv and not isinstance(conv, MatrixDictionary):
     checks.fail("dictionary", type(conv).__name__, "a dense one or a convolution of stride 1")
   if not isinstance(conv, ConvDictionary) or conv.padding == "CIRCULAR":
-    return Canvas(dictionary, shape, *[lambda array: array] * 4)
+    return CirculantEmbedding(dictionary, shape, *[lambda array: array] * 4)
   spatial, lows, larger, reach = _margins(conv, shape)
   code_spatial = jax.eval_shape(conv.analysis, jax.ShapeDtypeStruct(shape, conv.filters.dtype)).shape[
     :-1
@@ -69,31 +85,16 @@ def canvas(dictionary: Dictionary, signal_shape: Sequence[int]) -> Canvas:
       lambda code, kept=kept, new=new: (kept(code[0]), new(code[1]))
       for kept, new in ((embed_signal, embed_code), (crop_signal, crop_code))
     )
-  return Canvas(wrapped, (*larger, shape[-1]), embed_signal, crop_signal, embed_code, crop_code)
+  return CirculantEmbedding(
+    wrapped, (*larger, shape[-1]), embed_signal, crop_signal, embed_code, crop_code
+  )
 
 
-def frame_inverse(
-  dictionary: Dictionary, signal_shape: Sequence[int], ridge: jax.Array
-) -> Callable[[jax.Array], tuple[jax.Array, Code]]:
-  """The maps (ridge I + D D^T)^-1 and D^T (ridge I + D D^T)^-1, for the dictionary of a `Canvas`.
-
-  What is inverted is the smaller of D D^T and D^T D, for D^T (ridge I + D D^T)^-1 equals
-  (ridge I + D^T D)^-1 D^T: for many channels and few atoms (sensors) the larger would take far more
-  memory than the signal.
-
-  Args:
-    dictionary: A dense or a circular one.
-    signal_shape: Shape of one signal without batch.
-    ridge: > 0, a scalar.
-
-  Returns:
-    Signals [batch..., *signal_shape] -> (the same, codes [batch..., ...]), computed in float32 at least.
-  """
-  shape = tuple(signal_shape)
+def _ridge_inverse(dictionary, shape, ridge):
   precise = at_least_float32(common_float(*jax.tree.leaves(dictionary)))
   dictionary = jax.tree.map(lambda leaf: leaf.astype(precise), dictionary)
   if isinstance(dictionary, IdentityAugmented):  # D D^T = I + F^T F
-    conv_inverse = frame_inverse(dictionary.conv, shape, ridge + 1)
+    conv_inverse = _ridge_inverse(dictionary.conv, shape, ridge + 1)
 
     def augmented(x):
       signal, new = conv_inverse(x)
@@ -116,12 +117,6 @@ def frame_inverse(
     return signal.astype(x.dtype), code.astype(x.dtype)
 
   return inverse
-
-
-def squared_atom_norm(dictionary: Dictionary) -> jax.Array:
-  """||d||^2 of an uncut atom on average (one of F^T, where the identity is beside it)."""
-  atoms = jax.tree.leaves(dictionary)[0]
-  return jnp.sum(jnp.square(atoms)) / atoms.shape[-1]
 
 
 def _dense_inverse(dictionary, ridge):
@@ -148,21 +143,18 @@ def _circular_inverse(conv, shape, ridge):
 
 
 def _margins(conv, shape):
-  """Along each axis: signal size, where it begins on the canvas, size of the canvas, where codes begin.
+  """Along each axis: signal size, where it begins in the circular one, size of that, where codes begin.
 
-  The taps of an atom reach from -low to size + high, so that on a canvas of size + low + high they never
-  wrap; a circular atom begins (span - 1) // 2 before its position.
+  The taps of an atom reach from -low to size + high, so that around a circle of size + low + high they
+  never wrap; a circular atom begins as many samples before its position as a circular signal is padded.
   """
-  spatial, rank = shape[:-1], len(shape) - 1
-  dilations = (conv.dilation,) * rank if isinstance(conv.dilation, int) else conv.dilation
-  spans = [(k - 1) * d + 1 for k, d in zip(conv.filters.shape[:-2], dilations, strict=True)]
-  reach = [(span - 1) // 2 for span in spans]
-  if conv.padding == "SAME":
-    margins = [(low, span - 1 - low) for low, span in zip(reach, spans, strict=True)]
-  else:
-    margins = [(0, 0)] * rank if conv.padding == "VALID" else conv.padding
+  spatial = shape[:-1]
+  margins = [axis.pads(n) for axis, n in zip(conv.axes, spatial, strict=True)]
+  starts = [
+    axis._replace(padding="CIRCULAR").pads(n)[0] for axis, n in zip(conv.axes, spatial, strict=True)
+  ]
   larger = [n + low + high for n, (low, high) in zip(spatial, margins, strict=True)]
-  return spatial, [low for low, _ in margins], larger, reach
+  return spatial, [low for low, _ in margins], larger, starts
 
 
 def _window(starts, sizes, larger):

@@ -1,4 +1,4 @@
-"""When a sparse code is the only one so sparse (Lemma 1)."""
+"""When a sparse code is the only one so sparse (Lemma 1); the spectrum of MSD-CSC (Lemma 2)."""
 
 import jax
 import jax.numpy as jnp
@@ -48,3 +48,31 @@ def is_unique(sparsity: ArrayLike, coherence: ArrayLike) -> jax.Array:
   checks.broadcast_shape("sparsity", sparsity.shape, bound.shape)
   # Of two equal atoms the coherence can be below 1 by rounding, the bound then above 1.
   return sparsity.astype(bound.dtype) < bound * (1 - 100 * jnp.finfo(bound.dtype).eps)
+
+
+def msd_csc_spectrum(eigenvalues: ArrayLike, columns: int) -> jax.Array:
+  """Eigenvalues of B = [I; A] [I, A^T] from those of A A^T, for a matrix A [r, c] (Lemma 2).
+
+  B shares its nonzero eigenvalues with I + A^T A: it has r zeros and 1 + the c eigenvalues of A^T A. The
+  largest is 1 + lambda_max(A A^T), so L_MSD-CSC = L_ML-CSC + 1, which `lipschitz` uses, and beta = b L
+  grows by the threshold b. (The paper gives c zeros and the r values 1 + lambda_i; that is right for
+  square A, and for the largest eigenvalue always. A = (1, 0) has the spectrum 0, 1, 2, not 0, 0, 2.)
+
+  Args:
+    eigenvalues: [r], those of A A^T, zeros among them included.
+    columns: c.
+
+  Returns:
+    [r + c], ascending.
+
+  Raises:
+    ValueError: If `eigenvalues` is no vector of finite numbers or `columns` is below 1.
+  """
+  checks.all_at_least("eigenvalues", eigenvalues, -jnp.inf)
+  eigenvalues = jnp.asarray(eigenvalues, float)
+  if eigenvalues.ndim != 1:
+    checks.fail("eigenvalues", eigenvalues.shape, "a vector [r]")
+  rows, columns = len(eigenvalues), checks.positive_int("columns", columns)
+  # A^T A has those of A A^T, but for as many zeros as it is smaller or larger.
+  shared = jnp.sort(jnp.concatenate([jnp.zeros(columns), eigenvalues]))[-columns:]
+  return jnp.concatenate([jnp.zeros(rows), 1 + shared])

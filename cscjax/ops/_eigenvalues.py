@@ -1,16 +1,53 @@
-"""The Lanczos method, over any symmetric linear map."""
+"""Largest eigenvalues of symmetric linear maps: the power method and the Lanczos method."""
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from cscjax import checks
-from cscjax.ops._meshes import vary_as
+from cscjax.ops._meshes import vary_alike
 from cscjax.ops._precision import highest_precision
-from cscjax.ops._scale import norm
+from cscjax.ops._scale import norm, power_of_two
+
+PyTree = Any
+
+
+def normalize(tree: PyTree) -> tuple[jax.Array, PyTree]:
+  """(norm, tree / norm), the Euclidean norm of all leaves together at any scale; zeros stay zero."""
+  power = power_of_two(tree)
+  tree = jax.tree.map(lambda leaf: leaf / power.astype(leaf.dtype), tree)
+  size = jnp.sqrt(sum(jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(tree)))
+  scale = jnp.where(size == 0, 0, 1 / jnp.where(size == 0, 1, size))
+  return power * size, jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), tree)
+
+
+@highest_precision
+def power_iteration(
+  operator: Callable[[PyTree], PyTree], start: PyTree, iterations: int
+) -> tuple[jax.Array, PyTree]:
+  """Largest eigenvalue of a symmetric positive semidefinite linear map, by the power method.
+
+  Args:
+    operator: The map v -> A v, over pytrees shaped like `start`.
+    start: A vector with a part along the leading eigenvector; a random one has it with probability 1.
+    iterations: How often A is applied, >= 1.
+
+  Returns:
+    (eigenvalue, vector): ||A v|| for the last unit v, a lower bound of lambda_max that rises with
+    `iterations`, and A v normalised, from which another call goes on. (0, 0) where A start = 0.
+  """
+
+  def body(_, carry):
+    _, vector = carry
+    return normalize(operator(vector))
+
+  start = vary_alike(start, operator(start))
+  return jax.lax.fori_loop(0, iterations, body, normalize(start))
+
 
 Operator = Callable[[jax.Array], jax.Array]
 
@@ -60,7 +97,7 @@ def lanczos_vector(operator: Operator, start: jax.Array, iterations: int) -> jax
   iterations = checks.positive_int("iterations", iterations)
   weights = jnp.linalg.eigh(_tridiagonal(operator, start, iterations))[1][:, -1]
 
-  start = vary_as(start, weights)
+  start = vary_alike(start, weights)
 
   def body(carry, weight):
     state, total = carry
@@ -73,7 +110,7 @@ def lanczos_vector(operator: Operator, start: jax.Array, iterations: int) -> jax
 
 def _tridiagonal(operator, start, iterations):
   """[k, k], the map in the basis of the recurrence."""
-  start = vary_as(start, operator(start))
+  start = vary_alike(start, operator(start))
   _, (diagonal, beside) = lax.scan(
     lambda state, _: _step(operator, state), _first(start), length=iterations
   )
