@@ -59,6 +59,7 @@ def make_run(config: Config) -> Run:
   Raises:
     RunError: If the fields fit neither each other nor the data and the devices.
     DataError: If the data cannot be had.
+    MissingExtraError: If a package that reads them is not installed.
   """
   connect(config)
   with _settings(), together(config):

@@ -11,6 +11,7 @@ import jax
 
 from cscjax import training
 from cscjax.data import DataError
+from cscjax.extras import MissingExtraError
 from cscjax.runs._config import AUTO, OWN, Config, RunError
 
 
@@ -54,12 +55,12 @@ def together(config: Config) -> Iterator[None]:
 
   Raises:
     RunError: If the block raises it, here or elsewhere, or the processes have different configurations.
-    DataError: If the block raises it.
+    DataError, MissingExtraError: If the block raises it.
   """
   refused = None
   try:
     yield
-  except (RunError, DataError) as error:
+  except (RunError, DataError, MissingExtraError) as error:
     refused = error
   if training.largest(refused is not None):
     refused = refused or RunError("another process of the run was refused; its own line says why")
