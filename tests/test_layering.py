@@ -24,7 +24,7 @@ ALLOWED = {
   "data": BELOW_MODELS,
   "training": BELOW_MODELS,
   "plots": BELOW_MODELS,
-  "runs": BELOW_MODELS | {"models", "data", "training", "plots"},
+  "runs": BELOW_MODELS | {"models", "data", "training", "plots", "cscjax"},  # its version
   "cscjax": BELOW_MODELS | {"learning"},  # __init__.py: what a notebook needs
 }
 ALLOWED["experiments"] = set(ALLOWED)

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 
+import cscjax
 from cscjax.models import ARCHITECTURES, model_fields
 from cscjax.runs._build import for_device
 from cscjax.runs._config import (
@@ -105,7 +106,8 @@ def environment() -> dict[str, Any]:
   return {
     "versions": {
       "python": platform.python_version(),
-      **{p: importlib.metadata.version(p) for p in ("cscjax", "jax", "jaxlib", "flax", "optax")},
+      "cscjax": cscjax.__version__,
+      **{p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "flax", "optax")},
     },
     "git_revision": _git_revision(),
     "xla_flags": os.environ.get("XLA_FLAGS"),
