@@ -60,7 +60,10 @@ def _moments(z):
   shifted = z - pivot
   mean, square = _means(shifted, shifted * shifted)
   variance = jnp.maximum(square - mean * mean, 0)
-  return mean + pivot, variance
+  # They are added as vectors. Where the batch is split over devices XLA takes the pivot, of size 1 along
+  # it, for split too; so would be all that is computed from it elementwise, and exchanged each time.
+  mean = (mean.ravel() + pivot.ravel()).reshape(mean.shape)
+  return mean, variance
 
 
 def _means(*arrays):

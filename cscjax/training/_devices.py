@@ -17,7 +17,7 @@ def create_mesh() -> Mesh | None:
   devices = jax.devices()
   if len(devices) == 1:
     return None
-  return jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
+  return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def over_mesh(mesh: Mesh | None, *axes: str) -> NamedSharding | None:

@@ -126,7 +126,7 @@ def fit(
   written = {row["split"] for row in log.rows if row["step"] == step}
   if due and not written.issuperset(["train", *due]):
     log.drop_after(step - 1)  # some of its rows were lost, or it has become the last step
-  state, data, key = trainer.put((state, data, key))
+  state, data = trainer.put((state, data))  # JAX puts no key on the devices of other processes
   evaluated_step = largest(log.rows[-1]["step"] if log.rows else 0)
 
   def elapsed():

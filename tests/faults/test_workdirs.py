@@ -164,6 +164,7 @@ def test_a_run_of_an_old_version_resumes(alone, tmp_path, capfd):
   config = json.loads((tmp_path / "config.json").read_text())
   for key in ("run", "architecture", "checksum", "xla_threads", "random_keys", "jax_config"):
     del config[key]
+  config["flags"] |= {"parallel": "auto", "statistics": "global"}
   (tmp_path / "config.json").write_text(json.dumps(config))
   metrics = [unseal(json.loads(line)) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metrics))
