@@ -6,6 +6,7 @@ each imports only from those before it.
 """
 
 from cscjax.dictionaries import (
+  CodedLayer,
   ConvDictionary,
   Dictionary,
   IdentityAugmented,
@@ -51,6 +52,7 @@ from cscjax.theory import (
 __version__ = "0.2.0"
 
 __all__ = [
+  "CodedLayer",
   "ConvDictionary",
   "Dictionary",
   "IdentityAugmented",

@@ -202,6 +202,16 @@ def test_lets_right_imports_pass(tmp_path, path, source):
   assert violations(tmp_path) == []
 
 
+def test_a_class_name_has_one_meaning():
+  """In cscjax and experiments; a private class is seen by its file alone."""
+  files = {}
+  for path, module in modules(ROOT):
+    for node in ast.walk(ast.parse(source_of(path))):
+      if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+        files.setdefault(node.name, set()).add(module)
+  assert {name: sorted(where) for name, where in files.items() if len(where) > 1} == {}
+
+
 def test_few_files_use_parts_of_jax_that_change_without_notice():
   """`pyproject.toml` bounds the version of JAX for their sake."""
   private = re.compile(r"jax\._src|jax\.(core|extend|interpreters)\b")

@@ -199,7 +199,7 @@ def test_batch_and_pooling(x64):
   layers = [CodedLayer(first, code, code), CodedLayer(second, pooled, pooled)]
   found = _stability(layers, 0.01)
   for i in range(2):
-    alone = _stability([(d, s[i], c[i]) for d, s, c in layers], 0.01)
+    alone = _stability([CodedLayer(d, s[i], c[i]) for d, s, c in layers], 0.01)
     np.testing.assert_allclose(found[0].error[i], alone[0].error, rtol=1e-12)
     sites = max(np.count_nonzero(pooled[i, j : j + 2]) for j in range(4))
     np.testing.assert_allclose(alone[0].error, 0.02 * np.sqrt(sites), rtol=1e-12)
@@ -245,7 +245,7 @@ def test_bad_input(name, changes):
 def test_codes_of_another_batch_are_refused():
   dictionary = cscjax.MatrixDictionary(jnp.eye(3))
   with pytest.raises(ValueError, match="codes"):
-    theory.layered_stability([(dictionary, jnp.ones((2, 3)), jnp.ones((1, 3)))], 0.1)
+    theory.layered_stability([CodedLayer(dictionary, jnp.ones((2, 3)), jnp.ones((1, 3)))], 0.1)
 
 
 @pytest.mark.parametrize("name", ["coherence", "sparsity", "smallest", "largest", "noise", "beta"])

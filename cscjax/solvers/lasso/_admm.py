@@ -120,9 +120,8 @@ def admm(
     checks.all_at_least("rho", rho, 0, open_bound=True)
     if jnp.ndim(rho) != 0:
       checks.fail("rho", jnp.shape(rho), "a scalar")
-  circulant_embedding(
-    problem.dictionary, problem.x.shape[problem.batch_ndim :]
-  )  # raises where it cannot be done
+  signal_shape = problem.x.shape[problem.batch_ndim :]
+  circulant_embedding(problem.dictionary, signal_shape)  # raises where there is none
   return solve(problem, rho, init, tolerance, method=DouglasRachford(float(relaxation)), loop=loop)
 
 
