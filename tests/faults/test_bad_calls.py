@@ -258,7 +258,7 @@ CALLS = {
   ),
   "picture: trace NaN": ("objectives", lambda: plots.convergence_curves({"ista": [1, NAN]})),
   # data, training
-  "data set unknown": ("dataset", lambda: data.load_dataset("mnist")),
+  "data set unknown": ("name", lambda: data.load_dataset("mnist")),
   "validation of no example": (
     "validation_fraction",
     lambda: data.load_dataset("digits", validation_fraction=1e-9),
