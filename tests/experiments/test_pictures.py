@@ -18,6 +18,8 @@ from cscjax.runs import RunError, load_run
 from experiments import pictures
 from tests.faults import harness
 
+pytestmark = pytest.mark.slow  # a run is trained first
+
 WRITTEN = ("atoms.png", "layers.json", "layers.png")
 
 
@@ -49,7 +51,6 @@ def command(*arguments):
   )
 
 
-@pytest.mark.slow
 def test_command(run):
   done = command(f"--workdir={run}", "--example=70")
   assert done.returncode == 0, done.stderr
@@ -71,7 +72,6 @@ def test_command(run):
     assert width <= 1400
 
 
-@pytest.mark.slow
 def test_it_only_adds_files_also_beside_a_run_that_goes_on(run):
   begun = run / "checkpoints" / "9.orbax-checkpoint-tmp-1"
   begun.mkdir()
@@ -86,7 +86,6 @@ def test_it_only_adds_files_also_beside_a_run_that_goes_on(run):
   assert pictures.draw(run) == first  # again, over what is there
 
 
-@pytest.mark.slow
 def test_the_fractions_are_those_of_the_network(run, monkeypatch):
   """With one example the table is of its code alone."""
   monkeypatch.setattr(pictures, "EXAMPLES", 1)

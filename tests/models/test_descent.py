@@ -49,6 +49,7 @@ def test_ista_without_batch_norm_descends_below_two_over_l(factor):
     assert values[-1] < 0.9 * values[0]
 
 
+@pytest.mark.slow
 def test_with_batch_norm_an_unfolding_at_one_over_l_need_not_descend():
   """The norm scales the code anew: the data term grew for most of these."""
   grew = []
