@@ -27,6 +27,8 @@ def test_example(tmp_path, monkeypatch):
   assert (tmp_path / "denoised.png").stat().st_size > 10_000
   assert len(names["report"].rows) == 1
   assert names["gradient"].shape == (64, 64, 1)
+  assert names["summary"]["status"] == "ok"
+  assert names["trained"].step == names["summary"]["steps"]
 
 
 def test_flagfiles_and_modules_exist():
