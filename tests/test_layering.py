@@ -128,7 +128,7 @@ def test_no_name_is_that_of_a_module():
       "from cscjax.solvers._steps import momentum",
       "cscjax.solvers._steps.momentum",
     ),
-    ("cscjax/models/a.py", "from cscjax.solvers.lasso import fista", "cscjax.solvers.lasso.fista"),
+    ("cscjax/models/a.py", "from cscjax.solvers._lasso import fista", "cscjax.solvers._lasso.fista"),
     ("cscjax/models/a.py", "from cscjax.solvers import _steps", "cscjax.solvers._steps"),
     ("cscjax/models/a.py", "from ..solvers import _steps", "cscjax.solvers._steps"),
     ("cscjax/models/a.py", "import cscjax.solvers._steps", "cscjax.solvers._steps"),
@@ -187,7 +187,7 @@ def test_a_new_folder_needs_a_layer(tmp_path):
     ("cscjax/ops/a.py", "from cscjax import checks\nfrom cscjax.ops.b import c\nimport jax"),
     ("cscjax/ops/a.py", "from . import b\nfrom .b import c\nfrom ..checks import fail"),
     ("cscjax/ops/__init__.py", "from . import a\nfrom .a import b"),
-    ("cscjax/solvers/_a.py", "from cscjax.solvers.lasso._b import c\nfrom cscjax.solvers import _d"),
+    ("cscjax/solvers/_a.py", "from cscjax.solvers._lasso._b import c\nfrom cscjax.solvers import _d"),
     ("cscjax/models/a.py", "from cscjax.solvers import ista"),
     (
       "experiments/sub/a.py",

@@ -5,6 +5,12 @@ Solvers compute float32 products and convolutions at the highest precision, see
 `initialized_thresholding`, `layered_pursuit`, `multilayer_pursuit` and `unfolded_pursuit`.
 """
 
+from cscjax.solvers._lasso._admm import admm
+from cscjax.solvers._lasso._certificates import beta_max, duality_gap
+from cscjax.solvers._lasso._implicit import PolishedCode, polished
+from cscjax.solvers._lasso._iterate import TEST_PERIOD, Differentiate, SolverResult
+from cscjax.solvers._lasso._omp import OMPResult, omp
+from cscjax.solvers._lasso._proximal_gradient import fista, ista
 from cscjax.solvers._multilayer import (
   MultilayerResult,
   layered_bp,
@@ -18,20 +24,6 @@ from cscjax.solvers._unrolled import (
   layered_pursuit,
   multilayer_pursuit,
   unfolded_pursuit,
-)
-from cscjax.solvers.lasso import (
-  TEST_PERIOD,
-  Differentiate,
-  OMPResult,
-  PolishedCode,
-  SolverResult,
-  admm,
-  beta_max,
-  duality_gap,
-  fista,
-  ista,
-  omp,
-  polished,
 )
 
 __all__ = [

@@ -21,11 +21,11 @@ from cscjax.ops import (
   vary_alike,
 )
 from cscjax.solvers._arguments import as_step, per_part
+from cscjax.solvers._lasso._iterate import SolverResult
+from cscjax.solvers._lasso._problem import sum_signals
+from cscjax.solvers._lasso._proximal_gradient import fista, ista
 from cscjax.solvers._steps import SOLVERS, extrapolate, momentum
 from cscjax.solvers._unrolled import Chain, bottom_up, top_down
-from cscjax.solvers.lasso._iterate import SolverResult
-from cscjax.solvers.lasso._problem import sum_signals
-from cscjax.solvers.lasso._proximal_gradient import fista, ista
 
 
 class MultilayerResult(NamedTuple):

@@ -295,7 +295,7 @@ def test_polished_tells_whether_the_solution_was_found(monkeypatch):
     expected = accurate(atoms, signal, 0.05, np.ones(50), nonnegative=False)
     np.testing.assert_array_equal(got != 0, expected != 0)
     np.testing.assert_allclose(got, expected, atol=1e-5)
-  monkeypatch.setattr("cscjax.solvers.lasso._polish.ROUNDS", 1)
+  monkeypatch.setattr("cscjax.solvers._lasso._polish.ROUNDS", 1)
   jax.clear_caches()
   assert np.all(cscjax.polished(*arguments, rough, 0.05).violation > 0)
   jax.clear_caches()

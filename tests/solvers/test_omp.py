@@ -11,7 +11,7 @@ import pytest
 import sklearn.linear_model
 
 import cscjax
-from cscjax.solvers.lasso._omp import omp
+from cscjax.solvers._lasso._omp import omp
 from tests import references
 
 

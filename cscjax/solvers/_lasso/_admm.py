@@ -12,10 +12,10 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, circulant_embedding
 from cscjax.ops import at_least_float32, expand_rank, highest_precision, power_of_two
-from cscjax.solvers.lasso._algorithm import Algorithm, Stop, relative
-from cscjax.solvers.lasso._certificates import dual_value, gradient_mapping
-from cscjax.solvers.lasso._iterate import Differentiate, Loop, SolverResult, solve
-from cscjax.solvers.lasso._problem import Lasso, per_signal, safe_sqrt
+from cscjax.solvers._lasso._algorithm import Algorithm, Stop, relative
+from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
+from cscjax.solvers._lasso._iterate import Differentiate, Loop, SolverResult, solve
+from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
 
 COUPLING = (
   0.15  # weight of z in the metric, for atoms of unit norm: zero boundaries want less, circular more

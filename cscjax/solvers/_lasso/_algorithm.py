@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cscjax.dictionaries import Code
-from cscjax.solvers.lasso._problem import Lasso
+from cscjax.solvers._lasso._problem import Lasso
 
 Stop = Literal["gradient_mapping", "gap"]
 STOPS = ("gradient_mapping", "gap")

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from cscjax.dictionaries import Code
+from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
 from cscjax.solvers._steps import momentum
-from cscjax.solvers.lasso._problem import Lasso, per_signal, sum_signals
 
 ROUNDS = 40  # at most, each a step to the minimum on the face
 EXPLORATION = 30  # iterations of FISTA between two rounds, which change the face

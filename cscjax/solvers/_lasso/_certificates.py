@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
-from cscjax.solvers.lasso._problem import Lasso, per_signal
+from cscjax.solvers._lasso._problem import Lasso, per_signal
 
 
 @highest_precision

@@ -13,11 +13,11 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import at_least_float32, highest_precision, power_of_two
 from cscjax.solvers._arguments import as_step
+from cscjax.solvers._lasso._algorithm import Algorithm, Stop, relative
+from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
+from cscjax.solvers._lasso._iterate import Differentiate, Loop, SolverResult, solve
+from cscjax.solvers._lasso._problem import Lasso, per_signal
 from cscjax.solvers._steps import momentum
-from cscjax.solvers.lasso._algorithm import Algorithm, Stop, relative
-from cscjax.solvers.lasso._certificates import dual_value, gradient_mapping
-from cscjax.solvers.lasso._iterate import Differentiate, Loop, SolverResult, solve
-from cscjax.solvers.lasso._problem import Lasso, per_signal
 
 Step = ArrayLike | Literal["adaptive", "backtracking"] | None
 """A scalar, 1/L if None, or a rule that searches it for each signal."""

@@ -13,9 +13,9 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code
 from cscjax.ops import shard_batch, vary_alike
-from cscjax.solvers.lasso._algorithm import STOPS, Measure, Method, Stop
-from cscjax.solvers.lasso._implicit import implicitly_differentiable
-from cscjax.solvers.lasso._problem import Lasso, per_signal
+from cscjax.solvers._lasso._algorithm import STOPS, Measure, Method, Stop
+from cscjax.solvers._lasso._implicit import implicitly_differentiable
+from cscjax.solvers._lasso._problem import Lasso, per_signal
 
 Differentiate = Literal["unrolled", "remat", "implicit"]
 DIFFERENTIATE = ("unrolled", "remat", "implicit")

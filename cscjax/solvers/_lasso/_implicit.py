@@ -9,8 +9,8 @@ from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import at_least_float32, highest_precision
-from cscjax.solvers.lasso._polish import face_of, polish, solve_on_face
-from cscjax.solvers.lasso._problem import Lasso
+from cscjax.solvers._lasso._polish import face_of, polish, solve_on_face
+from cscjax.solvers._lasso._problem import Lasso
 
 
 class PolishedCode(NamedTuple):
