@@ -4,6 +4,8 @@ import hashlib
 import logging
 import os
 import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 from cscjax import checks
 from cscjax.checks import one_line
@@ -21,7 +23,32 @@ from cscjax.data._dataset import (
 from cscjax.data._download import download as download_splits
 from cscjax.data._prepared import find_prepared, read_prepared
 
-DATASETS = ("digits", *IMAGE_SETS, "gaussian_centers")
+
+class BuiltIn(NamedTuple):
+  """A data set that needs no files.
+
+  Attributes:
+    example_shape: Shape of one example.
+    num_classes: Number of classes.
+    load: Returns (train, test).
+  """
+
+  example_shape: tuple[int, ...]
+  num_classes: int
+  load: Callable[[], tuple[Split, Split]]
+
+
+def _gaussian_splits():
+  made = gaussian_centers()
+  return made.train, made.test
+
+
+BUILT_IN = {
+  "digits": BuiltIn((8, 8, 1), 10, digits),
+  "gaussian_centers": BuiltIn((100, 1), 100, _gaussian_splits),
+}
+DATASETS = (*BUILT_IN, *IMAGE_SETS)
+"""Names of the data sets; a new one is a line in one of the two tables."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,13 +82,10 @@ def load_dataset(
   """
   checks.one_of("name", name, DATASETS)
   checks.in_range("validation_fraction", validation_fraction, 0.0, 1.0)
-  if name == "digits":
-    num_classes, (train, test) = 10, digits()
-  elif name == "gaussian_centers":
-    made = gaussian_centers()
-    num_classes, train, test = made.num_classes, made.train, made.test
+  _, num_classes = dataset_shape(name)
+  if name in BUILT_IN:
+    train, test = BUILT_IN[name].load()
   else:
-    num_classes = IMAGE_SETS[name]
     train, test = _load_images(name, find_data_dir(data_dir), download)
   return make_dataset(name, num_classes, train, test, validation_fraction, train_examples)
 
@@ -78,7 +102,7 @@ def dataset_shape(name: str) -> tuple[tuple[int, ...], int]:
   checks.one_of("name", name, DATASETS)
   if name in IMAGE_SETS:
     return IMAGE_SHAPE, IMAGE_SETS[name]
-  return {"digits": ((8, 8, 1), 10), "gaussian_centers": ((100, 1), 100)}[name]
+  return BUILT_IN[name].example_shape, BUILT_IN[name].num_classes
 
 
 def find_data_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:

@@ -150,5 +150,5 @@ def test_digits_do_not_depend_on_global_seeds():
 
 
 def test_unknown_name_lists_the_choices():
-  with pytest.raises(ValueError, match="digits, cifar10, cifar100, svhn_cropped, gaussian_centers"):
+  with pytest.raises(ValueError, match="digits, gaussian_centers, cifar10, cifar100, svhn_cropped"):
     load_dataset("mnist")
