@@ -46,8 +46,8 @@ def convolutional_matrices(
     MissingExtraError: If matplotlib is not installed.
 
   References:
-    Fig. S1 of the supplement of Zhang & Zhang, National Science Review 2020: the filter (1 2, 3 4), with
-    mu = 0.47 at dilation 1 and mu = 0 at dilation 2.
+    Fig. S1 of the supplement of Zhang & Zhang, National Science Review 2020: the filter
+    [[1, 2], [3, 4]], with mu = 0.47 at dilation 1 and mu = 0 at dilation 2.
 
   Example:
     >>> import numpy as np

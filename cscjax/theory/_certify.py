@@ -170,11 +170,13 @@ def certify(
   atoms, scaled to unit norm, finds these codes up to the errors in the table. The difference between x
   and D_1 code_1 counts as noise.
 
-  Nonzero codes that BP computes from x are therefore never certified for BP at the same betas: the
-  residual of a Lasso solution has an inner product of magnitude beta with each atom in use, so it counts
-  as noise of at least beta, whereas BP requires beta >= 3 noise. Without `codes`, the certificate mainly
-  shows which conditions fail, and by how much. All bounds are sufficient conditions for the worst case.
-  For a trained network usually none holds, because its atoms are coherent and its codes are dense.
+  With unit atoms, nonzero codes that BP computes from x are therefore never certified for BP at the same
+  betas: the residual of a Lasso solution has an inner product of magnitude beta with each atom in use,
+  so it counts as noise of at least beta, whereas BP requires beta >= 3 noise. Without `codes`, the
+  certificate mainly shows which conditions fail, and by how much.
+
+  All conditions are sufficient, and they cover the worst case. For a trained network usually none holds,
+  because its atoms are coherent and its codes are dense.
 
   Args:
     dictionaries: The dictionaries D_1, ..., D_k, or a network with a method `pursuit_layers`.

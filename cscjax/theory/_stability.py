@@ -223,10 +223,7 @@ def _recovery(
 ) -> Recovery:
   """Combines the conditions of a theorem, and finite noise, into its conclusion."""
   known = Condition(noise, jnp.full_like(noise, jnp.inf), (noise >= 0) & (noise < jnp.inf))
-  conditions = {
-    "noise < inf": known,
-    **conditions,
-  }  # The noise is infinite if a previous layer has no bound.
+  conditions = {"noise < inf": known, **conditions}  # the noise is infinite without a previous bound
   holds = functools.reduce(jnp.logical_and, [condition.holds for condition in conditions.values()])
   return Recovery(holds, beta, jnp.where(holds, error, jnp.inf), conditions)
 
