@@ -108,21 +108,21 @@ def test_a_code_of_zeros_is_drawn():
 def test_reconstruction_shows_the_difference_and_psnr():
   rng = np.random.default_rng(0)
   image = rng.uniform(0, 255, size=(6, 5, 1))
-  rebuilt = image + 255 * 0.1 * rng.choice([-1, 1], size=image.shape)  # 20 dB
+  estimate = image + 255 * 0.1 * rng.choice([-1, 1], size=image.shape)  # 20 dB
   observed = image + 255 * 0.01  # 40 dB
-  figure = plots.reconstruction(image, rebuilt, observed=observed, peak=255)
+  figure = plots.reconstruction(image, estimate, observed=observed, peak=255)
   assert titles(figure) == ["image", "observed: 40.0 dB", "reconstruction: 20.0 dB", "difference"]
   first, _, third, difference = images(figure)
   np.testing.assert_allclose(first, image[..., 0] / 255)
-  np.testing.assert_allclose(third, np.clip(rebuilt[..., 0] / 255, 0, 1))
-  np.testing.assert_allclose(difference, (rebuilt - image)[..., 0])
+  np.testing.assert_allclose(third, np.clip(estimate[..., 0] / 255, 0, 1))
+  np.testing.assert_allclose(difference, (estimate - image)[..., 0])
 
 
 def test_reconstruction_in_colour():
   image = np.random.default_rng(0).uniform(size=(4, 4, 3))
-  rebuilt = image.copy()
-  rebuilt[0, 0] -= [0.2, 0, 0]
-  figure = plots.reconstruction(image, rebuilt)
+  estimate = image.copy()
+  estimate[0, 0] -= [0.2, 0, 0]
+  figure = plots.reconstruction(image, estimate)
   *_, difference = images(figure)
   np.testing.assert_allclose(difference[0, 0], [0, 0.5, 0.5], atol=1e-12)
   np.testing.assert_allclose(difference[1:], 0.5)

@@ -192,7 +192,7 @@ def test_equal_atoms_in_float32():
 
 @pytest.mark.slow
 def test_a_code_between_the_patches_of_the_next_layer(x64):
-  """The code lies outside all patches of layer 2, whose error must then be zero or inf, never NaN."""
+  """In the patches of layer 2 the code has no nonzeros, so its error is zero or inf, never NaN."""
   first = cscjax.ConvDictionary(jnp.ones((1, 1, 1)))
   second = cscjax.ConvDictionary(jnp.ones((1, 1, 1)), stride=2, padding="VALID")
   code = jnp.zeros((4, 1)).at[1].set(1.0)
