@@ -1,8 +1,19 @@
-"""Convolutional sparse coding in JAX: what a notebook needs, in one namespace.
+"""Convolutional sparse coding in JAX: the most used functions and classes in one namespace.
 
-The layers below it can be imported alone: `cscjax.ops`, `cscjax.dictionaries`, `cscjax.solvers`,
-`cscjax.theory`, `cscjax.learning`, `cscjax.models`, `cscjax.plots`, `cscjax.data`, `cscjax.training`;
-each imports only from those before it.
+A dictionary D is a `ConvDictionary`, an `IdentityAugmented`, a `MatrixDictionary`, or an object of your
+own that implements the protocol `Dictionary`. Solvers such as `fista`, `admm` and `layered_bp` compute
+sparse codes, `learn_dictionary` learns filters, and `certify` states what the theory guarantees.
+
+>>> import jax.numpy as jnp
+>>> import cscjax
+>>> D = cscjax.ConvDictionary(jnp.ones((3, 1, 1)))
+>>> result = cscjax.fista(D, jnp.ones((10, 1)), beta=0.1, iterations=20)
+>>> result.code.shape
+(10, 1)
+
+The subpackages can also be imported alone: `cscjax.ops`, `cscjax.dictionaries`, `cscjax.solvers`,
+`cscjax.theory`, `cscjax.learning`, `cscjax.models`, `cscjax.plots`, `cscjax.data`, `cscjax.training` and
+`cscjax.runs`. Each imports only from those before it.
 """
 
 from cscjax.dictionaries import (

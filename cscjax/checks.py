@@ -1,4 +1,7 @@
-"""Argument checks shared by all layers: a message names the argument, what came and what fits."""
+"""Checks of arguments, with one form of message: `name: expected ..., got ...`.
+
+These functions are used by all packages of cscjax, and by code that extends them.
+"""
 
 import math
 import numbers
@@ -12,35 +15,135 @@ from jax.core import Tracer
 
 
 def fail(name: str, got: Any, expected: str) -> NoReturn:
-  """Raises the ValueError that all checks share, in one line of readable length."""
+  """Raises the ValueError that reports an invalid argument, in one line.
+
+  Args:
+    name: The name of the argument.
+    got: The value that was given; its repr is shown, shortened to 200 characters.
+    expected: A description of the valid values.
+
+  Returns:
+    Never, because the function always raises.
+
+  Raises:
+    ValueError: Always.
+
+  Example:
+    >>> from cscjax import checks
+    >>> checks.fail("beta", -1, "a number >= 0")
+    Traceback (most recent call last):
+    ValueError: beta: expected a number >= 0, got -1
+  """
   raise ValueError(f"{name}: expected {expected}, got {one_line(repr(got))}")
 
 
 def one_line(text: str | BaseException) -> str:
-  """Returns a text, or that of an exception or else its type, on one line of at most 200 characters."""
+  """Returns a text or the message of an exception on one line of at most 200 characters.
+
+  Args:
+    text: The text or the exception.
+
+  Returns:
+    The text, with each run of whitespace replaced by a space. For an empty text, the name of its type,
+    such as the type of the exception.
+
+  Example:
+    >>> from cscjax import checks
+    >>> checks.one_line(OSError("no space   left"))
+    'no space left'
+    >>> checks.one_line(TimeoutError())
+    'TimeoutError'
+  """
   shown = " ".join(str(text).split()) or type(text).__name__
   return shown if len(shown) <= 200 else shown[:199] + "…"
 
 
 def is_traced(value: Any) -> bool:
-  """Whether any leaf of `value` has no concrete value, inside a transformation such as `jax.jit`."""
+  """Tests whether a leaf of a pytree is a tracer, as inside `jax.jit` and other transformations.
+
+  Args:
+    value: Any pytree.
+
+  Returns:
+    Whether the value of at least one leaf is unknown.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from cscjax import checks
+    >>> checks.is_traced(jnp.ones(3))
+    False
+    >>> bool(jax.jit(lambda x: checks.is_traced(x))(jnp.ones(3)))
+    True
+  """
   return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
 
 
 def boolean(name: str, value: Any) -> bool:
-  """Returns `value` if it is True or False, else raises ValueError."""
+  """Checks that an argument is True or False.
+
+  Args:
+    name: The name of the argument.
+    value: The value to check; NumPy booleans are accepted.
+
+  Returns:
+    The value as a bool.
+
+  Raises:
+    ValueError: If the value is neither True nor False.
+
+  Example:
+    >>> from cscjax import checks
+    >>> checks.boolean("nonnegative", 1)
+    Traceback (most recent call last):
+    ValueError: nonnegative: expected True or False, got 1
+  """
   if not isinstance(value, bool | np.bool_):
     fail(name, value, "True or False")
   return bool(value)
 
 
 def positive_int(name: str, value: Any) -> int:
-  """Returns `value` if it is an integer >= 1 and < 2^31, else raises ValueError."""
+  """Checks that an argument is an integer >= 1 and < 2^31.
+
+  Args:
+    name: The name of the argument.
+    value: The value to check.
+
+  Returns:
+    The value as an int.
+
+  Raises:
+    ValueError: If the value is not such an integer; booleans are not accepted.
+
+  Example:
+    >>> from cscjax import checks
+    >>> checks.positive_int("iterations", 0)
+    Traceback (most recent call last):
+    ValueError: iterations: expected an integer >= 1 and < 2^31, got 0
+  """
   return int_at_least(name, value, 1)
 
 
 def int_at_least(name: str, value: Any, minimum: int) -> int:
-  """Returns `value` if it is an integer >= `minimum` and < 2^31, as JAX counts, else ValueError."""
+  """Checks that an argument is an integer >= `minimum` and < 2^31, the range of JAX's int32.
+
+  Args:
+    name: The name of the argument.
+    value: The value to check.
+    minimum: The smallest valid value.
+
+  Returns:
+    The value as an int.
+
+  Raises:
+    ValueError: If the value is not such an integer; booleans are not accepted.
+
+  Example:
+    >>> from cscjax import checks
+    >>> checks.int_at_least("seed", 3, 0)
+    3
+  """
   is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
   if not (is_whole and minimum <= int(value) < 2**31):
     fail(name, value, f"an integer >= {minimum} and < 2^31")
@@ -48,7 +151,25 @@ def int_at_least(name: str, value: Any, minimum: int) -> int:
 
 
 def int_between(name: str, value: Any, low: int, high: int) -> int:
-  """Returns `value` if it is an integer in low..high, both included, else raises ValueError."""
+  """Checks that an argument is an integer in low..high, both included.
+
+  Args:
+    name: The name of the argument.
+    value: The value to check.
+    low: The smallest valid value.
+    high: The largest valid value.
+
+  Returns:
+    The value as an int.
+
+  Raises:
+    ValueError: If the value is not such an integer; booleans are not accepted.
+
+  Example:
+    >>> from cscjax import checks
+    >>> checks.int_between("port", 8080, 0, 65535)
+    8080
+  """
   is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
   if not (is_whole and low <= int(value) <= high):
     fail(name, value, f"an integer in {low}..{high}")
@@ -58,11 +179,33 @@ def int_between(name: str, value: Any, low: int, high: int) -> int:
 def in_range(
   name: str, value: Any, low: float, high: float = math.inf, *, low_open: bool = False
 ) -> float:
-  """Returns `value` as a float if it is in [low, high), or in (low, high), else raises ValueError."""
+  """Checks that an argument is a finite number in [low, high), or in (low, high).
+
+  Args:
+    name: The name of the argument.
+    value: The value to check: a Python or NumPy number, not an array.
+    low: The lower end of the interval; -inf for none.
+    high: The upper end, which is not included. By default there is none.
+    low_open: Whether `low` itself is invalid.
+
+  Returns:
+    The value as a float.
+
+  Raises:
+    ValueError: If the value is not such a number; booleans are not accepted.
+
+  Example:
+    >>> from cscjax import checks
+    >>> checks.in_range("validation_fraction", 0.1, 0, 1)
+    0.1
+    >>> checks.in_range("step", 0, 0, low_open=True)
+    Traceback (most recent call last):
+    ValueError: step: expected a finite number > 0, got 0
+  """
   is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
   try:
     number = float(value) if is_number else math.nan
-  except OverflowError:  # an integer beyond all floats
+  except OverflowError:  # the integer is too large for a float
     number = math.inf
   if not (low <= number < high and math.isfinite(number)) or (low_open and number == low):
     lower = "" if math.isinf(low) else f" > {low:g}" if low_open else f" >= {low:g}"
@@ -72,10 +215,28 @@ def in_range(
 
 
 def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:
-  """Returns the one of `choices` that `value` is, else raises ValueError that lists them."""
+  """Checks that an argument is one of several choices.
+
+  Args:
+    name: The name of the argument.
+    value: The value to check. It must have the type of a choice: True is not accepted for 1.
+    choices: The valid values.
+
+  Returns:
+    The choice that equals the value.
+
+  Raises:
+    ValueError: If the value is not one of the choices, which the message lists.
+
+  Example:
+    >>> from cscjax import checks
+    >>> checks.one_of("solver", "lars", ("ista", "fista"))
+    Traceback (most recent call last):
+    ValueError: solver: expected one of ista, fista, got 'lars'
+  """
   choices = tuple(choices)
   plain = value.item() if isinstance(value, np.generic) else value
-  for choice in choices:  # True equals 1 and 2.0 equals 2, but they are none of these choices
+  for choice in choices:  # the types must agree too, because True == 1 and 2.0 == 2
     same_kind = isinstance(plain, type(choice)) and isinstance(plain, bool) == isinstance(choice, bool)
     if same_kind and plain == choice:
       return choice
@@ -83,7 +244,26 @@ def one_of(name: str, value: Any, choices: Iterable[Any]) -> Any:
 
 
 def real_array(name: str, value: Any) -> jax.Array:
-  """Returns `value` as an array if it is one of real numbers, or a tracer of one, else ValueError."""
+  """Converts an argument to an array of real numbers.
+
+  Args:
+    name: The name of the argument.
+    value: An array, a tracer, a number or nested lists of numbers.
+
+  Returns:
+    The value as a JAX array; its type may be floating, integer or boolean.
+
+  Raises:
+    ValueError: If the value cannot be converted to an array or is not real.
+
+  Example:
+    >>> from cscjax import checks
+    >>> checks.real_array("x", [1, 2]).shape
+    (2,)
+    >>> checks.real_array("x", 1j)
+    Traceback (most recent call last):
+    ValueError: x: expected an array of real numbers, got 'complex64'
+  """
   try:
     array = jnp.asarray(value)
   except (TypeError, ValueError, OverflowError):
@@ -94,7 +274,24 @@ def real_array(name: str, value: Any) -> jax.Array:
 
 
 def broadcast_shape(name: str, shape: tuple[int, ...], others: tuple[int, ...]) -> tuple[int, ...]:
-  """The shape that both broadcast to; ValueError that names the argument of shape `shape` if none."""
+  """Checks that the shape of an argument broadcasts against another shape.
+
+  Args:
+    name: The name of the argument.
+    shape: Its shape.
+    others: The other shape.
+
+  Returns:
+    The shape to which both broadcast.
+
+  Raises:
+    ValueError: If the shapes do not broadcast.
+
+  Example:
+    >>> from cscjax import checks
+    >>> checks.broadcast_shape("beta", (4,), (3, 4))
+    (3, 4)
+  """
   try:
     return np.broadcast_shapes(shape, others)
   except ValueError:
@@ -102,16 +299,50 @@ def broadcast_shape(name: str, shape: tuple[int, ...], others: tuple[int, ...]) 
 
 
 def list_as_array(name: str, value: Any) -> Any:
-  """Returns a list as an array of real numbers, or raises ValueError; other values unchanged.
+  """Converts a list to an array of real numbers and returns any other value unchanged.
 
-  The fields of a dictionary hold arrays, but also whatever JAX puts in their place when it rebuilds a
-  pytree (None, axes, shapes, objects), so a dictionary cannot ask for an array when it is made.
+  This is meant for the fields of a dictionary. They contain arrays, but also the placeholders that JAX
+  puts there when it rebuilds a pytree (None, axes, shapes, objects), so a dictionary cannot insist on
+  arrays.
+
+  Args:
+    name: The name of the argument.
+    value: Any value.
+
+  Returns:
+    The array, or the value itself if it is not a list.
+
+  Raises:
+    ValueError: If a list cannot be converted to an array of real numbers.
+
+  Example:
+    >>> from cscjax import checks
+    >>> checks.list_as_array("atoms", [[1.0, 0.0]]).shape
+    (1, 2)
+    >>> checks.list_as_array("atoms", None) is None
+    True
   """
   return real_array(name, value) if isinstance(value, list) else value
 
 
 def prng_key(name: str, value: Any) -> None:
-  """Raises ValueError if `value` is no random key."""
+  """Checks that an argument is a random key of JAX.
+
+  Args:
+    name: The name of the argument.
+    value: The value to check.
+
+  Raises:
+    ValueError: If the value is not a key.
+
+  Example:
+    >>> import jax
+    >>> from cscjax import checks
+    >>> checks.prng_key("key", jax.random.key(0))
+    >>> checks.prng_key("key", 0)
+    Traceback (most recent call last):
+    ValueError: key: expected a key made by jax.random.key, got 0
+  """
   try:
     jax.eval_shape(jax.random.bits, value)
   except (TypeError, ValueError):
@@ -119,7 +350,21 @@ def prng_key(name: str, value: Any) -> None:
 
 
 def all_real(name: str, value: Any) -> None:
-  """Raises ValueError unless `value` is an array, or a tracer, of real numbers."""
+  """Checks that an argument is an array or a tracer of real numbers, without converting it.
+
+  Args:
+    name: The name of the argument.
+    value: The value to check.
+
+  Raises:
+    ValueError: If the value is not a JAX or NumPy array, or is not real.
+
+  Example:
+    >>> from cscjax import checks
+    >>> checks.all_real("atoms", "text")
+    Traceback (most recent call last):
+    ValueError: atoms: expected an array of real numbers, got 'text'
+  """
   if not isinstance(value, jax.Array | np.ndarray):
     fail(name, value, "an array of real numbers")
   if not _is_real(value.dtype):
@@ -127,7 +372,27 @@ def all_real(name: str, value: Any) -> None:
 
 
 def all_at_least(name: str, value: Any, minimum: float, *, open_bound: bool = False) -> None:
-  """Raises ValueError where a concrete leaf is below `minimum` or not finite; tracers pass if real."""
+  """Checks that all values of a pytree are finite and not below `minimum`.
+
+  The values of tracers are unknown, so only their type is checked.
+
+  Args:
+    name: The name of the argument.
+    value: An array, a number, or a pytree of these.
+    minimum: The lower bound.
+    open_bound: Whether `minimum` itself is invalid.
+
+  Raises:
+    ValueError: If a leaf is not real, or has a value that is not finite or is below `minimum`.
+
+  Example:
+    >>> import numpy as np
+    >>> from cscjax import checks
+    >>> checks.all_at_least("beta", np.array([0.1, 0.2]), 0)
+    >>> checks.all_at_least("beta", -0.5, 0)
+    Traceback (most recent call last):
+    ValueError: beta: expected finite values >= 0, got -0.5
+  """
   for leaf in jax.tree.leaves(value, is_leaf=lambda node: node is None):
     if not _is_real(leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype):
       fail(name, leaf, "numbers")
@@ -140,6 +405,6 @@ def all_at_least(name: str, value: Any, minimum: float, *, open_bound: bool = Fa
 
 
 def _is_real(dtype: Any) -> bool:
-  """Whether numbers of this type are real; truth values are, words, keys and objects are no numbers."""
+  """Whether a type is that of real numbers; booleans count, strings, random keys and objects do not."""
   kinds = (jnp.floating, jnp.integer, jnp.bool_)
   return any(jnp.issubdtype(dtype, kind) for kind in kinds)

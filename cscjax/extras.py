@@ -1,4 +1,4 @@
-"""Optional dependencies: an import that fails names the extra that brings the package."""
+"""Optional dependencies: an import that fails names the extra that installs the package."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,22 +7,29 @@ from cscjax.checks import one_line
 
 
 class MissingExtraError(ImportError):
-  """A package of an extra is not installed; the message, one line, has the command that installs it."""
+  """A package of an extra is not installed. The message is one line, with the command to install it."""
 
 
 @contextlib.contextmanager
 def needs(extra: str, reason: str) -> Iterator[None]:
   """Names the extra to install if an import inside the `with` block fails.
 
-      with needs("plots", "plots need matplotlib"):
-        from matplotlib.figure import Figure
-
   Args:
-    extra: An extra of this distribution, as `pyproject.toml` lists them.
-    reason: What needs which package, the beginning of the message.
+    extra: The name of an extra of cscjax, as listed in `pyproject.toml`.
+    reason: The beginning of the message: what needs which package.
+
+  Yields:
+    None. The imports belong inside the block.
 
   Raises:
     MissingExtraError: If the block raises ImportError.
+
+  Example:
+    >>> from cscjax.extras import needs
+    >>> with needs("plots", "plots need absent"):
+    ...   import absent
+    Traceback (most recent call last):
+    cscjax.extras.MissingExtraError: plots need absent (...): pip install 'cscjax[plots]'
   """
   try:
     yield

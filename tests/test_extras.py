@@ -1,3 +1,5 @@
+"""Missing optional packages: the error names the extra that installs them."""
+
 import sys
 
 import pytest
@@ -7,7 +9,7 @@ from cscjax.data import load_dataset
 from cscjax.extras import MissingExtraError, needs
 
 
-def test_names_the_extra_in_one_line():
+def test_the_message_names_the_extra_in_one_line():
   with pytest.raises(ImportError) as error, needs("plots", "plots need nothing_of_this_name"):
     import nothing_of_this_name  # noqa: F401
   expected = "plots need nothing_of_this_name (No module named 'nothing_of_this_name'): "
@@ -15,7 +17,7 @@ def test_names_the_extra_in_one_line():
   assert isinstance(error.value.__cause__, ModuleNotFoundError)
 
 
-def test_only_a_failed_import_is_translated():
+def test_other_exceptions_are_not_changed():
   with pytest.raises(ValueError, match=r"^other$"), needs("plots", "plots need matplotlib"):
     raise ValueError("other")
 
@@ -28,7 +30,7 @@ def test_only_a_failed_import_is_translated():
   ],
 )
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, module, extra, use):
-  monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+  monkeypatch.setitem(sys.modules, module, None)  # simulates a missing package
   with pytest.raises(MissingExtraError) as error:
     use()
   message = str(error.value)

@@ -1,4 +1,4 @@
-"""The public face of the package: what it exports, documents, and does not import."""
+"""The public interface of the package: its exports, their docstrings, and what it does not import."""
 
 import inspect
 import subprocess
@@ -41,16 +41,16 @@ def test_exports(package):
 @pytest.mark.parametrize("item", list(_public()))
 def test_has_a_docstring(item):
   if not (inspect.isclass(item) or inspect.isfunction(item)):
-    return  # a type alias: its docstring is read from the source by tools only
+    return  # the docstring of a type alias exists only in the source
   assert item.__doc__
-  assert not item.__doc__.startswith(f"{item.__name__}(")  # what a dataclass makes by itself
+  assert not item.__doc__.startswith(f"{item.__name__}(")  # the default docstring of a dataclass
   if inspect.isclass(item):
     for name, member in vars(item).items():
       if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
         assert inspect.getdoc(member) or name == "replace", name
 
 
-def test_a_notebook_finds_what_it_needs():
+def test_the_namespace_contains_the_most_used_names():
   names = """ConvDictionary MatrixDictionary IdentityAugmented fista ista lipschitz mutual_coherence
     to_matrix layered_thresholding soft_threshold nonnegative_soft_threshold hard_threshold"""
   assert set(names.split()) <= set(cscjax.__all__)

@@ -1,7 +1,7 @@
-"""Which functions ask for full float32: those that solve, bound or certify something, not the networks.
+"""Solvers, bounds and certificates request full float32 precision; the networks keep JAX's setting.
 
-Other products and convolutions are computed in TF32 on a GPU. The tests lower programs for one and read
-their text.
+Without the request, a GPU may compute products and convolutions in TF32. The tests lower programs for a
+GPU and read the precision from their text.
 """
 
 import inspect
@@ -35,12 +35,12 @@ DICTIONARIES = {
   "circular": (_conv(padding="CIRCULAR"), IMAGE),
   "augmented": (cscjax.IdentityAugmented(_conv()), IMAGE),
 }
-SOLVED = ("dense", "dilated", "circular")  # products, convolutions, and Fourier transforms beside these
+SOLVED = ("dense", "dilated", "circular")  # use products, convolutions and Fourier transforms
 ANY = ("dense", "augmented")
 
 
 def _code(dictionary, x):
-  """Some code, for functions of one."""
+  """Returns a code of the shape that fits a signal."""
   return jax.tree.map(lambda part: jnp.full(part.shape, 0.5), jax.eval_shape(dictionary.analysis, x))
 
 
@@ -82,7 +82,7 @@ CASES = {
 }
 WITHOUT_DERIVATIVE = ("learn_dictionary",)
 
-# The rest of what is public. Parts of networks keep the setting of JAX; `IN_NUMPY` cannot be lowered.
+# The other public functions. Parts of networks keep the setting of JAX; `IN_NUMPY` cannot be lowered.
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
 IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions")
 WITHOUT_PRODUCTS = (
@@ -99,14 +99,14 @@ def _frame(dictionary, x):
 
 
 def _products(function, *arguments, platform="cuda"):
-  """The products and convolutions of a function, as it is lowered."""
+  """Returns the products and convolutions in the lowered program of a function."""
   text = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
   found = re.findall(r".*stablehlo\.(?:convolution|dot_general|dot)\b.*", text)
   assert found
   return found
 
 
-def _lower_ones(products):
+def _below_highest(products):
   return [line for line in products if line.count("HIGHEST") != 2]
 
 
@@ -118,7 +118,7 @@ def _with_derivative(function):
   return jax.value_and_grad(total, argnums=(0, 1))
 
 
-def test_every_public_function_is_here():
+def test_every_public_function_is_listed():
   packages = (solvers, dictionaries, theory, learning)
   public = {
     name
@@ -133,12 +133,12 @@ def test_every_public_function_is_here():
 @pytest.mark.parametrize(
   ("name", "kind"), [(name, kind) for name, (kinds, _) in CASES.items() for kind in kinds]
 )
-def test_asks_for_the_highest_precision(name, kind):
+def test_requests_the_highest_precision(name, kind):
   dictionary, shape = DICTIONARIES[kind]
   function = CASES[name][1]
   if name not in WITHOUT_DERIVATIVE:
     function = _with_derivative(function)
-  assert _lower_ones(_products(function, dictionary, _normal(*shape))) == []
+  assert _below_highest(_products(function, dictionary, _normal(*shape))) == []
 
 
 @pytest.mark.parametrize(
@@ -150,19 +150,19 @@ def test_asks_for_the_highest_precision(name, kind):
     ("lipschitz", "circular"),
   ],
 )
-def test_whatever_is_around_the_call(name, kind):
-  """A lower setting, a batch, and a derivative that is taken of a compiled function."""
+def test_requests_it_inside_other_transformations(name, kind):
+  """Inside a lower setting, for a batch, and for a derivative of a compiled function."""
   dictionary, shape = DICTIONARIES[kind]
   function = jax.jit(jax.vmap(CASES[name][1], in_axes=(None, 0)))
   with jax.default_matmul_precision("tensorfloat32"):
-    assert _lower_ones(_products(_with_derivative(function), dictionary, _normal(3, *shape))) == []
+    assert _below_highest(_products(_with_derivative(function), dictionary, _normal(3, *shape))) == []
 
 
 class Recording(MatrixDictionary):
-  """A dictionary that records the precision that it is used at."""
+  """A dictionary that records the precision setting at each use."""
 
   def synthesis(self, code, signal_shape=None):
-    """See `MatrixDictionary`."""
+    """Records the setting and returns D code."""
     seen.append(jax.config.jax_default_matmul_precision)
     return super().synthesis(code, signal_shape)
 
@@ -171,7 +171,7 @@ seen = []
 
 
 @pytest.mark.parametrize("name", IN_NUMPY)
-def test_functions_in_numpy_ask_for_it_too(name):
+def test_functions_in_numpy_request_it_too(name):
   seen.clear()
   dictionary = Recording(_normal(4, 6))
   layer = dictionaries.CodedLayer(dictionary, _normal(4), jnp.ones(6))
@@ -184,8 +184,8 @@ def test_functions_in_numpy_ask_for_it_too(name):
 
 @pytest.mark.parametrize("platform", ["cpu", "cuda"])
 @pytest.mark.parametrize("precision", [None, "highest"])
-def test_convolutions_keep_the_setting_at_the_call(platform, precision):
-  """Also of derivatives of any order and of batches, and where it has ended when they are lowered."""
+def test_convolutions_keep_the_setting_of_the_call(platform, precision):
+  """Also in derivatives of any order, in batches, and if lowered after the setting has ended."""
   x, w = _normal(2, 8, 7, 2), _normal(3, 3, 2, 4)
 
   def loss(x, w):
@@ -205,12 +205,12 @@ def test_convolutions_keep_the_setting_at_the_call(platform, precision):
     _products(derivative, x, w, platform=platform),
     _products(over_filters, x, jnp.stack([w, w]), platform=platform),
   ):
-    lower = _lower_ones(products)
-    assert lower == (products if precision is None else [])
+    below = _below_highest(products)
+    assert below == (products if precision is None else [])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_parts_of_networks_keep_it(name):
+def test_parts_of_networks_keep_the_setting(name):
   dictionary, x = _conv(), _normal(*IMAGE)
 
   def run(dictionary, x):
@@ -223,6 +223,6 @@ def test_parts_of_networks_keep_it(name):
 
   function = _with_derivative(run)
   products = _products(function, dictionary, x)
-  assert _lower_ones(products) == products
+  assert _below_highest(products) == products
   with jax.default_matmul_precision("highest"):
-    assert _lower_ones(_products(function, dictionary, x)) == []
+    assert _below_highest(_products(function, dictionary, x)) == []

@@ -1,7 +1,7 @@
-"""Data sets: from a name to labelled arrays in host memory.
+"""Labelled data sets for classification, as NumPy arrays in host memory.
 
-`load_dataset` gives one of `DATASETS`, `gaussian_centers` makes one of other sizes. Natural images
-(`IMAGE_SETS`) are decoded once into a cache, which `fill_cache` writes ahead of time.
+`load_dataset` loads one of `DATASETS`, and `gaussian_centers` simulates data of any size. The sets of
+natural images (`IMAGE_SETS`) are decoded once into a cache, which `fill_cache` can write ahead of time.
 """
 
 from cscjax.data._builtin import gaussian_centers

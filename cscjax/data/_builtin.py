@@ -1,4 +1,4 @@
-"""Data sets that need no files: scikit-learn's digits, and the simulation of the paper's Figure 3."""
+"""Data sets without files: the digits of scikit-learn and the simulation of the paper's Figure 3."""
 
 import numpy as np
 
@@ -10,13 +10,13 @@ from cscjax.extras import needs
 def digits() -> tuple[Split, Split]:
   """Returns the 1,797 handwritten digits of scikit-learn, in 10 classes, as (train, test).
 
-  The images are uint8 [1437, 8, 8, 1] and [360, 8, 8, 1], with the original 17 grey levels spread over
+  The images are uint8 [1437, 8, 8, 1] and [360, 8, 8, 1]. The original 17 grey levels are scaled to
   0..255. The split is stratified and always the same.
 
   Raises:
-    MissingExtraError: scikit-learn is not installed.
+    MissingExtraError: If scikit-learn is not installed.
   """
-  with needs("digits", "the digits need scikit-learn"):  # which takes a second to import
+  with needs("digits", "the digits need scikit-learn"):  # imported here because it takes a second
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -35,27 +35,40 @@ def gaussian_centers(
   noise: float = 1.0,
   seed: int = 0,
 ) -> Dataset:
-  """Makes points around Gaussian centres, one centre a class (Zhang & Zhang, NSR 2020, Figure 3).
+  """Simulates classes of points around Gaussian centres, the data of the paper's Figure 3.
+
+  Each class has one centre:
 
       x = centre[label] + noise * e,    centre ~ N(0, I), e ~ N(0, I) in R^dimension
 
-  Train and test share the centres; each class has equally many points in each. The paper states
-  neither the law of the centres nor `noise`. With the default of 1 a point has as much noise as
-  signal, while centres are about sqrt(2 * dimension) = 14 apart, so that the classes separate.
+  The train and the test split share the centres, and each split has the same number of points per class.
+  The paper states neither the distribution of the centres nor the noise. With noise 1, a point has as
+  much noise as signal, but the centres are about sqrt(2 * dimension) apart (14 for dimension 100), so
+  the classes are well separated.
 
   Args:
-    num_classes: How many centres.
-    dimension: L, the length of a signal.
-    num_train: Points in `train`, a multiple of `num_classes`.
-    num_test: Points in `test`, a multiple of `num_classes`.
-    noise: Standard deviation around a centre, >= 0.
-    seed: Of the NumPy generator; the same seed gives the same data.
+    num_classes: The number of classes, >= 1.
+    dimension: The length of a signal, >= 1.
+    num_train: The number of points in `train`, a multiple of `num_classes`.
+    num_test: The number of points in `test`, a multiple of `num_classes`.
+    noise: The standard deviation of the points around their centre, >= 0.
+    seed: The seed of the NumPy generator, >= 0. The same seed gives the same data.
 
   Returns:
     A `Dataset` of float32 signals [N, dimension, 1] without a validation split.
 
   Raises:
-    ValueError: An argument is out of its range.
+    ValueError: If an argument is out of range.
+    DataError: If the noise is so large that values overflow float32.
+
+  References:
+    Zhang & Zhang, National Science Review 2020, Figure 3 and the simulation after Definition 1.
+
+  Example:
+    >>> from cscjax.data import gaussian_centers
+    >>> data = gaussian_centers(num_classes=4, dimension=10, num_train=40, num_test=8)
+    >>> data.train.images.shape, data.test.images.shape
+    ((40, 10, 1), (8, 10, 1))
   """
   checks.positive_int("num_classes", num_classes)
   checks.positive_int("dimension", dimension)

@@ -1,8 +1,8 @@
-"""Decoded data sets on disk: plain `.npy` files and a `meta.json` that says what they must be.
+"""The cache of decoded data sets: `.npy` files, and a `meta.json` with their shapes and checksums.
 
     <data_dir>/cscjax_cache/<name>/{train,test}_{images,labels}.npy, meta.json
 
-A folder appears whole or not at all, and nothing is used before its checksum has been verified.
+The folder of a data set is written atomically, and every file is verified by its checksum before use.
 """
 
 import contextlib
@@ -23,20 +23,34 @@ from cscjax.data._dataset import DataError, Split, check_image_split
 _FORMAT = 1
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _STALE_SECONDS = 24 * 3600
-# What renaming a folder onto a folder with files in it, or onto a file, gives.
+# The errors of renaming a folder to the path of a nonempty folder or of a file.
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 def cache_folder(data_dir: pathlib.Path, name: str) -> pathlib.Path:
-  """Where data set `name` is cached under `data_dir`."""
+  """Returns the folder of the cache of a data set, whether it exists or not.
+
+  Args:
+    data_dir: The data directory, a `pathlib.Path`.
+    name: The name of the data set, one of `IMAGE_SETS`.
+
+  Returns:
+    The path `data_dir / "cscjax_cache" / name`.
+
+  Example:
+    >>> import pathlib
+    >>> from cscjax.data import cache_folder
+    >>> cache_folder(pathlib.Path("data"), "cifar10").as_posix()
+    'data/cscjax_cache/cifar10'
+  """
   return data_dir / "cscjax_cache" / name
 
 
 def read_cache(data_dir: pathlib.Path, name: str) -> tuple[Split, Split] | None:
-  """Returns the cached (train, test) of data set `name`, or None where there is no cache.
+  """Returns the cached (train, test) of data set `name`, or None if there is no cache.
 
   Raises:
-    DataError: The cache is damaged; the message begins with the path of the bad file.
+    DataError: If the cache is damaged. The message starts with the path of the damaged file.
   """
   folder = cache_folder(data_dir, name)
   path = folder / "meta.json"
@@ -45,14 +59,14 @@ def read_cache(data_dir: pathlib.Path, name: str) -> tuple[Split, Split] | None:
       return None
     meta = json.loads(path.read_text(encoding="utf-8"))
     if (meta["format"], meta["name"]) != (_FORMAT, name):
-      raise DataError(f"{path}: expected format {_FORMAT} of {name}")
+      raise DataError(f"{path}: expected format {_FORMAT} and data set {name}")
     arrays = {}
     for key in _ARRAYS:
       entry = meta["arrays"][key]
       path = folder / f"{key}.npy"
       arrays[key] = _read_array(path, entry)
   except KeyError as error:
-    raise DataError(f"{folder / 'meta.json'}: lacks the key {error}") from error
+    raise DataError(f"{folder / 'meta.json'}: the key {error} is missing") from error
   except DataError:
     raise
   except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -65,12 +79,12 @@ def read_cache(data_dir: pathlib.Path, name: str) -> tuple[Split, Split] | None:
 
 
 def write_cache(data_dir: pathlib.Path, name: str, train: Split, test: Split) -> pathlib.Path:
-  """Writes the cache of data set `name`, in place of one that is there, and returns its folder.
+  """Writes the cache of data set `name`, replacing an existing one, and returns its folder.
 
-  Safe against a crash at any time and against other processes that do the same.
+  A crash at any time leaves no incomplete cache, and several processes may write at once.
 
   Raises:
-    OSError: The cache cannot be written.
+    OSError: If the cache cannot be written.
   """
   folder = cache_folder(data_dir, name)
   folder.parent.mkdir(parents=True, exist_ok=True)
@@ -95,13 +109,13 @@ def write_cache(data_dir: pathlib.Path, name: str, train: Split, test: Split) ->
 
 
 def _read_array(path: pathlib.Path, entry: dict) -> np.ndarray:
-  """Reads one array, verified against its entry in meta.json before anything of it is parsed."""
+  """Reads one array and verifies its size and checksum before parsing it."""
   with open(path, "rb") as file:
     size = os.fstat(file.fileno()).st_size
     if size != entry["bytes"]:
       raise DataError(f"{path}: expected {entry['bytes']} bytes, got {size}")
     if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
-      raise DataError(f"{path}: the checksum is not the one in meta.json")
+      raise DataError(f"{path}: the checksum differs from that in meta.json")
     file.seek(0)
     array = np.load(file, allow_pickle=False)
   if list(array.shape) != entry["shape"] or array.dtype.name != entry["dtype"]:
@@ -129,7 +143,7 @@ def _write_array(path: pathlib.Path, array: np.ndarray) -> dict:
 
 
 def _put_in_place(temporary: pathlib.Path, folder: pathlib.Path) -> None:
-  """Renames `temporary` to `folder`; of several processes that do so at once, the last one wins."""
+  """Renames `temporary` to `folder`; if several processes do so at once, the last one wins."""
   old = temporary.with_name(temporary.name + "-old")
   while True:
     try:
@@ -145,7 +159,7 @@ def _put_in_place(temporary: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _remove_stale(folder: pathlib.Path) -> None:
-  """Removes what crashed writers left behind long ago (younger ones may still be at work)."""
+  """Removes old temporary folders of crashed writers; newer folders may still be in use."""
   for path in folder.parent.glob(f".{folder.name}-*"):
     with contextlib.suppress(OSError):
       if time.time() - path.stat().st_mtime > _STALE_SECONDS:

@@ -1,4 +1,4 @@
-"""What a labelled data set is: two or three splits in host memory and their channel statistics."""
+"""Labelled data sets: two or three splits in host memory, with the statistics of their channels."""
 
 import dataclasses
 
@@ -7,27 +7,34 @@ import numpy as np
 from cscjax import checks
 
 IMAGE_SHAPE = (32, 32, 3)
-# Data sets of natural images: name, as in TFDS, to number of classes.
+# The name of each data set of natural images, as in TFDS, and its number of classes.
 IMAGE_SETS = {"cifar10": 10, "cifar100": 100, "svhn_cropped": 10}
 
-# Fixed, so that runs with different seeds see the same examples.
+# These seeds are fixed so that runs with different seeds use the same examples.
 _VALIDATION_SEED = 0
 _SUBSET_SEED = 1
-# 512 * 255^2 fits in uint32, so sums over this many images are exact.
+# Sums over this many images are exact, because 512 * 255^2 fits in uint32.
 _ROWS = 512
 
 
 class DataError(ValueError):
-  """Data that is missing, damaged or unreadable; the message is one line that says what to do."""
+  """Data is missing, damaged or unreadable. The message is one line and says what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-  """One labelled split.
+  """One labelled split of a data set, whose length is the number of examples.
 
   Attributes:
-    images: uint8 [N, H, W, C] in 0..255, or float32 signals [N, L, C].
-    labels: int32 [N].
+    images: uint8 images [N, H, W, C] in 0..255, or float32 signals [N, L, C].
+    labels: int32 labels [N].
+
+  Example:
+    >>> import numpy as np
+    >>> from cscjax.data import Split
+    >>> split = Split(np.zeros((3, 8, 8, 1), np.uint8), np.array([0, 1, 1], np.int32))
+    >>> len(split)
+    3
   """
 
   images: np.ndarray
@@ -42,14 +49,20 @@ class Dataset:
   """A data set for classification.
 
   Attributes:
-    name: One of `DATASETS`, for messages.
-    num_classes: Labels are in 0..num_classes - 1.
-    train: What is trained on, without the validation examples and those that were left out.
-    test: Never trained on, never touched by `validation_fraction`.
-    validation: Taken out of the original train split; None if none was asked for.
-    mean: float32 [C], per channel over `train`, of uint8 images scaled to 0..1 and of signals as
-      they are.
-    std: float32 [C], likewise; 1 where a channel is constant, so it can be divided by.
+    name: The name of the data set, used in messages.
+    num_classes: The number of classes. Labels are in 0..num_classes - 1.
+    train: The training split, without the validation examples and those left out by `train_examples`.
+    test: The test split, which does not depend on `validation_fraction`.
+    validation: The validation split, taken from the original train split; None if not requested.
+    mean: The mean of each channel over `train`, float32 [C]. uint8 images are scaled to 0..1 first.
+    std: The standard deviation of each channel, float32 [C], also after scaling. It is 1 for a constant
+      channel, so that dividing by it is safe.
+
+  Example:
+    >>> from cscjax.data import gaussian_centers
+    >>> data = gaussian_centers(num_classes=4, dimension=10, num_train=40, num_test=8)
+    >>> data.num_classes, data.example_shape, len(data.train)
+    (4, (10, 1), 40)
   """
 
   name: str
@@ -62,7 +75,7 @@ class Dataset:
 
   @property
   def example_shape(self) -> tuple[int, ...]:
-    """The shape of one example: (H, W, C) or (L, C)."""
+    """The shape of one example, (H, W, C) or (L, C)."""
     return self.train.images.shape[1:]
 
 
@@ -74,22 +87,26 @@ def make_dataset(
   validation_fraction: float = 0.0,
   train_examples: int | None = None,
 ) -> Dataset:
-  """Returns the `Dataset` of two splits, with a validation split taken out of `train`.
+  """Builds a `Dataset` from two splits and takes the validation split out of `train`.
 
   Args:
-    name: For messages.
-    num_classes: How many classes there are.
+    name: The name used in messages.
+    num_classes: The number of classes.
     train: The whole train split.
     test: The test split.
-    validation_fraction: In [0, 1), the share of `train` that becomes `validation`: always the same
-      examples for the same fraction and train split.
-    train_examples: How many of the rest of `train` to keep, drawn at random and always the same; fewer
-      are a part of more. None keeps all.
+    validation_fraction: The fraction of `train` that becomes `validation`, in [0, 1). The same fraction
+      and train split always give the same examples.
+    train_examples: The number of remaining examples of `train` to keep, a random subset that is always
+      the same. A smaller subset is contained in a larger one. By default all are kept.
+
+  Returns:
+    The data set, with channel statistics of the final train split.
 
   Raises:
-    DataError: A split is empty, misshapen, or has a value that is not finite or a label out of range.
-    ValueError: `validation_fraction` leaves `validation` or `train` empty, or there are fewer than
-      `train_examples`.
+    DataError: If a split is empty, or has a wrong shape, a value that is not finite or a label out of
+      range.
+    ValueError: If `validation_fraction` leaves `validation` or `train` empty, or if there are fewer than
+      `train_examples` examples.
   """
   check_split(f"{name} train", train, num_classes)
   check_split(f"{name} test", test, num_classes)
@@ -101,7 +118,7 @@ def make_dataset(
 
 
 def check_split(what: str, split: Split, num_classes: int) -> None:
-  """Raises DataError, beginning with `what`, unless `split` is one that can be trained on."""
+  """Raises DataError unless `split` is valid; the message starts with `what`."""
   images, labels = split.images, split.labels
   if images.ndim < 3 or images.dtype not in (np.uint8, np.float32):
     raise DataError(
@@ -120,7 +137,7 @@ def check_split(what: str, split: Split, num_classes: int) -> None:
 
 
 def check_image_split(what: str, split: Split, name: str) -> None:
-  """Raises DataError, beginning with `what`, unless `split` fits `name`, one of `IMAGE_SETS`."""
+  """Raises DataError unless `split` matches `name` of `IMAGE_SETS`; the message starts with `what`."""
   if split.images.dtype != np.uint8 or split.images.shape[1:] != IMAGE_SHAPE:
     raise DataError(
       f"{what}: expected uint8 images [N, 32, 32, 3], got {split.images.dtype} {split.images.shape}"
@@ -129,34 +146,34 @@ def check_image_split(what: str, split: Split, name: str) -> None:
 
 
 def _take_validation(train: Split, fraction: float) -> tuple[Split, Split | None]:
-  """Returns (what is left of `train`, the validation split or None)."""
+  """Returns the remaining train split and the validation split, None for fraction 0."""
   checks.in_range("validation_fraction", fraction, 0.0, 1.0)
   if fraction == 0:
     return train, None
   count = round(fraction * len(train))
   if not 0 < count < len(train):
     checks.fail(
-      "validation_fraction", fraction, f"0 or a share that splits {len(train)} examples in two"
+      "validation_fraction", fraction, f"0 or a fraction that divides {len(train)} examples in two"
     )
   order = np.random.default_rng(_VALIDATION_SEED).permutation(len(train))
   return _part(train, order[count:]), _part(train, order[:count])
 
 
 def _take_examples(train: Split, count: int) -> Split:
-  """Returns `count` examples of `train`."""
+  """Returns a fixed random subset of `count` examples of `train`."""
   if checks.positive_int("train_examples", count) > len(train):
     checks.fail("train_examples", count, f"at most the {len(train)} training examples")
   return _part(train, np.random.default_rng(_SUBSET_SEED).permutation(len(train))[:count])
 
 
 def _part(split: Split, indices: np.ndarray) -> Split:
-  """The examples of these indices, in the order of the split."""
+  """Returns the examples with these indices, in the order of the split."""
   indices = np.sort(indices)
   return Split(split.images[indices], split.labels[indices])
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Returns (mean, std), float32 [C]; see `Dataset`."""
+  """Returns the mean and std of each channel, float32 [C], as `Dataset` defines them."""
   channels = images.shape[-1]
   if images.dtype == np.uint8:
     rows = images.reshape(len(images), -1)
@@ -166,7 +183,7 @@ def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       values = rows[start : start + _ROWS].astype(np.uint32)
       total += values.sum(axis=0, dtype=np.uint32)
       squares += (values * values).sum(axis=0, dtype=np.uint32)
-    # Integers of Python: no digit of the variance is lost, however small it is beside the mean.
+    # Python integers are exact, so a variance that is small compared to the mean keeps its digits.
     total, squares = (s.reshape(-1, channels).sum(axis=0).astype(object) for s in (total, squares))
     count = images.size // channels
     variance = (count * squares - total**2) / count**2

@@ -1,7 +1,7 @@
 """Downloads the original archives of the image data sets.
 
-TFDS itself needs TensorFlow to unpack these three, so the archives are fetched and parsed here: the
-same files from the same places as TFDS's, checked against the same SHA-256.
+TFDS needs TensorFlow to unpack these data sets, so the archives are downloaded and parsed here. The URLs
+and the SHA-256 checksums are those of TFDS.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,16 +27,16 @@ _BLOCK = 1 << 18
 
 
 class Limits(NamedTuple):
-  """How long a download may take, and how large it may be.
+  """Limits on the time and the size of a download.
 
-  A download of n bytes takes at most `seconds` + n / `bytes_per_second`, and one that stands still
-  `silent_seconds`. The defaults give the largest archive, of 182 MB, about an hour.
+  A download of n bytes may take `seconds` + n / `bytes_per_second` seconds. With the defaults, this is
+  about an hour for the largest archive (182 MB).
 
   Attributes:
-    seconds: Before the rate counts: to find the server, connect and be redirected.
-    bytes_per_second: The least mean rate after that.
-    silent_seconds: The longest time without a byte.
-    bytes: The largest size, which no archive comes near.
+    seconds: Time before the rate counts, for name lookup, connection and redirects.
+    bytes_per_second: The smallest mean rate after that time.
+    silent_seconds: The longest time without receiving data.
+    bytes: The largest size, well above that of every archive.
   """
 
   seconds: float = 30.0
@@ -50,7 +50,7 @@ LIMITS = Limits()
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-  """A file to download: where it is and what it must hash to."""
+  """A file to download: its URL and its SHA-256 checksum."""
 
   url: str
   sha256: str
@@ -87,18 +87,19 @@ ARCHIVES = {
 def download(
   name: str, archives: tuple[Archive, ...] | None = None, limits: Limits = LIMITS
 ) -> tuple[Split, Split]:
-  """Downloads data set `name` and returns its (train, test); SVHN's `extra` images are left out.
+  """Downloads data set `name` and returns its (train, test), for SVHN without the `extra` images.
 
-  Shows a progress bar if tqdm is installed and stderr is a terminal. Keeps no file.
+  Shows a progress bar if tqdm is installed and stderr is a terminal. The archives are deleted
+  afterwards.
 
   Args:
     name: One of `IMAGE_SETS`.
-    archives: Where to get it from; its original place by default.
-    limits: Of the time and the size of each archive.
+    archives: The archives to download. By default the original ones.
+    limits: The limits on the time and the size of each archive.
 
   Raises:
-    DataError: There is no network, it is slower than `limits` allow, the disk for temporary files is
-      full, or what came is not the expected file.
+    DataError: If the network is unavailable or slower than `limits` allow, if the disk for temporary
+      files is full, or if the received file is not the expected one.
   """
   with _temporary_folder() as folder:
     paths = [_fetch(archive, folder, limits) for archive in archives or ARCHIVES[name]]
@@ -107,7 +108,7 @@ def download(
         train, test = (_parse_svhn(path) for path in paths)
       else:
         train, test = _parse_cifar(paths[0], name)
-    except Exception as error:  # A damaged file raises many kinds: of tarfile, gzip, SciPy, NumPy.
+    except Exception as error:  # tarfile, gzip, SciPy and NumPy raise many types for a damaged file
       raise DataError(f"{name}: cannot parse the downloaded file ({one_line(error)})") from error
   check_image_split(f"{name} train, downloaded", train, name)
   check_image_split(f"{name} test, downloaded", test, name)
@@ -115,17 +116,18 @@ def download(
 
 
 @contextlib.contextmanager
-def _temporary_folder():
+def _temporary_folder() -> Iterator[pathlib.Path]:
+  """Yields a temporary folder, or raises DataError if none can be created."""
   try:
     folder = tempfile.TemporaryDirectory(prefix="cscjax-", ignore_cleanup_errors=True)
   except OSError as error:
-    raise DataError(f"cannot make a folder for temporary files ({one_line(error)})") from error
+    raise DataError(f"cannot create a folder for temporary files ({one_line(error)})") from error
   with folder as path:
     yield pathlib.Path(path)
 
 
 def _fetch(archive: Archive, folder: pathlib.Path, limits: Limits) -> pathlib.Path:
-  """Downloads one file into `folder` and verifies it."""
+  """Downloads one file into `folder` and verifies its checksum."""
   path = folder / archive.url.rsplit("/", 1)[-1]
   transfer = _Transfer(archive.url, path, limits)
   transfer.start()
@@ -135,29 +137,30 @@ def _fetch(archive: Archive, folder: pathlib.Path, limits: Limits) -> pathlib.Pa
     counted = time.monotonic() - began - limits.seconds
     if transfer.is_alive() and transfer.received < limits.bytes_per_second * counted:
       transfer.given_up.set()
-      rate = f"{limits.bytes_per_second / 1000:g} kB a second after the first {limits.seconds:g} s"
+      rate = f"{limits.bytes_per_second / 1000:g} kB/s after the first {limits.seconds:g} s"
       raise DataError(
-        f"cannot download {archive.url} (it is slower than {rate}: {transfer.received} bytes came in"
+        f"cannot download {archive.url} (slower than {rate}: received {transfer.received} bytes in"
         f" {counted + limits.seconds:.0f} s)"
       )
   if transfer.problem is not None:
     raise DataError(f"cannot download {archive.url} ({transfer.problem})")
   if transfer.digest.hexdigest() != archive.sha256:
-    raise DataError(f"what {archive.url} sent is not the expected file (wrong SHA-256)")
+    raise DataError(f"{archive.url} did not send the expected file (wrong SHA-256)")
   return path
 
 
 class _Transfer(threading.Thread):
-  """A thread that writes what a URL sends to a file.
+  """A thread that downloads a URL to a file.
 
-  It is a thread, as a server can hold up whoever waits for its name, its headers or its redirections for
-  longer than any timeout of a socket; the thread of one that is given up ends with the process.
+  Name lookup, headers and redirects can block for longer than any socket timeout, so the download runs
+  in a daemon thread, which the caller can abandon. An abandoned thread ends with the process at the
+  latest.
 
   Attributes:
-    received: Bytes so far.
-    digest: SHA-256 of them.
-    problem: Why the file is not whole, in one line; None while nothing is wrong.
-    given_up: Set by who waits no longer.
+    received: The number of bytes received so far.
+    digest: The SHA-256 digest of these bytes.
+    problem: Why the download failed, in one line; None if no error has occurred.
+    given_up: An event that the caller sets to stop the transfer.
   """
 
   def __init__(self, url: str, path: pathlib.Path, limits: Limits):
@@ -168,27 +171,28 @@ class _Transfer(threading.Thread):
     self.given_up = threading.Event()
 
   def run(self) -> None:
-    """Does it, and leaves `problem`."""
+    """Downloads the file; an error is stored in `problem`."""
     try:
       with urllib.request.urlopen(self._url, timeout=self._limits.silent_seconds) as response:
         total = _declared_size(response)
         self._write(response, total)
       if total is not None and self.received < total:
         raise OSError(f"the connection was closed after {self.received} of {total} bytes")
-    except Exception as error:  # Of the network, the disk, and of addresses in redirections.
+    except Exception as error:  # the network, the disk and invalid redirects raise many types
       full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
       self.problem = one_line(error) + (f", writing to {self._path.parent}" if full else "")
 
-  def _write(self, response, total):
+  def _write(self, response: Any, total: int | None) -> None:
+    """Writes the body of a response to the file."""
     with (
       open(self._path, "wb") as file,
       _progress_bar(self._path.name, total) as advance,
     ):
-      # read1: whatever has come; read would wait for a whole block.
+      # read1 returns the available bytes, whereas read would wait for a whole block.
       while not self.given_up.is_set() and (block := response.read1(_BLOCK)):
         self.received += len(block)
         if self.received > self._limits.bytes:
-          raise OSError(f"it sends more than {self._limits.bytes} bytes")
+          raise OSError(f"the server sent more than {self._limits.bytes} bytes")
         self.digest.update(block)
         file.write(block)
         advance(len(block))
@@ -196,7 +200,7 @@ class _Transfer(threading.Thread):
 
 @contextlib.contextmanager
 def _progress_bar(name: str, total: int | None) -> Iterator[Callable[[int], object]]:
-  """Yields a function to call with the number of bytes that have come; without tqdm it does nothing."""
+  """Yields a function that advances the bar by a number of bytes; without tqdm it does nothing."""
   try:
     from tqdm import tqdm
   except ImportError:
@@ -208,14 +212,14 @@ def _progress_bar(name: str, total: int | None) -> Iterator[Callable[[int], obje
       yield bar.update
 
 
-def _declared_size(response) -> int | None:
-  """The size that the headers tell; None where they tell none or nonsense."""
+def _declared_size(response: Any) -> int | None:
+  """Returns the size declared in the headers, or None if it is missing or invalid."""
   text = response.headers.get("Content-Length", "")
   return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def _parse_cifar(path: pathlib.Path, name: str) -> tuple[Split, Split]:
-  """Parses the binary version: label bytes (the last one counts), then 3 x 32 x 32 bytes a row."""
+  """Parses the binary version: rows of label bytes (the last one counts) and 3 x 32 x 32 pixels."""
   if name == "cifar10":
     prefix, label_bytes = "cifar-10-batches-bin", 1
     train_files, test_files = [f"data_batch_{i}.bin" for i in range(1, 6)], ["test_batch.bin"]
@@ -234,15 +238,15 @@ def _parse_cifar(path: pathlib.Path, name: str) -> tuple[Split, Split]:
 
 
 def _content(tar: tarfile.TarFile, name: str) -> bytes:
-  """What a file in an archive holds."""
+  """Reads a file of an archive."""
   member = tar.extractfile(name)
   if member is None:
-    raise ValueError(f"{name} is no file")
+    raise ValueError(f"{name} is not a regular file")
   return member.read()
 
 
 def _parse_svhn(path: pathlib.Path) -> Split:
-  """Parses a MATLAB file: X [32, 32, 3, N], y [N, 1] in 1..10, where 10 stands for the digit 0."""
+  """Parses a MATLAB file with X [32, 32, 3, N] and y [N, 1] in 1..10, where 10 is the digit 0."""
   import scipy.io
 
   content = scipy.io.loadmat(path)

@@ -1,4 +1,4 @@
-"""One function from the name of a data set to its arrays."""
+"""Loads data sets by name, and fills the cache of the image sets."""
 
 import hashlib
 import logging
@@ -25,12 +25,12 @@ from cscjax.data._prepared import find_prepared, read_prepared
 
 
 class BuiltIn(NamedTuple):
-  """A data set that needs no files.
+  """A data set that requires no files.
 
   Attributes:
-    example_shape: Shape of one example.
-    num_classes: Number of classes.
-    load: Returns (train, test).
+    example_shape: The shape of one example.
+    num_classes: The number of classes.
+    load: A function that returns (train, test).
   """
 
   example_shape: tuple[int, ...]
@@ -38,9 +38,9 @@ class BuiltIn(NamedTuple):
   load: Callable[[], tuple[Split, Split]]
 
 
-def _gaussian_splits():
-  made = gaussian_centers()
-  return made.train, made.test
+def _gaussian_splits() -> tuple[Split, Split]:
+  data = gaussian_centers()
+  return data.train, data.test
 
 
 BUILT_IN = {
@@ -48,7 +48,7 @@ BUILT_IN = {
   "gaussian_centers": BuiltIn((100, 1), 100, _gaussian_splits),
 }
 DATASETS = (*BUILT_IN, *IMAGE_SETS)
-"""Names of the data sets; a new one is a line in one of the two tables."""
+"""The names of all data sets. To add one, add a line to `BUILT_IN` or `IMAGE_SETS`."""
 
 _log = logging.getLogger(__name__)
 
@@ -63,22 +63,34 @@ def load_dataset(
 ) -> Dataset:
   """Loads a data set into host memory.
 
-  `digits` and `gaussian_centers` need no files. The others come from the first of these that is
-  there: the cache, which takes about a second; a data set prepared by TFDS; the original archive,
-  downloaded. After the latter two the cache is written. All give the same arrays in the same order.
+  `digits` and `gaussian_centers` require no files. The image sets are loaded from the first available
+  source: the cache (about a second), a data set prepared by TFDS, or the original archive, which is
+  downloaded. The last two sources also write the cache. All sources give the same arrays in the same
+  order.
 
   Args:
-    name: One of `DATASETS`.
-    data_dir: TFDS's data directory, with the cache in it. By default TFDS's own:
-      $TFDS_DATA_DIR or ~/tensorflow_datasets.
-    validation_fraction: In [0, 1), the share of the train split that becomes `validation`.
-    train_examples: How many of the others to train on, see `make_dataset`; None: all.
-    download: Whether the network may be used.
+    name: One of `DATASETS`: "digits", "gaussian_centers", "cifar10", "cifar100" or "svhn_cropped".
+    data_dir: The data directory of TFDS, which also contains the cache. By default $TFDS_DATA_DIR, or
+      ~/tensorflow_datasets if that is not set.
+    validation_fraction: The fraction of the train split that becomes `validation`, in [0, 1). The same
+      fraction always gives the same examples.
+    train_examples: The number of the remaining training examples to keep, a random subset that is always
+      the same. By default all are kept.
+    download: Whether a missing data set may be downloaded.
+
+  Returns:
+    A `Dataset` with the splits, the number of classes and the channel statistics.
 
   Raises:
-    DataError: The data are missing, damaged or unreadable.
-    MissingExtraError: A package that reads the data is not installed.
-    ValueError: `name`, `validation_fraction` or `train_examples` is not a valid value.
+    DataError: If the data is missing, damaged or unreadable.
+    MissingExtraError: If a package that reads the data is not installed.
+    ValueError: If `name`, `validation_fraction` or `train_examples` is invalid.
+
+  Example:
+    >>> from cscjax.data import load_dataset
+    >>> data = load_dataset("gaussian_centers", validation_fraction=0.1)
+    >>> len(data.train), len(data.validation), len(data.test)
+    (9000, 1000, 2000)
   """
   checks.one_of("name", name, DATASETS)
   checks.in_range("validation_fraction", validation_fraction, 0.0, 1.0)
@@ -91,13 +103,21 @@ def load_dataset(
 
 
 def dataset_shape(name: str) -> tuple[tuple[int, ...], int]:
-  """The shape of one example and the number of classes, without loading anything.
+  """Returns the shape of one example and the number of classes without loading the data.
 
   Args:
     name: One of `DATASETS`.
 
+  Returns:
+    A pair: the shape, (H, W, C) or (L, C), and the number of classes.
+
   Raises:
-    ValueError: `name` is not one of them.
+    ValueError: If `name` is not one of `DATASETS`.
+
+  Example:
+    >>> from cscjax.data import dataset_shape
+    >>> dataset_shape("cifar10")
+    ((32, 32, 3), 10)
   """
   checks.one_of("name", name, DATASETS)
   if name in IMAGE_SETS:
@@ -106,13 +126,25 @@ def dataset_shape(name: str) -> tuple[tuple[int, ...], int]:
 
 
 def find_data_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  """Returns the directory that `data_dir` means; None means TFDS's default, whether it exists or not.
+  """Returns the data directory as a path, with `~` expanded.
 
   Args:
-    data_dir: As given by the user. `~` stands for the home directory.
+    data_dir: An existing directory, or None for the default of TFDS: $TFDS_DATA_DIR, or
+      ~/tensorflow_datasets if that is not set.
+
+  Returns:
+    The path. The default is returned whether it exists or not.
 
   Raises:
-    DataError: `data_dir` is not a directory, or begins with the home directory of a user that has none.
+    DataError: If `data_dir` is not an existing directory, or if `~` cannot be expanded because the user
+      has no home directory.
+
+  Example:
+    >>> import pathlib
+    >>> from cscjax.data import find_data_dir
+    >>> pathlib.Path("data").mkdir()
+    >>> find_data_dir("data").as_posix()
+    'data'
   """
   path = _expanded(data_dir)
   if data_dir is not None and not path.is_dir():
@@ -121,11 +153,12 @@ def find_data_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
 
 
 def _expanded(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+  """Returns `data_dir` or the default of TFDS with `~` expanded."""
   given = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets") if data_dir is None else data_dir
   try:
     return pathlib.Path(given).expanduser()
   except RuntimeError as error:
-    raise DataError(f"data_dir: {given} has no home directory ({error})") from error
+    raise DataError(f"data_dir: cannot expand {given}, no home directory ({error})") from error
 
 
 def fill_cache(
@@ -134,23 +167,33 @@ def fill_cache(
   data_dir: str | os.PathLike[str] | None = None,
   splits: tuple[Split, Split] | None = None,
 ) -> tuple[Split, Split]:
-  """Caches a data set of natural images ahead of its use, for example for a machine without network.
+  """Writes the cache of an image data set ahead of its use, for example for a machine that is offline.
 
-  `load_dataset` then needs nothing but `cache_folder(data_dir, name)`, which may be copied.
+  Afterwards `load_dataset` requires only the folder `cache_folder(data_dir, name)`, which can be copied
+  to another machine.
 
   Args:
-    name: One of `IMAGE_SETS`.
-    data_dir: As in `load_dataset`. Made if it does not exist and `splits` are given.
-    splits: (train, test) to cache in place of what may be there. By default they come from where
-      `load_dataset` finds them, and a cache that is there and whole stays.
+    name: One of `IMAGE_SETS`: "cifar10", "cifar100" or "svhn_cropped".
+    data_dir: The data directory of TFDS, in which the cache is written. By default $TFDS_DATA_DIR, or
+      ~/tensorflow_datasets if that is not set. If `splits` are given, a missing directory is created.
+    splits: The pair (train, test) to cache, replacing an existing cache. By default the splits are
+      loaded from the sources of `load_dataset`, and an intact cache is kept.
 
   Returns:
-    (train, test) as they are in the cache, in an order that does not depend on where they came from.
+    The pair (train, test) as cached, in an order that does not depend on the source.
 
   Raises:
-    DataError: The data are missing, damaged or unreadable, or the cache cannot be written.
-    MissingExtraError: A package that reads the data is not installed.
-    ValueError: `name` is not one of `IMAGE_SETS`.
+    DataError: If the data is missing, damaged or unreadable, or if the cache cannot be written.
+    MissingExtraError: If a package that reads the data is not installed.
+    ValueError: If `name` is not one of `IMAGE_SETS`.
+
+  Example:
+    >>> import numpy as np
+    >>> from cscjax.data import Split, fill_cache, load_dataset
+    >>> split = Split(np.zeros((5, 32, 32, 3), np.uint8), np.arange(5, dtype=np.int32))
+    >>> _ = fill_cache("cifar10", data_dir="data", splits=(split, split))
+    >>> len(load_dataset("cifar10", data_dir="data", download=False).train)
+    5
   """
   checks.one_of("name", name, IMAGE_SETS)
   if splits is None:
@@ -163,11 +206,11 @@ def fill_cache(
 def _load_images(
   name: str, data_dir: pathlib.Path, download: bool, require_cache: bool = False
 ) -> tuple[Split, Split]:
-  """Returns (train, test) of a data set of `IMAGE_SETS` from its cache, or finds it and caches it.
+  """Returns (train, test) of one of `IMAGE_SETS` from its cache, or from another source and caches it.
 
   Raises:
-    DataError: The data are missing, damaged or unreadable; or `require_cache` and the cache cannot
-      be written (otherwise a warning).
+    DataError: If the data is missing, damaged or unreadable, or if the cache cannot be written and
+      `require_cache` is set. Without `require_cache`, a failed write is logged as a warning.
   """
   damage = None
   try:
@@ -185,16 +228,16 @@ def _load_images(
     except DataError as error:
       raise DataError(_missing(name, data_dir, damage, str(error))) from error
   else:
-    raise DataError(_missing(name, data_dir, damage, "downloading is off"))
+    raise DataError(_missing(name, data_dir, damage, "downloads are disabled"))
   if damage is not None:
-    _log.warning("%s; it is made anew", damage)
+    _log.warning("%s; writing it again", damage)
   return _write(name, data_dir, *found, required=require_cache)
 
 
 def _write(
   name: str, data_dir: pathlib.Path, train: Split, test: Split, required: bool
 ) -> tuple[Split, Split]:
-  """Writes the cache and returns what it holds; if it cannot be written, DataError or a warning."""
+  """Writes the cache and returns its content; a failure is logged, or raised if `required`."""
   train, test = _in_canonical_order(train), _in_canonical_order(test)
   try:
     write_cache(data_dir, name, train, test)
@@ -202,15 +245,15 @@ def _write(
     problem = f"{cache_folder(data_dir, name)}: cannot write the cache ({one_line(error)})"
     if required:
       raise DataError(problem) from error
-    _log.warning("%s; going on without it", problem)
+    _log.warning("%s; continuing without it", problem)
   return train, test
 
 
 def _in_canonical_order(split: Split) -> Split:
-  """Returns `split` ordered by a hash of each example.
+  """Returns `split` sorted by a hash of each example.
 
-  TFDS, the original archives and other sources hold the same examples in different orders. In this
-  order a seed gives the same batches, and a validation fraction the same examples, on every machine.
+  TFDS, the original archives and other sources contain the same examples in different orders. With this
+  order, a seed gives the same batches and a validation fraction the same examples for every source.
   """
   rows = split.images.reshape(len(split), -1)
   digests = [
@@ -222,9 +265,11 @@ def _in_canonical_order(split: Split) -> Split:
 
 
 def _missing(name: str, data_dir: pathlib.Path, damage: str | None, reason: str) -> str:
-  """What to say, in one line, where a data set cannot be had."""
-  found = damage or f"data_dir: {data_dir} has neither a cache of {name} nor {name} prepared by TFDS"
+  """Returns the message for a data set that cannot be loaded, in one line."""
+  found = (
+    damage or f"data_dir: {data_dir} contains neither a cache of {name} nor {name} prepared by TFDS"
+  )
   return (
-    f"{found}; {reason}; load it once where there is a network and copy {cache_folder(data_dir, name)}, "
-    "or name a directory where TFDS has prepared it"
+    f"{found}; {reason}; load it on a machine with a network and copy "
+    f"{cache_folder(data_dir, name)}, or pass a data directory in which TFDS has prepared it"
   )

@@ -1,7 +1,8 @@
-"""Pictures: functions that return a matplotlib Figure.
+"""Plots of dictionaries, codes, networks and training runs, each returned as a matplotlib Figure.
 
-Matplotlib is imported where it is needed, and never its pyplot: no global state, no display. A notebook
-shows a Figure that ends a cell; `figure.savefig(path)` writes it.
+The functions require the extra `plots`. They import matplotlib when they are called and never use
+pyplot, so they need no display and change no global state. A notebook shows a Figure that is the last
+value of a cell; `figure.savefig(path)` writes it to a file.
 """
 
 from cscjax.plots._atoms import atoms

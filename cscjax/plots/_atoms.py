@@ -1,4 +1,4 @@
-"""The atoms of a dictionary."""
+"""Plots of the atoms of a dictionary."""
 
 import math
 from typing import TYPE_CHECKING, Any, Literal
@@ -7,7 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.plots._images import SIGNED, broken, largest_magnitude, new_figure, show
+from cscjax.plots._images import SIGNED, largest_magnitude, new_figure, nonfinite_note, show
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -20,22 +20,35 @@ def atoms(
   columns: int | None = None,
   title: str = "",
 ) -> "Figure":
-  """All atoms as tiles in reading order; those of one-dimensional signals as lines.
+  """Plots all atoms of a dictionary: image atoms as tiles, one-dimensional atoms as lines.
 
-  Atoms of one channel are white at 0, red above and blue below; those of three are colours around
-  mid-grey. An atom smaller than the array it is stored in, zeros around it as `learn_dictionary` leaves
-  them, is a smaller tile.
+  The tiles are in reading order. Atoms with one channel are white at zero, red for positive and blue for
+  negative values. Atoms with three channels are colours around mid-grey. Rows and columns of zeros at
+  the border of an atom, which `learn_dictionary` leaves around small atoms, are cut off.
 
   Args:
-    filters: [kh, kw, C, m] with C = 1 or 3, or [k, C, m] with any C, a line a channel: the `filters` of
-      a ConvDictionary.
-    scale: Of the colours or the lines: "each" atom fills the range, or one "shared" by all, with its
-      scale beside it.
-    columns: Of the tiling, >= 1; about square if None.
-    title: Above the picture, before the number of taps that are not finite where there are any.
+    filters: The `filters` of a `ConvDictionary`: [kh, kw, C, m] with C = 1 or 3, or [k, C, m] with any
+      C, which draws one line per channel.
+    scale: "each" scales every atom to the full range. "shared" uses one scale for all atoms, shown by a
+      colour bar (one channel) or by the y axes (lines).
+    columns: The number of columns of the tiling, >= 1. By default the tiling is about square.
+    title: The title of the figure. The number of values that are not finite is added, if there are any.
+
+  Returns:
+    A matplotlib `Figure`.
 
   Raises:
-    ValueError: If `filters` has another shape or an argument is out of range.
+    ValueError: If `filters` has another shape or if an argument is out of range.
+    MissingExtraError: If matplotlib is not installed.
+
+  Example:
+    >>> import numpy as np
+    >>> from cscjax import plots
+    >>> filters = np.random.default_rng(0).normal(size=(5, 5, 1, 8))
+    >>> figure = plots.atoms(filters, title="8 atoms")
+    >>> figure.savefig("atoms.png")
+    >>> figure.get_suptitle()
+    '8 atoms'
   """
   checks.real_array("filters", filters)
   values = np.asarray(filters, np.float64)
@@ -48,26 +61,26 @@ def atoms(
   columns = min(columns, count)
   rows = math.ceil(count / columns)
   figure = new_figure(min(10, 2 + 0.5 * columns), min(12, 1 + 0.5 * rows))
-  unfit, values = broken(values), np.moveaxis(values, -1, 0)
+  note, values = nonfinite_note(values), np.moveaxis(values, -1, 0)
   if images:
     panel, shared = figure.subplots(), scale == "shared"
     drawn = draw_tiles(panel, values, columns, largest_magnitude(values) if shared else None)
     if shared and values.shape[-1] == 1:
-      figure.colorbar(drawn, ax=panel, label="value of a tap", shrink=0.8)
+      figure.colorbar(drawn, ax=panel, label="filter value", shrink=0.8)
   else:
     _lines(figure, values, scale, rows, columns)
-  figure.suptitle((title + unfit).removeprefix(", "))
+  figure.suptitle((title + note).removeprefix(", "))
   return figure
 
 
 def draw_tiles(panel: Any, atoms: np.ndarray, columns: int, limit: float | None = None) -> Any:
-  """Atoms [m, kh, kw, 1 or 3] as tiles; returns what matplotlib made of them.
+  """Draws atoms as tiles and returns matplotlib's image object.
 
   Args:
-    panel: To draw on.
-    atoms: In reading order.
-    columns: Of the tiling.
-    limit: Magnitude at the end of the colours; None: each atom's own.
+    panel: The axes to draw on.
+    atoms: The atoms in reading order, [m, kh, kw, 1 or 3].
+    columns: The number of columns of the tiling.
+    limit: The magnitude at the ends of the colour scale. By default each atom has its own.
   """
   tiles = [_trimmed(atom) / (largest_magnitude(atom) if limit is None else limit) for atom in atoms]
   picture = _mosaic(tiles, math.ceil(len(tiles) / columns), columns)
@@ -75,12 +88,12 @@ def draw_tiles(panel: Any, atoms: np.ndarray, columns: int, limit: float | None 
   if picture.shape[-1] == 3:
     return show(panel, np.where(np.isnan(picture), 1, 0.5 + 0.5 * picture), "")
   limit = 1 if limit is None else limit
-  panel.patch.set_facecolor("0.6")  # shows where the picture is NaN; the colours of taps hold no grey
+  panel.patch.set_facecolor("0.6")  # the colour of NaN; grey is not part of the colour map
   return show(panel, picture[..., 0] * limit, "", cmap=SIGNED, vmin=-limit, vmax=limit)
 
 
-def _trimmed(atom):
-  """NaN outside the smallest box that holds all taps but zeros."""
+def _trimmed(atom: np.ndarray) -> np.ndarray:
+  """Replaces values outside the bounding box of the nonzeros by NaN."""
   used = np.any(atom != 0, axis=-1)
   inside = np.ones_like(used)
   for axis in range(2):
@@ -92,7 +105,7 @@ def _trimmed(atom):
 
 
 def _mosaic(tiles: list[np.ndarray], rows: int, columns: int) -> np.ndarray:
-  """Tiles [h, w, C] in one array [rows (h + 1) + 1, columns (w + 1) + 1, C], NaN between them."""
+  """Arranges tiles [h, w, C] in one array [rows (h + 1) + 1, columns (w + 1) + 1, C] with NaN gaps."""
   height, width, channels = tiles[0].shape
   picture = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), np.nan)
   for index, tile in enumerate(tiles):
@@ -102,11 +115,12 @@ def _mosaic(tiles: list[np.ndarray], rows: int, columns: int) -> np.ndarray:
   return picture
 
 
-def _lines(figure, atoms, scale, rows, columns):
+def _lines(figure: "Figure", atoms: np.ndarray, scale: str, rows: int, columns: int) -> None:
+  """Draws one-dimensional atoms [m, k, C], one panel per atom."""
   panels = figure.subplots(rows, columns, sharex=True, sharey=scale == "shared", squeeze=False)
   for panel in panels.flat:
     panel.set_axis_off()
-  for panel, atom in zip(panels.flat, atoms, strict=False):  # the last row may have panels to spare
+  for panel, atom in zip(panels.flat, atoms, strict=False):  # the last row can have unused panels
     panel.set_axis_on()
     panel.axhline(0, color="lightgrey", linewidth=0.8)
     panel.plot(atom)

@@ -1,32 +1,53 @@
-"""A code and its reconstruction."""
+"""Plots of a code and of its reconstruction."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.plots._images import SIGNED, as_image, broken, largest_magnitude, new_figure, show
+from cscjax.plots._images import (
+  SIGNED,
+  as_image,
+  largest_magnitude,
+  new_figure,
+  nonfinite_note,
+  show,
+)
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 
 def code(code: ArrayLike, *, channels: int = 5, title: str = "") -> "Figure":
-  """Where a code is active, and its most used channels.
+  """Plots where the code of an image is active, and its channels with the most nonzeros.
 
-  The first panel is the activity, sum |code| over the channels. The others are the channels with most
-  non-zeros, each a point (red above 0, blue below) that is large enough to be seen alone.
+  The first panel shows the activity, the sum of |code| over the channels. Each further panel shows one
+  channel; every nonzero is a point (red for positive, blue for negative values) that is large enough to
+  be visible.
 
   Args:
-    code: Of one image, [H, W, m]; of a code in parts, one of them.
-    channels: How many, >= 1; no more than m are drawn.
-    title: Above the panels, before the fraction of coefficients that are not 0, and the number of those
-      that are not finite where there are any.
+    code: The code of one image, of shape [H, W, m]. Of a pair (a, z), pass one part.
+    channels: The number of channels to draw, >= 1. At most m are drawn.
+    title: The title of the figure. The fraction of nonzeros is added, and the number of coefficients
+      that are not finite, if there are any.
+
+  Returns:
+    A matplotlib `Figure`.
 
   Raises:
-    ValueError: If `code` has another rank, or `channels` is out of range.
+    ValueError: If `code` has another number of axes or if `channels` is out of range.
+    MissingExtraError: If matplotlib is not installed.
+
+  Example:
+    >>> import numpy as np
+    >>> from cscjax import plots
+    >>> code = np.zeros((8, 8, 3))
+    >>> code[2, 5, 1] = 1.0
+    >>> figure = plots.code(code, channels=2)
+    >>> figure.get_suptitle()
+    '0.52% of 192 coefficients are nonzero'
   """
   checks.real_array("code", code)
   values = np.asarray(code, np.float64)
@@ -45,19 +66,21 @@ def code(code: ArrayLike, *, channels: int = 5, title: str = "") -> "Figure":
   figure.colorbar(drawn, ax=panels[0], shrink=0.8)
   for panel, channel in zip(panels[1:], most_used, strict=False):
     drawn = _points(panel, values[..., channel])
-    panel.set_title(f"channel {channel}: {used[channel]:,} non-zeros", fontsize="medium")
+    panel.set_title(f"channel {channel}: {used[channel]:,} nonzeros", fontsize="medium")
     figure.colorbar(drawn, ax=panel, shrink=0.8)
-  density = f"{used.sum() / values.size:.2%} of {values.size:,} coefficients are not 0{broken(values)}"
+  density = (
+    f"{used.sum() / values.size:.2%} of {values.size:,} coefficients are nonzero{nonfinite_note(values)}"
+  )
   figure.suptitle(f"{title}: {density}" if title else density)
   return figure
 
 
-def _points(panel, channel):
-  """The non-zeros of [H, W]; as pixels of a picture most would fall between those of the screen."""
+def _points(panel: Any, channel: np.ndarray) -> Any:
+  """Draws the nonzeros of a channel [H, W] as points; single pixels could vanish on the screen."""
   height, width = channel.shape
   row, column = np.nonzero(channel)
   limit = largest_magnitude(channel)
-  pixel = 165 / max(height, width)  # in typographic points, of a panel of this size
+  pixel = 165 / max(height, width)  # size of a pixel in points, for a panel of this size
   drawn = panel.scatter(
     column,
     row,
@@ -65,7 +88,7 @@ def _points(panel, channel):
     s=max(pixel, 2) ** 2,
     marker="s",
     linewidths=0,
-    cmap="coolwarm",  # not white near 0
+    cmap="coolwarm",  # visible on white also near zero
     vmin=-limit,
     vmax=limit,
   )
@@ -81,21 +104,35 @@ def reconstruction(
   peak: float = 1.0,
   title: str = "",
 ) -> "Figure":
-  """An image, its reconstruction, and the difference of the two around white (or mid-grey).
+  """Plots an image, its reconstruction and their difference, with the PSNR.
 
-  The title of a picture has its PSNR against the image, 10 log10(peak^2 / mean squared difference):
-  "inf dB" where they are equal, "nan dB" where a pixel of either is NaN. Such pixels stay empty.
+  The title of a panel gives its PSNR with respect to the image, 10 log10(peak^2 / mean squared error).
+  It is "inf dB" for equal images and "nan dB" if a pixel is NaN; such pixels stay empty. The difference
+  is white at zero (mid-grey for colour images).
 
   Args:
-    image: The true one, [H, W, 1] or [H, W, 3], values in 0..peak; what lies outside is clipped in
-      the picture, not in the PSNR.
-    reconstruction: Likewise.
-    observed: What the solver saw, noisy or with missing pixels, drawn beside the image.
-    peak: Largest value of a pixel, > 0.
-    title: Above the panels.
+    image: The true image, of shape [H, W, 1] or [H, W, 3] with values in 0..peak. Other values are
+      clipped in the plot but not in the PSNR.
+    reconstruction: The reconstruction, of the same shape.
+    observed: The input of the solver, for example a noisy image, which is drawn after the image. By
+      default it is not drawn.
+    peak: The largest possible value of a pixel, > 0.
+    title: The title of the figure.
+
+  Returns:
+    A matplotlib `Figure`.
 
   Raises:
-    ValueError: If one is no image, shapes differ, or `peak` is not positive.
+    ValueError: If an argument is not an image, if the shapes differ or if `peak` is not positive.
+    MissingExtraError: If matplotlib is not installed.
+
+  Example:
+    >>> import numpy as np
+    >>> from cscjax import plots
+    >>> image = np.full((8, 8, 1), 0.5)
+    >>> figure = plots.reconstruction(image, image + 0.1)
+    >>> [panel.get_title() for panel in figure.axes[:3]]
+    ['image', 'reconstruction: 20.0 dB', 'difference']
   """
   peak = checks.in_range("peak", peak, 0, low_open=True)
   pictures = {"image": as_image("image", image)}
@@ -121,7 +158,8 @@ def reconstruction(
   return figure
 
 
-def _psnr(picture, truth, peak):
+def _psnr(picture: np.ndarray, truth: np.ndarray, peak: float) -> float:
+  """Peak signal-to-noise ratio in dB."""
   error = np.mean(np.square((picture - truth) / peak))
-  with np.errstate(divide="ignore"):  # equal pictures: infinite
+  with np.errstate(divide="ignore"):  # equal images have an infinite PSNR
     return -10 * np.log10(error)

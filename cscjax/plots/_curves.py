@@ -1,4 +1,4 @@
-"""Curves: what a run learned, how solvers converged."""
+"""Plots of curves: training metrics, convergence of solvers, means with deviations."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,18 +14,33 @@ if TYPE_CHECKING:
 
 
 def learning_curves(rows: Sequence[dict[str, Any]], *, title: str = "") -> "Figure":
-  """Loss and accuracy against the epoch, a line for each split.
+  """Plots loss and accuracy against the epoch, one line per split.
 
   Args:
-    rows: Of metrics.jsonl: epoch, split, loss, accuracy (0..1).
-    title: Above both panels.
+    rows: The rows of a run's metrics.jsonl, each with the keys epoch, split, loss and accuracy (in
+      0..1). A value None is left out.
+    title: The title of the figure.
+
+  Returns:
+    A matplotlib `Figure`.
 
   Raises:
-    ValueError: If a row lacks one of these.
+    ValueError: If a row lacks one of the keys.
+    MissingExtraError: If matplotlib is not installed.
+
+  Example:
+    >>> from cscjax import plots
+    >>> rows = [
+    ...   {"epoch": 1, "split": "train", "loss": 2.0, "accuracy": 0.3},
+    ...   {"epoch": 2, "split": "train", "loss": 1.5, "accuracy": 0.5},
+    ... ]
+    >>> figure = plots.learning_curves(rows)
+    >>> [panel.get_ylabel() for panel in figure.axes]
+    ['cross-entropy loss', 'accuracy (%)']
   """
   for row in rows:
     if not {"epoch", "split", "loss", "accuracy"} <= set(row):
-      checks.fail("rows", row, "epoch, split, loss and accuracy in each")
+      checks.fail("rows", row, "the keys epoch, split, loss and accuracy in each row")
   figure = new_figure(9, 3.6)
   panels = figure.subplots(1, 2)
   for panel, quantity, scale in zip(panels, ("loss", "accuracy"), (1, 100), strict=True):
@@ -50,20 +65,36 @@ def learning_curves(rows: Sequence[dict[str, Any]], *, title: str = "") -> "Figu
 def convergence_curves(
   objectives: Mapping[str, ArrayLike], *, optimum: float | None = None, title: str = ""
 ) -> "Figure":
-  """Objectives of several solvers against the iteration, on a logarithmic scale.
+  """Plots the objectives of several solvers against the iteration, on a logarithmic scale.
 
   Args:
-    objectives: For each solver's name its trace [iterations + 1], as `SolverResult.objective` of one
-      signal; the first value is the one before the first iteration.
-    optimum: Objective f* > 0 of the solution. With it the relative gap (f - f*) / f* is drawn, where
-      it is above 0: in float32 nothing below about 1e-6 means anything.
-    title: Above the panel.
+    objectives: The trace of each solver, keyed by its name: a vector [iterations + 1], such as
+      `SolverResult.objective` of one signal. The first value is that before the first iteration.
+    optimum: The objective f* > 0 of the solution. If given, the relative gap (f - f*) / f* is drawn
+      where it is positive. In float32, gaps below about 1e-6 are rounding errors. By default f is drawn.
+    title: The title of the plot.
+
+  Returns:
+    A matplotlib `Figure`.
 
   Raises:
-    ValueError: If there is no trace, one is no vector of finite values, or `optimum` is not positive.
+    ValueError: If there is no trace, if a trace is not a vector of finite values or if `optimum` is not
+      positive.
+    MissingExtraError: If matplotlib is not installed.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> from cscjax import plots
+    >>> D, x = cscjax.MatrixDictionary(jnp.array([[1.0, 0.5], [0.0, 1.0]])), jnp.ones(2)
+    >>> solvers = {"ISTA": cscjax.ista, "FISTA": cscjax.fista}
+    >>> traces = {name: f(D, x, 0.1, iterations=9).objective for name, f in solvers.items()}
+    >>> figure = plots.convergence_curves(traces)
+    >>> [line.get_label() for line in figure.axes[0].get_lines()]
+    ['ISTA', 'FISTA']
   """
   if not objectives:
-    checks.fail("objectives", objectives, "one trace at least")
+    checks.fail("objectives", objectives, "at least one trace")
   if optimum is not None:
     optimum = checks.in_range("optimum", float(optimum), 0, low_open=True)
   figure = new_figure(6, 4)
@@ -92,25 +123,39 @@ def bands(
   ylabel: str,
   title: str = "",
 ) -> "Figure":
-  """Means of several runs as lines, each in a band of one standard deviation; panels side by side.
+  """Plots mean curves with bands of one standard deviation, in panels side by side.
 
   Args:
-    x: [points], common to all.
-    panels: For each panel's title its curves: for each name the mean [points] and the standard
-      deviation [points], >= 0. A name has the same colour and dashes in every panel.
-    xlabel: Below each panel.
-    ylabel: At the first panel.
-    title: Above all.
+    x: The common x values, of shape [points].
+    panels: The curves of each panel, keyed by the panel's title. The curves of a panel are keyed by
+      their name and are pairs (mean, standard deviation), each of shape [points]; deviations are
+      nonnegative. A name has the same colour and line style in every panel.
+    xlabel: The label of each x axis.
+    ylabel: The label of the first y axis.
+    title: The title of the figure.
+
+  Returns:
+    A matplotlib `Figure`.
 
   Raises:
-    ValueError: If there is no curve, or one does not fit `x`, or a value is not finite.
+    ValueError: If there is no curve, if a curve does not match `x` or if a value is not finite.
+    MissingExtraError: If matplotlib is not installed.
+
+  Example:
+    >>> import numpy as np
+    >>> from cscjax import plots
+    >>> mean, deviation = np.array([3.0, 2.0, 1.0]), np.array([0.5, 0.3, 0.1])
+    >>> panels = {"train": {"ML-CSC": (mean, deviation)}, "test": {"ML-CSC": (mean + 1, deviation)}}
+    >>> figure = plots.bands([1, 2, 3], panels, xlabel="epoch", ylabel="failed dimensions")
+    >>> [panel.get_title() for panel in figure.axes]
+    ['train', 'test']
   """
   x = np.asarray(x, np.float64)
   if not np.all(np.isfinite(x)):
     checks.fail("x", x, "finite values")
   names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
   if not names:
-    checks.fail("panels", panels, "one curve at least")
+    checks.fail("panels", panels, "at least one curve")
   figure = new_figure(1 + 4.5 * len(panels), 4)
   axes = figure.subplots(1, len(panels), squeeze=False)[0]
   for panel, (heading, curves) in zip(axes, panels.items(), strict=True):
@@ -118,7 +163,7 @@ def bands(
       values = np.asarray(curve, np.float64)
       if values.shape != (2, *x.shape) or not np.all(np.isfinite(values)) or np.any(values[1] < 0):
         checks.fail(
-          f"panels[{heading!r}][{name!r}]", values.shape, f"finite mean and deviation {x.shape}"
+          f"panels[{heading!r}][{name!r}]", values.shape, f"finite mean and deviation of shape {x.shape}"
         )
       mean, deviation = values
       index = names.index(name)

@@ -1,4 +1,4 @@
-"""What the pictures share: arrays as images, signed values around a neutral colour."""
+"""Helpers shared by the plots: figures, arrays as images, and colours for signed values."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +11,18 @@ from cscjax.extras import needs
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
-SIGNED = "RdBu_r"  # white at 0, red above, blue below
+SIGNED = "RdBu_r"  # white at zero, red for positive and blue for negative values
 
 
 def new_figure(width: float, height: float) -> "Figure":
-  """An empty figure, in inches, whose panels share the place without overlapping."""
+  """Returns an empty figure of a size in inches, whose layout keeps panels from overlapping."""
   with needs("plots", "plots need matplotlib"):
     from matplotlib.figure import Figure
   return Figure(figsize=(width, height), layout="constrained")
 
 
 def as_image(name: str, x: ArrayLike) -> np.ndarray:
-  """[H, W, 1] -> [H, W] and [H, W, 3] as it is, in NumPy; ValueError for anything else."""
+  """Returns an image [H, W, 1] as [H, W], and an image [H, W, 3] unchanged, as a NumPy array."""
   checks.real_array(name, x)
   image = np.asarray(x, np.float64)
   if image.ndim != 3 or image.shape[-1] not in (1, 3) or not image.size:
@@ -31,24 +31,24 @@ def as_image(name: str, x: ArrayLike) -> np.ndarray:
 
 
 def largest_magnitude(values: np.ndarray) -> float:
-  """max |values| of the finite ones, 1 if that is 0: what a signed picture is scaled by."""
+  """Largest magnitude of the finite values, or 1 if it is zero, to scale signed colours."""
   return float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values))) or 1.0
 
 
-def broken(values: np.ndarray) -> str:
-  """The end of a title that says how many values are not finite; empty if all are."""
+def nonfinite_note(values: np.ndarray) -> str:
+  """Suffix for a title that counts the values that are not finite; empty if all are finite."""
   count = np.count_nonzero(~np.isfinite(values))
   return f", {count:,} not finite" if count else ""
 
 
 def show(panel: Any, image: np.ndarray, title: str, **options: Any) -> Any:
-  """An image [H, W] or [H, W, 3] without ticks; returns what matplotlib made of it.
+  """Draws an image [H, W] or [H, W, 3] without ticks and returns matplotlib's image object.
 
-  Pixels that are NaN stay empty: matplotlib sees to that in [H, W] alone.
+  NaN pixels stay empty. Matplotlib does this only for [H, W], so a colour image gets an alpha channel.
   """
-  seen = ~np.isnan(image)
-  if image.ndim == 3 and not seen.all():
-    alpha = seen.all(axis=-1, keepdims=True)
+  valid = ~np.isnan(image)
+  if image.ndim == 3 and not valid.all():
+    alpha = valid.all(axis=-1, keepdims=True)
     image = np.concatenate([np.where(alpha, image, 0), alpha], axis=-1)
   drawn = panel.imshow(image, interpolation="nearest", **options)
   panel.set_title(title, fontsize="medium")

@@ -1,4 +1,4 @@
-"""Convolutions as matrices (Fig. S1)."""
+"""Plots of convolutional dictionaries as matrices (Fig. S1 of the paper)."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,24 +24,41 @@ def convolutional_matrices(
   padding: Padding = "VALID",
   title: str = "",
 ) -> "Figure":
-  """The convolutional matrix of some filters at several dilations, with its coherence (Fig. S1).
+  """Plots the convolutional matrix of filters at several dilations, with its coherence (Fig. S1).
 
-  A row is an atom of the dictionary D = F^T, a filter at one position; the title of a matrix has its
-  mu(D), `mutual_coherence(D, signal_shape)`.
+  Each row is one atom of the dictionary D = F^T, that is, a filter at one position. The title of a
+  matrix gives its mutual coherence mu(D), `mutual_coherence(D, signal_shape)`.
 
   Args:
-    filters: [kh, kw, C, m] or [k, C, m]. The example of Fig. S1 has the filter (1 2, 3 4) and images
-      of 3x3 or 4x4: mu = 0.47 at dilation 1, and 0 at 2.
-    signal_shape: Of one signal, small: (H, W, C) or (L, C).
-    dilations: One matrix each.
-    padding: As in ConvDictionary.
-    title: Above the matrices.
+    filters: The filters, [kh, kw, C, m] or [k, C, m].
+    signal_shape: The shape of one small signal, (H, W, C) or (L, C).
+    dilations: The dilations, one matrix each.
+    padding: "SAME", "CIRCULAR", "VALID" or the numbers of zeros ((low, high), ...) per spatial axis, as
+      in `ConvDictionary`.
+    title: The title of the figure.
+
+  Returns:
+    A matplotlib `Figure`.
 
   Raises:
-    ValueError: If the shape does not fit the filters at one of the dilations, or there is none.
+    ValueError: If the shape does not fit the filters at one of the dilations, or if there is no
+      dilation.
+    MissingExtraError: If matplotlib is not installed.
+
+  References:
+    Fig. S1 of the supplement of Zhang & Zhang, National Science Review 2020: the filter
+    [[1, 2], [3, 4]], with mu = 0.47 at dilation 1 and mu = 0 at dilation 2.
+
+  Example:
+    >>> import numpy as np
+    >>> from cscjax import plots
+    >>> filters = np.array([[1.0, 2.0], [3.0, 4.0]])[:, :, None, None]
+    >>> figure = plots.convolutional_matrices(filters, (4, 4, 1))
+    >>> [panel.get_title() for panel in figure.axes[:2]]
+    ['dilation 1: µ = 0.47', 'dilation 2: µ = 0.00']
   """
   if not dilations:
-    checks.fail("dilations", dilations, "one at least")
+    checks.fail("dilations", dilations, "at least one dilation")
   figure = new_figure(4 * len(dilations) + 0.8, 4)
   panels = figure.subplots(1, len(dilations), squeeze=False)[0]
   limit = largest_magnitude(np.asarray(filters))
@@ -53,6 +70,6 @@ def convolutional_matrices(
     show(panel, matrix, name, cmap=SIGNED, vmin=-limit, vmax=limit)
     panel.set_xlabel(f"{matrix.shape[1]} values of the signal")
     panel.set_ylabel(f"{matrix.shape[0]} atoms")
-  figure.colorbar(panels[0].images[0], ax=list(panels), label="value of a tap", shrink=0.8)
+  figure.colorbar(panels[0].images[0], ax=list(panels), label="filter value", shrink=0.8)
   figure.suptitle(title)
   return figure

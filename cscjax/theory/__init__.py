@@ -1,4 +1,15 @@
-"""The theory as functions: of any dictionary, code or trained network."""
+"""The theory as functions of any dictionary, code or trained network.
+
+- Uniqueness: `uniqueness_bound` and `is_unique` (Lemma 1).
+- Sparsity: `support_size`, and its local forms `stripe_sparsity`, `patch_sparsity` and `patch_norm`.
+- Reconstruction: `failed_dimensions` (Definition 1, Theorem 1) and `ill_conditioned_example`.
+- The spectrum of an MSD-CSC dictionary: `msd_csc_spectrum` (Lemma 2).
+- Stability under noise: `thresholding_recovery`, `bp_recovery` and `layered_stability`.
+- All of these for every layer, as a table: `certify`.
+
+Lemmas, Definition 1 and Theorem 1 are numbered as in Zhang & Zhang, National Science Review 2020. The
+stability bounds, which that paper cites, are Theorems 10 and 12 of Papyan, Romano & Elad, JMLR 2017.
+"""
 
 from cscjax.theory._certify import Certificate, CertificateRow, FailedCondition, Pursuable, certify
 from cscjax.theory._lemmas import is_unique, msd_csc_spectrum, uniqueness_bound

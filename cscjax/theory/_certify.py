@@ -1,4 +1,4 @@
-"""What the theory guarantees of a pursuit or a trained network, layer by layer, as a table."""
+"""Certificates: what the theory guarantees for a layered pursuit or a trained network, as a table."""
 
 import dataclasses
 import math
@@ -30,22 +30,34 @@ _stability = jax.jit(layered_stability, static_argnames="solver")
 
 @runtime_checkable
 class Pursuable(Protocol):
-  """A network whose forward pass is a pursuit, with its parameters in it (Flax: `model.bind(...)`)."""
+  """A network whose forward pass is a pursuit, with its parameters bound (Flax: `model.bind(...)`)."""
 
   def pursuit_layers(self, x: jax.Array) -> Sequence[CodedLayer]:
-    """The layers for a batch x, from the first on."""
+    """Returns the layers that the network computes for a batch of signals.
+
+    Args:
+      x: The signals, batch axis first.
+
+    Returns:
+      One `CodedLayer` (dictionary, signal, code) per layer, in order.
+    """
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class FailedCondition:
-  """A condition that does not hold for a layer; over a batch, for the signal that is furthest off.
+  """A condition of a theorem that fails for a layer; in a batch, for the signal that misses it by most.
 
   Attributes:
-    statement: Which statement needs it: "uniqueness", "thresholding" or "bp".
+    statement: The statement that requires the condition: "uniqueness", "thresholding" or "bp".
     text: The condition, such as "3 noise <= beta".
-    left: Value of its left side.
-    right: Value of its right side.
+    left: The value of the left side.
+    right: The value of the right side.
+
+  Example:
+    >>> import cscjax
+    >>> print(cscjax.theory.FailedCondition("bp", "3 noise <= beta", left=0.9, right=0.5))
+    bp needs 3 noise <= beta: 0.9 vs 0.5
   """
 
   statement: str
@@ -54,24 +66,34 @@ class FailedCondition:
   right: float
 
   def __str__(self) -> str:
-    return f"{self.statement} needs {self.text}: {self.left:.3g} against {self.right:.3g}"
+    return f"{self.statement} needs {self.text}: {self.left:.3g} vs {self.right:.3g}"
 
 
 @dataclasses.dataclass(frozen=True)
 class CertificateRow:
-  """One layer; over a batch, the worst of its signals.
+  """The certificate of one layer; each field holds the worst value over the batch.
 
   Attributes:
-    layer: Number of the layer, from 1.
-    coherence: mu(D) for this size of signal.
-    sparsity: Nonzeros in the densest stripe.
-    uniqueness_bound: (1 + 1/mu) / 2, which the sparsity has to stay below.
-    unique: Whether it does, and the code uses no atom that is zero.
-    misfit: ||signal - D code||^P_{2,inf}.
-    thresholding_error: eps_i of layered thresholding, see `layered_stability`; inf where a condition
-      fails here or in a layer below.
-    bp_error: Likewise of layered BP.
-    conditions: The conditions that fail, with both sides.
+    layer: The number of the layer, starting at 1.
+    coherence: The mutual coherence mu(D) for the size of the layer's signal.
+    sparsity: The number of nonzeros in the densest stripe of the code.
+    uniqueness_bound: (1 + 1 / mu) / 2, the bound of Lemma 1.
+    unique: Whether the sparsity is below that bound and the code uses no zero atom.
+    misfit: ||signal - D code||^P_{2,inf}, the part of the signal that the code does not explain.
+    thresholding_error: Upper bound on the error of this layer's code in layered thresholding; inf if a
+      condition fails in this layer or a previous one. The error is measured in the norm ||.||^P_{2,inf}
+      over the next layer's patches, and in the norm ||.||_2 for the last layer.
+    bp_error: The same upper bound for layered BP.
+    conditions: The conditions that fail, with the values of both sides.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> D = cscjax.MatrixDictionary(jnp.eye(3))
+    >>> code = jnp.array([0.0, 2.0, 0.0])
+    >>> (row,) = cscjax.certify([D], D.synthesis(code), noise=0.1, codes=[code]).rows
+    >>> row.unique, round(row.thresholding_error, 3), row.failed
+    (True, 0.2, ())
   """
 
   layer: int
@@ -86,7 +108,7 @@ class CertificateRow:
 
   @property
   def failed(self) -> tuple[str, ...]:
-    """Which statements do not hold: "uniqueness", "thresholding", "bp"."""
+    """The statements that do not hold, out of "uniqueness", "thresholding" and "bp"."""
     bounds = {"thresholding": self.thresholding_error, "bp": self.bp_error}
     unbounded = (name for name, error in bounds.items() if not math.isfinite(error))
     return (() if self.unique else ("uniqueness",)) + tuple(unbounded)
@@ -94,11 +116,20 @@ class CertificateRow:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Certificate:
-  """What `certify` found; printed, a table, and below it the conditions that fail.
+  """The result of `certify`. Its printed form is a table, followed by the conditions that fail.
 
   Attributes:
-    noise: eps_0.
-    rows: One for each layer.
+    noise: eps_0, the bound on the noise of the signals.
+    rows: One row per layer.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> D = cscjax.MatrixDictionary(jnp.eye(3))
+    >>> code = jnp.array([0.0, 2.0, 0.0])
+    >>> certificate = cscjax.certify([D], D.synthesis(code), noise=0.1, codes=[code])
+    >>> [row.unique for row in certificate.rows]
+    [True]
   """
 
   noise: float
@@ -128,37 +159,52 @@ def certify(
   codes: Sequence[Code] | None = None,
   solver: str = "thresholding",
 ) -> Certificate:
-  """Coherence, local sparsity, uniqueness and stability of every layer (Lemma 1; Papyan et al. 2017).
+  """Certifies the uniqueness and the stability of the code of every layer.
 
-  The bounds are about codes that are known, such as those a signal was made of: x = D_1 code_1,
-  code_1 = D_2 code_2, ... Read them as: from x + E with ||E||^P_{2,inf} <= noise layered thresholding or
-  BP over the atoms, scaled to unit norm, finds these codes up to the errors of the table. What x has
-  beside D_1 code_1 counts as noise.
+  For each layer, the certificate states the mutual coherence, the stripe sparsity, whether the code is
+  unique (Lemma 1) and how far noise can move the codes of layered thresholding (Theorem 10 of Papyan et
+  al. 2017) and layered BP (Theorem 12).
 
-  That is why codes which a pursuit made from x are never certified at the pursuit's own betas: what a
-  penalty beta leaves of the signal has an inner product of beta with each atom in use, so that it is
-  noise of beta at least, and BP needs a beta of three times the noise. Without `codes` expect to read
-  which conditions fail, and by how much. Bounds are sufficient conditions in the worst case, and of a
-  trained network usually none holds: its atoms are coherent and its codes dense.
+  The bounds concern known codes, such as those that a signal was synthesized from: x = D_1 code_1,
+  code_1 = D_2 code_2, ... From x + E with ||E||^P_{2,inf} <= noise, layered thresholding or BP over the
+  atoms, scaled to unit norm, finds these codes up to the errors in the table. The difference between x
+  and D_1 code_1 counts as noise.
+
+  With unit atoms, nonzero codes that BP computes from x are therefore never certified for BP at the same
+  betas: the residual of a Lasso solution has an inner product of magnitude beta with each atom in use,
+  so it counts as noise of at least beta, whereas BP requires beta >= 3 noise. Without `codes`, the
+  certificate mainly shows which conditions fail, and by how much.
+
+  All conditions are sufficient, and they cover the worst case. For a trained network usually none holds,
+  because its atoms are coherent and its codes are dense.
 
   Args:
-    dictionaries: D_1 ... D_k, or a network.
-    x: Signals, batch axes first, one at least.
-    noise: eps_0 >= 0.
-    betas: Threshold or penalty of each layer, one number for each, for which the bounds are; without
-      them they are for those that the theorems choose. Layered BP has none to choose where there is no
-      noise, as it needs beta > 0.
-    codes: The code of each layer. Where they are missing, `betas` make them; a network brings its own.
-    solver: By which codes are made: "thresholding" (`layered_thresholding`, signed, steps 1) or "bp"
-      (`layered_bp`).
+    dictionaries: The dictionaries D_1, ..., D_k, or a network with a method `pursuit_layers`.
+    x: At least one signal, batch axes first.
+    noise: eps_0 >= 0, the bound on ||E||^P_{2,inf}.
+    betas: For each layer the threshold or penalty that the bounds are for, one number per layer. By
+      default the values that the theorems choose. Without noise there is none for layered BP, which
+      requires beta > 0.
+    codes: The code of each layer. If missing, the codes are computed with `betas` and `solver`. Must be
+      None for a network, which computes its own codes.
+    solver: The solver that computes missing codes: "thresholding" (`layered_thresholding` with signed
+      codes and steps 1) or "bp" (`layered_bp`).
 
   Returns:
     A `Certificate`, which prints as a table.
 
   Raises:
-    ValueError: If neither codes nor betas are there, a network gets codes, or an argument does not fit.
+    ValueError: If both `codes` and `betas` are missing, if a network is given `codes`, or if an argument
+      has the wrong shape or is out of range.
+
+  References:
+    Zhang & Zhang, National Science Review 2020 (Lemma 1).
+    Papyan, Romano & Elad, Convolutional neural networks analyzed via convolutional sparse coding, JMLR
+    2017 (Theorems 10 and 12).
 
   Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
     >>> D = cscjax.MatrixDictionary(jnp.eye(3))
     >>> code = jnp.array([0.0, 2.0, 0.0])
     >>> print(cscjax.certify([D], D.synthesis(code), noise=0.1, codes=[code]))
@@ -179,6 +225,7 @@ def certify(
 
 
 def _row(layer: int, thresholding: LayerStability, bp: LayerStability) -> CertificateRow:
+  """Summarizes the stability of one layer over the batch by its worst values."""
   sparsity, coherence = _worst(thresholding.sparsity), thresholding.coherence
   bound = uniqueness_bound(coherence)
   sparse = bool(is_unique(sparsity, coherence))
@@ -191,7 +238,7 @@ def _row(layer: int, thresholding: LayerStability, bp: LayerStability) -> Certif
     for text, condition in conditions.items():
       if not np.all(condition.holds):
         left, right = np.broadcast_arrays(condition.left, condition.right)
-        with np.errstate(invalid="ignore"):  # inf - inf is NaN, the first to be found
+        with np.errstate(invalid="ignore"):  # inf - inf is NaN, which argmax takes as largest
           off = np.argmax(np.where(condition.holds, -np.inf, left - right))
         failed.append(FailedCondition(statement, text, float(left.flat[off]), float(right.flat[off])))
   return CertificateRow(
@@ -207,36 +254,47 @@ def _row(layer: int, thresholding: LayerStability, bp: LayerStability) -> Certif
   )
 
 
-def _layers(dictionaries, x, betas, codes, solver) -> Sequence[CodedLayer]:
+def _layers(
+  dictionaries: Sequence[Dictionary] | Pursuable,
+  x: ArrayLike,
+  betas: Sequence[ArrayLike] | None,
+  codes: Sequence[Code] | None,
+  solver: str,
+) -> Sequence[CodedLayer]:
+  """Returns the layers of a network, or those of the dictionaries with given or computed codes."""
   x = checks.real_array("x", x)
   if not x.size:
-    checks.fail("x", x.shape, "one signal at least")
+    checks.fail("x", x.shape, "at least one signal")
   if isinstance(dictionaries, Pursuable):
     if codes is not None:
-      checks.fail("codes", "codes", "none for a network, which brings its own")
+      checks.fail("codes", type(codes).__name__, "None for a network, which computes its own codes")
     return dictionaries.pursuit_layers(x)
   check_one_per_dictionary(dictionaries)
   for dictionary in dictionaries:
     check_dictionary(dictionary)
   if codes is None:
     if betas is None:
-      checks.fail("codes", None, "one for each dictionary, or betas to make them")
-    codes = _code(dictionaries, x, betas, solver)
+      checks.fail("codes", None, "one code per dictionary, or betas to compute them")
+    codes = _codes(dictionaries, x, betas, solver)
   check_one_per_dictionary(dictionaries, codes=codes)
   layers, signal = [], x
   for dictionary, code in zip(dictionaries, codes, strict=True):
-    jax.eval_shape(dictionary.residual, code, signal)  # raises where they do not fit
+    jax.eval_shape(dictionary.residual, code, signal)  # raises if the shapes do not match
     layers.append(CodedLayer(dictionary, signal, code))
     signal = join(code)
   return layers
 
 
-def _code(dictionaries, x, betas, solver) -> list[Any]:
+def _codes(
+  dictionaries: Sequence[Dictionary], x: ArrayLike, betas: Sequence[ArrayLike], solver: str
+) -> list[Any]:
+  """Computes the code of every layer with the chosen solver."""
   if solver == "bp":
     return layered_bp(dictionaries, x, betas).codes
   steps = [1.0] * len(dictionaries)
   return layered_thresholding(dictionaries, x, betas, steps=steps)
 
 
-def _worst(values) -> Any:
+def _worst(values: ArrayLike) -> Any:
+  """Largest value over the batch."""
   return np.max(np.asarray(values))

@@ -1,4 +1,4 @@
-"""What a code loses of its signal (Definition 1, Theorem 1)."""
+"""The dimensions of a signal that a code fails to reconstruct (Definition 1, Theorem 1)."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ from cscjax.ops import highest_precision
 
 
 class LassoProblem(NamedTuple):
-  """A Lasso problem min 1/2 ||x - D code||^2 + beta ||code||_1.
+  """The Lasso problem min_code 1/2 ||x - D code||^2 + beta ||code||_1.
 
   Attributes:
-    dictionary: D.
-    x: One signal.
+    dictionary: The dictionary D.
+    x: One signal, of shape [n].
     beta: The penalty.
   """
 
@@ -27,40 +27,69 @@ class LassoProblem(NamedTuple):
 
 @highest_precision
 def failed_dimensions(dictionary: Dictionary, code: Code, x: ArrayLike, beta: ArrayLike) -> jax.Array:
-  """Dimensions of the signal that are not reconstructed: |(D code)_j - x_j| > 2 beta (Definition 1).
+  """Finds the dimensions of a signal that a code does not reconstruct (Definition 1).
 
-  A dimension whose reconstruction is NaN is not reconstructed either.
+  Reconstruction fails in dimension j if |(D code)_j - x_j| > 2 beta, or if the reconstruction is NaN.
 
-  Theorem 1, that MSD-CSC has none, holds for a solution of the Lasso over D = [I, F^T] with signed
-  codes, and with beta for 2 beta: the identity's atoms are unit vectors e_j, for which the optimality
-  condition is |x_j - (D code)_j| = |e_j^T (x - D code)| <= beta. It does not hold
+  Theorem 1 states that no dimension fails in the MSD-CSC model. It holds for solutions of the Lasso over
+  D = [I, F^T] with signed codes, and even with beta in place of 2 beta: the atoms of the identity are
+  the unit vectors e_j, whose optimality condition is |x_j - (D code)_j| = |e_j^T (x - D code)| <= beta.
+  The theorem does not hold
 
-  - for non-negative codes, whose condition is x_j - (D code)_j <= beta only. Where F^T z has to be too
-    large in one dimension to be right in others, that dimension can fail;
-  - before the solver has converged: the code 0 of a signal fails wherever |x_j| > 2 beta;
-  - over a dictionary without the identity: see `ill_conditioned_example`.
+  - for nonnegative codes, because their optimality condition is only x_j - (D code)_j <= beta. Where
+    F^T z must be too large in one dimension to be right in others, that dimension can fail;
+  - before the solver has converged: for code = 0, every dimension with |x_j| > 2 beta fails;
+  - for a dictionary without the identity; see `ill_conditioned_example`.
 
   Args:
-    dictionary: D.
-    code: Codes, batch axes first.
-    x: Signals, batch axes first.
-    beta: The penalty, >= 0: a scalar, or what broadcasts against `x`.
+    dictionary: The dictionary D.
+    code: The codes, batch axes first.
+    x: The signals, batch axes first.
+    beta: The penalty, nonnegative: a scalar, or an array that broadcasts against `x`.
 
   Returns:
-    Booleans shaped like `x`; sum them over a signal's axes to count.
+    Booleans of the shape of `x`, True where the reconstruction fails. Sum over the axes of a signal to
+    count the failures.
 
   Raises:
-    ValueError: If shapes do not fit or beta is negative.
+    ValueError: If `beta` is negative or not finite, or if the shapes do not match.
+
+  References:
+    Definition 1 and Theorem 1 of Zhang & Zhang, National Science Review 2020.
+
+  Example:
+    >>> import cscjax
+    >>> D, x, beta = cscjax.theory.ill_conditioned_example()
+    >>> code = cscjax.fista(D, x, beta, iterations=100).code
+    >>> cscjax.failed_dimensions(D, code, x, beta).tolist()
+    [True, True]
   """
   beta = checks.real_array("beta", beta)
   checks.all_at_least("beta", beta, 0)
   x = as_signal(dictionary, x)
-  jax.eval_shape(dictionary.analysis, x)  # raises where the shapes do not fit
+  jax.eval_shape(dictionary.analysis, x)  # raises if the shapes do not match
   checks.broadcast_shape("beta", beta.shape, x.shape)
   return ~(jnp.abs(dictionary.residual(code, x)) <= 2 * beta)
 
 
 def ill_conditioned_example() -> LassoProblem:
-  """The paper's example of a penalty that loses everything: its code is 0, and both dimensions fail."""
+  """Returns the paper's example of a Lasso problem whose solution loses the whole signal.
+
+  The solution is code = 0, because |D^T x| <= beta for every atom, and reconstruction fails in both
+  dimensions of x.
+
+  Returns:
+    A `LassoProblem` with three atoms, D = [0.1 0.1 0.2; 0.1 0.2 0.1], x = (1, 1) and beta = 1/3.
+
+  References:
+    The example before Definition 1 of Zhang & Zhang, National Science Review 2020.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> D, x, beta = cscjax.theory.ill_conditioned_example()
+    >>> bool(jnp.all(jnp.abs(D.analysis(x)) <= beta))
+    True
+  """
   atoms = jnp.array([[0.1, 0.1, 0.2], [0.1, 0.2, 0.1]])
   return LassoProblem(MatrixDictionary(atoms), jnp.ones(2), 1 / 3)

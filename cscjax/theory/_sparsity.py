@@ -1,7 +1,8 @@
-"""Sparsity of a code, as a whole and in its densest neighbourhood (Papyan, Sulam & Elad 2017)."""
+"""Global and local sparsity of a code or a signal (Papyan, Sulam & Elad 2017)."""
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,26 +22,34 @@ from cscjax.theory._windows import patch_sums, stripe_sums
 
 
 def support_size(dictionary: Dictionary, code: Code) -> jax.Array:
-  """||code||_0, the number of nonzeros in all parts of a code.
+  """Counts the nonzeros of a code, ||code||_0, over all of its parts.
 
   Args:
-    dictionary: Whose code it is; it tells the axes of one code from those of the batch.
-    code: Codes, batch axes first.
+    dictionary: The dictionary of the code, which determines the batch axes.
+    code: The codes, batch axes first: an array, or the pair (a, z) of an `IdentityAugmented`.
 
   Returns:
-    [batch...], int32.
+    The counts, int32 of shape [batch...].
 
   Raises:
-    ValueError: If the code is none of this dictionary.
+    ValueError: If the shape of the code does not match the dictionary.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> D = cscjax.ConvDictionary(jnp.ones((3, 1, 2)))
+    >>> code = jnp.zeros((20, 2)).at[jnp.array([2, 9, 10]), 0].set(1.0)
+    >>> int(cscjax.theory.support_size(D, code))
+    3
   """
   check_dictionary(dictionary)
   code = _as_code(code)
-  jax.eval_shape(dictionary.synthesis, code)  # raises where they do not fit
+  jax.eval_shape(dictionary.synthesis, code)  # raises if the shapes do not match
   return nonzeros(dictionary, code)
 
 
 def nonzeros(dictionary: Dictionary, code: Code) -> jax.Array:
-  """`support_size` without its checks, also of codes whose own size makes no signal."""
+  """Counts nonzeros as `support_size` does, but accepts codes whose size alone determines no signal."""
   counts = [_sum(_nonzero(part), dictionary.signal_ndim) for part in jax.tree.leaves(code)]
   return functools.reduce(jnp.add, counts)
 
@@ -48,24 +57,40 @@ def nonzeros(dictionary: Dictionary, code: Code) -> jax.Array:
 def stripe_sparsity(
   dictionary: Dictionary, code: Code, signal_shape: Sequence[int] | None = None
 ) -> jax.Array:
-  """||code||^S_{0,inf}: the most nonzeros in a stripe, all coefficients whose atoms overlap one atom.
+  """Counts the nonzeros in the densest stripe of a code, ||code||^S_{0,inf}.
 
-  An atom is taken from its first tap to its last, so the stripes of a dilated dictionary are those of
-  its zero-filled filters. Around a circle they wrap; at other borders they end. Over `IdentityAugmented`
-  the stripe of an atom of F holds the z of the atoms that overlap it and the `a` on the sites that it
-  covers; that of a unit vector is part of one of these. The stripe of a dense dictionary is the whole
-  code.
+  The stripe of an atom holds the coefficients of all atoms that overlap it. An atom covers the sites
+  from its first tap to its last, so a dilated dictionary has the stripes of its zero-filled filters.
+  Stripes wrap around with circular padding and end at the border otherwise.
+
+  For `IdentityAugmented`, the stripe of an atom of F holds the coefficients z of the atoms of F that
+  overlap it and the coefficients a of the sites that it covers. Only these stripes are counted: the
+  stripe of an atom of the identity is contained in that of every atom of F that covers its site. A
+  `MatrixDictionary` has one stripe, the whole code.
 
   Args:
-    dictionary: One of this package's.
-    code: Codes, batch axes first.
-    signal_shape: Shape of one signal without batch; that of `synthesis` if None.
+    dictionary: A `MatrixDictionary`, `ConvDictionary` or `IdentityAugmented`.
+    code: The codes, batch axes first.
+    signal_shape: Shape of one signal without batch axes: (L, C) or (H, W, C). By default the shape of
+      `dictionary.synthesis(code)`, which can differ from that of the signal at strides above 1.
 
   Returns:
-    [batch...], int32.
+    The counts, int32 of shape [batch...].
 
   Raises:
-    ValueError: If the dictionary is another, or shapes do not fit.
+    ValueError: If the dictionary has another type or if the shapes do not match.
+
+  References:
+    Papyan, Sulam & Elad, Working locally thinking globally: theoretical guarantees for convolutional
+    sparse coding, IEEE Transactions on Signal Processing 2017.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> D = cscjax.ConvDictionary(jnp.ones((3, 1, 2)))
+    >>> code = jnp.zeros((20, 2)).at[jnp.array([2, 9, 10]), 0].set(1.0)
+    >>> int(cscjax.stripe_sparsity(D, code))  # positions 9 and 10 share a stripe, 2 does not
+    2
   """
   if isinstance(dictionary, MatrixDictionary):
     return support_size(dictionary, code)
@@ -79,30 +104,77 @@ def stripe_sparsity(
 
 
 def patch_sparsity(dictionary: Dictionary, signal: ArrayLike) -> jax.Array:
-  """||signal||^P_{0,inf}: the most nonzeros of a signal in a patch, the sites that an atom covers.
+  """Counts the nonzeros in the densest patch of a signal, ||signal||^P_{0,inf}.
 
-  For a code of layer i the dictionary is that of layer i + 1, whose signal it is. A dense dictionary has
-  one patch, the whole signal. Batch axes first; returns [batch...], int32. ValueError as
-  `stripe_sparsity`.
+  A patch holds the sites that one atom covers, from its first tap to its last. The signal of layer i + 1
+  is the code of layer i, so pass the dictionary of layer i + 1 to measure a code of layer i. A
+  `MatrixDictionary` has one patch, the whole signal.
+
+  Args:
+    dictionary: A `MatrixDictionary`, `ConvDictionary` or `IdentityAugmented`.
+    signal: The signals, batch axes first: [..., n], [..., L, C] or [..., H, W, C].
+
+  Returns:
+    The counts, int32 of shape [batch...].
+
+  Raises:
+    ValueError: If the dictionary has another type or if the shape of the signal does not match it.
+
+  References:
+    Papyan, Romano & Elad, Convolutional neural networks analyzed via convolutional sparse coding,
+    JMLR 2017.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> D = cscjax.ConvDictionary(jnp.ones((3, 1, 2)))
+    >>> signal = jnp.zeros((20, 1)).at[jnp.array([2, 9, 11])].set(1.0)
+    >>> int(cscjax.theory.patch_sparsity(D, signal))
+    2
   """
   return _patches(dictionary, _nonzero(checks.real_array("signal", signal)))
 
 
 def patch_norm(dictionary: Dictionary, signal: ArrayLike) -> jax.Array:
-  """||signal||^P_{2,inf}: the largest Euclidean norm of a patch of a signal, such as noise.
+  """Computes the largest Euclidean norm of a patch of a signal, ||signal||^P_{2,inf}.
 
-  Patches are those of `patch_sparsity`. Batch axes first; returns [batch...].
+  The stability bounds measure noise in this norm. A patch holds the sites that one atom covers, from its
+  first tap to its last; a `MatrixDictionary` has one patch, the whole signal.
+
+  Args:
+    dictionary: A `MatrixDictionary`, `ConvDictionary` or `IdentityAugmented`.
+    signal: The signals, batch axes first: [..., n], [..., L, C] or [..., H, W, C].
+
+  Returns:
+    The norms, of shape [batch...]. Signals are scaled before squaring, so very small and very large
+    values neither underflow nor overflow.
+
+  Raises:
+    ValueError: If the dictionary has another type or if the shape of the signal does not match it.
+
+  References:
+    Papyan, Romano & Elad, Convolutional neural networks analyzed via convolutional sparse coding,
+    JMLR 2017.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> D = cscjax.ConvDictionary(jnp.ones((3, 1, 2)))
+    >>> signal = jnp.zeros((20, 1)).at[jnp.array([2, 9, 11]), 0].set(jnp.array([1.0, 3.0, 4.0]))
+    >>> round(float(cscjax.theory.patch_norm(D, signal)), 3)
+    5.0
   """
   check_dictionary(dictionary)
   signal = checks.real_array("signal", signal).astype(float)
   axes = tuple(range(signal.ndim - dictionary.signal_ndim, signal.ndim))
   largest = jnp.max(jnp.abs(signal), axis=axes, keepdims=True, initial=0)
-  unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)  # squares neither 0 nor infinite
+  unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)  # avoids under- and overflow
   norms = jnp.sqrt(_patches(dictionary, jnp.square(signal / unit)))
   return norms * unit.reshape(norms.shape)
 
 
-def _patches(dictionary, values):
+def _patches(dictionary: Dictionary, values: jax.Array) -> jax.Array:
+  """Sums values over each patch of a signal and returns the largest sum."""
   check_dictionary(dictionary)
   check_signal_shape(dictionary, values.shape[-dictionary.signal_ndim :])
   if isinstance(dictionary, MatrixDictionary):
@@ -111,7 +183,8 @@ def _patches(dictionary, values):
   return _max(patch_sums(conv, jnp.sum(values, axis=-1)), conv.signal_ndim - 1)
 
 
-def _conv(dictionary) -> ConvDictionary:
+def _conv(dictionary: Dictionary) -> ConvDictionary:
+  """Returns the convolutional part of a dictionary."""
   if isinstance(dictionary, IdentityAugmented):
     return dictionary.conv
   if isinstance(dictionary, ConvDictionary):
@@ -120,18 +193,21 @@ def _conv(dictionary) -> ConvDictionary:
   checks.fail("dictionary", type(dictionary).__name__, expected)
 
 
-def _as_code(code):
+def _as_code(code: Any) -> Code:
+  """Returns the code with real arrays as leaves; raises ValueError for other leaves."""
   return jax.tree.map(lambda part: checks.real_array("code", part), code, is_leaf=lambda c: c is None)
 
 
-def _parts(dictionary, code):
-  """(F^T, a or None, z)."""
+def _parts(dictionary: Dictionary, code: Code) -> tuple[ConvDictionary, jax.Array | None, jax.Array]:
+  """Splits a dictionary and its code into F^T, a (None without an identity) and z."""
   kept, new = code if isinstance(dictionary, IdentityAugmented) else (None, code)
   return _conv(dictionary), kept, new
 
 
-def _signal_shape(dictionary, code, signal_shape):
-  """Checked against the code, too."""
+def _signal_shape(
+  dictionary: Dictionary, code: Code, signal_shape: Sequence[int] | None
+) -> tuple[int, ...]:
+  """Returns the given or default shape of one signal and checks that the code matches it."""
   check_dictionary(dictionary)
   if signal_shape is None:
     signal = jax.eval_shape(dictionary.synthesis, code)
@@ -142,13 +218,15 @@ def _signal_shape(dictionary, code, signal_shape):
   return shape
 
 
-def _nonzero(array):
+def _nonzero(array: jax.Array) -> jax.Array:
   return (array != 0).astype(jnp.int32)
 
 
-def _sum(array, ndim):
+def _sum(array: jax.Array, ndim: int) -> jax.Array:
+  """Sums over the last `ndim` axes."""
   return jnp.sum(array, axis=tuple(range(array.ndim - ndim, array.ndim)))
 
 
-def _max(array, ndim):
+def _max(array: jax.Array, ndim: int) -> jax.Array:
+  """Maximum over the last `ndim` axes."""
   return jnp.max(array, axis=tuple(range(array.ndim - ndim, array.ndim)))

@@ -1,4 +1,4 @@
-"""Sums over patches of a signal and stripes of a code, the neighbourhoods of the local theory."""
+"""Sums over the patches of a signal and the stripes of a code, which the local theory is based on."""
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,14 @@ from cscjax.dictionaries import ConvDictionary
 
 
 def patch_sums(conv: ConvDictionary, sites: jax.Array) -> jax.Array:
-  """Sums over the sites that each atom covers from its first tap to its last.
+  """Sums a signal over each atom's patch, the sites from the atom's first tap to its last.
 
   Args:
-    conv: Whose atoms.
-    sites: [..., H, W] or [..., L] on the signal's grid.
+    conv: The dictionary of the atoms.
+    sites: One value per site of the signal: [..., H, W] or [..., L].
 
   Returns:
-    [..., H', W'] on the code's grid.
+    One sum per position of the code: [..., H', W'] or [..., L'].
   """
   for i, axis in enumerate(conv.axes):
     at = i - len(conv.filters.shape[:-2])
@@ -26,21 +26,24 @@ def patch_sums(conv: ConvDictionary, sites: jax.Array) -> jax.Array:
 
 
 def stripe_sums(conv: ConvDictionary, positions: jax.Array, spatial: tuple[int, ...]) -> jax.Array:
-  """Sums over the positions of all atoms whose extent overlaps that of the atom at each position.
+  """Sums a code over each atom's stripe, the positions of all atoms that overlap the atom.
+
+  An atom covers the sites from its first tap to its last.
 
   Args:
-    conv: Whose atoms.
-    positions: [..., H', W'] or [..., L'] on the code's grid.
-    spatial: (H, W) or (L,) of the signal.
+    conv: The dictionary of the atoms.
+    positions: One value per position of the code: [..., H', W'] or [..., L'].
+    spatial: The spatial shape of the signal, (H, W) or (L,).
 
   Returns:
-    Of the shape of `positions`.
+    One sum per position, of the shape of `positions`.
   """
   circular = conv.padding == "CIRCULAR"
   for i, axis in enumerate(conv.axes):
     at, reach = i - len(conv.filters.shape[:-2]), axis.extent - 1
-    # On the signal's grid atoms overlap where their first taps are less than an extent apart, also
-    # around a circle that the stride does not divide.
+    # Two atoms overlap if their first taps are less than one extent apart on the signal's grid. Zeros
+    # between the positions bring the code to that grid. With circular padding the zeros at the end
+    # complete the circle, which the stride need not divide.
     size = (positions.shape[at] - 1) * axis.stride + 1
     pads = [(0, 0, 0)] * positions.ndim
     pads[at] = (0, spatial[i] - size if circular else 0, axis.stride - 1)
@@ -49,9 +52,12 @@ def stripe_sums(conv: ConvDictionary, positions: jax.Array, spatial: tuple[int, 
   return positions
 
 
-def _window_sums(values, axis, window, stride, pads, circular):
+def _window_sums(
+  values: jax.Array, axis: int, window: int, stride: int, pads: tuple[int, int], circular: bool
+) -> jax.Array:
+  """Sums over strided windows along one axis, after zero or circular padding."""
   size = values.shape[axis]
-  if circular and window >= size:  # every window is the whole circle, each site once
+  if circular and window >= size:  # a window holds the whole circle and must count each site once
     whole = jnp.sum(values, axis=axis, keepdims=True)
     return jnp.repeat(whole, -(-size // stride), axis=axis)
   widths = [(0, 0)] * values.ndim

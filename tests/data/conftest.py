@@ -1,4 +1,4 @@
-"""A tiny data set as TFDS prepares it, and where the real one is."""
+"""Fixtures: a tiny data set prepared by TFDS, and the folder of the real CIFAR-10."""
 
 import io
 import pathlib
@@ -22,7 +22,7 @@ def png(image):
 
 @pytest.fixture(scope="session")
 def tiny():
-  """The images and labels of the tiny data set: {"train": Split, "test": Split}."""
+  """The splits of the tiny data set, {"train": Split, "test": Split}."""
   rng = np.random.default_rng(7)
   return {
     key: Split(
@@ -61,7 +61,7 @@ def prepared(_prepared_once, tmp_path):
 
 @pytest.fixture
 def prepared_tfrecord(prepared):
-  """The same with tfrecord files, TFDS's default format, framed here by hand."""
+  """The same data in tfrecord files, the default format of TFDS, written without TensorFlow."""
   from array_record.python.array_record_module import ArrayRecordReader
 
   folder = prepared / "cifar10" / "3.0.2"
@@ -78,14 +78,14 @@ def prepared_tfrecord(prepared):
 
 @pytest.fixture(scope="session")
 def real_data():
-  """The folder with the real CIFAR-10, beside the repository."""
+  """The folder of the real CIFAR-10, next to the repository."""
   folder = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
   if not (folder / "cifar10").is_dir():
-    pytest.skip("the real CIFAR-10 is not beside the repository")
+    pytest.skip("the real CIFAR-10 is not available")
   return folder
 
 
 def rows(split):
-  """A split as a sorted list of (image, label): the same for every order of its examples."""
+  """Returns the pairs (image, label) of a split, sorted, to compare splits in any order."""
   pairs = zip(split.images, split.labels, strict=True)
   return sorted((image.tobytes(), int(label)) for image, label in pairs)

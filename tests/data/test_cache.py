@@ -67,7 +67,7 @@ def flip(name, position):
 
 
 def swap_in(name, array, allow_pickle=False):
-  """Replaces an array and its checksum: only the look at its content can tell."""
+  """Replaces an array and its checksum, so that only a check of the content detects it."""
 
   def damage(folder):
     import hashlib
@@ -82,7 +82,7 @@ def swap_in(name, array, allow_pickle=False):
 
 class Boom:
   def __reduce__(self):
-    return (pytest.fail, ("a pickle was read",))
+    return (pytest.fail, ("a pickle was loaded",))
 
 
 DAMAGES = {
@@ -123,16 +123,16 @@ def test_damage_is_named_and_never_used(cached, damage, bad_file):
   assert "\n" not in str(error.value)
   with pytest.raises(DataError, match=bad_file) as error:
     load_dataset("cifar10", data_dir=cached, download=False)
-  assert "load it once where there is a network" in str(error.value)
+  assert "load it on a machine with a network" in str(error.value)
 
 
-def test_a_pickle_would_have_been_noticed():
+def test_loading_the_pickle_would_fail():
   with pytest.raises(pytest.fail.Exception):
     pickle.loads(pickle.dumps(Boom()))
 
 
 @pytest.mark.parametrize("what", ["label", "shape"])
-def test_what_cannot_be_the_data_set_is_refused(tmp_path, tiny, what):
+def test_arrays_that_do_not_fit_the_data_set_are_rejected(tmp_path, tiny, what):
   labels, images = tiny["test"].labels.copy(), tiny["test"].images
   if what == "label":
     labels[3] = 10
@@ -181,8 +181,8 @@ write_cache(__import__("pathlib").Path(sys.argv[1]), "cifar10", split, split)
 """
 
 
-@pytest.mark.parametrize("count", [1, 5])  # in the first array, in meta.json
-def test_a_crash_while_writing_leaves_nothing_that_looks_whole(tmp_path, tiny, count):
+@pytest.mark.parametrize("count", [1, 5])  # in the first array, and in meta.json
+def test_a_crash_while_writing_leaves_no_cache(tmp_path, tiny, count):
   command = [sys.executable, "-c", CRASH, str(tmp_path), str(count)]
   assert subprocess.run(command, check=False).returncode == 9
   assert read_cache(tmp_path, "cifar10") is None
@@ -197,13 +197,13 @@ def test_a_crash_while_writing_leaves_nothing_that_looks_whole(tmp_path, tiny, c
 
 
 @pytest.mark.parametrize("count", [1, 5])
-def test_a_crash_does_not_touch_the_cache_that_was_there(cached, tiny, count):
+def test_a_crash_does_not_change_an_existing_cache(cached, tiny, count):
   command = [sys.executable, "-c", CRASH, str(cached), str(count)]
   assert subprocess.run(command, check=False).returncode == 9
   assert_same(read_cache(cached, "cifar10"), tiny)
 
 
-def test_writers_at_once_leave_one_whole_cache(tmp_path, tiny):
+def test_concurrent_writers_leave_one_valid_cache(tmp_path, tiny):
   errors = []
 
   def write():

@@ -33,7 +33,7 @@ def run(body, *arguments):
     ("print(1)", ["one", "two"], "error: unexpected argument: one two\n"),
   ],
 )
-def test_errors_of_the_user_are_one_line(body, arguments, error):
+def test_usage_errors_are_one_line(body, arguments, error):
   done = run(body, *arguments)
   assert (done.returncode, done.stdout, done.stderr) == (2, "", error)
 
@@ -54,11 +54,11 @@ def test_bugs_keep_their_traceback():
   assert done.stderr.endswith("ValueError: bug\n")
 
 
-def test_result_of_main_is_the_exit_code():
+def test_the_result_of_main_is_the_exit_code():
   done = run("return flags.FLAGS.number", "--number=3")
   assert (done.returncode, done.stderr) == (3, "")
   assert run("print(1)").returncode == 0
 
 
-def test_verbosity_brings_the_log_messages_back():
+def test_verbosity_shows_the_log_messages():
   assert "noise" in run("return 0", "--verbosity=0").stderr

@@ -8,12 +8,12 @@ from cscjax.data._dataset import make_dataset
 def make(count, shape=(4, 5, 3), seed=0, dtype=np.uint8):
   rng = np.random.default_rng(seed)
   images = rng.integers(0, 256, (count, *shape)).astype(dtype)
-  images.reshape(count, -1)[:, 0] = np.arange(count) % 256  # tells the examples apart
+  images.reshape(count, -1)[:, 0] = np.arange(count) % 256  # identifies the examples
   return Split(images, rng.integers(0, 3, count).astype(np.int32))
 
 
 @pytest.mark.parametrize("count", [7, 512, 1300])
-def test_statistics_of_images_are_those_of_float64(count):
+def test_statistics_of_images_match_float64(count):
   train = make(count)
   data = make_dataset("d", 3, train, make(5, seed=1))
   scaled = train.images.astype(np.float64) / 255
@@ -39,14 +39,14 @@ def test_statistics_of_signals_are_unscaled():
   np.testing.assert_allclose(data.std, train.images.astype(np.float64).std((0, 1)), rtol=1e-6)
 
 
-def test_fewer_training_examples_are_a_fixed_part_without_the_validation_split():
+def test_train_examples_is_a_fixed_subset_without_the_validation_split():
   train, test = make(200), make(20, seed=1)
   whole = make_dataset("d", 3, train, test, 0.1)
   parts = [make_dataset("d", 3, train, test, 0.1, count) for count in (30, 30, 90)]
   ids = [set(part.train.images[:, 0, 0, 0].tolist()) for part in parts]
   assert [len(part) for part in ids] == [30, 30, 90]
   assert ids[0] == ids[1] < ids[2] < set(whole.train.images[:, 0, 0, 0].tolist())
-  assert max(ids[0]) > 100  # not the first ones
+  assert max(ids[0]) > 100  # not simply the first ones
   labels = dict(zip(train.images[:, 0, 0, 0], train.labels, strict=True))
   assert [labels[i] for i in parts[0].train.images[:, 0, 0, 0]] == parts[0].train.labels.tolist()
   for part in parts:
@@ -71,7 +71,7 @@ def test_a_constant_channel_has_std_one(value):
   assert 0.2 < data.std[0] < 0.4
 
 
-def test_validation_is_a_fixed_part_of_train():
+def test_validation_is_a_fixed_subset_of_train():
   train, test = make(200), make(20, seed=1)
   one = make_dataset("d", 3, train, test, 0.1)
   two = make_dataset("d", 3, train, test, 0.1)
@@ -95,7 +95,7 @@ def test_bad_validation_fraction(fraction):
 
 @pytest.mark.parametrize("label", [-1, 3])
 @pytest.mark.parametrize("key", ["train", "test"])
-def test_a_label_out_of_range_is_refused(key, label):
+def test_a_label_out_of_range_is_rejected(key, label):
   splits = {"train": make(50), "test": make(5)}
   splits[key].labels[2] = label
   with pytest.raises(DataError, match=rf"d {key}.*labels in 0\.\.2, got"):
@@ -113,7 +113,7 @@ def test_a_label_out_of_range_is_refused(key, label):
   ],
   ids=["float64", "no channels", "fewer labels", "int64 labels", "empty"],
 )
-def test_a_misshapen_split_is_refused(bad):
+def test_a_split_of_wrong_shape_or_type_is_rejected(bad):
   with pytest.raises(DataError, match="d test: expected"):
     make_dataset("d", 3, make(9), bad)
 
@@ -127,7 +127,7 @@ def test_digits():
   images = np.concatenate([data.train.images, data.test.images])
   labels = np.concatenate([data.train.labels, data.test.labels])
   assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
-  # The 17 grey levels come back from the 256, and each digit is there once with its label.
+  # The 17 grey levels can be recovered, and every digit occurs once, with its label.
   raw = load_digits()
   back = np.rint(images[..., 0] / 255 * 16).astype(int).reshape(len(images), -1)
   found, expected = (
@@ -136,8 +136,8 @@ def test_digits():
   )
   assert found == expected
   assert (images.min(), images.max()) == (0, 255)
-  share = np.bincount(data.test.labels) / np.bincount(labels)
-  assert np.all(np.abs(share - 0.2) < 0.01)
+  fraction = np.bincount(data.test.labels) / np.bincount(labels)
+  assert np.all(np.abs(fraction - 0.2) < 0.01)
 
 
 def test_digits_do_not_depend_on_global_seeds():

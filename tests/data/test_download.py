@@ -33,7 +33,7 @@ def write_tar(path, files):
 
 
 def cifar_row(labels, image):
-  """One record, written out by the loops of the format's description: planes, rows, columns."""
+  """Encodes one record with the loops of the format's description: channels, rows, columns."""
   pixels = [image[y, x, c] for c in range(3) for y in range(32) for x in range(32)]
   return bytes(labels) + bytes(pixels)
 
@@ -65,7 +65,7 @@ def test_cifar100_takes_the_fine_label(tmp_path, tiny):
   np.testing.assert_array_equal(train.images[0], image)
 
 
-def test_svhn_labels_ten_are_zeros(tmp_path, tiny):
+def test_svhn_label_ten_is_digit_zero(tmp_path, tiny):
   archives = []
   for key, split in tiny.items():
     labels = np.where(split.labels == 0, 10, split.labels).astype(np.uint8)[:, None]
@@ -79,19 +79,19 @@ def test_svhn_labels_ten_are_zeros(tmp_path, tiny):
   np.testing.assert_array_equal(test.images, tiny["test"].images)
 
 
-def test_without_tqdm_there_is_no_bar_but_the_data(tmp_path, tiny, monkeypatch):
-  monkeypatch.setitem(sys.modules, "tqdm", None)  # as if it were not installed
+def test_works_without_tqdm(tmp_path, tiny, monkeypatch):
+  monkeypatch.setitem(sys.modules, "tqdm", None)  # simulates a missing package
   test_cifar100_takes_the_fine_label(tmp_path, tiny)
 
 
-def test_an_unexpected_file_is_refused(tmp_path):
+def test_an_unexpected_file_is_rejected(tmp_path):
   (tmp_path / "c.tar.gz").write_bytes(b"<html>Moved</html>")
-  with pytest.raises(DataError, match=r"c\.tar\.gz sent is not the expected file"):
+  with pytest.raises(DataError, match=r"c\.tar\.gz did not send the expected file"):
     download("cifar10", (Archive((tmp_path / "c.tar.gz").as_uri(), "0" * 64),))
 
 
 @pytest.mark.parametrize("content", [{}, {"cifar-10-batches-bin/data_batch_1.bin": b"12"}])
-def test_an_archive_with_other_content_is_refused(tmp_path, content):
+def test_an_archive_with_other_content_is_rejected(tmp_path, content):
   with pytest.raises(DataError, match="cifar10: cannot parse"):
     download("cifar10", (write_tar(tmp_path / "c.tar.gz", content),))
 
@@ -106,7 +106,7 @@ def gzipped(content):
 
 
 def tar_of(**members):
-  """An uncompressed tar of members in the folder of CIFAR-10: bytes, or a type of member."""
+  """An uncompressed tar with members in CIFAR-10's folder, given as bytes or as a member type."""
   buffer = io.BytesIO()
   with tarfile.open(fileobj=buffer, mode="w") as tar:
     for name, content in members.items():
@@ -125,24 +125,24 @@ def _cifar(**changes):
 
 OTHER_CONTENT = {
   "empty": b"",
-  "cut": gzipped(_cifar())[:-200],
-  "cut in its middle": gzipped(np.random.default_rng(0).bytes(100_000) + _cifar())[:50_000],
+  "truncated": gzipped(_cifar())[:-200],
+  "truncated in the middle": gzipped(np.random.default_rng(0).bytes(100_000) + _cifar())[:50_000],
   "damaged": gzipped(_cifar())[:40] + b"damaged" + gzipped(_cifar())[47:],
-  "a page": b"<html>Moved</html>",
+  "an HTML page": b"<html>Moved</html>",
   "gzip of another file": gzipped(b"a text"),
   "a zip": b"PK\x03\x04" + bytes(100),
-  "a matrix": b"MATLAB 5.0 MAT-file" + bytes(200),
-  "a tar of nothing": tar_of(),
-  "a folder for a batch": _cifar(data_batch_3=tarfile.DIRTYPE),
-  "a batch that is cut": _cifar(data_batch_5=bytes(3000)),
-  "batches that are empty": _cifar(**{f"data_batch_{i}": b"" for i in range(1, 6)}),
-  "labels that are none": _cifar(test_batch=b"\xff" * 3073),
+  "a MATLAB file": b"MATLAB 5.0 MAT-file" + bytes(200),
+  "an empty tar": tar_of(),
+  "a folder instead of a batch": _cifar(data_batch_3=tarfile.DIRTYPE),
+  "a truncated batch": _cifar(data_batch_5=bytes(3000)),
+  "empty batches": _cifar(**{f"data_batch_{i}": b"" for i in range(1, 6)}),
+  "labels out of range": _cifar(test_batch=b"\xff" * 3073),
 }
 
 
 @pytest.mark.parametrize("name", ["cifar10", "svhn_cropped"])
 @pytest.mark.parametrize("what", OTHER_CONTENT)
-def test_a_file_of_another_format_with_the_right_hash_is_refused(tmp_path, name, what):
+def test_a_file_of_another_format_with_the_right_hash_is_rejected(tmp_path, name, what):
   (tmp_path / "c").write_bytes(OTHER_CONTENT[what])
   archive = archive_of(tmp_path / "c")
   with pytest.raises(DataError, match=f"^{name}") as error:
@@ -152,7 +152,7 @@ def test_a_file_of_another_format_with_the_right_hash_is_refused(tmp_path, name,
 
 @contextlib.contextmanager
 def server(*answers):
-  """A server on this machine that gives its answers, one a connection, and then closes: its address.
+  """Runs a local server that gives one answer per connection and then closes; yields its URL.
 
   An answer is bytes, or a function that takes the connection.
   """
@@ -182,7 +182,7 @@ def moved(place):
 
 
 def drip(head):
-  """Sends a byte each twentieth of a second, for at most ten."""
+  """An answer that sends one byte every 0.05 seconds, for at most 10 seconds."""
 
   def answer(connection):
     connection.sendall(head)
@@ -199,13 +199,13 @@ BAD_SERVERS = {
   "500": ("500", [b"HTTP/1.1 500 Internal Server Error\r\n\r\n"]),
   "no HTTP": ("", [b"hello"]),
   "nothing": ("", [b""]),
-  "cut": ("13 of 100 bytes", [ok("Content-Length: 100")]),
-  "cut in a chunk": ("", [ok("Transfer-Encoding: chunked", body=b"ff\r\nabc")]),
-  "redirected to no address": ("", [moved("http://[::1/c")]),
-  "redirected to no port": ("", [moved("http://127.0.0.1:many/c")]),
+  "closed early": ("13 of 100 bytes", [ok("Content-Length: 100")]),
+  "closed within a chunk": ("", [ok("Transfer-Encoding: chunked", body=b"ff\r\nabc")]),
+  "redirected to an invalid address": ("", [moved("http://[::1/c")]),
+  "redirected to an invalid port": ("", [moved("http://127.0.0.1:many/c")]),
   "redirected to a port above 65535": ("", [moved("http://127.0.0.1:99999/c")]),
-  "redirected to no host": ("", [moved("http://a..b/c")]),
-  "redirected to no text": ("", [moved("http://127.0.0.1:\xe9\xff/")]),
+  "redirected to an invalid host": ("", [moved("http://a..b/c")]),
+  "redirected to undecodable bytes": ("", [moved("http://127.0.0.1:\xe9\xff/")]),
   "redirected to a file": ("file:", [moved("file:///etc/hostname")]),
   "redirected nowhere": ("", [b"HTTP/1.1 302 Found\r\n\r\n"]),
   "redirected in a circle": ("", [moved("/c.tar.gz")] * 20),
@@ -214,14 +214,14 @@ BAD_SERVERS = {
     "timed out",
     [lambda connection: (connection.sendall(ok("Content-Length: 100")), time.sleep(1))],
   ),
-  "a byte now and then": ("slower than 1 kB a second", [drip(ok("Content-Length: 100000"))]),
-  "a header now and then": ("slower than 1 kB a second", [drip(b"HTTP/1.1 200 OK\r\nA: ")]),
+  "a slow body": ("slower than 1 kB/s", [drip(ok("Content-Length: 100000"))]),
+  "slow headers": ("slower than 1 kB/s", [drip(b"HTTP/1.1 200 OK\r\nA: ")]),
   "too much": ("more than 1048576 bytes", [ok(body=bytes(1 << 21))]),
 }
 
 
 @pytest.mark.parametrize("what", BAD_SERVERS)
-def test_a_bad_server_is_named_within_the_time(what):
+def test_a_bad_server_is_named_within_the_limits(what):
   said, answers = BAD_SERVERS[what]
   began = time.monotonic()
   with server(*answers) as url, pytest.raises(DataError, match=f"^cannot download {url} ") as error:
@@ -235,7 +235,7 @@ LENGTHS = ("many", "-1", "", "1e9", "9" * 5000, "0x10", "\xb2")
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_a_length_that_is_none_is_not_needed(length):
+def test_an_invalid_content_length_is_ignored(length):
   body = gzipped(_cifar())
   answer = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode("latin-1") + body
   with server(answer) as url:
@@ -243,7 +243,7 @@ def test_a_length_that_is_none_is_not_needed(length):
   assert (len(train), len(test)) == (5, 1)
 
 
-def test_a_redirected_archive_arrives():
+def test_redirects_are_followed():
   body = gzipped(_cifar())
   with server(moved("/elsewhere"), ok(f"Content-Length: {len(body)}", body=body)) as url:
     train, _ = download("cifar10", (Archive(url, hashlib.sha256(body).hexdigest()),), QUICK)
@@ -251,7 +251,7 @@ def test_a_redirected_archive_arrives():
 
 
 def test_a_full_disk_is_named(monkeypatch):
-  """/dev/full stands for the file that is written."""
+  """The download is written to /dev/full."""
   dev = contextlib.nullcontext(pathlib.Path("/dev"))
   monkeypatch.setattr(download_module, "_temporary_folder", lambda: dev)
   with server(ok(body=bytes(100_000))) as url:
@@ -261,13 +261,13 @@ def test_a_full_disk_is_named(monkeypatch):
 
 def test_no_folder_for_temporary_files(tmp_path, monkeypatch):
   monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
-  with pytest.raises(DataError, match="cannot make a folder for temporary files"):
+  with pytest.raises(DataError, match="cannot create a folder for temporary files"):
     download("cifar10", (Archive("http://127.0.0.1:1/c", ""),))
 
 
 @pytest.mark.parametrize("name", IMAGE_SETS)
 def test_archives_are_those_of_tfds(name):
-  """The registered URLs and checksums of the installed TFDS are the reference."""
+  """Compares URLs and checksums with those that the installed TFDS registers."""
   import tensorflow_datasets as tfds
 
   registered = tfds.builder_cls(name).url_infos

@@ -20,7 +20,7 @@ from tests.data.conftest import rows
 @pytest.fixture
 def no_sockets(monkeypatch):
   def refuse(*args, **kwargs):
-    pytest.fail("the network was used")
+    pytest.fail("the network was accessed")
 
   monkeypatch.setattr(socket, "socket", refuse)
   monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -31,7 +31,7 @@ def shard(prepared, key):
   return path
 
 
-def test_prepared_data_are_read_as_they_are(prepared, tiny, no_sockets):
+def test_prepared_data_is_read_unchanged(prepared, tiny, no_sockets):
   first = load_dataset("cifar10", data_dir=prepared, download=False)
   assert rows(first.train) == rows(tiny["train"])
   assert rows(first.test) == rows(tiny["test"])
@@ -45,7 +45,7 @@ def test_prepared_data_are_read_as_they_are(prepared, tiny, no_sockets):
   np.testing.assert_array_equal(first.mean, second.mean)
 
 
-def test_tfrecord_files_too(prepared_tfrecord, tiny):
+def test_tfrecord_files_are_read(prepared_tfrecord, tiny):
   data = load_dataset("cifar10", data_dir=prepared_tfrecord, download=False)
   assert rows(data.train) == rows(tiny["train"])
   assert rows(data.test) == rows(tiny["test"])
@@ -95,7 +95,7 @@ def test_a_damaged_array_record_file_is_named(prepared, key, damage):
 
 
 @pytest.mark.parametrize("size", [-1, -2000, 5])
-def test_a_cut_tfrecord_file_is_named(prepared_tfrecord, size):
+def test_a_truncated_tfrecord_file_is_named(prepared_tfrecord, size):
   path = shard(prepared_tfrecord, "test")
   os.truncate(path, size % path.stat().st_size)
   with pytest.raises(DataError, match=r"middle of a record|unpack") as error:
@@ -111,7 +111,7 @@ def test_a_tfrecord_file_that_lacks_examples_is_named(prepared_tfrecord):
     load_dataset("cifar10", data_dir=prepared_tfrecord)
 
 
-def test_a_flipped_bit_in_an_array_record_file_is_noticed(prepared):
+def test_a_flipped_bit_in_an_array_record_file_is_detected(prepared):
   path = shard(prepared, "train")
   content = bytearray(path.read_bytes())
   content[content.index(b"IDAT") + 500] ^= 16
@@ -136,10 +136,10 @@ def test_an_impossible_description_is_named(prepared, count):
 
 
 def test_no_home_for_the_default_data_dir(monkeypatch):
-  """As where HOME is not set and the user has no entry in /etc/passwd."""
+  """Simulates an unset HOME and a user without an entry in /etc/passwd."""
   monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
   monkeypatch.setenv("HOME", "~")
-  with pytest.raises(DataError, match=r"^data_dir: .* no home directory"):
+  with pytest.raises(DataError, match=r"^data_dir: .*, no home directory"):
     load_dataset("cifar10")
 
 
@@ -157,7 +157,7 @@ def test_without_download_the_network_is_not_used(tmp_path, name, no_sockets):
     load_dataset(name, data_dir=tmp_path, download=False)
   for word in (name, str(cache_folder(tmp_path, name)), "network"):
     assert word in str(error.value)
-  assert str(error.value).startswith(f"data_dir: {tmp_path} has neither ")
+  assert str(error.value).startswith(f"data_dir: {tmp_path} contains neither ")
   assert os.listdir(tmp_path) == []
 
 
@@ -170,7 +170,7 @@ def test_default_data_dir_is_that_of_tfds(monkeypatch, prepared, tmp_path, tiny)
     load_dataset("cifar10", download=False)
 
 
-def test_without_a_network_one_line_says_what_to_do(tmp_path, monkeypatch):
+def test_the_message_without_a_network_says_what_to_do(tmp_path, monkeypatch):
   def unreachable(*args, **kwargs):
     raise urllib.error.URLError("Name or service not known")
 
@@ -194,7 +194,7 @@ print(len(data.train), len(data.test), sorted(bad))
 
 
 def run_without(modules, code, *args, folder):
-  """Runs `code` where importing any of `modules` fails."""
+  """Runs `code` in a process in which importing any of `modules` fails."""
   for module in modules:
     (folder / f"{module}.py").write_text(f"raise ImportError('no {module} here')")
   environment = dict(os.environ, PYTHONPATH=str(folder))
@@ -212,7 +212,7 @@ def test_the_cache_alone_is_enough(prepared, tmp_path):
   load_dataset("cifar10", data_dir=prepared, download=False)
   shutil.rmtree(prepared / "cifar10")
   missing = ["tensorflow", "tensorflow_datasets", "array_record", "PIL", "sklearn", "scipy"]
-  # JAX itself needs SciPy, so the data layer is imported without the package around it.
+  # JAX itself needs SciPy, so cscjax.data is imported without the other packages of cscjax.
   package = pathlib.Path(sys.modules["cscjax"].__file__).parent
   alone = (
     "import sys, types; package = types.ModuleType('cscjax'); "
@@ -241,7 +241,7 @@ def test_real_cifar10_from_tfds_and_from_sheets(real_data, tmp_path):
   assert rows(data.train) == rows(sheets[0])
   assert rows(data.test) == rows(sheets[1])
   assert (len(data.train), len(data.test)) == (50_000, 10_000)
-  # The statistics that everyone uses for CIFAR-10.
+  # The well-known channel statistics of CIFAR-10.
   np.testing.assert_allclose(data.mean, [0.4914, 0.4822, 0.4465], atol=1e-4)
   np.testing.assert_allclose(data.std, [0.2470, 0.2435, 0.2616], atol=1e-4)
   start = time.perf_counter()

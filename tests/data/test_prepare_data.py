@@ -1,4 +1,4 @@
-"""The command `python -m experiments.prepare_data`, as a user starts it."""
+"""The command `python -m experiments.prepare_data`, run in a process of its own."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from experiments.image_sheets import read_sheets
 
 @pytest.fixture(scope="session")
 def _sheets_once(tmp_path_factory):
-  """One sheet a split: image i is one flat colour that spells i."""
+  """One sheet per split, in which image i has a single colour that encodes i."""
   folder = tmp_path_factory.mktemp("sheets")
   index = np.arange(5000)
   colours = np.stack([index % 256, index // 256, np.zeros_like(index)], axis=-1).astype(np.uint8)
@@ -73,7 +73,7 @@ def test_sheets_fill_the_cache_without_tfds(sheets, tmp_path):
     np.testing.assert_array_equal(split.labels, labels[index])
 
 
-def test_prepared_data_fill_the_cache(prepared):
+def test_prepared_data_fills_the_cache(prepared):
   first = prepare("--dataset=cifar10", f"--data_dir={prepared}")
   assert (first.returncode, first.stderr) == (0, "")
   assert "23 train and 11 test" in first.stdout
@@ -133,16 +133,16 @@ def replace_labels(folder, **changes):
     (lambda folder: replace_labels(folder, test=np.array([{}] * 5000)), "labels.npz"),
   ],
   ids=[
-    "cut",
-    "junk",
-    "gone",
-    "gap",
+    "truncated sheet",
+    "not an image",
+    "missing sheet",
+    "gap in the numbers",
     "small sheet",
     "no labels",
-    "cut labels",
-    "a label short",
+    "truncated labels",
+    "a missing label",
     "float labels",
-    "label range",
+    "label out of range",
     "labels that are 0 in 32 bits",
     "pickled labels",
   ],

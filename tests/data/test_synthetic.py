@@ -8,13 +8,13 @@ def class_means(split, num_classes):
   return np.stack([split.images[split.labels == k, :, 0].mean(0) for k in range(num_classes)])
 
 
-def test_default_is_the_papers_simulation():
+def test_the_default_is_the_simulation_of_the_paper():
   data = load_dataset("gaussian_centers")
   assert (data.num_classes, data.example_shape) == (100, (100, 1))
   assert data.train.images.dtype == np.float32
   assert np.bincount(data.train.labels).tolist() == [100] * 100
   assert np.bincount(data.test.labels).tolist() == [20] * 100
-  # Normal centres and unit noise: the variances add. 10,000 entries of centres: error about 1.4 %.
+  # The variances of centres and noise add. The sampling error of 10,000 centre values is about 1.4 %.
   assert abs(data.std[0] - np.sqrt(2)) < 0.03
   assert abs(data.mean[0]) < 0.05
 
@@ -23,12 +23,12 @@ def test_train_and_test_share_normal_centers_with_the_stated_noise():
   noise = 0.5
   data = gaussian_centers(20, 300, 2000, 2000, noise=noise, seed=3)
   train, test = class_means(data.train, 20), class_means(data.test, 20)
-  # Means of 100 points each: their difference has a standard deviation of noise * sqrt(2 / 100).
+  # The difference of two means of 100 points has a standard deviation of noise * sqrt(2 / 100).
   assert abs((train - test).std() / (noise * np.sqrt(0.02)) - 1) < 0.05
   assert abs(train.std() - 1) < 0.05
   residual = data.train.images[..., 0] - train[data.train.labels]
   assert abs(residual.std() / (noise * np.sqrt(0.99)) - 1) < 0.01
-  # Nor are the points the same, nor in order of their classes.
+  # All points differ, and they are not sorted by class.
   both = np.concatenate([data.train.images, data.test.images])
   assert len(np.unique(both, axis=0)) == 4000
   assert np.any(np.diff(data.train.labels) < 0)
@@ -39,7 +39,7 @@ def test_without_noise_points_are_centers():
   assert len(np.unique(np.concatenate([data.train.images, data.test.images]), axis=0)) == 3
 
 
-def test_pure_in_its_seed():
+def test_the_seed_determines_the_data():
   one, two = gaussian_centers(4, 5, 8, 4, seed=1), gaussian_centers(4, 5, 8, 4, seed=1)
   np.testing.assert_array_equal(one.train.images, two.train.images)
   other = gaussian_centers(4, 5, 8, 4, seed=2)

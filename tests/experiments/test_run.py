@@ -143,7 +143,7 @@ def test_bad_flags(tmp_path, arguments, name):
 
 def test_missing_data_without_network(tmp_path):
   done = run("--dataset=cifar10", "--nodownload", f"--data_dir={tmp_path}", f"--workdir={tmp_path}/run")
-  assert_refused(done, f"--data_dir: {tmp_path} has neither a cache of cifar10")
+  assert_refused(done, f"--data_dir: {tmp_path} contains neither a cache of cifar10")
 
 
 def test_another_configuration_does_not_touch_a_run(finished):

@@ -1,4 +1,4 @@
-"""The overview of a network: what it holds for layers made by hand, and that every network has one."""
+"""The plot of a network's layers: its content for given layers, and that every network can be drawn."""
 
 import io
 
@@ -16,7 +16,7 @@ RNG = np.random.default_rng(0)
 
 
 def chain(depth=4, channels=1):
-  """Layers of non-negative codes: images [3, 6, 5, C]."""
+  """Layers with nonnegative codes of images [3, 6, 5, C]."""
   signal, found = jnp.asarray(RNG.normal(size=(3, 6, 5, channels)), jnp.float32), []
   for _ in range(depth):
     filters = jnp.asarray(RNG.normal(size=(3, 3, signal.shape[-1], 5)), jnp.float32)
@@ -38,16 +38,16 @@ def test_rows_hold_atoms_activity_and_reconstruction():
   assert figure.get_suptitle() == "mine"
   *rows, image, sparsity = figure.axes
   assert len(rows) == 6
-  rebuilt = layer_reconstructions(layers)
-  fit = scaled_fit(layers[0][1], rebuilt)
+  reconstructions = layer_reconstructions(layers)
+  fit = scaled_fit(layers[0][1], reconstructions)
   for index, (tiles, activity, last) in zip((0, 3), (rows[:3], rows[3:]), strict=True):
     code = np.asarray(layers[index][2][0])
     np.testing.assert_allclose(pictures(activity), code.sum(-1), rtol=1e-5)
-    share = np.mean(code != 0)
-    assert activity.get_title() == f"Σ|code|, {share:.1%} ≠ 0"
-    expected = np.clip(fit.scale[index, 0] * rebuilt[index, 0] * 0.1 + 0.5, 0, 1)
+    fraction = np.mean(code != 0)
+    assert activity.get_title() == f"Σ|code|, {fraction:.1%} ≠ 0"
+    expected = np.clip(fit.scale[index, 0] * reconstructions[index, 0] * 0.1 + 0.5, 0, 1)
     np.testing.assert_allclose(pictures(last), expected[..., 0], atol=1e-6)
-    assert last.get_title() == f"rebuilt, error {fit.error[index, 0]:.2f}"
+    assert last.get_title() == f"relative error {fit.error[index, 0]:.2f}"
     most = sorted(range(5), key=lambda j, code=code: -np.count_nonzero(code[..., j]))[:3]
     atoms = effective_atoms(layers[: index + 1], most)
     height, width = atoms.shape[:2]
@@ -60,13 +60,13 @@ def test_rows_hold_atoms_activity_and_reconstruction():
     pictures(image), np.clip(layers[0][1][0, ..., 0] * 0.1 + 0.5, 0, 1), atol=1e-6
   )
   (line,) = sparsity.get_lines()
-  shares = [100 * np.mean(np.asarray(code[:1]) != 0) for _, _, code in layers]
-  np.testing.assert_allclose(line.get_xdata(), shares, rtol=1e-5)
+  percentages = [100 * np.mean(np.asarray(code[:1]) != 0) for _, _, code in layers]
+  np.testing.assert_allclose(line.get_xdata(), percentages, rtol=1e-5)
   np.testing.assert_array_equal(line.get_ydata(), [1, 2, 3, 4])
   assert sparsity.yaxis_inverted()
 
 
-def test_rows_are_spread_evenly():
+def test_rows_are_evenly_spaced():
   names = [panel.get_title() for panel in plots.layers(chain(9), rows=3).axes]
   assert [name.partition(":")[0] for name in names if name.startswith("layer")] == [
     "layer 1",
@@ -75,20 +75,20 @@ def test_rows_are_spread_evenly():
   ]
 
 
-def test_what_is_known_is_not_computed_again():
+def test_given_reconstructions_and_fractions_are_used():
   layers = chain(2, channels=3)
-  rebuilt = np.zeros((2, 3, 6, 5, 3))
+  reconstructions = np.zeros((2, 3, 6, 5, 3))
   *_, first, _, _, second, _, sparsity = plots.layers(
-    layers, reconstructions=rebuilt, nonzero_fractions=[0.5, 0.25]
+    layers, reconstructions=reconstructions, nonzero_fractions=[0.5, 0.25]
   ).axes
   for panel in (first, second):
-    assert panel.get_title() == "rebuilt, error 1.00"
+    assert panel.get_title() == "relative error 1.00"
     assert not pictures(panel).any()
   np.testing.assert_allclose(sparsity.get_lines()[0].get_xdata(), [50, 25])
 
 
 def fields(name):
-  """Small ones."""
+  """Fields that make a small network."""
   if MODELS[name].module.__name__ == "ResCSC":
     return {"depth": 8, "width": 2}
   if name in ("msd_csc", "msdnet"):
@@ -101,7 +101,7 @@ NETWORKS = {name: (name, {}) for name in MODELS} | {
   for name in ("msd_csc", "ml_csc")
   for solver, unfolding in (("ista", 1), ("fista", 2))
 }
-FAST = ("msd_csc fista 2", "ml_csc", "res_csc")  # one of each module
+FAST = ("msd_csc fista 2", "ml_csc", "res_csc")  # one per module class
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name not in FAST]
 
 
@@ -140,6 +140,6 @@ def test_bad_input_names_the_argument(name):
     BAD[name]()
 
 
-def test_signals_that_are_no_images_are_refused():
+def test_signals_must_be_images():
   with pytest.raises(ValueError, match=r"^layers: expected images"):
     plots.layers(chain(channels=2))

@@ -1,4 +1,4 @@
-"""What the figures hold: arrays, lines, labels. How they look is for eyes."""
+"""The content of the figures: arrays, lines and labels, not their appearance."""
 
 import math
 import subprocess
@@ -15,7 +15,7 @@ from cscjax import plots
 
 
 def images(figure):
-  """The arrays of all pictures but colour bars, in order."""
+  """The arrays of all images of a figure, without colour bars, in order."""
   return [np.asarray(drawn.get_array()) for panel in figure.axes for drawn in panel.get_images()]
 
 
@@ -40,7 +40,7 @@ def test_tiles_are_the_atoms_in_reading_order():
     tile = picture[3 * row + 1 : 3 * row + 3, 4 * column + 1 : 4 * column + 4]
     np.testing.assert_allclose(tile, filters[..., 0, index])
   assert np.ma.is_masked(np.ma.masked_invalid(picture)[0, 0])  # a gap between tiles
-  assert np.isnan(picture.filled(np.nan) if np.ma.isMA(picture) else picture)[7:, 5:].all()  # no atom
+  assert np.isnan(picture.filled(np.nan) if np.ma.isMA(picture) else picture)[7:, 5:].all()  # unused
 
 
 def test_each_atom_fills_the_range():
@@ -51,10 +51,10 @@ def test_each_atom_fills_the_range():
     tile = picture[1:4, 4 * index + 1 : 4 * index + 4]
     assert np.max(np.abs(tile)) == pytest.approx(1)
   (drawn,) = figure.axes[0].get_images()
-  assert drawn.get_clim() == (-1, 1)  # 0 is the neutral colour
+  assert drawn.get_clim() == (-1, 1)  # zero is the neutral colour
 
 
-def test_coloured_atoms_are_mid_grey_at_0():
+def test_coloured_atoms_are_mid_grey_at_zero():
   filters = np.zeros((1, 3, 3, 1))
   filters[0, :, :, 0] = [[0.5, 0, -0.5], [0, 0, 0], [0.25, 0.25, 0.25]]
   (picture,) = images(plots.atoms(filters))
@@ -69,7 +69,7 @@ def test_a_smaller_atom_is_a_smaller_tile():
   picture = np.ma.filled(np.ma.masked_invalid(images(plots.atoms(filters, columns=2))[0]), np.nan)
   np.testing.assert_array_equal(np.isfinite(picture[1:5, 1:5]), True)
   expected = np.full((4, 4), np.nan)
-  expected[1:3, 0:3] = [[1, 0, 1], [0, 1, 0]]  # the zeros inside stay
+  expected[1:3, 0:3] = [[1, 0, 1], [0, 1, 0]]  # zeros inside the bounding box stay
   np.testing.assert_array_equal(picture[1:5, 6:10], expected)
 
 
@@ -78,7 +78,7 @@ def test_one_dimensional_atoms_are_lines():
   figure = plots.atoms(filters, title="waves")
   assert figure.get_suptitle() == "waves"
   for index, panel in enumerate(figure.axes[:3]):
-    _, *lines = panel.get_lines()  # the first is the axis
+    _, *lines = panel.get_lines()  # the first line is the axis
     np.testing.assert_allclose([line.get_ydata() for line in lines], filters[..., index].T)
   assert not figure.axes[3].axison  # 2 x 2 panels for three atoms
 
@@ -91,8 +91,8 @@ def test_code_shows_activity_and_the_most_used_channels():
   figure = plots.code(jnp.asarray(code), channels=2, title="mine")
   (activity,) = images(figure)
   np.testing.assert_allclose(activity, np.abs(code).sum(-1))
-  assert titles(figure) == ["activity Σ|code|", "channel 2: 4 non-zeros", "channel 0: 1 non-zeros"]
-  assert figure.get_suptitle() == "mine: 8.33% of 60 coefficients are not 0"
+  assert titles(figure) == ["activity Σ|code|", "channel 2: 4 nonzeros", "channel 0: 1 nonzeros"]
+  assert figure.get_suptitle() == "mine: 8.33% of 60 coefficients are nonzero"
   points = figure.axes[1].collections[0]
   found = {
     tuple(place): value for place, value in zip(points.get_offsets(), points.get_array(), strict=True)
@@ -108,21 +108,21 @@ def test_a_code_of_zeros_is_drawn():
 def test_reconstruction_shows_the_difference_and_psnr():
   rng = np.random.default_rng(0)
   image = rng.uniform(0, 255, size=(6, 5, 1))
-  rebuilt = image + 255 * 0.1 * rng.choice([-1, 1], size=image.shape)  # 20 dB
+  estimate = image + 255 * 0.1 * rng.choice([-1, 1], size=image.shape)  # 20 dB
   observed = image + 255 * 0.01  # 40 dB
-  figure = plots.reconstruction(image, rebuilt, observed=observed, peak=255)
+  figure = plots.reconstruction(image, estimate, observed=observed, peak=255)
   assert titles(figure) == ["image", "observed: 40.0 dB", "reconstruction: 20.0 dB", "difference"]
   first, _, third, difference = images(figure)
   np.testing.assert_allclose(first, image[..., 0] / 255)
-  np.testing.assert_allclose(third, np.clip(rebuilt[..., 0] / 255, 0, 1))
-  np.testing.assert_allclose(difference, (rebuilt - image)[..., 0])
+  np.testing.assert_allclose(third, np.clip(estimate[..., 0] / 255, 0, 1))
+  np.testing.assert_allclose(difference, (estimate - image)[..., 0])
 
 
 def test_reconstruction_in_colour():
   image = np.random.default_rng(0).uniform(size=(4, 4, 3))
-  rebuilt = image.copy()
-  rebuilt[0, 0] -= [0.2, 0, 0]
-  figure = plots.reconstruction(image, rebuilt)
+  estimate = image.copy()
+  estimate[0, 0] -= [0.2, 0, 0]
+  figure = plots.reconstruction(image, estimate)
   *_, difference = images(figure)
   np.testing.assert_allclose(difference[0, 0], [0, 0.5, 0.5], atol=1e-12)
   np.testing.assert_allclose(difference[1:], 0.5)
@@ -154,13 +154,13 @@ def test_bands_are_means_and_deviations():
   corners = left.collections[0].get_paths()[0].vertices
   for point in ([0, 2.5], [0, 3.5], [5, 1.75], [5, 2.25], [9, 1]):
     assert np.min(np.abs(corners - point).sum(axis=1)) < 1e-12
-  assert left.get_lines()[1].get_color() == right.get_lines()[0].get_color()  # of the same name
+  assert left.get_lines()[1].get_color() == right.get_lines()[0].get_color()  # same name, same colour
   assert left.get_lines()[0].get_color() != left.get_lines()[1].get_color()
   assert (left.get_xlabel(), left.get_ylabel(), right.get_ylabel()) == ("steps", "lost", "")
 
 
 def test_figure_s1():
-  """The paper's example: the filter (1 2, 3 4) on 4x4 pixels, mu = 0.47 and 0."""
+  """The paper's example: the filter (1 2, 3 4) on 4x4 pixels, with mu = 0.47 and 0."""
   filters = np.array([[1.0, 2.0], [3.0, 4.0]])[:, :, None, None]
   figure = plots.convolutional_matrices(filters, (4, 4, 1))
   assert titles(figure) == ["dilation 1: µ = 0.47", "dilation 2: µ = 0.00"]
@@ -170,7 +170,7 @@ def test_figure_s1():
   np.testing.assert_allclose(second[3], 5 * [0] + [1, 0, 2] + 5 * [0] + [3, 0, 4])
 
 
-def test_learning_curves_skip_what_is_missing():
+def test_learning_curves_skip_missing_values():
   rows = [
     {"epoch": 1, "split": "train", "loss": 2.0, "accuracy": 0.1},
     {"epoch": 2, "split": "train", "loss": None, "accuracy": 0.4},
@@ -183,7 +183,7 @@ def test_learning_curves_skip_what_is_missing():
 
 
 def test_every_figure_can_be_written(tmp_path):
-  """Of what a solver returns, on a problem small enough for a test."""
+  """Uses the results of a solver on a small problem."""
   filters = jax.random.normal(jax.random.key(0), (3, 3, 1, 4))
   dictionary = cscjax.ConvDictionary(filters, padding="CIRCULAR")
   x = jax.random.uniform(jax.random.key(1), (8, 8, 1))

@@ -1,4 +1,4 @@
-"""The certificate of dictionaries and of networks: its numbers, its table, its errors."""
+"""Certificates of dictionaries and of networks: values, printed table and errors."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,15 +25,16 @@ def test_rows(x64):
   certificate = theory.certify(dictionaries, x, 0.01, codes=codes)
   first, second = certificate.rows
   np.testing.assert_allclose(first.coherence, references.coherence(D), rtol=1e-12)
-  assert (first.layer, first.sparsity, first.unique) == (1, 2, True)  # the denser one of the two
+  assert (first.layer, first.sparsity, first.unique) == (1, 2, True)  # the denser of the two signals
   np.testing.assert_allclose(first.uniqueness_bound, 2.5, rtol=1e-12)
   np.testing.assert_allclose(first.misfit, 0, atol=1e-12)
-  # One 2: beta is 2 / 4 + 0.01 and the others give 0.01. Two 1: 2 / 4 + 0.01, and 1 / 4 + 0.01.
+  # Two coefficients 1: beta = 2 / 4 + 0.01, and the other coefficient and noise add 1 / 4 + 0.01.
+  # One coefficient 2: beta = 2 / 4 + 0.01, and noise adds 0.01.
   errors = [0.5 + 0.01 + 0.25 + 0.01, 0.5 + 0.01 + 0.01]
   np.testing.assert_allclose(first.thresholding_error, max(errors[0] * np.sqrt(2), errors[1]), rtol=1e-9)
   assert first.bp_error == np.inf  # 2 >= (1 + 4) / 3
   assert first.failed == ("bp",)
-  assert second.failed == ("thresholding", "bp")  # what the first layer leaves is too much
+  assert second.failed == ("thresholding", "bp")  # the error of the first layer is too large
   assert (second.coherence, second.uniqueness_bound) == (0, np.inf)
 
 
@@ -47,15 +48,14 @@ def test_table(x64):
   assert lines[1].split()[:5] == ["layer", "mu", "stripe", "bound", "unique"]
   assert lines[2].split()[:5] == ["1", "0.250", "2", "2.50", "yes"]
   assert lines[4:] == [
-    "layer 1: bp needs 3 s mu < 1 + mu: 1.5 against 1.25",
-    "layer 2: thresholding needs beta < |code|_min - (s - 1) mu |code|_max - noise:"
-    " 1.09 against -0.0889",
-    "layer 2: bp needs noise < inf: inf against inf",
+    "layer 1: bp needs 3 s mu < 1 + mu: 1.5 vs 1.25",
+    "layer 2: thresholding needs beta < |code|_min - (s - 1) mu |code|_max - noise: 1.09 vs -0.0889",
+    "layer 2: bp needs noise < inf: inf vs inf",
   ]
 
 
 def test_the_planted_code_is_certified_at_given_penalties(x64):
-  """The same signal and penalty: codes that a pursuit makes of it have the penalty left as noise."""
+  """At the same penalty, codes computed by a pursuit are not: their residual counts as noise."""
   dictionaries, x, codes = _two_layers()
   first, x, code = dictionaries[:1], x[1:], codes[0][1:].at[0, 4].set(0)
   x = first[0].synthesis(code)
@@ -69,13 +69,15 @@ def test_the_planted_code_is_certified_at_given_penalties(x64):
     assert made.failed == ("thresholding", "bp")
     (leak, noise) = made.conditions
     assert (leak.statement, noise.statement) == ("thresholding", "bp")
-    np.testing.assert_allclose(noise.left, 3 * (0.3 + 0.01), rtol=1e-6)  # the penalty is left of x
+    np.testing.assert_allclose(
+      noise.left, 3 * (0.3 + 0.01), rtol=1e-6
+    )  # the residual of x has norm beta
     np.testing.assert_allclose([noise.right, leak.right], 0.3, rtol=1e-12)
     np.testing.assert_allclose(leak.left, 0.7 / 4 + 0.31, rtol=1e-6)
 
 
-def test_the_worst_signal_tells_by_how_much(x64):
-  """Codes of one, two and three coefficients, of which the last is furthest from its bounds."""
+def test_failed_conditions_show_the_worst_signal(x64):
+  """Of codes with one, two and three nonzeros, the last one misses its bounds by most."""
   dictionary = cscjax.MatrixDictionary(jnp.asarray(D))
   code = jnp.zeros((3, 32)).at[0, 1].set(1).at[1, :2].set(1).at[2, :3].set(1)
   row = theory.certify([dictionary], dictionary.synthesis(code), 0.01, codes=[code]).rows[0]
@@ -85,7 +87,7 @@ def test_the_worst_signal_tells_by_how_much(x64):
 
 
 @pytest.mark.parametrize("solver", ["thresholding", "bp"])
-def test_makes_codes(x64, solver):
+def test_computes_missing_codes(x64, solver):
   dictionaries, x, _ = _two_layers()
   betas = [0.1, 0.2]
   if solver == "bp":

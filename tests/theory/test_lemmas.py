@@ -1,4 +1,4 @@
-"""Lemma 1, Lemma 2, Definition 1 and Theorem 1."""
+"""Lemma 1, Lemma 2, Definition 1 and Theorem 1 of the paper."""
 
 import hypothesis
 import jax
@@ -19,7 +19,7 @@ def test_uniqueness_bound(x64):
 
 
 def test_codes_below_the_bound_are_the_sparsest(x64):
-  """All supports of no more nonzeros are tried; at the bound there are two codes."""
+  """Tries all supports with as many nonzeros or fewer. At the bound, two codes give the same signal."""
   n = 4
   hadamard = np.kron([[1, 1], [1, -1]], [[1, 1], [1, -1]]) / 2
   d = np.hstack([np.eye(n), hadamard])
@@ -30,7 +30,7 @@ def test_codes_below_the_bound_are_the_sparsest(x64):
     others = [k for k in range(2 * n) if np.linalg.matrix_rank(d[:, [j, k]]) < 2]
     assert others == [j]
   assert not theory.is_unique(2, mu)
-  np.testing.assert_allclose(d[:, 0] + d[:, 1], d[:, 4] + d[:, 6])  # e_1 + e_2 twice with 2 nonzeros
+  np.testing.assert_allclose(d[:, 0] + d[:, 1], d[:, 4] + d[:, 6])  # e_1 + e_2, from two codes
 
 
 @hypothesis.given(k=st.integers(1, 5), n=st.integers(1, 5), seed=st.integers(0, 50))
@@ -42,7 +42,7 @@ def test_lemma_2(x64, k, n, seed):
 
 
 def test_lemma_2_as_printed_counts_zeros_wrongly(x64):
-  """A = (1, 0): one row, two columns; the paper's count of zeros is the number of columns."""
+  """For A = (1, 0), the paper counts two zeros, the number of columns; the spectrum has one."""
   a = np.array([[1.0, 0.0]])
   b = np.vstack([np.eye(2), a])
   np.testing.assert_allclose(np.linalg.eigvalsh(b @ b.T), [0, 1, 2], atol=1e-12)
@@ -78,7 +78,7 @@ def _augmented(seed, scale, dilation):
   dilation=st.sampled_from([1, 2]),
 )
 def test_theorem_1(x64, seed, beta, scale, dilation):
-  """Signed codes, the solver run to convergence: no failures, even with beta for 2 beta."""
+  """With signed, converged codes no dimension fails, even with beta in place of 2 beta."""
   dictionary, d, x = _augmented(seed, scale, dilation)
   step = 1 / references.lipschitz(d)
   code = _converged(dictionary, jnp.asarray(x), beta, step)
@@ -88,7 +88,7 @@ def test_theorem_1(x64, seed, beta, scale, dilation):
 
 @pytest.mark.parametrize("solver", ["fista", "ista"])
 def test_theorem_1_needs_convergence(x64, solver):
-  """The code 0, and still after three iterations: x is not yet reached. Later it is."""
+  """Dimensions fail for the code 0 and after three iterations, but not after convergence."""
   dictionary, d, x = _augmented(3, 1.0, 1)
   step, x = 1 / references.lipschitz(d), jnp.asarray(10 * x)
   failures = []
@@ -100,11 +100,11 @@ def test_theorem_1_needs_convergence(x64, solver):
 
 
 def test_theorem_1_needs_signed_codes(x64):
-  """D = [I, f], f = (10, 4), x = (10, 0), beta = 1, worked out by hand.
+  """A counterexample derived by hand: D = [I, f] with f = (10, 4), x = (10, 0) and beta = 1.
 
-  The atom f is long, so cheap for the first dimension, but brings 4 z into the second, and the
-  identity's coefficient there would have to be negative to take it out again. With a_1, z > 0 the
-  conditions are r_1 = 1 and 10 r_1 + 4 r_2 = 1 for r = x - D code, so r_2 = -2.25.
+  The atom f has a large norm, so it explains the first dimension at a small penalty, but it adds 4 z to
+  the second dimension, which only a negative coefficient of the identity could remove. For a_1, z > 0
+  the optimality conditions on r = x - D code are r_1 = 1 and 10 r_1 + 4 r_2 = 1, so r_2 = -2.25.
   """
   atoms = np.array([[1.0, 0.0, 10.0], [0.0, 1.0, 4.0]])
   dictionary = cscjax.MatrixDictionary(jnp.asarray(atoms))
@@ -112,13 +112,13 @@ def test_theorem_1_needs_signed_codes(x64):
   code = cscjax.ista(dictionary, x, 1.0, iterations=50_000, step=step, nonnegative=True).code
   np.testing.assert_allclose(code, [3.375, 0, 0.5625], atol=1e-6)
   np.testing.assert_array_equal(theory.failed_dimensions(dictionary, code, x, 1.0), [False, True])
-  assert np.all(x - dictionary.synthesis(code) <= 1 + 1e-6)  # the side that holds
+  assert np.all(x - dictionary.synthesis(code) <= 1 + 1e-6)  # the one-sided condition holds
   signed = cscjax.ista(dictionary, x, 1.0, iterations=50_000, step=step).code
   assert not np.any(theory.failed_dimensions(dictionary, signed, x, 1.0))
 
 
 def test_ill_conditioned_example(x64):
-  """The code is 0 and both dimensions fail; the identity beside it mends both."""
+  """The code is 0 and both dimensions fail; with the identity in the dictionary neither fails."""
   dictionary, x, beta = theory.ill_conditioned_example()
   code = cscjax.ista(dictionary, x, beta, iterations=200).code
   np.testing.assert_array_equal(code, 0)

@@ -1,7 +1,7 @@
-"""What a certificate promises is tried against everything that could break it, on small dictionaries.
+"""Exhaustive checks of a certificate's guarantees on small dictionaries.
 
-The geometries are those at the edges: atoms that touch the signal nowhere, equal atoms, one atom,
-filters larger than the signal, strides that do not divide it, dilations that go around it.
+The geometries are edge cases: atoms that do not overlap the signal, equal atoms, a single atom, filters
+larger than the signal, strides that do not divide its size, dilated filters that wrap around it.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from cscjax import theory
 from cscjax.dictionaries import CodedLayer
 from tests import references
 
-RULER = [1.0, 1, 0, 0, 1, 0, 1]  # taps of which no two pairs are as far apart: mu = 1/4
+RULER = [1.0, 1, 0, 0, 1, 0, 1]  # a Golomb ruler: each distance occurs once, so mu = 1/4
 CASES = {
   "atoms off the signal": ([[1.0, -2, 1]], 6, {"padding": ((5, 5),)}),
   "atoms off the signal, apart": ([[1.0, 1]], 7, {"padding": ((4, 3),), "stride": 3}),
@@ -46,7 +46,7 @@ NAMES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in 
 
 
 def _problem(case):
-  """(dictionary, its matrix, whether two atoms overlap, whether an atom covers a site)."""
+  """Returns the dictionary, its matrix, which atoms overlap and which sites each atom covers."""
   rows, size, geometry = CASES[case]
   filters = np.array(rows).T[:, None, :]
   matrix = references.conv_matrix(filters, (size,), **geometry)
@@ -76,7 +76,7 @@ def _supports(count, largest):
 
 
 def _some_supports(count):
-  """The empty one, each atom by itself, and some pairs."""
+  """The empty support, each single atom, and some pairs of atoms."""
   supports = _supports(count, 2)
   few, pairs = supports[: count + 1], supports[count + 1 :]
   return few + pairs[:: max(1, len(pairs) // 8)]
@@ -84,7 +84,7 @@ def _some_supports(count):
 
 @pytest.mark.parametrize("case", NAMES)
 def test_a_unique_code_is_the_only_one(x64, case):
-  """All supports that are as sparse in their densest stripe are tried, over the atoms that are not 0."""
+  """Tries all supports of nonzero atoms that are at least as sparse in their densest stripe."""
   dictionary, matrix, overlaps, _ = _problem(case)
   count = matrix.shape[1]
   used = np.flatnonzero(np.linalg.norm(matrix, axis=0))
@@ -111,18 +111,18 @@ def test_a_unique_code_is_the_only_one(x64, case):
 
 
 def _lasso(matrix, x, beta):
-  """A solution; at beta 0, where there are many, that of the smallest norm."""
+  """A solution of the Lasso; for beta = 0 the least-squares solution of minimum norm."""
   if beta == 0:
     return np.linalg.lstsq(matrix, x, rcond=None)[0]
   solver = Lasso(beta / len(x), fit_intercept=False, tol=1e-14, max_iter=100_000)
   return solver.fit(matrix, x).coef_
 
 
-@pytest.mark.filterwarnings("ignore:Objective did not converge")  # where nothing is promised
+@pytest.mark.filterwarnings("ignore:Objective did not converge")  # only where nothing is guaranteed
 @pytest.mark.parametrize("case", NAMES)
 @pytest.mark.parametrize("noise", [0.0, 0.01])
 def test_bounds_hold(x64, case, noise):
-  """For the theorems' betas and others, 0 among them, with noise in the patch where it does most."""
+  """For default and other betas, including 0, with noise concentrated on the patch of one atom."""
   dictionary, matrix, _, sites = _problem(case)
   size, count = matrix.shape
   norms = np.linalg.norm(matrix, axis=0)
@@ -148,8 +148,8 @@ def test_bounds_hold(x64, case, noise):
 
 
 @pytest.mark.parametrize("case", ["ruler", "stride 3 of 8"])
-def test_something_is_promised(x64, case):
-  """Else the tests above would pass whatever the bounds said."""
+def test_some_guarantees_hold(x64, case):
+  """Without any guarantee the tests above would pass vacuously."""
   dictionary, matrix, _, _ = _problem(case)
   code = np.zeros(matrix.shape[1])
   code[0] = 1
@@ -159,8 +159,8 @@ def test_something_is_promised(x64, case):
   assert row.conditions == ()
 
 
-def test_layered_bp_promises_nothing_at_penalty_0(x64):
-  """[I, Hadamard / 4] and the code 2 e_3: without a penalty the other half makes e_3 as well."""
+def test_layered_bp_guarantees_nothing_without_a_penalty(x64):
+  """For D = [I, Hadamard / 4], both halves represent e_3 exactly, so beta = 0 has many solutions."""
   hadamard = np.array([[1.0]])
   for _ in range(4):
     hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
@@ -180,7 +180,7 @@ def test_layered_bp_promises_nothing_at_penalty_0(x64):
 
 
 def test_equal_atoms_in_float32():
-  """By rounding their coherence is below 1, which must not make a code of one of them unique."""
+  """Rounding makes their coherence less than 1, which must not make a code of one atom unique."""
   for seed in range(5):
     atoms = np.random.default_rng(seed).normal(size=(7, 1)).astype(np.float32)
     dictionary = cscjax.MatrixDictionary(jnp.asarray(np.hstack([atoms, atoms])))
@@ -192,12 +192,12 @@ def test_equal_atoms_in_float32():
 
 @pytest.mark.slow
 def test_a_code_between_the_patches_of_the_next_layer(x64):
-  """Nothing of it reaches layer 2, whose noise is then that of what layer 1 promises, not NaN."""
+  """In the patches of layer 2 the code has no nonzeros, so its error is zero or inf, never NaN."""
   first = cscjax.ConvDictionary(jnp.ones((1, 1, 1)))
   second = cscjax.ConvDictionary(jnp.ones((1, 1, 1)), stride=2, padding="VALID")
   code = jnp.zeros((4, 1)).at[1].set(1.0)
   layers = [CodedLayer(first, code, code), CodedLayer(second, code, jnp.zeros((2, 1)))]
-  for noise, expected in [(0.01, 0.0), (1.0, np.inf)]:  # 1.0 hides the coefficient
+  for noise, expected in [(0.01, 0.0), (1.0, np.inf)]:  # noise of 1.0 hides the coefficient
     found = theory.layered_stability(layers, noise)
     assert found[0].error == expected
     assert not np.isnan(found[1].error)

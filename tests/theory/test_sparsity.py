@@ -1,4 +1,4 @@
-"""Local sparsity against a count atom by atom, from which sites each atom covers."""
+"""Local sparsity, compared with counts from the sites that each atom covers."""
 
 import itertools
 
@@ -15,19 +15,20 @@ GEOMETRIES = [
   {"padding": "CIRCULAR", "dilation": 2},
   {"padding": "CIRCULAR", "stride": 3},  # 3 divides neither size
   {"padding": "CIRCULAR", "stride": 3, "dilation": 2},
-  {"padding": "CIRCULAR", "stride": 2, "dilation": 4},  # longer than one circle, two turns of another
-  {"padding": "CIRCULAR", "stride": 5},  # with sites that no atom covers
+  {"padding": "CIRCULAR", "stride": 2, "dilation": 4},  # wraps once or twice
+  {"padding": "CIRCULAR", "stride": 5},  # leaves sites uncovered
   {"padding": "SAME", "dilation": 4, "stride": 2},
-  {"padding": ((5, 5),)},  # atoms that touch the signal nowhere
+  {"padding": ((5, 5),)},  # some atoms do not overlap the signal
   {"padding": "VALID", "stride": 2},
   {"padding": ((1, 0),), "dilation": 2, "stride": 2},
 ]
 
 
 def _extents(taps, spatial, geometry):
-  """[positions, sites]: whether the site is between an atom's first and last tap, on or off the signal.
+  """Per axis, booleans [positions, sites]: whether a site lies between an atom's first and last tap.
 
-  Sites off the signal are there twice, before and behind it, unless it is a circle.
+  Without circular padding, the sites include those before and after the signal. Returns each array with
+  the index of the first site of the signal.
   """
   axes, kernel = [], (taps,) * len(spatial)
   geometry = {"stride": 1, "dilation": 1, **geometry}
@@ -49,7 +50,7 @@ def _padding(geometry, kernel):
 
 
 def _counts(code, signal, taps, spatial, geometry):
-  """Nonzeros of the code in each atom's stripe and of the signal in its patch, by brute force."""
+  """Counts by brute force the nonzeros in the stripe and in the patch of each atom."""
   axes = _extents(taps, spatial, geometry)
   positions = list(itertools.product(*(range(len(covered)) for covered, _ in axes)))
   stripes, patches = [], []
@@ -103,8 +104,8 @@ def test_patch_norm(x64, padding):
   np.testing.assert_allclose(theory.patch_norm(dictionary, jnp.asarray(signal)), expected, rtol=1e-12)
 
 
-def test_the_last_step_around_a_circle_is_a_shorter_one():
-  """Positions 0, 3, 6, 9 on a circle of 10: atoms of 2 taps overlap at 9 and 0 alone."""
+def test_the_last_step_of_a_circle_can_be_shorter():
+  """Atoms of 2 taps at the sites 0, 3, 6 and 9 of a circle of 10: only those at 9 and 0 overlap."""
   dictionary = cscjax.ConvDictionary(jnp.ones((2, 1, 1)), stride=3, padding="CIRCULAR")
   for support, expected in [([0, 1, 2], 1), ([0, 3], 2), ([1, 2, 3], 1)]:
     code = jnp.zeros((4, 1)).at[jnp.array(support)].set(1)
@@ -113,20 +114,20 @@ def test_the_last_step_around_a_circle_is_a_shorter_one():
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
 def test_patch_norm_at_any_scale(scale):
-  """Squares of these are no numbers of float32; a norm of 0 would let any bound hold."""
+  """The squares under- or overflow in float32; a norm of zero would make every bound hold."""
   signal = jnp.stack([jnp.array([[3.0], [4], [0]]) * scale, jnp.ones((3, 1))])
   dictionary = cscjax.ConvDictionary(jnp.ones((2, 1, 1)))
   np.testing.assert_allclose(theory.patch_norm(dictionary, signal), [5 * scale, 2**0.5], rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_patch_norm_of_what_is_no_number(value):
+def test_patch_norm_of_nonfinite_values(value):
   dictionary = cscjax.ConvDictionary(jnp.ones((2, 1, 1)))
   assert not np.isfinite(theory.patch_norm(dictionary, jnp.array([[1.0], [value]])))
 
 
 def test_identity_augmented():
-  """Every atom's stripe from the sites that it covers, the identity's atoms covering one."""
+  """Compares with stripes from the sites that each atom covers; an identity atom covers one site."""
   rng = np.random.default_rng(2)
   conv = cscjax.ConvDictionary(jnp.ones((3, 2, 3)), dilation=2)
   a, z = (rng.normal(size=(11, k)) * (rng.random((11, k)) < 0.3) for k in (2, 3))
@@ -147,7 +148,7 @@ def test_dense_is_global():
   np.testing.assert_array_equal(theory.patch_sparsity(dictionary, jnp.array([0, 1.0, 2, 0])), 2)
 
 
-def test_a_filter_longer_than_the_circle_counts_once():
+def test_a_filter_longer_than_the_circle_counts_each_site_once():
   dictionary = cscjax.ConvDictionary(jnp.ones((4, 1, 1)), dilation=3, padding="CIRCULAR")
   assert theory.stripe_sparsity(dictionary, jnp.ones((5, 1))) == 5
   assert theory.patch_sparsity(dictionary, jnp.ones((5, 1))) == 5

@@ -1,4 +1,4 @@
-"""The stability theorems on planted codes: what they promise is measured, layer by layer."""
+"""The stability theorems on planted codes: measured errors are compared with the bounds, per layer."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import cscjax
 from cscjax import theory
 from cscjax.dictionaries import CodedLayer, join
 
-RULER = [0, 1, 4, 13, 28, 33, 47, 54, 64, 70, 72]  # Golomb: no two pairs of marks are as far apart
+RULER = [0, 1, 4, 13, 28, 33, 47, 54, 64, 70, 72]  # a Golomb ruler: each distance occurs once
 N = 480
 
 
@@ -20,7 +20,7 @@ def _taps(places):
 
 
 def _chain(rng):
-  """Two circular layers with mu 1/11 and 1/3, codes far enough apart, code_1 = D_2 code_2."""
+  """Two circular layers with mu = 1/11 and 1/3, well-separated nonzeros and code_1 = D_2 code_2."""
   dictionaries = [
     cscjax.ConvDictionary(jnp.asarray(_taps(places)), padding="CIRCULAR")
     for places in (RULER, RULER[:3])
@@ -34,7 +34,7 @@ def _chain(rng):
 
 
 def _dense(rng):
-  """[I, Hadamard], mu = 1/8."""
+  """One layer with D = [I, Hadamard / 8], mu = 1/8."""
   hadamard = np.array([[1.0]])
   for _ in range(6):
     hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
@@ -57,7 +57,7 @@ _stability = jax.jit(theory.layered_stability, static_argnames="solver")
 
 
 def _check(bounds, dictionaries, found, codes, same_support):
-  """Errors of coefficients and of patches against the bounds."""
+  """Compares the errors of coefficients and of patches with the bounds."""
   for i, (bound, estimate, code) in enumerate(zip(bounds, found, codes, strict=True)):
     assert bound.recovery.holds
     error = estimate - code
@@ -84,15 +84,15 @@ def test_thresholding(x64, make, level):
     rng = np.random.default_rng(seed)
     dictionaries, x, codes = make(rng)
     bounds = _stability(_layers(dictionaries, x, codes), level)
-    bounds = bounds[:1]  # the chain's second code does not survive what the first one loses
-    beta = float(bounds[0].recovery.beta) * (1 + 1e-12)  # rounding, where noise does not hide it
+    bounds = bounds[:1]  # the error of the chain's first code is too large for its second layer
+    beta = float(bounds[0].recovery.beta) * (1 + 1e-12)  # allows for rounding when there is no noise
     y = _noisy(rng, dictionaries[0], x, level)
     found = _threshold(dictionaries[:1], y, [beta])
     _check(bounds, dictionaries, found, codes[:1], same_support=True)
 
 
 def test_thresholding_through_two_layers(x64):
-  """Codes with orthogonal shifts lose the threshold only, so that the bounds reach the second layer."""
+  """With orthogonal shifts the error is the threshold and the noise, small enough for two layers."""
   for seed in range(3):
     rng = np.random.default_rng(seed)
     dictionaries = [
@@ -118,7 +118,7 @@ def _solve(dictionary, x, beta):
 @pytest.mark.parametrize("make", [_chain, _dense])
 @pytest.mark.parametrize("factor", [None, 3.0, 10.0])
 def test_layered_bp(x64, make, factor):
-  """beta = 4 eps as in the theorem, and what its proof gives for others >= 3 eps."""
+  """beta = 4 eps as in the theorem, and other values >= 3 eps, which its proof allows."""
   for seed in range(3):
     rng = np.random.default_rng(seed)
     dictionaries, x, codes = make(rng)
@@ -127,7 +127,7 @@ def test_layered_bp(x64, make, factor):
     np.testing.assert_allclose(bounds[0].recovery.error, 7.5 * level, rtol=1e-6)
     if factor is not None:
       betas = []
-      for _ in layers:  # each layer's noise follows from the betas below
+      for _ in layers:  # a layer's noise depends on the betas of the layers before it
         known = _stability(layers, level, solver="bp", betas=[*betas, *[1e9] * 2][: len(layers)])
         betas.append(factor * known[len(betas)].noise)
       bounds = _stability(layers, level, solver="bp", betas=betas)
@@ -139,7 +139,7 @@ def test_layered_bp(x64, make, factor):
 
 
 def test_the_thresholding_bound_is_attained(x64):
-  """D = I: noise that works against a coefficient, and beta, add up to the bound."""
+  """For D = I, noise of the opposite sign and the threshold add up to the bound."""
   dictionary, code = cscjax.MatrixDictionary(jnp.eye(3)), jnp.array([1.0, 0, 0])
   (bound,) = _stability([CodedLayer(dictionary, code, code)], 0.1)
   noise = jnp.array([-0.1, 0, 0])
@@ -149,7 +149,7 @@ def test_the_thresholding_bound_is_attained(x64):
 
 
 def test_conditions(x64):
-  """The ends of what the theorems allow; s = 2, mu = 0.1, code in 1..2, eps = 0.1: 0.5 <= beta < 0.7."""
+  """Values just inside and outside the conditions, which give 0.5 <= beta < 0.7 for thresholding."""
   for beta, holds in [(0.49, False), (0.5, True), (0.69, True), (0.71, False), (None, True)]:
     found = theory.thresholding_recovery(0.1, 2, 1.0, 2.0, 0.1, beta)
     assert found.holds == holds
@@ -161,8 +161,8 @@ def test_conditions(x64):
   assert theory.bp_recovery(0.0, 100, 0.1).holds
 
 
-def test_scales_do_not_matter(x64):
-  """Filters of layer 1 times 4, codes divided by 4: errors of layer 2, whose signal that is, too."""
+def test_bounds_are_invariant_to_scale(x64):
+  """Multiplying the filters of layer 1 by 4 divides the codes, and so the errors of layer 2, by 4."""
   errors = []
   for scale in (1.0, 4.0):
     dictionaries, x, codes = _chain(np.random.default_rng(0))
@@ -177,7 +177,7 @@ def test_scales_do_not_matter(x64):
 
 
 def test_misfit_is_noise(x64):
-  """A signal that is not D code, by 0.003 in a patch, is one with that much noise."""
+  """A difference of 0.003 between a signal and D code counts as that much noise."""
   rng = np.random.default_rng(1)
   dictionaries, x, codes = _chain(rng)
   off = _noisy(rng, dictionaries[0], x, 0.003)
@@ -190,7 +190,7 @@ def test_misfit_is_noise(x64):
 
 
 def test_batch_and_pooling(x64):
-  """A batch is its signals; between layers of other sizes the largest error counts, site by site."""
+  """A batch gives the bounds of its signals. With pooling, each site counts its largest error."""
   rng = np.random.default_rng(2)
   first = cscjax.ConvDictionary(jnp.ones((1, 1, 1)))
   code = jnp.asarray((rng.random((2, 8, 1)) < 0.4) * 1.0).at[:, 0].set(1)
@@ -206,7 +206,7 @@ def test_batch_and_pooling(x64):
 
 
 def test_augmented_dictionary(x64):
-  """A code (a, z) over [I, F^T], F of well-spread taps: the parts are one code."""
+  """The bounds treat the parts of a code (a, z) over D = [I, F^T] as one code."""
   rng = np.random.default_rng(3)
   conv = cscjax.ConvDictionary(jnp.asarray(_taps(RULER)), padding="CIRCULAR")
   dictionary = cscjax.IdentityAugmented(conv)
@@ -242,7 +242,7 @@ def test_bad_input(name, changes):
     theory.layered_stability(layers, **{"noise": 0.1, **changes})
 
 
-def test_codes_of_another_batch_are_refused():
+def test_codes_with_another_batch_shape_are_rejected():
   dictionary = cscjax.MatrixDictionary(jnp.eye(3))
   with pytest.raises(ValueError, match="codes"):
     theory.layered_stability([CodedLayer(dictionary, jnp.ones((2, 3)), jnp.ones((1, 3)))], 0.1)
@@ -250,7 +250,7 @@ def test_codes_of_another_batch_are_refused():
 
 @pytest.mark.parametrize("name", ["coherence", "sparsity", "smallest", "largest", "noise", "beta"])
 @pytest.mark.parametrize("value", ["a", np.ones(3)])
-def test_recovery_names_what_is_no_number_or_does_not_broadcast(name, value):
+def test_recovery_names_the_argument_that_is_invalid(name, value):
   given = {"coherence": np.full(2, 0.1), "sparsity": np.ones(2), "smallest": 1.0, "largest": 1.0}
   given |= {"noise": 0.1, "beta": np.full(2, 0.2), name: value}
   named = "sparsity" if name == "coherence" and np.ndim(value) else name
