@@ -1,4 +1,4 @@
-"""Settings of the whole suite, and the fixture that a float64 test asks for."""
+"""Settings of the whole suite, and the fixture for tests in float64."""
 
 import hypothesis
 import jax
@@ -19,7 +19,7 @@ hypothesis.settings.load_profile("cscjax")
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_compilation_cache(tmp_path_factory):
-  """Processes that the tests start compile a program once."""
+  """Shares compiled programs between the processes that the tests start."""
   folder = tmp_path_factory.getbasetemp().parent / "compiled"  # of all workers
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
@@ -28,32 +28,46 @@ def _shared_compilation_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _programs_of_one_module():
-  """A program holds memory maps, of which Linux allows a process 65,530; beyond that XLA aborts."""
+  """Frees compiled programs after each module.
+
+  Each of them holds memory maps. Linux allows a process 65,530 of these, and XLA aborts beyond that.
+  """
   yield
   jax.clear_caches()
 
 
+def pytest_addoption(parser):
+  """Adds the option with which `.ci/run` runs the tests of the library a second time."""
+  parser.addoption(
+    "--optimized", action="store_true", help="compile with XLA's optimizations, as users' programs are"
+  )
+
+
 @pytest.fixture(autouse=True)
 def _fast_compilation(request):
-  """Most tests compile much and run little: XLA's optimizations cost them more than they save."""
-  as_users_do = any(map(request.node.get_closest_marker, ("slow", "optimized")))
-  jax.config.update("jax_disable_most_optimizations", not as_users_do)
+  """Disables XLA's optimizations, which cost most tests more time than they save.
+
+  Slow tests, tests marked as optimized, and all tests under `--optimized` keep them.
+  """
+  marked = any(map(request.node.get_closest_marker, ("slow", "optimized")))
+  optimizes = marked or request.config.getoption("--optimized")
+  jax.config.update("jax_disable_most_optimizations", not optimizes)
 
 
 PROMOTING = {
-  "tests.dictionaries.test_protocol": "dictionaries as users write them, with promotions",
-  "tests.experiments.test_notebooks": "notebooks as users write them, with promotions",
-  "tests.faults.test_bad_calls": "JAX's own messages name promotions before the argument",
-  "tests.models.test_pursuit_layers": "reference formulas",
-  "tests.solvers.test_meshes": "its script writes formulas with promotions",
-  "tests.training.test_loop": "a stand-in for the programs",
+  "tests.dictionaries.test_protocol": "its dictionaries rely on promotion, as users' own may",
+  "tests.experiments.test_notebooks": "notebooks rely on promotion, as users' own may",
+  "tests.faults.test_bad_calls": "JAX refuses a promotion before cscjax checks the argument",
+  "tests.models.test_pursuit_layers": "its reference formulas rely on promotion",
+  "tests.solvers.test_meshes": "its script relies on promotion",
+  "tests.training.test_loop": "its replacement for a network relies on promotion",
 }
-"""Modules that run without JAX's strict modes, and why."""
+"""The modules that run without JAX's strict modes, each with the reason."""
 
 
 @pytest.fixture(autouse=True)
 def _strict_modes(request, monkeypatch):
-  """JAX promotes neither ranks nor types by itself, also in the processes that a test starts."""
+  """Turns implicit promotion of ranks and types into errors, also in processes that a test starts."""
   if request.module.__name__ in PROMOTING:
     yield
     return
@@ -65,6 +79,6 @@ def _strict_modes(request, monkeypatch):
 
 @pytest.fixture
 def x64():
-  """Float64 for one test, whatever the default is."""
+  """Enables float64 for one test."""
   with jax.enable_x64(True):
     yield

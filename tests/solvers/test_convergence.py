@@ -229,7 +229,7 @@ def _photograph(case, size=48):
     filters, x = (jnp.asarray(a, jnp.float64) for a in (problem.filters, problem.x))
     dictionary = cscjax.ConvDictionary(filters, padding="CIRCULAR")
     run = cscjax.admm(dictionary, x, problem.beta, rho=1.0, iterations=1000, record=("objective",))
-  return problem, float(np.min(run.objective))
+  return problem, np.asarray(run.objective).min()
 
 
 def _cases():

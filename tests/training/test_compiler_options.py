@@ -1,9 +1,5 @@
 """What the CPU's compiler options change is the speed: values and gradients stay those of plain XLA."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,21 +82,6 @@ def test_without_them_where_xla_does_not_know_them(monkeypatch):
   devices = training._devices
   monkeypatch.setattr(devices, "CPU_OPTIONS", {"xla_cpu_no_such_option": "1"})
   assert devices.compiler_options.__wrapped__() == {}
-
-
-def test_convolutions_stay_out_of_cuda_graphs():
-  """By XLA's default: taking them out changes nothing. The documented option puts them in."""
-
-  def options(**environment):
-    code = "from jaxlib import xla_client; print(xla_client.CompileOptions().SerializeAsString().hex())"
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | environment
-    return subprocess.run(
-      [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-
-  flag = "--xla_gpu_enable_command_buffer="
-  assert options(XLA_FLAGS=f"{flag}-CONVOLUTION") == options()
-  assert options(XLA_FLAGS=f"{flag}+CONVOLUTION") != options()
 
 
 def test_none_for_other_backends(monkeypatch):
