@@ -1,4 +1,4 @@
-"""Thresholds, convolution and its adjoint, largest eigenvalues: plain functions over arrays."""
+"""Functions of arrays: convolution and its adjoint, thresholds, eigenvalues, pooling, precision."""
 
 from cscjax.ops._conv import analysis_shape, conv, conv_adjoint, synthesis_shape
 from cscjax.ops._eigenvalues import lanczos_max, lanczos_vector, power_iteration
