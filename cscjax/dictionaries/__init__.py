@@ -1,4 +1,4 @@
-"""Dictionaries: pairs of adjoint maps between signals and codes, as pytrees."""
+"""Dictionaries: linear maps from codes to signals with their adjoints, as pytrees."""
 
 from cscjax.dictionaries._base import (
   Code,
