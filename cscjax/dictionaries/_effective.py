@@ -4,8 +4,8 @@ The layers are those that the method `pursuit_layers` of a network returns, star
 All arrays have the batch axis first. The signal of a layer is the code of the previous layer with its
 parts joined, or the max-pooling of that; their sizes tell which. (In MSD-CSC the code is a pair (a, z):
 z forms the last channels of the signal, and a the others.) The parts of a network that are not
-dictionaries are ignored: the scale of batch normalization, and the skip connection of a block of
-Res-CSC.
+dictionaries are ignored: the scale of batch normalization, and what a block of Res-CSC adds to
+its second layer.
 """
 
 from collections.abc import Sequence
