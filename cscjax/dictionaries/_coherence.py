@@ -26,14 +26,14 @@ BLOCK = 2**22  # largest number of values in a block of columns of the Gram matr
 
 @ops.highest_precision
 def mutual_coherence(dictionary: Dictionary, signal_shape: Sequence[int] | None = None) -> jax.Array:
-  """Computes the mutual coherence of a dictionary, its largest cosine between two different atoms.
+  """Computes the mutual coherence of a dictionary: the largest absolute cosine between two of its atoms.
 
   It is `mu(D) = max_{i != j} |<d_i, d_j>| / (||d_i|| ||d_j||)` (Lemma 1). Atoms that are zero are
   ignored. Neither the matrix of the dictionary nor its whole Gram matrix is stored.
 
   Without `signal_shape`, the atoms are all shifts of the filters on an unbounded grid, where no border
-  cuts them. With dilation, two shifts have taps in common only if stride * p = dilation * u, where p is
-  a shift of the code and u a shift of the taps. Hence mu depends on a stride s and a dilation t only
+  cuts them. With dilation, two shifts have taps in common only if `stride * p = dilation * u`, where p
+  is a shift of the code and u a shift of the taps. Hence mu depends on a stride s and a dilation t only
   through s / gcd(s, t): dilation does not change it at stride 1, and can only increase it at other
   strides.
 
@@ -41,8 +41,8 @@ def mutual_coherence(dictionary: Dictionary, signal_shape: Sequence[int] | None 
   shifts around a circle are included; atoms that do not fit into the signal are not. In the example of
   Fig. S1 (mu is 0.47, and 0 with dilation 2) the dilated atoms that would overlap no longer fit into the
   image. Dilation can also increase mu, if it makes a border cut atoms or shifts around a circle overlap
-  twice. The cost does not grow with the signal beyond about twice the extent of a filter, because larger
-  signals have the same pairs of overlapping atoms.
+  twice. For convolutions, the cost does not grow with signals beyond about twice the extent of a filter,
+  because larger signals have the same pairs of overlapping atoms.
 
   Args:
     dictionary: Any dictionary.
@@ -143,7 +143,9 @@ def _unbounded_coherence(dictionary: Dictionary) -> jax.Array:
     return jnp.maximum(with_identity, _unbounded_coherence(dictionary.conv))
   if isinstance(dictionary, ConvDictionary):
     return _max_cross_correlation(dictionary)
-  checks.fail("signal_shape", None, f"a shape, for a {type(dictionary).__name__}")
+  checks.fail(
+    "signal_shape", None, f"the shape of a signal, which a {type(dictionary).__name__} requires"
+  )
 
 
 def _is_like_unbounded(conv: ConvDictionary, shape: tuple[int, ...]) -> bool:

@@ -13,9 +13,7 @@ from cscjax.dictionaries._base import check_signal_shape
 from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.dictionaries._identity import IdentityAugmented
 
-POINTS = (
-  8  # grid points per axis and degree of the polynomial; the bound is at most 4 % too large per axis
-)
+POINTS = 8  # grid points per axis and degree; the bound is at most 4 % too large per axis
 SQUARINGS = (2, 2)  # numbers of squarings of the Gram matrix, which is rescaled before each group
 
 

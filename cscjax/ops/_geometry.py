@@ -167,7 +167,7 @@ def as_axes(filters: jax.Array, stride: Any, dilation: Any, padding: Any) -> tup
   if rank not in (1, 2):
     checks.fail("filters", tuple(filters.shape), "[kh, kw, C, m], or [k, C, m] for 1-D signals")
   if min(filters.shape) < 1:
-    checks.fail("filters", tuple(filters.shape), "no empty axis")
+    checks.fail("filters", tuple(filters.shape), "a shape without an empty axis")
   strides, dilations = (
     _per_axis(name, integers_per_axis(name, value), rank)
     for name, value in (("stride", stride), ("dilation", dilation))

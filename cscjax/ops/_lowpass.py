@@ -53,7 +53,7 @@ def tikhonov_lowpass(
     checks.fail("strength", jnp.shape(strength), "a scalar")
   x = checks.real_array("x", x)
   if x.ndim <= spatial_axes or x.size == 0:
-    checks.fail("x", x.shape, f"at least {spatial_axes + 1} axes, none of them empty")
+    checks.fail("x", x.shape, f"at least {spatial_axes + 1} axes and none of size 0")
   dtype = common_float(x)
   axes = tuple(range(x.ndim - 1 - spatial_axes, x.ndim - 1))
   widths = [(pad, pad) if axis in axes else (0, 0) for axis in range(x.ndim)]
