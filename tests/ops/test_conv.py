@@ -164,7 +164,7 @@ def _three_maps(x, filters, code):
   "geometry", [GEOMETRY, {"padding": "SAME"}, {"padding": "CIRCULAR", "stride": 2, "dilation": (1, 2)}]
 )
 def test_gradients_of_the_three_maps(x64, geometry):
-  """<D^T x, code> is linear in the signal, the filters and the code, so each gradient is a map, too."""
+  """<D^T x, code> is linear in its three arguments, so its gradients are the three maps again."""
   rng = np.random.default_rng(4)
   x, filters = rng.normal(size=(2, *SPATIAL, 2)), jnp.asarray(rng.normal(size=(2, 3, 2, 3)))
   shape = references.code_spatial(filters, SPATIAL, **geometry)
