@@ -1,4 +1,10 @@
-"""Dictionaries: pairs of adjoint maps between signals and codes, as pytrees."""
+"""Dictionaries: linear maps from codes to signals with their adjoints, as pytrees.
+
+`MatrixDictionary` is a dense dictionary, `ConvDictionary` a convolutional one, and `IdentityAugmented`
+the dictionary of a dense connection. Other classes can implement the protocol `Dictionary`. Functions
+compute properties of a dictionary (`lipschitz`, `mutual_coherence`, `atom_norms`, `to_matrix`) and show
+the layers of a network in its input domain (`effective_atoms`, `layer_reconstructions`).
+"""
 
 from cscjax.dictionaries._base import (
   Code,

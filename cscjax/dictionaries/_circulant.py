@@ -1,7 +1,8 @@
-"""Circular convolutions of stride 1, which the Fourier transform turns into small blocks."""
+"""Circular convolutions of stride 1, which the Fourier transform block-diagonalizes."""
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,28 +12,32 @@ from jax import lax
 from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.ops import highest_precision, vary_alike
 
-BLOCK = 2**18  # complex numbers that are held for a block of frequencies
+BLOCK = 2**18  # largest number of complex numbers in memory for the frequencies of one step
 
 
 def codes_are_smaller(conv: ConvDictionary) -> bool:
-  """Whether D^T D has the smaller blocks, [m, m], not D D^T, [C, C]; they share eigenvalues > 0."""
+  """Whether the blocks [m, m] of D^T D are smaller than the blocks [C, C] of D D^T.
+
+  Both have the same positive eigenvalues, so functions use the smaller ones.
+  """
   channels, count = conv.filters.shape[-2:]
   return count < channels
 
 
 def inverse_blocks(conv: ConvDictionary, sizes: Sequence[int], ridge: jax.Array) -> jax.Array:
-  """The inverse of ridge I + D D^T, or of ridge I + D^T D where codes are smaller, block by block.
+  """Computes the inverse of ridge I + D D^T, or of ridge I + D^T D if codes are smaller.
 
   Args:
     conv: A circular convolution of stride 1.
-    sizes: (H, W) or (L,) of a signal.
-    ridge: > 0, a scalar.
+    sizes: Spatial sizes (H, W) or (L,) of a signal.
+    ridge: A positive scalar.
 
   Returns:
-    [H, W // 2 + 1, s, s], or [L // 2 + 1, s, s], s = min(C, m): a row of a spectrum times its block.
+    The blocks at all frequencies of `rfftn`, of shape [H, W // 2 + 1, s, s] or [L // 2 + 1, s, s], with
+    s = min(C, m). They multiply the channels of a spectrum as a row vector from the right.
   """
 
-  def inverse(block):
+  def inverse(block: jax.Array) -> jax.Array:
     return jnp.linalg.inv(block + ridge.astype(block.dtype) * jnp.eye(len(block), dtype=block.dtype))
 
   blocks = _map_frequencies(conv, sizes, inverse)
@@ -40,24 +45,24 @@ def inverse_blocks(conv: ConvDictionary, sizes: Sequence[int], ridge: jax.Array)
 
 
 def largest_gram_eigenvalue(conv: ConvDictionary, sizes: Sequence[int]) -> jax.Array:
-  """lambda_max(D^T D) of a circular convolution of stride 1 on signals of spatial shape `sizes`."""
+  """Returns lambda_max(D^T D) of a circular convolution of stride 1 on signals of the given sizes."""
   constant = jax.tree.map(lax.stop_gradient, conv)
-  tops = _map_frequencies(constant, sizes, lambda block: jnp.linalg.eigvalsh(block)[-1])
-  return largest_eigenvalue(_gram_block(conv, sizes, jnp.argmax(tops)))
+  eigenvalues = _map_frequencies(constant, sizes, lambda block: jnp.linalg.eigvalsh(block)[-1])
+  return largest_eigenvalue(_gram_block(conv, sizes, jnp.argmax(eigenvalues)))
 
 
 @jax.custom_jvp
 def largest_eigenvalue(matrix: jax.Array) -> jax.Array:
-  """lambda_max of a Hermitian matrix [n, n], with the derivative v^* dA v for one of its eigenvectors v.
+  """Returns lambda_max of a Hermitian matrix [n, n], with derivative v^* dA v for an eigenvector v.
 
-  Where the eigenvalue is repeated that is a subgradient; the derivative of `eigvalsh` is NaN there.
+  If the eigenvalue is repeated, this is a subgradient, whereas the derivative of `eigvalsh` is NaN.
   """
   return jnp.linalg.eigvalsh(matrix)[-1]
 
 
 @largest_eigenvalue.defjvp
 @highest_precision
-def _(primals, tangents):
+def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
   (matrix,), (change,) = primals, tangents
   values, vectors = jnp.linalg.eigh(matrix)
   vector = vectors[:, -1]
@@ -67,15 +72,16 @@ def _(primals, tangents):
 def _map_frequencies(
   conv: ConvDictionary, sizes: Sequence[int], function: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
-  """function(block) at each frequency of a real Fourier transform, stacked."""
+  """Computes function(block) at all frequencies of a real Fourier transform, stacked on a first axis."""
   count = math.prod(sizes[:-1]) * (sizes[-1] // 2 + 1)
   channels, atoms = conv.filters.shape[-2:]
-  held = math.prod(conv.filters.shape[:-2]) + channels * atoms + min(channels, atoms) ** 2
-  batch = min(count, max(1, BLOCK // held))
+  per_frequency = math.prod(conv.filters.shape[:-2]) + channels * atoms + min(channels, atoms) ** 2
+  batch = min(count, max(1, BLOCK // per_frequency))
   at = jax.vmap(lambda index: function(_gram_block(conv, sizes, index)))
 
-  def body(values, start):
-    # Written in place, the last block over a part of the one before: no second copy of them all.
+  def body(values: jax.Array, start: jax.Array) -> tuple[jax.Array, None]:
+    # Each step writes its results in place, so no second copy of all values exists. The last step may
+    # overlap the one before it.
     block = at(start + jnp.arange(batch))
     return lax.dynamic_update_slice_in_dim(values, block, start, axis=0), None
 
@@ -84,8 +90,11 @@ def _map_frequencies(
   return lax.scan(body, values, jnp.minimum(jnp.arange(0, count, batch), count - batch))[0]
 
 
-def _gram_block(conv, sizes, index):
-  """At one frequency, by its place in a real Fourier transform: [C, C] of D D^T, or [m, m] of D^T D."""
+def _gram_block(conv: ConvDictionary, sizes: Sequence[int], index: jax.Array) -> jax.Array:
+  """Returns the block at one frequency, [C, C] of D D^T or [m, m] of D^T D, whichever is smaller.
+
+  `index` is the position of the frequency in the flattened array of the frequencies of `rfftn`.
+  """
   channels, count = conv.filters.shape[-2:]
   phases = lax.complex(jnp.ones((), conv.filters.dtype), jnp.zeros((), conv.filters.dtype))
   places = jnp.unravel_index(index, (*sizes[:-1], sizes[-1] // 2 + 1))
@@ -101,8 +110,8 @@ def _gram_block(conv, sizes, index):
   return spectra.conj() @ spectra.T
 
 
-def _product_modulo(a, b, n):
-  """(a b) mod n for a scalar a and a constant vector b, both in 0..n-1, within 32 bits."""
+def _product_modulo(a: jax.Array, b: np.ndarray, n: int) -> jax.Array:
+  """Computes (a b) mod n in 32-bit integers, for a scalar a and a constant vector b in 0..n-1."""
   digit = 31 - (n - 1).bit_length()
   total = jnp.zeros(b.shape, jnp.uint32)
   a = a.astype(jnp.uint32)

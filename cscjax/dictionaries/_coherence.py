@@ -1,4 +1,4 @@
-"""Mutual coherence and the norms of atoms, without the explicit matrix."""
+"""Mutual coherence and norms of the atoms, computed without the matrix of the dictionary."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,37 +21,48 @@ from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.dictionaries._identity import IdentityAugmented
 from cscjax.dictionaries._matrix import MatrixDictionary
 
-BLOCK = 2**22  # numbers in a block of columns of the Gram matrix, or of their atoms
+BLOCK = 2**22  # largest number of values in a block of columns of the Gram matrix, or of atoms
 
 
 @ops.highest_precision
 def mutual_coherence(dictionary: Dictionary, signal_shape: Sequence[int] | None = None) -> jax.Array:
-  """mu(D): largest |<d_i, d_j>| / (||d_i|| ||d_j||) over pairs of different atoms (Lemma 1), in 0..1.
+  """Computes the mutual coherence of a dictionary: the largest absolute cosine between two of its atoms.
 
-  Atoms that are 0 are left out. The explicit matrix is never made, nor the whole Gram matrix.
+  It is `mu(D) = max_{i != j} |<d_i, d_j>| / (||d_i|| ||d_j||)` (Lemma 1). Atoms that are zero are
+  ignored. Neither the matrix of the dictionary nor its whole Gram matrix is stored.
 
-  Without a shape, that of all shifts of the filters on an unbounded grid, where no atom is cut. Two
-  shifts of dilated filters share taps only where stride * p = dilation * u, p a shift of the code and u
-  of the filters' taps: mu then depends on stride s and dilation t through s / gcd(s, t) alone. So at
-  stride 1 dilation leaves it as it is, and at other strides can only raise it.
+  Without `signal_shape`, the atoms are all shifts of the filters on an unbounded grid, where no border
+  cuts them. With dilation, two shifts have taps in common only if `stride * p = dilation * u`, where p
+  is a shift of the code and u a shift of the taps. Hence mu depends on a stride s and a dilation t only
+  through s / gcd(s, t): dilation does not change it at stride 1, and can only increase it at other
+  strides.
 
-  With a shape, that of `to_matrix`: atoms cut by a border and shifts around a circle are in, those
-  that do not fit are not. In Fig. S1's example (0.47, and 0 with dilation 2) the dilated atoms that
-  would overlap do not fit into the image any more. Dilation can raise it, too: where shifts around a
-  circle meet a second time, or atoms are cut. A larger signal has the same pairs of atoms as one of
-  twice a filter's extent, so sizes are cut to that.
+  With `signal_shape`, the atoms are the columns of `to_matrix`. Atoms that are cut by a border and
+  shifts around a circle are included; atoms that do not fit into the signal are not. In the example of
+  Fig. S1 (mu is 0.47, and 0 with dilation 2) the dilated atoms that would overlap no longer fit into the
+  image. Dilation can also increase mu, if it makes a border cut atoms or shifts around a circle overlap
+  twice. For convolutions, the cost does not grow with signals beyond about twice the extent of a filter,
+  because larger signals have the same pairs of overlapping atoms.
 
   Args:
     dictionary: Any dictionary.
-    signal_shape: Shape of one signal without batch: (n,), (L, C) or (H, W, C). Needed by a dictionary
-      that is not one of this package; of no account for `MatrixDictionary`.
+    signal_shape: Shape of one signal without batch axes: (n,), (L, C) or (H, W, C). It is not needed for
+      a `MatrixDictionary`, and required for dictionaries that are not of this package.
 
   Returns:
-    A scalar of the dictionary's floating type, computed in float32 at least. 0 where there is but one
-    atom.
+    A scalar in [0, 1] of the floating-point type of the dictionary, computed in at least float32. It is
+    zero for a single atom.
 
   Raises:
-    ValueError: If `signal_shape` does not fit the dictionary, or is needed and missing.
+    ValueError: If `dictionary` is not a dictionary, or if `signal_shape` does not fit it or is missing
+      although it is required.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> filters = jnp.array([1.0, 2.0]).reshape(2, 1, 1)
+    >>> round(float(cscjax.mutual_coherence(cscjax.ConvDictionary(filters))), 3)  # 2 / (1 + 4)
+    0.4
   """
   check_dictionary(dictionary)
   if isinstance(dictionary, MatrixDictionary) and signal_shape is None:
@@ -62,19 +73,30 @@ def mutual_coherence(dictionary: Dictionary, signal_shape: Sequence[int] | None 
     signal_shape = check_signal_shape(dictionary, signal_shape)
     dtype = floating_type(dictionary, signal_shape)
   coherence = _coherence(in_single_precision(dictionary), signal_shape)
-  return jnp.minimum(coherence, 1).astype(dtype)  # rounding can lead beyond 1
+  return jnp.minimum(coherence, 1).astype(dtype)  # rounding can exceed 1
 
 
 @ops.highest_precision
 def atom_norms(dictionary: Dictionary, signal_shape: Sequence[int]) -> Code:
-  """||d_j|| of every atom, those cut by a border among them, shaped like a code without batch.
+  """Computes the norm of every atom, including those that are cut by a border.
 
   Args:
     dictionary: Any dictionary.
-    signal_shape: As in `to_matrix`.
+    signal_shape: Shape of one signal without batch axes: (n,), (L, C) or (H, W, C).
+
+  Returns:
+    The norms, as a code without batch axes.
 
   Raises:
-    ValueError: If `signal_shape` does not fit the dictionary.
+    ValueError: If `dictionary` is not a dictionary, or if `signal_shape` does not fit it.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> from cscjax.dictionaries import atom_norms
+    >>> norms = atom_norms(cscjax.MatrixDictionary(jnp.array([[3.0, 0.0], [4.0, 1.0]])), (2,))
+    >>> [round(float(norm), 3) for norm in norms]
+    [5.0, 1.0]
   """
   shape = check_signal_shape(dictionary, signal_shape)
   if isinstance(dictionary, IdentityAugmented):
@@ -82,7 +104,7 @@ def atom_norms(dictionary: Dictionary, signal_shape: Sequence[int]) -> Code:
     return jnp.ones(shape, new.dtype), new
   if isinstance(dictionary, MatrixDictionary):
     return ops.norm(jnp.asarray(dictionary.atoms, floating_type(dictionary, shape)), axis=0)
-  if isinstance(dictionary, ConvDictionary) and not _meets_itself(dictionary, shape):
+  if isinstance(dictionary, ConvDictionary) and not _overlaps_itself(dictionary, shape):
     filters = jnp.asarray(dictionary.filters, floating_type(dictionary, shape))
     power = ops.power_of_two(filters, axis=range(filters.ndim - 1))
     squares = dictionary.replace(filters=jnp.square(filters / power))
@@ -93,45 +115,49 @@ def atom_norms(dictionary: Dictionary, signal_shape: Sequence[int]) -> Code:
   return _unflatten(norms, _code_shapes(dictionary, shape))
 
 
-def _meets_itself(conv: ConvDictionary, shape: tuple[int, ...]) -> bool:
-  """Whether a filter goes around a circular signal and back onto itself."""
+def _overlaps_itself(conv: ConvDictionary, shape: tuple[int, ...]) -> bool:
+  """Whether a filter is longer than a circular signal, so that it wraps around and overlaps itself."""
   sizes = zip(conv.axes, shape[:-1], strict=True)
   return conv.padding == "CIRCULAR" and any(axis.extent > n for axis, n in sizes)
 
 
-def _coherence(dictionary, shape):
+def _coherence(dictionary: Dictionary, shape: tuple[int, ...] | None) -> jax.Array:
+  """Computes `mutual_coherence` for checked arguments."""
   if shape is None:
-    return _over_all_shifts(dictionary)
+    return _unbounded_coherence(dictionary)
   conv = dictionary.conv if isinstance(dictionary, IdentityAugmented) else dictionary
-  if isinstance(conv, ConvDictionary) and _has_just_all_shifts(conv, shape):
-    return _over_all_shifts(dictionary)
+  if isinstance(conv, ConvDictionary) and _is_like_unbounded(conv, shape):
+    return _unbounded_coherence(dictionary)
   if isinstance(dictionary, IdentityAugmented):
-    return _beside_identity(dictionary.conv, _enough(dictionary.conv, shape))
+    return _augmented_coherence(dictionary.conv, _reduced_shape(dictionary.conv, shape))
   if isinstance(dictionary, ConvDictionary):
-    shape = _enough(dictionary, shape)
-  return _largest_in_gram(dictionary, shape)
+    shape = _reduced_shape(dictionary, shape)
+  return _gram_coherence(dictionary, shape)
 
 
-def _over_all_shifts(dictionary):
+def _unbounded_coherence(dictionary: Dictionary) -> jax.Array:
+  """Computes the coherence of all shifts of the filters on an unbounded grid."""
   if isinstance(dictionary, IdentityAugmented):
     filters = dictionary.conv.filters
-    beside = jnp.max(jnp.abs(_unit_rows(filters.reshape(-1, filters.shape[-1]).T)))
-    return jnp.maximum(beside, _over_all_shifts(dictionary.conv))
+    with_identity = jnp.max(jnp.abs(_unit_rows(filters.reshape(-1, filters.shape[-1]).T)))
+    return jnp.maximum(with_identity, _unbounded_coherence(dictionary.conv))
   if isinstance(dictionary, ConvDictionary):
-    return _largest_correlation(dictionary)
-  checks.fail("signal_shape", None, f"a shape, for a {type(dictionary).__name__}")
+    return _max_cross_correlation(dictionary)
+  checks.fail(
+    "signal_shape", None, f"the shape of a signal, which a {type(dictionary).__name__} requires"
+  )
 
 
-def _has_just_all_shifts(conv: ConvDictionary, shape: tuple[int, ...]) -> bool:
-  """Whether no atom is cut, and any two overlap as on an unbounded grid and not a second time."""
+def _is_like_unbounded(conv: ConvDictionary, shape: tuple[int, ...]) -> bool:
+  """Whether no atom is cut, and all pairs of atoms overlap as on an unbounded grid and not twice."""
   sizes = list(zip(conv.axes, shape[:-1], strict=True))
   room = all(n >= 2 * axis.extent - 1 for axis, n in sizes)
   whole_turns = all(n % axis.stride == 0 for axis, n in sizes)
   return room and (conv.padding == "VALID" or (conv.padding == "CIRCULAR" and whole_turns))
 
 
-def _largest_correlation(dictionary: ConvDictionary) -> jax.Array:
-  """The filters' cross-correlations at the lags that the stride lets occur."""
+def _max_cross_correlation(dictionary: ConvDictionary) -> jax.Array:
+  """Returns the largest cross-correlation of two normalized filters at the lags that occur."""
   *kernel, channels, count = dictionary.filters.shape
   atoms = jnp.moveaxis(dictionary.filters, -1, 0).reshape(count, -1)
   atoms = _unit_rows(atoms).reshape(count, *kernel, channels)
@@ -140,19 +166,20 @@ def _largest_correlation(dictionary: ConvDictionary) -> jax.Array:
   lags = [2 * r // s + 1 for r, s in zip(reach, steps, strict=True)]
   zero_lag = tuple(n // 2 for n in lags)
 
-  def largest(item):
+  def largest(item: tuple[jax.Array, jax.Array]) -> jax.Array:
     index, atom = item
-    against = ops.conv(atom, jnp.moveaxis(atoms, 0, -1), stride=steps, padding=[(r, r) for r in reach])
-    return jnp.max(jnp.abs(against).at[(*zero_lag, index)].set(0))
+    cosines = ops.conv(atom, jnp.moveaxis(atoms, 0, -1), stride=steps, padding=[(r, r) for r in reach])
+    return jnp.max(jnp.abs(cosines).at[(*zero_lag, index)].set(0))
 
   batch = max(1, BLOCK // max(math.prod(lags) * count, atoms[0].size))
   return jnp.max(lax.map(largest, (jnp.arange(count), atoms), batch_size=min(batch, count)))
 
 
-def _largest_in_gram(dictionary, shape):
+def _gram_coherence(dictionary: Dictionary, shape: tuple[int, ...]) -> jax.Array:
+  """Computes the coherence from the Gram matrix, one block of columns at a time."""
   norms = jnp.concatenate([jnp.ravel(part) for part in jax.tree.leaves(atom_norms(dictionary, shape))])
 
-  def largest(indices, atoms):
+  def largest(indices: jax.Array, atoms: jax.Array) -> jax.Array:
     atoms = _unit_rows(atoms).reshape(-1, *shape)
     gram = jnp.abs(_flatten(dictionary.analysis(atoms), len(indices)))
     gram = gram.at[jnp.arange(len(indices)), indices].set(0)
@@ -161,27 +188,27 @@ def _largest_in_gram(dictionary, shape):
   return jnp.max(_map_atoms(dictionary, shape, largest))
 
 
-def _beside_identity(conv, shape):
-  """mu([I, F^T]): an atom against a unit vector is its entry there."""
+def _augmented_coherence(conv: ConvDictionary, shape: tuple[int, ...]) -> jax.Array:
+  """Computes mu([I, F^T]): the cosine between an atom and a unit vector is one of its entries."""
 
-  def largest(_, atoms):
+  def largest(_: jax.Array, atoms: jax.Array) -> jax.Array:
     return jnp.max(jnp.abs(_unit_rows(atoms)), axis=1)
 
-  return jnp.maximum(jnp.max(_map_atoms(conv, shape, largest)), _largest_in_gram(conv, shape))
+  return jnp.maximum(jnp.max(_map_atoms(conv, shape, largest)), _gram_coherence(conv, shape))
 
 
-def _enough(conv: ConvDictionary, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """The smallest shape with all pairs of overlapping atoms that `shape` has.
+def _reduced_shape(conv: ConvDictionary, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the smallest shape with the same pairs of overlapping atoms as `shape`.
 
-  Along an axis, two overlapping filters of extent e cover at most 2 e - 1 sites. With 2 e + s - 2 there
-  is room for every such pair away from the borders, wherever the stride s puts it, and none for one that
-  meets both borders (or itself around the circle); those at a border are the same at any size that
-  leaves the same remainder by the stride.
+  Along an axis, two overlapping filters of extent e cover at most 2 e - 1 samples. A size of 2 e + s - 2
+  has room for every such pair away from the borders, at every position that the stride s allows, and no
+  pair touches both borders (or itself around the circle). The pairs at a border are the same for all
+  sizes with the same remainder modulo the stride.
   """
   spatial = []
   for n, axis in zip(shape[:-1], conv.axes, strict=True):
-    enough = 2 * axis.extent + axis.stride - 2
-    spatial.append(min(n, enough + (n - enough) % axis.stride))
+    sufficient = 2 * axis.extent + axis.stride - 2
+    spatial.append(min(n, sufficient + (n - sufficient) % axis.stride))
   return (*spatial, shape[-1])
 
 
@@ -190,31 +217,33 @@ def _map_atoms(
   shape: tuple[int, ...],
   function: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
-  """function(indices [b], atoms [b, n]) -> [b] over all atoms, a block at a time."""
+  """Applies a function (indices [b], atoms [b, n]) -> [b] to all atoms, one block at a time."""
   shapes = _code_shapes(dictionary, shape)
   size = sum(math.prod(s.shape) for s in jax.tree.leaves(shapes))
   block = min(size, max(1, BLOCK // max(size, math.prod(shape))))
   dtype = floating_type(dictionary, shape)
 
-  def step(first):
-    indices = jnp.minimum(first + jnp.arange(block), size - 1)  # the last atom may come again
+  def step(first: jax.Array) -> jax.Array:
+    indices = jnp.minimum(first + jnp.arange(block), size - 1)  # repeats the last atom in the last block
     codes = _unflatten(jax.nn.one_hot(indices, size, dtype=dtype), shapes)
     return function(indices, dictionary.synthesis(codes, (block, *shape)).reshape(block, -1))
 
   return lax.map(step, jnp.arange(0, size, block)).reshape(-1)[:size]
 
 
-def _code_shapes(dictionary, shape) -> Any:
+def _code_shapes(dictionary: Dictionary, shape: tuple[int, ...]) -> Any:
+  """Returns the shapes of the leaves of a code."""
   signal = jax.ShapeDtypeStruct(shape, ops.common_float(*jax.tree.leaves(dictionary)))
   return jax.eval_shape(dictionary.analysis, signal)
 
 
-def _flatten(code, batch):
+def _flatten(code: Code, batch: int) -> jax.Array:
+  """Converts a code with one batch axis to an array [batch, size]."""
   return jnp.concatenate([part.reshape(batch, -1) for part in jax.tree.leaves(code)], axis=1)
 
 
-def _unflatten(array, shapes):
-  """[..., size] -> a code with leading axes."""
+def _unflatten(array: jax.Array, shapes: Any) -> Code:
+  """Converts an array [..., size] to a code with batch axes."""
   leaves, treedef = jax.tree.flatten(shapes)
   parts, start = [], 0
   for leaf in leaves:
@@ -224,15 +253,15 @@ def _unflatten(array, shapes):
   return jax.tree.unflatten(treedef, parts)
 
 
-def _unit_rows(rows):
-  """Each row divided by its norm, 0 where it is 0."""
+def _unit_rows(rows: jax.Array) -> jax.Array:
+  """Divides each row by its norm; rows of zeros stay zero."""
   rows = jnp.asarray(rows, ops.common_float(rows))
   rows = rows / ops.power_of_two(rows, axis=-1)
   return _divide(rows, ops.norm(rows, axis=-1)[..., None])
 
 
-def _divide(values, norms):
-  """values / norms at any scale of the norms, 0 where a norm is 0, NaN where it is NaN."""
+def _divide(values: jax.Array, norms: jax.Array) -> jax.Array:
+  """Computes values / norms safely at any scale; the result is 0 for a norm of 0, and NaN for NaN."""
   power = ops.power_of_two(norms[None], axis=0)[0]
   norms = norms / power
   return jnp.where(norms == 0, 0, values / power / jnp.where(norms == 0, 1, norms))

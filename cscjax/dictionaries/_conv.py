@@ -1,6 +1,7 @@
-"""Convolutional dictionaries, strided and dilated."""
+"""Convolutional dictionaries with stride and dilation."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import struct
@@ -9,22 +10,34 @@ from cscjax import checks, ops
 
 
 class ConvDictionary(struct.PyTreeNode):
-  """All shifts of some filters; its analysis is the convolution of a CNN.
+  """A convolutional dictionary, whose atoms are the shifts of its filters.
 
-  `analysis` is a cross-correlation with the filters, `synthesis` its adjoint, exact for every stride,
-  dilation, padding and size. One- or two-dimensional after the rank of `filters`.
+  `analysis` is a cross-correlation with the filters, as in a CNN, and `synthesis` is its exact adjoint
+  for every stride, dilation, padding and size. Signals are one- or two-dimensional, depending on the
+  rank of `filters`.
 
   Attributes:
-    filters: [kh, kw, C, m] (HWIO), or [k, C, m] for one-dimensional signals; C channels of the
-      signal, m of the code.
-    stride: Step between the positions of an atom, one for all axes or one an axis.
-    dilation: Step between the taps of a filter (the paper's s), likewise.
-    padding: "SAME" (zeros), "CIRCULAR" (the paper's circulant matrices), "VALID", or explicit
-      pairs (low, high), one an axis.
+    filters: Filters of shape [kh, kw, C, m] (HWIO), or [k, C, m] for one-dimensional signals. A signal
+      has C channels and a code has m. Nested lists are converted.
+    stride: Step between the positions of an atom, at least 1: one integer, or one per spatial axis.
+    dilation: Step between the taps of a filter (s in the paper), at least 1: one integer, or one per
+      spatial axis.
+    padding: "SAME" (zeros), "CIRCULAR" (the signal wraps around, as in the circulant matrices of the
+      paper), "VALID" (none), or pairs (low, high) of numbers of zeros, one per spatial axis.
 
   Raises:
-    ValueError: When made, if stride, dilation or padding are not of these kinds (NumPy integers, arrays
-      and lists of integers are converted); when used, if they do not fit the filters.
+    ValueError: On construction, if the stride, the dilation or the padding is none of these (NumPy
+      integers, arrays and lists are converted). On use, if they do not fit the filters.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> filters = jax.random.normal(jax.random.key(0), (3, 3, 1, 8))
+    >>> dictionary = cscjax.ConvDictionary(filters, stride=2)
+    >>> code = dictionary.analysis(jnp.ones((5, 32, 32, 1)))
+    >>> code.shape, dictionary.synthesis(code).shape
+    ((5, 16, 16, 8), (5, 32, 32, 1))
   """
 
   filters: jax.Array
@@ -32,8 +45,8 @@ class ConvDictionary(struct.PyTreeNode):
   dilation: int | tuple[int, ...] = struct.field(pytree_node=False, default=1)
   padding: ops.Padding = struct.field(pytree_node=False, default="SAME")
 
-  def __post_init__(self):
-    # Static fields are keys of jit's cache: one that cannot be hashed or compared would spoil it.
+  def __post_init__(self) -> None:
+    # Static fields are part of the cache key of `jax.jit`, so they must be hashable.
     object.__setattr__(self, "stride", ops.integers_per_axis("stride", self.stride))
     object.__setattr__(self, "dilation", ops.integers_per_axis("dilation", self.dilation))
     object.__setattr__(self, "padding", ops.as_padding(self.padding))
@@ -41,30 +54,54 @@ class ConvDictionary(struct.PyTreeNode):
 
   @property
   def signal_ndim(self) -> int:
-    """A signal is [H, W, C] or [L, C]."""
+    """Number of axes of a signal: 3 for [H, W, C], 2 for [L, C]."""
     return self.filters.ndim - 1
 
   @property
-  def geometry(self) -> dict:
-    """Stride, dilation and padding, as the functions of `cscjax.ops` take them."""
+  def geometry(self) -> dict[str, Any]:
+    """Stride, dilation and padding, as keyword arguments of the functions of `cscjax.ops`."""
     return {"stride": self.stride, "dilation": self.dilation, "padding": self.padding}
 
   @property
   def axes(self) -> tuple[ops.Axis, ...]:
-    """The spatial axes, each with its taps, stride, dilation and padding."""
+    """The spatial axes, each with its number of taps, stride, dilation and padding.
+
+    Raises:
+      ValueError: If the stride, the dilation or the padding does not fit the filters, or if `filters` is
+        not an array of real numbers of a valid shape.
+    """
     return ops.as_axes(self.filters, **self.geometry)
 
   def analysis(self, x: jax.Array) -> jax.Array:
-    """D^T x: [..., H, W, C] -> [..., H', W', m]."""
+    """Computes D^T x, the convolution of a CNN.
+
+    Args:
+      x: Signal of shape [..., H, W, C] or [..., L, C].
+
+    Returns:
+      The code of shape [..., H', W', m] or [..., L', m].
+
+    Raises:
+      ValueError: If `x` is not an array of real numbers of this shape, or if the filters do not fit into
+        the padded signal.
+    """
     return ops.conv(x, self.filters, **self.geometry)
 
   def synthesis(self, code: jax.Array, signal_shape: Sequence[int] | None = None) -> jax.Array:
-    """D code: [..., H', W', m] -> [..., H, W, C].
+    """Computes D code, the exact adjoint of `analysis`.
 
     Args:
-      code: The code.
-      signal_shape: (..., H, W, C) of the signal, as `x.shape`. Without it the size that fits the
-        code exactly: stride * H' for "SAME" and "CIRCULAR".
+      code: Code of shape [..., H', W', m] or [..., L', m].
+      signal_shape: Shape (..., H, W, C) or (..., L, C) of the signal, such as `x.shape`. Batch axes are
+        ignored. By default the size of the signal is stride times the size of the code for "SAME" and
+        "CIRCULAR", and else the smallest one with such a code.
+
+    Returns:
+      The signal of shape [..., H, W, C] or [..., L, C].
+
+    Raises:
+      ValueError: If `code` is not an array of real numbers of this shape, or if signals of
+        `signal_shape` do not have codes of this shape.
     """
     checks.all_real("filters", self.filters)
     checks.all_real("code", code)
@@ -80,5 +117,17 @@ class ConvDictionary(struct.PyTreeNode):
     return ops.conv_adjoint(code, self.filters, spatial, **self.geometry)
 
   def residual(self, code: jax.Array, x: jax.Array) -> jax.Array:
-    """D code - x: [..., H, W, C]."""
+    """Computes D code - x.
+
+    Args:
+      code: Code of shape [..., H', W', m] or [..., L', m].
+      x: Signal of shape [..., H, W, C] or [..., L, C].
+
+    Returns:
+      An array of the shape of `x`.
+
+    Raises:
+      ValueError: If `code` is not an array of real numbers, or does not have the shape of
+        `analysis(x)`.
+    """
     return self.synthesis(code, x.shape) - x

@@ -1,9 +1,11 @@
-"""The layers of a network seen in its input: effective atoms, reconstructions, how sparse codes are.
+"""The layers of a network in its input domain: effective atoms, reconstructions and sparsity.
 
-The layers are those that `pursuit_layers` of a network returns, from the first on, batch axis first. A
-layer's signal is the code below, its parts joined (in MSD-CSC its last channels are the z of the code
-below, the others its a), or the max-pooling of that, as its size shows. What a network has beside its
-dictionaries is left out: batch norm's scale, and what a block of Res-CSC adds.
+The layers are those that the method `pursuit_layers` of a network returns, starting with the first one.
+All arrays have the batch axis first. The signal of a layer is the code of the previous layer with its
+parts joined, or the max-pooling of that; their sizes tell which. (In MSD-CSC the code is a pair (a, z):
+z forms the last channels of the signal, and a the others.) The parts of a network that are not
+dictionaries are ignored: the scale of batch normalization, and what a block of Res-CSC adds to
+its second layer.
 """
 
 from collections.abc import Sequence
@@ -20,12 +22,12 @@ from cscjax.ops import expand_rank, highest_precision, max_pool
 
 
 class CodedLayer(NamedTuple):
-  """A layer of a pursuit: a dictionary, its signal, and the code of that.
+  """One layer of a pursuit: a dictionary, a signal, and the code of this signal.
 
   Attributes:
-    dictionary: The dictionary.
-    signal: Its input, batch axes first.
-    code: The code of the signal, batch axes first.
+    dictionary: The dictionary of the layer.
+    signal: Input of the layer, with the batch axes first.
+    code: Code of the signal, with the batch axes first.
   """
 
   dictionary: Dictionary
@@ -34,16 +36,17 @@ class CodedLayer(NamedTuple):
 
   @property
   def new_code(self) -> jax.Array:
-    """The coefficients that the layer adds: z of the pair (a, z) of MSD-CSC, else the whole code."""
+    """The coefficients that the layer adds: z for a pair (a, z) of MSD-CSC, else the whole code."""
     return jax.tree.leaves(self.code)[-1]
 
 
 class ScaledFit(NamedTuple):
-  """How well a multiple of something is a signal.
+  """The best scale of a reconstruction, and its error.
 
   Attributes:
-    scale: The best factor s, float64.
-    error: ||x - s reconstruction|| / ||x||, in 0..1; 0 for a signal of zeros.
+    scale: The factor s that minimizes ||x - s reconstruction||, in float64; 0 for a reconstruction of
+      zeros.
+    error: The relative error ||x - s reconstruction|| / ||x|| in [0, 1]; 0 for a signal of zeros.
   """
 
   scale: np.ndarray
@@ -51,29 +54,57 @@ class ScaledFit(NamedTuple):
 
 
 def nonzero_fraction(layers: Sequence[CodedLayer]) -> jax.Array:
-  """Fraction of each layer's new coefficients that are not 0, over the batch: [layers], in 0..1."""
+  """Computes the fraction of nonzero coefficients in the code of each layer.
+
+  Only the coefficients that a layer adds (`CodedLayer.new_code`) are counted.
+
+  Args:
+    layers: Layers of a network.
+
+  Returns:
+    An array of shape [layers] with values in [0, 1], averaged over the batch.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> from cscjax.dictionaries import CodedLayer, nonzero_fraction
+    >>> layer = CodedLayer(cscjax.MatrixDictionary(jnp.eye(4)), jnp.ones((1, 4)), jnp.eye(4)[:1])
+    >>> nonzero_fraction([layer]).tolist()
+    [0.25]
+  """
   return jnp.stack([jnp.mean(layer.new_code != 0, dtype=float) for layer in layers])
 
 
 @highest_precision
 def effective_atoms(layers: Sequence[CodedLayer], channels: Sequence[int] | None = None) -> np.ndarray:
-  """What unit coefficients of the last layer's code are in the first signal: D_1 D_2 ... D_k e_j.
+  """Computes the effective atoms D_1 D_2 ... D_k e_j of the last layer in the input domain.
 
-  They are new coefficients (`CodedLayer.new_code`) in the middle of the signal, where borders cut them
-  least; those at other positions are its copies, shifted by multiples of all strides and poolings
-  between. Max-pooling has no adjoint: in its place stands that of the mean, by which a value goes to all
-  positions of its window, divided by their number.
+  An effective atom is the signal that a single coefficient 1 of the last code represents. The
+  coefficients are new ones (`CodedLayer.new_code`) in the middle of the signal, where borders cut the
+  atoms least. The atoms at other positions are copies, shifted by multiples of the product of all
+  strides and pooling factors. Max-pooling is nonlinear and has no adjoint, so the adjoint of
+  mean-pooling is used in its place: it divides a value evenly among the positions of its window.
 
   Args:
-    layers: The first k layers of a network; of signals and codes shapes alone are used.
-    channels: Which new coefficients of the last code; all if None.
+    layers: The first k layers of a network. Only the shapes of their signals and codes are used.
+    channels: Indices of the new channels of the last code; all if None.
 
   Returns:
-    [kh, kw, C, m] or [k, C, m], float64, like the filters of a ConvDictionary: the smallest box that
-    holds all of them. [n, m] of dense dictionaries.
+    The atoms in float64, of shape [kh, kw, C, m] or [k, C, m] like the filters of a `ConvDictionary`,
+    cropped to the smallest box that contains all of them. For dense dictionaries, of shape [n, m].
 
   Raises:
-    ValueError: If a channel is not there, or a signal is not the code below or its pooling.
+    ValueError: If `layers` is not a nonempty sequence of `CodedLayer` in which each signal is the code
+      of the previous layer or its pooling, or if `channels` is empty or contains an invalid index.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> from cscjax.dictionaries import CodedLayer, effective_atoms
+    >>> dictionary, signal = cscjax.ConvDictionary(jnp.ones((3, 1, 1))), jnp.ones((1, 9, 1))
+    >>> layer = CodedLayer(dictionary, signal, dictionary.analysis(signal))
+    >>> effective_atoms([layer, layer])[:, 0, 0].round(3).tolist()
+    [1.0, 2.0, 3.0, 2.0, 1.0]
   """
   check_coded_layers(layers)
   dictionary, _, code = layers[-1]
@@ -91,29 +122,44 @@ def effective_atoms(layers: Sequence[CodedLayer], channels: Sequence[int] | None
     dictionary, signal, code = layers[i]
     if i < len(layers) - 1:
       if _is_pooled(layers, i):
-        rows = _spread(rows, layers[i].new_code.shape[-dictionary.signal_ndim : -1])
+        rows = _unpool_mean(rows, layers[i].new_code.shape[-dictionary.signal_ndim : -1])
       rows = split(rows, code)
-    rows, scale = _balanced(dictionary.synthesis(rows, signal.shape), scale)
-  return np.moveaxis(_cropped(_unbalanced(rows, scale)), 0, -1)
+    rows, scale = _normalized(dictionary.synthesis(rows, signal.shape), scale)
+  return np.moveaxis(_cropped(_rescaled(rows, scale)), 0, -1)
 
 
 @highest_precision
 def layer_reconstructions(layers: Sequence[CodedLayer]) -> np.ndarray:
-  """What each layer's code says of the first signal: D_1 D_2 ... D_k code_k.
+  """Reconstructs the first signal from the code of each layer: D_1 D_2 ... D_k code_k for every k.
 
-  A value that max-pooling took goes back to where it was largest in the code below, and zeros to the
-  rest of its window (the switches of Zeiler & Fergus 2014). With these positions kept it is linear in
-  code_k.
+  Max-pooling is inverted with the switches of Zeiler & Fergus (2014): a value returns to the position of
+  the maximum in the previous code, and the rest of its window becomes zero. For fixed positions the
+  reconstruction is linear in code_k.
 
   Args:
-    layers: Of a network.
+    layers: All layers of a network, starting with the first one.
 
   Returns:
-    [layers, N, H, W, C] or [layers, N, L, C], float64. Each has the scale that the dictionaries give it,
-    of which `scaled_fit` is independent: the network's batch norm is in none of them.
+    The reconstructions in float64, of shape [layers, N, H, W, C] or [layers, N, L, C]. Their scale
+    differs from that of the signal, because the batch normalization of the network is ignored;
+    `scaled_fit` does not depend on it.
 
   Raises:
-    ValueError: If a signal is not the code below or its pooling.
+    ValueError: If `layers` is not a nonempty sequence of `CodedLayer` in which each signal is the code
+      of the previous layer or its pooling.
+
+  References:
+    Zeiler, M. D., Fergus, R.: Visualizing and understanding convolutional networks. ECCV 2014.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> from cscjax.dictionaries import CodedLayer, layer_reconstructions
+    >>> double, x = cscjax.ConvDictionary(jnp.full((1, 1, 1), 2.0)), jnp.arange(8.0).reshape(1, 8, 1)
+    >>> layers = [CodedLayer(double, x, x / 2), CodedLayer(double, x / 2, x / 4)]
+    >>> found = layer_reconstructions(layers)
+    >>> found.shape, bool(jnp.allclose(jnp.asarray(found), x[None]))
+    ((2, 1, 8, 1), True)
   """
   check_coded_layers(layers)
   rows, scale = None, np.ones(len(layers))
@@ -122,32 +168,40 @@ def layer_reconstructions(layers: Sequence[CodedLayer]) -> np.ndarray:
     if rows is None:
       rows = jax.tree.map(lambda part: jnp.zeros((len(layers), *part.shape)), code)
     else:
-      rows = split(_to_maxima(rows, join(code)) if _is_pooled(layers, i) else rows, code)
-    # Rows of the layers below stay 0 until it is their turn: one shape for all, so few programs.
+      rows = split(_unpool_max(rows, join(code)) if _is_pooled(layers, i) else rows, code)
+    # The array has one row per layer from the start: rows of earlier layers are still zero. So its shape
+    # does not depend on the layer, and fewer programs are compiled.
     rows = jax.tree.map(lambda row, part, i=i: row.at[i].set(part.astype(row.dtype)), rows, code)
-    rows, scale = _balanced(dictionary.synthesis(rows, signal.shape), scale)
-  return _unbalanced(rows, scale)
+    rows, scale = _normalized(dictionary.synthesis(rows, signal.shape), scale)
+  return _rescaled(rows, scale)
 
 
 def scaled_fit(x: ArrayLike, reconstruction: ArrayLike) -> ScaledFit:
-  """The factor by which `reconstruction` comes closest to x, and how close that is.
+  """Fits the scale of reconstructions to signals by least squares.
 
   Args:
-    x: Signals [N, H, W, C] or [N, L, C].
-    reconstruction: [..., N, H, W, C] or [..., N, L, C], as `layer_reconstructions` returns.
+    x: Signals of shape [N, H, W, C], [N, L, C] or [N, n].
+    reconstruction: Reconstructions of shape [..., *x.shape], such as those of `layer_reconstructions`.
 
   Returns:
-    A factor and an error for each, [..., N].
+    A `ScaledFit` with a scale and a relative error for each reconstruction, both of shape [..., N].
 
   Raises:
-    ValueError: If the shapes do not fit.
+    ValueError: If `x` has no batch axis, or if `reconstruction` does not end with the shape of `x`.
+
+  Example:
+    >>> import numpy as np
+    >>> from cscjax.dictionaries import scaled_fit
+    >>> fit = scaled_fit(np.array([[3.0, 4.0]]), np.array([[6.0, 0.0]]))
+    >>> fit.scale.round(3).tolist(), fit.error.round(3).tolist()
+    ([0.5], [0.8])
   """
   x, reconstruction = np.asarray(x, np.float64), np.asarray(reconstruction, np.float64)
   if x.ndim < 2 or reconstruction.shape[reconstruction.ndim - x.ndim :] != x.shape:
     checks.fail("reconstruction", reconstruction.shape, f"(..., signals of the shape {x.shape})")
   axes = tuple(range(1 - x.ndim, 0))
   size = np.max(np.abs(reconstruction), axis=axes, keepdims=True)
-  size = np.where(size > 0, size, 1)  # squares of what many layers made small would be 0
+  size = np.where(size > 0, size, 1)  # after many layers, the squares of small values would underflow
   reconstruction = reconstruction / size
   energy = np.sum(reconstruction**2, axis=axes, keepdims=True)
   scale = np.sum(x * reconstruction, axis=axes, keepdims=True) / np.where(energy > 0, energy, 1)
@@ -159,6 +213,7 @@ def scaled_fit(x: ArrayLike, reconstruction: ArrayLike) -> ScaledFit:
 
 
 def _as_channels(channels: Sequence[int] | None, count: int) -> list[int]:
+  """Returns the indices of channels as a list; raises ValueError if they are invalid."""
   if channels is None:
     return list(range(count))
   array = np.asarray(channels)
@@ -170,7 +225,26 @@ def _as_channels(channels: Sequence[int] | None, count: int) -> list[int]:
 
 
 def check_coded_layers(layers: Any) -> None:
-  """Raises ValueError unless they are `CodedLayer`s, each code (or its pooling) the next signal."""
+  """Checks that an argument is a sequence of layers that fit together.
+
+  Args:
+    layers: The argument.
+
+  Raises:
+    ValueError: If `layers` is not a nonempty sequence of `CodedLayer`, or if a signal is neither the
+      code of the previous layer nor its pooling by 2.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> from cscjax.dictionaries import CodedLayer, check_coded_layers
+    >>> dictionary, x = cscjax.ConvDictionary(jnp.ones((3, 1, 1))), jnp.ones((1, 8, 1))
+    >>> check_coded_layers([CodedLayer(dictionary, x, x), CodedLayer(dictionary, x[:, :4], x[:, :4])])
+    >>> check_coded_layers([CodedLayer(dictionary, x, x), CodedLayer(dictionary, x[:, :5], x[:, :5])])
+    Traceback (most recent call last):
+      ...
+    ValueError: layers[1]: expected a signal of the shape (8, 1), or its pooling by 2, got (5, 1)
+  """
   if not isinstance(layers, Sequence) or not layers:
     checks.fail("layers", layers, "a sequence of at least one CodedLayer")
   for i, layer in enumerate(layers):
@@ -181,8 +255,8 @@ def check_coded_layers(layers: Any) -> None:
     _is_pooled(layers, i)
 
 
-def _is_pooled(layers, i):
-  """Whether the code of layer i is pooled before it is the next signal."""
+def _is_pooled(layers: Sequence[CodedLayer], i: int) -> bool:
+  """Whether the code of layer i is pooled to give the next signal; ValueError if they do not fit."""
   ndim = layers[i].dictionary.signal_ndim
   code = jax.eval_shape(join, layers[i].code)
   below, above = code.shape[-ndim:], layers[i + 1].signal.shape[-ndim:]
@@ -193,8 +267,8 @@ def _is_pooled(layers, i):
   return True
 
 
-def _spread(rows, spatial):
-  """The adjoint of a mean over windows of 2 along each axis, of 1 at the border of an odd size."""
+def _unpool_mean(rows: jax.Array, spatial: Sequence[int]) -> jax.Array:
+  """Applies the adjoint of mean-pooling with windows of size 2, or 1 at the border of an odd size."""
   for axis, size in enumerate(spatial, start=rows.ndim - 1 - len(spatial)):
     window = np.minimum(2, size - 2 * np.arange(rows.shape[axis]))
     sizes = window.reshape(-1, *[1] * (rows.ndim - axis - 1))
@@ -203,25 +277,29 @@ def _spread(rows, spatial):
   return rows
 
 
-def _to_maxima(rows, code):
-  """Each value to where the code is largest in its window: there goes the gradient of the pooling."""
-  _, pullback = jax.vjp(max_pool, code.astype(rows.dtype))
-  return jax.vmap(lambda row: pullback(row)[0])(rows)
+def _unpool_max(rows: jax.Array, code: jax.Array) -> jax.Array:
+  """Moves each value to the maximum of the code in its window, as the VJP of max-pooling does."""
+  _, vjp = jax.vjp(max_pool, code.astype(rows.dtype))
+  return jax.vmap(lambda row: vjp(row)[0])(rows)
 
 
-def _balanced(rows, scale):
-  """Rows with the largest magnitude 1, and their scales: over 200 layers float32 would not hold them."""
+def _normalized(rows: jax.Array, scale: np.ndarray) -> tuple[jax.Array, np.ndarray]:
+  """Scales rows to a largest magnitude of 1, and updates their scales.
+
+  Without this, float32 overflows or underflows in networks of many layers.
+  """
   largest = np.max(np.abs(np.asarray(rows)), axis=tuple(range(1, rows.ndim)))
   largest = np.where(largest > 0, largest, 1)
   return rows / np.expand_dims(largest, tuple(range(1, rows.ndim))), scale * largest
 
 
-def _unbalanced(rows, scale):
+def _rescaled(rows: Any, scale: np.ndarray) -> np.ndarray:
+  """Multiplies normalized rows by their scales, in float64."""
   return np.asarray(rows, np.float64) * np.expand_dims(scale, tuple(range(1, rows.ndim)))
 
 
-def _cropped(rows):
-  """The smallest box of the spatial axes outside which all rows are 0; all of it where they are 0."""
+def _cropped(rows: np.ndarray) -> np.ndarray:
+  """Crops the spatial axes to the smallest box that contains all nonzero values, if there are any."""
   used = np.any(rows != 0, axis=(0, -1))
   if not used.ndim or not used.any():
     return rows

@@ -1,7 +1,7 @@
-"""A dictionary as part of a circular one, and (ridge I + D D^T)^-1 there: what ADMM needs."""
+"""Embedding of a dictionary in a circular one, and the linear solves of ADMM there."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,18 @@ from cscjax.ops import at_least_float32, common_float
 
 
 class CirculantEmbedding(NamedTuple):
-  """A dictionary as part of a circular one, whose D D^T the Fourier transform diagonalises.
+  """The embedding of a dictionary D in a circular dictionary on larger signals.
 
-  D code = crop_signal(dictionary.synthesis(embed_code(code))). A circular or a dense dictionary is its
-  own embedding.
+  It satisfies `D code = crop_signal(dictionary.synthesis(embed_code(code)))`. The Fourier transform
+  block-diagonalizes the circular dictionary. A circular or dense dictionary is its own embedding.
 
   Attributes:
-    dictionary: The circular one.
-    signal_shape: Of one of its signals.
-    embed_signal: Signal -> signal of the circular dictionary, zeros around it.
-    crop_signal: The adjoint.
-    embed_code: Code -> code of the circular dictionary, zeros around it.
-    crop_code: The adjoint.
+    dictionary: The circular dictionary, or the dense one.
+    signal_shape: Shape of a signal of the circular dictionary, without batch axes.
+    embed_signal: Pads a signal with zeros to one of the circular dictionary.
+    crop_signal: The adjoint of `embed_signal`, which crops a signal.
+    embed_code: Pads a code with zeros to one of the circular dictionary.
+    crop_code: The adjoint of `embed_code`, which crops a code.
   """
 
   dictionary: Dictionary
@@ -38,38 +38,53 @@ class CirculantEmbedding(NamedTuple):
   crop_code: Callable[[Code], Code]
 
   def ridge_inverse(self, ridge: jax.Array) -> Callable[[jax.Array], tuple[jax.Array, Code]]:
-    """The maps (ridge I + D D^T)^-1 and D^T (ridge I + D D^T)^-1 of the circular or dense dictionary D.
+    """Returns a function that computes (ridge I + D D^T)^-1 x and D^T (ridge I + D D^T)^-1 x.
 
-    What is inverted is the smaller of D D^T and D^T D, for D^T (ridge I + D D^T)^-1 equals
-    (ridge I + D^T D)^-1 D^T: for many channels and few atoms (sensors) the larger would take far more
-    memory than the signal.
+    Here D is the circular or dense dictionary. The smaller one of D D^T and D^T D is inverted, using
+    D^T (ridge I + D D^T)^-1 = (ridge I + D^T D)^-1 D^T. With many channels and few atoms, as for arrays
+    of sensors, the larger one would take far more memory than the signal.
 
     Args:
-      ridge: > 0, a scalar.
+      ridge: A positive scalar.
 
     Returns:
-      Signals [batch..., *signal_shape] -> (the same, codes [batch..., ...]), computed in float32 at
-      least.
+      A function that maps signals of shape [..., *signal_shape] to a pair: signals of the same shape,
+      and codes. It computes in at least float32 and returns the type of its argument.
     """
     return _ridge_inverse(self.dictionary, self.signal_shape, ridge)
 
 
 def circulant_embedding(dictionary: Dictionary, signal_shape: Sequence[int]) -> CirculantEmbedding:
-  """The embedding of a dense dictionary, of a convolution of stride 1, or of the identity beside one.
+  """Embeds a dictionary in a circular one, which the Fourier transform block-diagonalizes.
 
   Args:
-    dictionary: D.
-    signal_shape: Shape of one signal without batch.
+    dictionary: A `MatrixDictionary`, a `ConvDictionary` of stride 1, or an `IdentityAugmented`.
+    signal_shape: Shape of one signal without batch axes: (n,), (L, C) or (H, W, C).
+
+  Returns:
+    The embedding, which is trivial for dense and circular dictionaries.
 
   Raises:
-    ValueError: For any other dictionary.
+    ValueError: If `dictionary` is none of these.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> dictionary = cscjax.ConvDictionary(jnp.arange(1.0, 4.0).reshape(3, 1, 1))
+    >>> embedding = cscjax.dictionaries.circulant_embedding(dictionary, (8, 1))
+    >>> code = jnp.arange(8.0)[:, None]
+    >>> circular_signal = embedding.dictionary.synthesis(embedding.embed_code(code))
+    >>> circular_signal.shape
+    (10, 1)
+    >>> bool(jnp.allclose(embedding.crop_signal(circular_signal), dictionary.synthesis(code)))
+    True
   """
   shape = tuple(signal_shape)
   augmented = isinstance(dictionary, IdentityAugmented)
   conv = dictionary.conv if augmented else dictionary
   is_conv = isinstance(conv, ConvDictionary) and all(s == 1 for s in jax.tree.leaves(conv.stride))
   if not is_conv and not isinstance(conv, MatrixDictionary):
-    checks.fail("dictionary", type(conv).__name__, "a dense one or a convolution of stride 1")
+    checks.fail("dictionary", type(conv).__name__, "a dense dictionary or a convolution of stride 1")
   if not isinstance(conv, ConvDictionary) or conv.padding == "CIRCULAR":
     return CirculantEmbedding(dictionary, shape, *[lambda array: array] * 4)
   spatial, lows, larger, reach = _margins(conv, shape)
@@ -90,13 +105,16 @@ def circulant_embedding(dictionary: Dictionary, signal_shape: Sequence[int]) -> 
   )
 
 
-def _ridge_inverse(dictionary, shape, ridge):
+def _ridge_inverse(
+  dictionary: Any, shape: tuple[int, ...], ridge: jax.Array
+) -> Callable[[jax.Array], tuple[jax.Array, Any]]:
+  """Computes `CirculantEmbedding.ridge_inverse`."""
   precise = at_least_float32(common_float(*jax.tree.leaves(dictionary)))
   dictionary = jax.tree.map(lambda leaf: leaf.astype(precise), dictionary)
   if isinstance(dictionary, IdentityAugmented):  # D D^T = I + F^T F
     conv_inverse = _ridge_inverse(dictionary.conv, shape, ridge + 1)
 
-    def augmented(x):
+    def augmented(x: jax.Array) -> tuple[jax.Array, Code]:
       signal, new = conv_inverse(x)
       return signal, (signal, new)
 
@@ -106,7 +124,7 @@ def _ridge_inverse(dictionary, shape, ridge):
   else:
     on_codes, apply = _circular_inverse(dictionary, shape, ridge)
 
-  def inverse(x):
+  def inverse(x: jax.Array) -> tuple[jax.Array, Code]:
     signal = x.astype(precise)
     if on_codes:
       code = apply(dictionary.analysis(signal))
@@ -119,8 +137,10 @@ def _ridge_inverse(dictionary, shape, ridge):
   return inverse
 
 
-def _dense_inverse(dictionary, ridge):
-  """(acts on codes or not, the inverse of ridge I + D^T D on codes or ridge I + D D^T on signals)."""
+def _dense_inverse(
+  dictionary: MatrixDictionary, ridge: jax.Array
+) -> tuple[bool, Callable[[jax.Array], jax.Array]]:
+  """Returns the inverse of ridge I + D^T D or ridge I + D D^T, and whether it acts on codes."""
   atoms = dictionary.atoms
   on_codes = atoms.shape[1] < atoms.shape[0]
   wide = atoms.T if on_codes else atoms
@@ -129,12 +149,15 @@ def _dense_inverse(dictionary, ridge):
   return on_codes, lambda array: array @ inverse
 
 
-def _circular_inverse(conv, shape, ridge):
+def _circular_inverse(
+  conv: ConvDictionary, shape: tuple[int, ...], ridge: jax.Array
+) -> tuple[bool, Callable[[jax.Array], jax.Array]]:
+  """Returns the inverse of ridge I + D^T D or ridge I + D D^T, and whether it acts on codes."""
   sizes = shape[:-1]
   blocks = inverse_blocks(conv, sizes, ridge)
   axes = tuple(range(-len(shape), -1))
 
-  def apply(array):
+  def apply(array: jax.Array) -> jax.Array:
     spectrum = jnp.fft.rfftn(array, axes=axes)
     product = jnp.einsum("...c,...cd->...d", spectrum, blocks)
     return jnp.fft.irfftn(product, s=sizes, axes=axes)
@@ -142,11 +165,17 @@ def _circular_inverse(conv, shape, ridge):
   return codes_are_smaller(conv), apply
 
 
-def _margins(conv, shape):
-  """Along each axis: signal size, where it begins in the circular one, size of that, where codes begin.
+def _margins(
+  conv: ConvDictionary, shape: tuple[int, ...]
+) -> tuple[Sequence[int], Sequence[int], Sequence[int], Sequence[int]]:
+  """Returns sizes and positions along each spatial axis.
 
-  The taps of an atom reach from -low to size + high, so that around a circle of size + low + high they
-  never wrap; a circular atom begins as many samples before its position as a circular signal is padded.
+  All taps of all atoms lie in a range of size + low + high samples, so they do not wrap around a circle
+  of this size. A circular atom starts before its position by the lower padding of a circular signal.
+
+  Returns:
+    The size of the signal, its start in the circular signal, the size of the circular signal, and the
+    start of the code in the circular code.
   """
   spatial = shape[:-1]
   margins = [axis.pads(n) for axis, n in zip(conv.axes, spatial, strict=True)]
@@ -157,12 +186,14 @@ def _margins(conv, shape):
   return spatial, [low for low, _ in margins], larger, starts
 
 
-def _window(starts, sizes, larger):
-  """Embedding of [..., sizes, C] into zeros [..., larger, C], and its adjoint."""
+def _window(
+  starts: Sequence[int], sizes: Sequence[int], larger: Sequence[int]
+) -> tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]:
+  """Returns the embedding of arrays [..., sizes, C] in zeros [..., larger, C], and its adjoint."""
   pads = [(a, total - n - a) for a, n, total in zip(starts, sizes, larger, strict=True)]
   window = tuple(slice(a, a + n) for a, n in zip(starts, sizes, strict=True))
 
-  def embed(array):
+  def embed(array: jax.Array) -> jax.Array:
     batch = [(0, 0)] * (array.ndim - len(pads) - 1)
     return jnp.pad(array, [*batch, *pads, (0, 0)])
 

@@ -1,8 +1,9 @@
-"""The Lipschitz constant of the data term's gradient, L = lambda_max(D^T D)."""
+"""The Lipschitz constant L = lambda_max(D^T D) of the gradient of the data term."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.dictionaries._identity import IdentityAugmented
 from cscjax.dictionaries._matrix import MatrixDictionary
 
-FAILURE_PROBABILITY = 1e-6  # over the random start, that a certified L is too small
+FAILURE_PROBABILITY = 1e-6  # probability, over the random start, that a certified L is too small
 
 
 @ops.highest_precision
@@ -25,35 +26,50 @@ def lipschitz(
   tolerance: float = 0.01,
   key: jax.Array | None = None,
 ) -> jax.Array:
-  """L = lambda_max(D^T D), the largest eigenvalue of the Gram matrix; at steps up to 1/L ISTA descends.
+  """Computes the Lipschitz constant L = lambda_max(D^T D) of the gradient of 1/2 ||x - D code||^2.
 
-  Exact to rounding for dense dictionaries (singular values), for circular convolutions of stride 1
-  (their Fourier transform diagonalises them in blocks, one a frequency) and for the identity beside
-  either (Lemma 2: L = 1 + lambda_max(F F^T)). For everything else a certified upper bound,
+  The objective of ISTA decreases in every iteration if the step size is at most 1/L.
 
-      ritz / (1 - tolerance),   lambda_max <= it <= lambda_max / (1 - tolerance),
+  L is exact up to rounding for dense dictionaries, for circular convolutions of stride 1 (which the
+  Fourier transform block-diagonalizes, with one block per frequency), and for [I, F^T] with such an F^T
+  (Lemma 2: L = 1 + lambda_max(F F^T)). For all other dictionaries the result is a certified upper
+  bound,
 
-  with the largest Ritz value of k Lanczos steps on D D^T from a Gaussian start. The right side always
-  holds; the left one fails with probability below 1e-6, for k is taken so that
+      lambda_max <= ritz / (1 - tolerance) <= lambda_max / (1 - tolerance).
+
+  Here ritz is the largest Ritz value after k iterations of the Lanczos method for D D^T with a Gaussian
+  start. The right inequality always holds. The left inequality fails with probability below 1e-6,
+  because k is chosen such that
 
       1.648 sqrt(n) exp(-sqrt(tolerance) (2 k - 1)) <= 1e-6
 
-  (Kuczynski & Wozniakowski 1992, Theorem 4.2, for a start independent of the n x n matrix): about 100
-  steps at the default, as many as the power method needs to stay 1 % below without a guarantee.
+  for signals with n samples (Kuczynski & Wozniakowski 1992, Theorem 4.2). By default k is about 100.
 
   Args:
     dictionary: Any dictionary.
-    signal_shape: Shape of one signal without batch: (n,), (L, C) or (H, W, C).
-    tolerance: In (0, 1). The steps grow as 1 / sqrt(tolerance). Below 1e-5 rounding of float32 counts.
-    key: Of the start; jax.random.key(0) if None.
+    signal_shape: Shape of one signal without batch axes: (n,), (L, C) or (H, W, C).
+    tolerance: Relative tolerance of the upper bound, in (0, 1). The number of iterations grows as
+      1 / sqrt(tolerance). Below 1e-5 the rounding errors of float32 are no longer negligible.
+    key: Random key of the start, chosen independently of the dictionary. Default: `jax.random.key(0)`.
 
   Returns:
-    A scalar of the dictionary's floating type, computed in float32 at least and, where that type is
-    shorter, rounded up.
+    A scalar of the floating-point type of the dictionary, computed in at least float32. In a type of
+    lower precision it is rounded up.
 
   Raises:
-    ValueError: If `signal_shape` does not fit the dictionary, `tolerance` is out of range or `key` is no
-      random key.
+    ValueError: If `dictionary` is not a dictionary, if `signal_shape` does not fit it, if `tolerance` is
+      not in (0, 1), or if `key` is not a random key.
+
+  References:
+    Kuczynski, J., Wozniakowski, H.: Estimating the largest eigenvalue by the power and Lanczos
+    algorithms with a random start. SIAM Journal on Matrix Analysis and Applications 13(4), 1992.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> mean = cscjax.ConvDictionary(jnp.ones((3, 1, 1)) / 3, padding="CIRCULAR")
+    >>> round(float(cscjax.lipschitz(mean, (64, 1))), 3)
+    1.0
   """
   shape = check_signal_shape(dictionary, signal_shape)
   if key is not None:
@@ -67,7 +83,10 @@ def lipschitz(
 
 
 @partial(jax.jit, static_argnames=("shape", "tolerance"))
-def _lipschitz(dictionary, shape, tolerance, key):
+def _lipschitz(
+  dictionary: Dictionary, shape: tuple[int, ...], tolerance: float, key: jax.Array | None
+) -> jax.Array:
+  """Computes `lipschitz` for checked arguments, in the precision of the dictionary."""
   if isinstance(dictionary, IdentityAugmented):
     return 1 + _lipschitz(dictionary.conv, shape, tolerance, key)
   if isinstance(dictionary, MatrixDictionary):
@@ -85,20 +104,23 @@ def _lipschitz(dictionary, shape, tolerance, key):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _largest_ritz_value(dictionary, start, iterations):
-  """Of D D^T; the derivative v^T d(D D^T) v, v the Ritz vector, is finite for repeated eigenvalues."""
-  frame, scale = _frame(dictionary, start)
+def _largest_ritz_value(dictionary: Dictionary, start: jax.Array, iterations: int) -> jax.Array:
+  """Computes the largest Ritz value of D D^T, with derivative v^T d(D D^T) v for the Ritz vector v.
+
+  Unlike the derivative of `eigvalsh`, this one is finite for repeated eigenvalues.
+  """
+  frame, scale = _frame_operator(dictionary, start)
   return scale * (scale * ops.lanczos_max(frame, start, iterations))
 
 
 @_largest_ritz_value.defjvp
 @ops.highest_precision
-def _(iterations, primals, tangents):
+def _(iterations: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
   dictionary, start = primals
-  frame, scale = _frame(dictionary, start)
+  frame, scale = _frame_operator(dictionary, start)
   vector = ops.lanczos_vector(frame, start, iterations)
 
-  def quotient(dictionary):
+  def quotient(dictionary: Dictionary) -> Any:
     parts = jax.tree.leaves(dictionary.analysis(vector))
     return sum(jnp.sum(jnp.square(part / scale)) for part in parts)
 
@@ -107,11 +129,16 @@ def _(iterations, primals, tangents):
   return value, (scale * (scale * tangent)).astype(value.dtype)
 
 
-def _frame(dictionary, start):
-  """(v -> D D^T v / scale^2, scale): a scale between the two keeps their product within range."""
+def _frame_operator(
+  dictionary: Dictionary, start: jax.Array
+) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+  """Returns the map v -> D D^T v / scale^2, and the scale.
+
+  The scale divides the code and the result separately, so that neither overflows nor underflows.
+  """
   scale = ops.power_of_two(dictionary.analysis(start))
 
-  def frame(x):
+  def frame(x: jax.Array) -> jax.Array:
     code = jax.tree.map(lambda part: part / scale.astype(part.dtype), dictionary.analysis(x))
     return dictionary.synthesis(code, x.shape) / scale.astype(x.dtype)
 
@@ -119,15 +146,17 @@ def _frame(dictionary, start):
 
 
 def lanczos_steps(size: int, tolerance: float) -> int:
-  """The k of `lipschitz` for an n x n matrix, however small n is.
+  """Returns the number k of Lanczos iterations for `lipschitz`, where n = `size`.
 
-  In exact arithmetic n steps would do. In floating point the recurrence loses the orthogonality of its
-  vectors, and n steps can miss the largest eigenvalue by more than the tolerance.
+  k is not limited to n. In exact arithmetic n iterations would suffice, but in floating point the
+  vectors lose their orthogonality, and n iterations can miss the largest eigenvalue by more than the
+  tolerance.
   """
   bound = math.log(1.648 * math.sqrt(size) / FAILURE_PROBABILITY)
   return math.ceil((bound / math.sqrt(tolerance) + 1) / 2)
 
 
 def _is_circulant(dictionary: ConvDictionary) -> bool:
+  """Whether the Fourier transform block-diagonalizes the dictionary."""
   strides = jax.tree.leaves(dictionary.stride)
   return dictionary.padding == "CIRCULAR" and all(s == 1 for s in strides)

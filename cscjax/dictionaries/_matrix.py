@@ -1,4 +1,4 @@
-"""Dense dictionaries: the simulations, and reference answers."""
+"""Dense dictionaries, given by a matrix."""
 
 from collections.abc import Sequence
 
@@ -11,47 +11,90 @@ from cscjax.ops import common_float
 
 
 class MatrixDictionary(struct.PyTreeNode):
-  """A dense dictionary D.
+  """A dense dictionary D, given by its matrix.
 
   Attributes:
-    atoms: [n, m], an atom a column. A list of lists is converted.
+    atoms: The matrix of shape [n, m]; its columns are the atoms. A list of lists is converted.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> dictionary = cscjax.MatrixDictionary(jnp.array([[1.0, 0.0, 2.0], [0.0, 1.0, 2.0]]))
+    >>> dictionary.synthesis(jnp.array([1.0, 0.0, 3.0])).tolist()
+    [7.0, 6.0]
   """
 
   atoms: jax.Array
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     object.__setattr__(self, "atoms", checks.list_as_array("atoms", self.atoms))
 
   @property
   def signal_ndim(self) -> int:
-    """A signal is a vector [n]."""
+    """Number of axes of a signal, 1: it is a vector [n]."""
     return 1
 
   def analysis(self, x: jax.Array) -> jax.Array:
-    """D^T x: [..., n] -> [..., m]. ValueError where the last axis is not n."""
+    """Computes D^T x.
+
+    Args:
+      x: Signal of shape [..., n].
+
+    Returns:
+      The code of shape [..., m].
+
+    Raises:
+      ValueError: If `x` is not an array of real numbers of this shape, or if `atoms` is not a nonempty
+        matrix of real numbers.
+    """
     self._check("x", x, axis=0)
     return _product(x, self.atoms)
 
   def synthesis(self, code: jax.Array, signal_shape: Sequence[int] | None = None) -> jax.Array:
-    """D code: [..., m] -> [..., n]. ValueError where the last axis is not m."""
-    del signal_shape  # the atoms tell it
+    """Computes D code.
+
+    Args:
+      code: Code of shape [..., m].
+      signal_shape: Not used; the atoms determine the size of the signal.
+
+    Returns:
+      The signal of shape [..., n].
+
+    Raises:
+      ValueError: If `code` is not an array of real numbers of this shape, or if `atoms` is not a
+        nonempty matrix of real numbers.
+    """
+    del signal_shape
     self._check("code", code, axis=1)
     return _product(code, self.atoms.T)
 
   def residual(self, code: jax.Array, x: jax.Array) -> jax.Array:
-    """D code - x: [..., n]."""
+    """Computes D code - x.
+
+    Args:
+      code: Code of shape [..., m].
+      x: Signal of shape [..., n].
+
+    Returns:
+      An array of shape [..., n].
+
+    Raises:
+      ValueError: If `code` is not an array of real numbers of this shape, or if `atoms` is not a
+        nonempty matrix of real numbers.
+    """
     return self.synthesis(code) - x
 
-  def _check(self, name, array, axis):
+  def _check(self, name: str, array: jax.Array, axis: int) -> None:
+    """Raises ValueError if the last axis of `array` differs from the given axis of the atoms."""
     checks.all_real("atoms", self.atoms)
     checks.all_real(name, array)
     if self.atoms.ndim != 2 or not self.atoms.size:
-      checks.fail("atoms", tuple(self.atoms.shape), "a matrix [n, m], no axis empty")
+      checks.fail("atoms", tuple(self.atoms.shape), "a matrix [n, m] without an empty axis")
     if array.ndim < 1 or array.shape[-1] != self.atoms.shape[axis]:
       checks.fail(name, tuple(array.shape), f"[..., {self.atoms.shape[axis]}]")
 
 
-def _product(rows, matrix):
-  """rows @ matrix in their common floating type."""
+def _product(rows: jax.Array, matrix: jax.Array) -> jax.Array:
+  """Computes rows @ matrix in their common floating-point type."""
   dtype = common_float(rows, matrix)
   return jnp.matmul(jnp.asarray(rows, dtype), jnp.asarray(matrix, dtype))

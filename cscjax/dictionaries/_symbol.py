@@ -1,4 +1,4 @@
-"""An upper bound of lambda_max(D^T D) of a convolution, in a fixed number of matrix products."""
+"""An upper bound of lambda_max(D^T D) for convolutions, at the cost of a few matrix products."""
 
 import math
 from collections.abc import Sequence
@@ -13,87 +13,109 @@ from cscjax.dictionaries._base import check_signal_shape
 from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.dictionaries._identity import IdentityAugmented
 
-POINTS = 8  # of the grid along an axis, for each degree of the polynomial: at most 4 % an axis
-SQUARINGS = (2, 2)  # of the Gram matrix; they are scaled after each group
+POINTS = 8  # grid points per axis and degree; the bound is at most 4 % too large per axis
+SQUARINGS = (2, 2)  # numbers of squarings of the Gram matrix, which is rescaled before each group
 
 
 @ops.highest_precision
 def lipschitz_bound(
   dictionary: ConvDictionary | IdentityAugmented, signal_shape: Sequence[int]
 ) -> jax.Array:
-  """An upper bound of L = lambda_max(D^T D), from the filters alone and always valid.
+  """Computes an upper bound of L = lambda_max(D^T D) for a convolution, fast and without randomness.
 
-  It costs a fixed number of small matrix products, so that a network can compute it in each training
-  step. `lipschitz` is closer to L (1 % by default), and costs about 100 applications of D D^T.
+  The bound costs a fixed number of small matrix products, so a network can compute it in every training
+  step. `lipschitz` is closer to L (within 1 % by default), but costs about 100 applications of D D^T.
 
-  The symbol S(theta) of a convolution is the Fourier transform of its filters, of their polyphase
-  components where there is a stride. The largest eigenvalue of G(theta) = S(theta) S(theta)^H over all
-  theta bounds L, for zero padding and wrapped signals alike. Two steps bound this maximum:
+  The symbol S(theta) of a convolution is the Fourier transform of its filters, or of their polyphase
+  components if the stride is above 1. L is bounded by the maximum over all theta of the largest
+  eigenvalue of G(theta) = S(theta) S(theta)^H, for zero padding as well as for circular signals. Two
+  inequalities bound this maximum:
 
-  - lambda_max(G) <= (tr G^32)^(1/32), which is at most s^(1/32) times too large for matrices [s, s],
-    s <= min(C, m) (1.11 for 32, 1.14 for 64).
-  - For a unit vector v, v^H G(theta) v is a nonnegative trigonometric polynomial of degree n = k - 1
-    along an axis of k taps. Its maximum is at most that over a grid of N points divided by
-    cos^2(pi n / (2 N)): a factor of 1.04 an axis for N = 8 n. For small signals a grid of about as many
-    points as the padded signal has samples needs no such factor: its matrices G have the eigenvalues of
-    a circulant matrix (one with a change of sign, for zero padding) that contains that of D.
+  - lambda_max(G) <= (tr G^32)^(1/32). For an s x s matrix G this is too large by a factor of at most
+    s^(1/32) (1.11 for s = 32, 1.14 for s = 64), with s <= min(C, m) at stride 1.
+  - For a unit vector v, v^H G(theta) v is a nonnegative trigonometric polynomial, of degree n = k - 1
+    along an axis with k taps at stride 1. Its maximum is at most the maximum over a grid of N points
+    divided by cos^2(pi n / (2 N)), a factor of 1.04 per axis for N = 8 n. For small signals this factor
+    is not needed on a grid with about as many points as the padded signal has samples: there the
+    matrices G have the eigenvalues of C C^T for a circulant matrix C (with a change of sign, for zero
+    padding) of which D is a submatrix.
 
-  For random 3x3 filters of the paper's networks on images of 8x8 to 32x32 the bound was 1.02 to 1.18
-  times L. It is farther above L where a signal has few samples for each residue of the dilation: up to
-  1.32 times at dilation 3 on images of 8x8, 1.23 times with the identity beside the convolution.
+  For random 3x3 filters as in the networks of the paper and images of 8x8 to 32x32 pixels, the bound was
+  1.02 to 1.18 times L. It is less tight if a signal has few samples per residue of the dilation: up to
+  1.32 times L for dilation 3 on images of 8x8, or 1.23 times with the identity augmented.
 
   Args:
-    dictionary: A convolution, or the identity beside one: the bound is 1 more then (Lemma 2).
-    signal_shape: Shape of one signal without batch, (L, C) or (H, W, C).
+    dictionary: A `ConvDictionary`, or an `IdentityAugmented`, for which the bound is that of its
+      convolution plus 1 (Lemma 2).
+    signal_shape: Shape of one signal without batch axes: (L, C) or (H, W, C).
 
   Returns:
-    A scalar in float32, or float64 for filters in float64; 0 if all filters are 0. It includes a margin
-    for rounding. No gradient flows through it.
+    A scalar in float32, or in float64 for filters in float64. It includes a margin for rounding errors
+    and is zero if all filters are zero. No gradient flows through it.
 
   Raises:
-    ValueError: If `dictionary` is none of the two or `signal_shape` does not fit it.
+    ValueError: If `dictionary` is neither of the two, or if `signal_shape` does not fit it.
 
   Example:
-    >>> mean = ConvDictionary(jnp.ones((3, 1, 1)) / 3)
-    >>> bool(lipschitz(mean, (64, 1)) <= lipschitz_bound(mean, (64, 1)) < 1.1)
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> from cscjax.dictionaries import lipschitz_bound
+    >>> mean = cscjax.ConvDictionary(jnp.ones((3, 1, 1)) / 3)
+    >>> bool(cscjax.lipschitz(mean, (64, 1)) <= lipschitz_bound(mean, (64, 1)) < 1.1)
     True
   """
   if isinstance(dictionary, IdentityAugmented):
     bound = 1 + lipschitz_bound(dictionary.conv, signal_shape)
     return bound * (1 + jnp.finfo(bound.dtype).eps)  # the sum may have been rounded down
   if not isinstance(dictionary, ConvDictionary):
-    checks.fail("dictionary", type(dictionary).__name__, "a ConvDictionary or an IdentityAugmented one")
+    checks.fail("dictionary", type(dictionary).__name__, "a ConvDictionary or an IdentityAugmented")
   shape = check_signal_shape(dictionary, signal_shape)
   filters = lax.stop_gradient(jnp.asarray(dictionary.filters))
   filters, scale = ops.scaled(filters.astype(ops.at_least_float32(filters.dtype)))
   symbol, correction = symbol_on_grid(dictionary.replace(filters=filters), shape[:-1])
   bound = correction * jnp.max(_largest_eigenvalues(symbol))
-  # The relative error of a sum of n terms is below n eps; these are the longest sums.
+  # The relative rounding error of a sum of n terms is below n eps. These are the longest sums.
   terms = math.prod(filters.shape[:-2]) + sum(symbol.shape[1:]) + 16
   return scale * (scale * (bound * (1 + terms * jnp.finfo(bound.dtype).eps)))
 
 
 @ops.highest_precision
 def symbol_on_grid(conv: ConvDictionary, sizes: Sequence[int]) -> tuple[jax.Array, float]:
-  """The symbol S of a convolution on a grid from which `lipschitz_bound` bounds L.
+  """Evaluates the symbol of a convolution on the grid that `lipschitz_bound` uses.
 
-  Half of the grid does, for S(-theta) is the conjugate of S(theta).
+  The symbol S(theta) is the Fourier transform of the filters, or of their polyphase components if the
+  stride is above 1. The grid covers half of the circle along the last axis, because S(-theta) is the
+  conjugate of S(theta).
 
   Args:
-    conv: A convolution.
-    sizes: (H, W) or (L,) of a signal.
+    conv: The convolution.
+    sizes: Spatial sizes (H, W) or (L,) of a signal.
 
   Returns:
-    (S, correction): S [F, 2 s, q] with s <= q at F points, its real part above its imaginary one, and
-    the factor >= 1 by which lambda_max(S S^H) over all theta can exceed that over the grid.
+    The pair (symbol, correction). The symbol has the shape [F, 2 s, q] for F grid points and matrices
+    [s, q], s <= q; the real part is stacked on the imaginary part. The correction is the factor >= 1 by
+    which the maximum of lambda_max(S S^H) over all theta can exceed its maximum over the grid.
+
+  Raises:
+    ValueError: If the geometry of the convolution does not fit its filters.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> from cscjax.dictionaries import symbol_on_grid
+    >>> conv = cscjax.ConvDictionary(jnp.ones((3, 1, 1)), padding="CIRCULAR")
+    >>> symbol, correction = symbol_on_grid(conv, (4,))  # frequencies 0, pi/2 and pi
+    >>> [[round(abs(float(part)), 2) for part in matrix] for matrix in symbol[..., 0]], correction
+    ([[3.0, 0.0], [0.0, 1.0], [1.0, 0.0]], 1.0)
   """
   filters, grids, correction = conv.filters, [], 1.0
   for i, (axis, size) in enumerate(zip(conv.axes, sizes, strict=True)):
     circular = axis.padding == "CIRCULAR"
-    # Outputs around a circle are a part of those at a stride that divides its size.
+    # On a circle, the outputs are a subset of those at a stride that divides its size.
     stride = math.gcd(axis.stride, size) if circular else axis.stride
-    # Taps meet only signals and outputs of one residue by the common part of stride and dilation, and of
-    # one by the rest of the dilation: no dilation is left.
+    # The taps connect only inputs and outputs of one residue modulo the common divisor of stride and
+    # dilation, and of one residue modulo the rest of the dilation. So D consists of separate
+    # convolutions without dilation.
     common = math.gcd(stride, axis.dilation)
     filters = _polyphase(filters, i, stride // common)
     degree = filters.shape[i] - 1
@@ -115,11 +137,12 @@ def symbol_on_grid(conv: ConvDictionary, sizes: Sequence[int]) -> tuple[jax.Arra
 
 
 def _exact_points(axis: ops.Axis, size: int, degree: int) -> int:
-  """How many points a circle needs whose circulant matrix contains the matrix of a zero-padded axis.
+  """Returns the size of a circle whose circulant matrix contains the matrix of a zero-padded axis.
 
-  With stride and dilation divided by what they have in common, output o = dilation o' + p meets the
-  input j = stride dilation (o' + q) + stride p + dilation r by the tap stride q + r, q = 0 ... degree.
-  On a circle of that many values of o' no output meets an input that it does not meet on the line.
+  Let stride and dilation be divided by their greatest common divisor. Output o = dilation o' + p is
+  connected to input j = stride dilation (o' + q) + stride p + dilation r by the tap stride q + r, for
+  q = 0, ..., degree. On a circle with this number of values of o', no output is connected to an input to
+  which it is not connected on the line.
   """
   common = math.gcd(axis.stride, axis.dilation)
   stride, dilation = axis.stride // common, axis.dilation // common
@@ -132,7 +155,7 @@ def _exact_points(axis: ops.Axis, size: int, degree: int) -> int:
 
 
 def _polyphase(filters: jax.Array, axis: int, stride: int) -> jax.Array:
-  """Each start along an axis with every `stride`-th tap from there, as channels of its own."""
+  """Splits the taps along an axis by their residue modulo `stride`, which become additional channels."""
   if stride == 1:
     return filters
   taps = -(-filters.shape[axis] // stride)
@@ -144,9 +167,9 @@ def _polyphase(filters: jax.Array, axis: int, stride: int) -> jax.Array:
 
 
 def _largest_eigenvalues(symbol: jax.Array) -> jax.Array:
-  """(tr G^32)^(1/32), at least lambda_max(G), of G = S S^H at each point."""
+  """Computes (tr G^32)^(1/32) >= lambda_max(G) for G = S S^H at each grid point."""
   gram = _gram(symbol)
-  norm = _frobenius_norm(gram)  # the root of tr G^2
+  norm = _frobenius_norm(gram)  # equals (tr G^2)^(1/2)
   bound, power = norm, 1
   for count in SQUARINGS:
     gram = gram / jnp.where(norm > 0, norm, 1)[:, None, None]
@@ -158,9 +181,9 @@ def _largest_eigenvalues(symbol: jax.Array) -> jax.Array:
 
 
 def _gram(matrix: jax.Array) -> jax.Array:
-  """A A^H of complex matrices as real ones, their real part above their imaginary one.
+  """Computes A A^H for complex matrices whose real part is stacked on their imaginary part.
 
-  One real product instead of complex ones, for which XLA's CPU backend takes several times as long.
+  One product of real matrices is several times faster than complex products on XLA's CPU backend.
   """
   size = matrix.shape[-2] // 2
   blocks = jnp.einsum("fac,fbc->fab", matrix, matrix)
@@ -169,5 +192,6 @@ def _gram(matrix: jax.Array) -> jax.Array:
   return jnp.concatenate([real, imaginary], axis=1)
 
 
-def _frobenius_norm(matrix):
+def _frobenius_norm(matrix: jax.Array) -> jax.Array:
+  """Computes the Frobenius norm of each matrix."""
   return jnp.sqrt(jnp.sum(jnp.square(matrix), axis=(1, 2)))

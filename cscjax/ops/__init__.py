@@ -1,4 +1,11 @@
-"""Thresholds, convolution and its adjoint, largest eigenvalues: plain functions over arrays."""
+"""Functions of arrays on which the dictionaries, solvers and networks are built.
+
+- Convolutions: `conv` and its exact adjoint `conv_adjoint`, and the shapes of their results.
+- Proximal operators: `soft_threshold`, `nonnegative_soft_threshold` and `hard_threshold`.
+- Largest eigenvalues of linear maps: `power_iteration`, `lanczos_max` and `lanczos_vector`.
+- Signals: `tikhonov_lowpass` and `max_pool`.
+- Numerics: precision, common types, scaling by powers of two, and arrays on device meshes.
+"""
 
 from cscjax.ops._conv import analysis_shape, conv, conv_adjoint, synthesis_shape
 from cscjax.ops._eigenvalues import lanczos_max, lanczos_vector, power_iteration

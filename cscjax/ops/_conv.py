@@ -1,7 +1,7 @@
 """The analysis convolution of a dictionary and its exact adjoint, in one or two dimensions.
 
-Arrays are [..., spatial..., channels], filters [kernel..., C, m] (HWIO in two dimensions); the number
-of kernel axes tells the number of spatial axes, all axes before them are batch.
+Signals have the shape [..., H, W, C] or [..., L, C], filters the shape [kh, kw, C, m] or [k, C, m]. The
+rank of the filters tells the number of spatial axes; the axes before them are batch axes.
 """
 
 import math
@@ -25,26 +25,36 @@ def conv(
   dilation: int | Sequence[int] = 1,
   padding: Padding = "SAME",
 ) -> jax.Array:
-  """Analysis D^T x: the convolution of a CNN (a cross-correlation), dilated and strided.
+  """Computes the analysis D^T x: the strided and dilated convolution of a CNN.
 
-  In float32 it has the precision that `jax.default_matmul_precision` asks for around the call, and so
-  have its derivatives.
+  This is a cross-correlation: no filter is flipped. Float32 products have the precision that
+  `jax.default_matmul_precision` sets around the call, and so do those of all derivatives.
 
   Args:
-    x: Signal [..., H, W, C], or [..., L, C] for one-dimensional filters.
-    filters: [kh, kw, C, m], or [k, C, m].
-    stride: Step between outputs, one for all axes or one an axis, >= 1.
-    dilation: Step between the taps of a filter, likewise.
-    padding: See `Padding`. "CIRCULAR" gives the circulant matrices of the paper: output p looks at
-      the taps around sample p * stride, as "SAME" does at stride 1. At other strides "SAME" spreads the
-      zeros evenly over both borders (TensorFlow's rule), which moves its taps with the signal's size.
+    x: Signal of shape [..., H, W, C], or [..., L, C] for one-dimensional filters.
+    filters: Filters of shape [kh, kw, C, m], or [k, C, m].
+    stride: Step between outputs, at least 1: one integer, or one per spatial axis.
+    dilation: Step between the taps of a filter, at least 1: one integer, or one per spatial axis.
+    padding: "SAME" (zeros), "CIRCULAR" (the signal wraps around, as in the circulant matrices of the
+      paper), "VALID" (none), or pairs (low, high) of numbers of zeros, one per spatial axis. "CIRCULAR"
+      places the taps of output p around sample p * stride, at every stride. "SAME" does so at stride 1
+      only; at other strides the position also depends on the size of the signal, because the zeros are
+      divided evenly between both borders (TensorFlow's rule).
 
   Returns:
-    [..., H', W', m].
+    The code of shape [..., H', W', m] or [..., L', m], in the common floating type of `x` and `filters`.
 
   Raises:
-    ValueError: If the ranks, the channels, the stride, the dilation or the padding do not fit, or no
-      output is left.
+    ValueError: If `x` or `filters` is not an array of real numbers of these shapes, if the stride, the
+      dilation or the padding is invalid, or if the filters do not fit into the padded signal.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import ops
+    >>> x = jnp.array([1.0, 10.0, 100.0])[:, None]
+    >>> filters = jnp.array([1.0, 2.0]).reshape(2, 1, 1)
+    >>> ops.conv(x, filters, padding="VALID")[:, 0].tolist()
+    [21.0, 210.0]
   """
   axes = as_axes(filters, stride, dilation, padding)
   _check_channels("x", x, filters, axis=-2)
@@ -61,22 +71,37 @@ def conv_adjoint(
   dilation: int | Sequence[int] = 1,
   padding: Padding = "SAME",
 ) -> jax.Array:
-  """Synthesis D code: the exact adjoint of `conv` on signals of the given size.
+  """Computes the synthesis D code, the exact adjoint of `conv` on signals of a given size.
+
+  Float32 products have the precision that `jax.default_matmul_precision` sets around the call, and so do
+  those of all derivatives.
 
   Args:
-    code: [..., H', W', m].
-    filters: [kh, kw, C, m], or [k, C, m].
-    signal_shape: The spatial shape (H, W) of the signal; several of them can give the same (H', W')
-      when the stride is not 1.
-    stride: As in `conv`.
-    dilation: As in `conv`.
-    padding: As in `conv`.
+    code: Code of shape [..., H', W', m], or [..., L', m] for one-dimensional filters.
+    filters: Filters of shape [kh, kw, C, m], or [k, C, m].
+    signal_shape: Spatial shape (H, W) or (L,) of the signal. It is needed because at a stride above 1
+      signals of several sizes have codes of the same size.
+    stride: Step between the positions of an atom, at least 1: one integer, or one per spatial axis.
+    dilation: Step between the taps of a filter, at least 1: one integer, or one per spatial axis.
+    padding: Padding of the analysis: "SAME", "CIRCULAR", "VALID", or pairs (low, high), one per spatial
+      axis.
 
   Returns:
-    [..., H, W, C] with <conv(x), code> = <x, conv_adjoint(code)> for every x.
+    The signal of shape [..., H, W, C] or [..., L, C], with `<conv(x), code> = <x, conv_adjoint(code)>`
+    for every x.
 
   Raises:
-    ValueError: As `conv`, and if `signal_shape` does not give the shape of `code`.
+    ValueError: If `code` or `filters` is not an array of real numbers of these shapes, if the stride,
+      the dilation or the padding is invalid, or if signals of `signal_shape` do not have codes of this
+      shape.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import ops
+    >>> code = jnp.array([1.0, 0.0, 10.0])[:, None]
+    >>> filters = jnp.array([1.0, 2.0]).reshape(2, 1, 1)
+    >>> ops.conv_adjoint(code, filters, (4,), padding="VALID")[:, 0].tolist()
+    [1.0, 2.0, 10.0, 20.0]
   """
   axes = as_axes(filters, stride, dilation, padding)
   _check_channels("code", code, filters, axis=-1)
@@ -88,7 +113,7 @@ def conv_adjoint(
       "code", tuple(code.shape), f"spatial shape {expected} for a signal of {tuple(signal_shape)}"
     )
 
-  def adjoint(code, filters):
+  def adjoint(code: jax.Array, filters: jax.Array) -> jax.Array:
     dtype = common_float(code, filters)
     code, filters = vary_alike((code.astype(dtype), filters.astype(dtype)))
     signal = jnp.zeros_like(code, shape=(*batch, *signal_shape, filters.shape[-2]))
@@ -105,7 +130,29 @@ def analysis_shape(
   dilation: int | Sequence[int] = 1,
   padding: Padding = "SAME",
 ) -> tuple[int, ...]:
-  """Spatial shape of `conv`'s result for a signal of spatial shape `signal_shape`."""
+  """Returns the spatial shape of the code that `conv` computes.
+
+  Args:
+    filters: Filters of shape [kh, kw, C, m], or [k, C, m].
+    signal_shape: Spatial shape (H, W) or (L,) of the signal.
+    stride: Step between outputs, at least 1: one integer, or one per spatial axis.
+    dilation: Step between the taps of a filter, at least 1: one integer, or one per spatial axis.
+    padding: "SAME", "CIRCULAR", "VALID", or pairs (low, high), one per spatial axis.
+
+  Returns:
+    The spatial shape (H', W') or (L',).
+
+  Raises:
+    ValueError: If the shape of `filters`, the stride, the dilation or the padding is invalid, if
+      `signal_shape` has the wrong number of sizes or one below 1, or if the filters do not fit into the
+      padded signal.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import ops
+    >>> ops.analysis_shape(jnp.ones((3, 3, 1, 8)), (32, 31), stride=2)
+    (16, 16)
+  """
   return _analysis_shape(filters, signal_shape, as_axes(filters, stride, dilation, padding))
 
 
@@ -117,7 +164,32 @@ def synthesis_shape(
   dilation: int | Sequence[int] = 1,
   padding: Padding = "SAME",
 ) -> tuple[int, ...]:
-  """Smallest common signal size for a code: stride * H' where padded to size, else what fits exactly."""
+  """Returns the default spatial shape of a signal for a code of the given shape.
+
+  At a stride above 1 signals of several sizes have codes of the same shape; this function picks one.
+
+  Args:
+    filters: Filters of shape [kh, kw, C, m], or [k, C, m].
+    code_shape: Spatial shape (H', W') or (L',) of the code.
+    stride: Step between the positions of an atom, at least 1: one integer, or one per spatial axis.
+    dilation: Step between the taps of a filter, at least 1: one integer, or one per spatial axis.
+    padding: "SAME", "CIRCULAR", "VALID", or pairs (low, high), one per spatial axis.
+
+  Returns:
+    Along each axis, stride * size for "SAME" and "CIRCULAR", else the smallest size with such a code.
+
+  Raises:
+    ValueError: If the shape of `filters`, the stride, the dilation or the padding is invalid, or if
+      `code_shape` has the wrong number of sizes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import ops
+    >>> ops.synthesis_shape(jnp.ones((3, 3, 1, 8)), (16, 16), stride=2)
+    (32, 32)
+    >>> ops.synthesis_shape(jnp.ones((3, 3, 1, 8)), (16, 16), stride=2, padding="VALID")
+    (33, 33)
+  """
   axes = as_axes(filters, stride, dilation, padding)
   if len(code_shape) != len(axes):
     checks.fail("code_shape", tuple(code_shape), f"{len(axes)} spatial sizes")
@@ -125,10 +197,10 @@ def synthesis_shape(
 
 
 def _conv(x: jax.Array, filters: jax.Array, axes: tuple[Axis, ...]) -> jax.Array:
-  """`conv` for checked arguments."""
+  """Computes `conv` for checked arguments."""
   rank = len(axes)
   batch, spatial = x.shape[: x.ndim - rank - 1], x.shape[x.ndim - rank - 1 : -1]
-  _analysis_shape(filters, spatial, axes)  # raises where nothing is left
+  _analysis_shape(filters, spatial, axes)  # raises if the filters do not fit
   dtype = common_float(x, filters)
   x = x.astype(dtype).reshape(math.prod(batch), *spatial, x.shape[-1])
   pads = tuple(axis.pads(n) for axis, n in zip(axes, spatial, strict=True))
@@ -140,7 +212,10 @@ def _conv(x: jax.Array, filters: jax.Array, axes: tuple[Axis, ...]) -> jax.Array
   return out.reshape(*batch, *out.shape[1:])
 
 
-def _analysis_shape(filters, signal_shape, axes):
+def _analysis_shape(
+  filters: jax.Array, signal_shape: Sequence[int], axes: tuple[Axis, ...]
+) -> tuple[int, ...]:
+  """Computes `analysis_shape` for checked axes."""
   if len(signal_shape) != len(axes):
     checks.fail("signal_shape", tuple(signal_shape), f"{len(axes)} spatial sizes")
   if min(signal_shape) < 1:
@@ -156,7 +231,8 @@ def _analysis_shape(filters, signal_shape, axes):
   return shape
 
 
-def _check_channels(name, array, filters, axis):
+def _check_channels(name: str, array: jax.Array, filters: jax.Array, axis: int) -> None:
+  """Raises ValueError if the last axis of `array` differs from the given axis of the filters."""
   checks.all_real(name, array)
   rank = filters.ndim - 2
   if array.ndim < rank + 1 or array.shape[-1] != filters.shape[axis]:

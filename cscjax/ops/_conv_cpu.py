@@ -1,43 +1,63 @@
-"""The three maps of a convolution as XLA's CPU backend runs them fast, also inside a loop.
+"""The three maps of a convolution in forms that are fast on XLA's CPU backend, also inside a loop.
 
-XLA has a fast CPU convolution for one layout alone, [N, H, W, C] with filters [kh, kw, C, m], and inside
-a loop it does not bring others into it: the input transpose is written as a convolution in that layout.
-Three kinds of convolution are slow even so, and are matrix products here:
+XLA has a fast CPU convolution for one layout only, [N, H, W, C] with filters [kh, kw, C, m], and inside
+a loop it does not convert other layouts to this one. The input transpose is therefore written as a
+convolution in this layout. Three cases are slow even then and are computed as matrix products here:
 
-- the filter transpose, whose images would have to take the channels' place: 2 to 5 times slower;
-- few output channels, the synthesis of an image (`_shift_add`), which runs at about 6 GFLOP/s a channel;
-- filters with more taps than the signal has pixels, such as 3x3 on 2x2 (`_patches`): XLA exchanges
-  signal and filters there, and is 20 to 80 times slower.
+- The filter transpose: in this layout its channels would be the images of the batch, which takes 2 to 5
+  times as long.
+- Few output channels, as in the synthesis of an image (`_shift_add`): XLA reaches about 6 GFLOP/s per
+  channel only.
+- Filters with more taps than the signal has pixels, such as 3x3 filters on 2x2 pixels (`_patches`): XLA
+  exchanges the signal and the filters, and takes 20 to 80 times as long.
 
-Arguments are those of `_conv_primitives`.
+The arguments are those of `_conv_primitives`, without groups.
 """
 
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cscjax.ops._geometry import Pads, Sizes
 from cscjax.ops._precision import at_least_float32
 
 _LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
-_FEW_CHANNELS = 8  # signals of up to so many channels are synthesised by `_shift_add`
-_TILE = 2**19  # numbers in a tile of `_shift_add`: 2 MB, which stays in the cache
-_PRODUCT = 2**22  # numbers in the copies for one product of `filter_transpose`
-_UNROLLED = 32  # taps up to which operations are written out one per tap; more would compile for minutes
+_FEW_CHANNELS = 8  # largest number of channels for which `_shift_add` is used
+_TILE = 2**19  # largest number of values in a tile of `_shift_add`: 2 MB, which fits into the cache
+_PRODUCT = 2**22  # largest number of values in the shifted copies for one product of `filter_transpose`
+_UNROLLED = 32  # largest number of taps with one operation per tap; more would compile for minutes
 
 
-def conv(x, w, *, strides, dilations, pads, sizes):
-  """[N, H, W, C], [kh, kw, C, m] -> [N, H', W', m]."""
+def conv(
+  x: jax.Array,
+  w: jax.Array,
+  *,
+  strides: Sequence[int],
+  dilations: Sequence[int],
+  pads: Pads,
+  sizes: Sizes,
+) -> jax.Array:
+  """Convolves x [N, H, W, C] with w [kh, kw, C, m] to y [N, H', W', m]."""
   del sizes
   return _convolve(x, w, strides, pads, (1,) * len(strides), dilations)
 
 
-def input_transpose(y, w, *, strides, dilations, pads, sizes):
-  """[N, H', W', m], [kh, kw, C, m] -> [N, H, W, C]."""
+def input_transpose(
+  y: jax.Array,
+  w: jax.Array,
+  *,
+  strides: Sequence[int],
+  dilations: Sequence[int],
+  pads: Pads,
+  sizes: Sizes,
+) -> jax.Array:
+  """Maps y [N, H', W', m] and w [kh, kw, C, m] to x [N, H, W, C], the transpose of `conv` in x."""
   if w.shape[-2] <= _FEW_CHANNELS and y.size:
     return _shift_add(y, w, strides=strides, dilations=dilations, pads=pads, sizes=sizes)
   rank = y.ndim - 2
@@ -49,22 +69,30 @@ def input_transpose(y, w, *, strides, dilations, pads, sizes):
   return _convolve(y, flipped, (1,) * rank, new_pads, strides, dilations)
 
 
-def filter_transpose(x, y, *, strides, dilations, pads, sizes):
-  """[N, H, W, C], [N, H', W', m] -> [kh, kw, C, m].
+def filter_transpose(
+  x: jax.Array,
+  y: jax.Array,
+  *,
+  strides: Sequence[int],
+  dilations: Sequence[int],
+  pads: Pads,
+  sizes: Sizes,
+) -> jax.Array:
+  """Maps x [N, H, W, C] and y [N, H', W', m] to w [kh, kw, C, m], the transpose of `conv` in w.
 
-  One matrix product over the pixels of shifted copies of x and of y: a tap is a shift of one of them
-  against the other. Along the axes from `split` on it is x that is copied, once a tap, along those
-  before it y (not possible with a stride); of the choices the one with the fewest copies is taken.
+  A tap is a shift of x relative to y, so all taps together are one matrix product over the pixels of
+  shifted copies of x and y. Along the axes before `split` the copies are those of y (which requires
+  stride 1), along the other axes those of x, one per tap. The split with the fewest copies is used.
   """
   rank, kernel = x.ndim - 2, sizes[1]
   if not x.size or not y.size:
     return jnp.zeros((*kernel, x.shape[-1], y.shape[-1]), x.dtype)
 
-  def taps(split):
-    """Of x and of y along each axis."""
+  def taps(split: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Returns the numbers of copies of x and of y along each axis."""
     return (1,) * split + kernel[split:], kernel[:split] + (1,) * (rank - split)
 
-  def copies(split):
+  def copies(split: int) -> list[int]:
     return [math.prod(t) * a.shape[-1] for t, a in zip(taps(split), (x, y), strict=True)]
 
   first_strided = next((axis for axis, s in enumerate(strides) if s > 1), rank)
@@ -81,7 +109,7 @@ def filter_transpose(x, y, *, strides, dilations, pads, sizes):
 
   ones = (1,) * rank
 
-  def product(x, y):
+  def product(x: jax.Array, y: jax.Array) -> jax.Array:
     left = _patches(x, x_taps, grid, strides, x_pads, ones, dilations)
     right = _patches(y, y_taps, grid, ones, y_pads, ones, dilations)
     return jnp.matmul(left, right.T, preferred_element_type=dtype)
@@ -95,14 +123,21 @@ def filter_transpose(x, y, *, strides, dilations, pads, sizes):
     start = jnp.zeros_like(x, dtype, shape=copies(split))
     total = lax.fori_loop(0, len(xs), lambda i, total: total + product(xs[i], ys[i]), start)
   total = total.astype(x.dtype).reshape(*x_taps, x.shape[-1], *y_taps, y.shape[-1])
-  pairs = [axis for i in range(rank) for axis in (i, rank + 1 + i)]  # of which one has size 1
+  pairs = [axis for i in range(rank) for axis in (i, rank + 1 + i)]  # one axis of each pair has size 1
   total = total.transpose(*pairs, rank, 2 * rank + 1)
-  # y moved by a tap is x moved against it: its taps are in reverse order.
+  # Shifting y by a tap equals shifting x in the opposite direction, so these taps are in reverse order.
   return jnp.flip(total.reshape(*kernel, x.shape[-1], y.shape[-1]), range(split))
 
 
-def _convolve(x, w, strides, pads, upsampling, dilations):
-  """`lax.conv_general_dilated`, of x with upsampling - 1 zeros between its pixels."""
+def _convolve(
+  x: jax.Array,
+  w: jax.Array,
+  strides: Sequence[int],
+  pads: Pads,
+  upsampling: Sequence[int],
+  dilations: Sequence[int],
+) -> jax.Array:
+  """Computes `lax.conv_general_dilated` of x with upsampling - 1 zeros between its pixels."""
   taps = w.shape[:-2]
   if math.prod(taps) <= math.prod(x.shape[1:-1]):
     return lax.conv_general_dilated(
@@ -118,13 +153,21 @@ def _convolve(x, w, strides, pads, upsampling, dilations):
   return _matmul(patches.T, w.reshape(-1, w.shape[-1])).reshape(x.shape[0], *shape, w.shape[-1])
 
 
-def _divisor(n, limit):
-  """The largest divisor of n that is at most `limit`; 1 at least."""
+def _divisor(n: int, limit: int) -> int:
+  """Returns the largest divisor of n that does not exceed `limit`, and at least 1."""
   return max(d for d in range(1, n + 1) if n % d == 0 and d <= max(limit, 1))
 
 
-def _patches(x, taps, shape, strides, pads, upsampling, dilations):
-  """The part of x that each output sees (im2col): [kh kw C, N H' W'] for outputs of (H', W') = shape."""
+def _patches(
+  x: jax.Array,
+  taps: tuple[int, ...],
+  shape: tuple[int, ...],
+  strides: Sequence[int],
+  pads: Pads,
+  upsampling: Sequence[int],
+  dilations: Sequence[int],
+) -> jax.Array:
+  """Returns the patch of x for each output (im2col), [kh kw C, N H' W'], where (H', W') = shape."""
   edges = [(low, high, u - 1) for (low, high), u in zip(pads, upsampling, strict=True)]
   x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
   if math.prod(taps) > _UNROLLED:
@@ -138,10 +181,16 @@ def _patches(x, taps, shape, strides, pads, upsampling, dilations):
   return patches.reshape(x.shape[0] * math.prod(shape), patches.shape[-1]).T
 
 
-def _gathered_patches(x, taps, shape, strides, dilations):
-  """`_patches` of a padded x by one gather, whatever the number of taps.
+def _gathered_patches(
+  x: jax.Array,
+  taps: tuple[int, ...],
+  shape: tuple[int, ...],
+  strides: Sequence[int],
+  dilations: Sequence[int],
+) -> jax.Array:
+  """Computes `_patches` of a padded x with one gather, whatever the number of taps.
 
-  Each axis is split into cells of `stride` pixels: a tap sees the same pixel of successive cells.
+  Each axis is split into cells of `stride` pixels. A tap reads the same pixel of successive cells.
   """
   rank, images, channels = len(taps), x.shape[0], x.shape[-1]
   edges = [(0, -size % s, 0) for size, s in zip(x.shape[1:-1], strides, strict=True)]
@@ -157,19 +206,28 @@ def _gathered_patches(x, taps, shape, strides, dilations):
   return copies.reshape(len(positions) * channels, images * math.prod(shape))
 
 
-def _matmul(a, b):
-  """a @ b, summed in float32 at least."""
+def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Computes a @ b with sums in at least float32."""
   return jnp.matmul(a, b, preferred_element_type=at_least_float32(a.dtype)).astype(a.dtype)
 
 
-def _shift_add(y, w, *, strides, dilations, pads, sizes):
-  """Input transpose for few channels: every tap's image by one matrix product, then their shifted sum.
+def _shift_add(
+  y: jax.Array,
+  w: jax.Array,
+  *,
+  strides: Sequence[int],
+  dilations: Sequence[int],
+  pads: Pads,
+  sizes: Sizes,
+) -> jax.Array:
+  """Computes the input transpose for few channels.
 
-  The taps' images are kh kw C / m times as large as y, so they are made for some rows of y at a time.
+  One matrix product gives an image per tap, and the shifted images are summed. The images together are
+  kh kw C / m times as large as y, so they are computed for a tile of some rows of y at a time.
   """
-  if y.ndim == 3:  # one-dimensional: as columns of width 1
+  if y.ndim == 3:  # a one-dimensional signal is treated as an image of width 1
     strides, dilations, pads = (*strides, 1), (*dilations, 1), (*pads, (0, 0))
-    sizes = tuple((*size, 1) for size in sizes)
+    sizes = ((*sizes[0], 1), (*sizes[1], 1))
     y, w = y[:, :, None], w[:, None]
     return _shift_add(y, w, strides=strides, dilations=dilations, pads=pads, sizes=sizes)[:, :, 0]
   (n, height, width, m), (kh, kw, channels, _) = y.shape, w.shape
@@ -178,16 +236,16 @@ def _shift_add(y, w, *, strides, dilations, pads, sizes):
   rows = -(-height // tiles)
   filters = w.reshape(-1, m)
 
-  def synthesis(tile):
-    """[n, rows, width, m] -> its part of the signal, unpadded."""
+  def synthesis(tile: jax.Array) -> jax.Array:
+    """Maps a tile [n, rows, width, m] to its contribution to the unpadded signal."""
     products = (((1,), (1,)), ((), ()))
     images = lax.dot_general(filters, tile.reshape(-1, m), products, preferred_element_type=dtype)
     images = images.reshape(kh, kw, channels, n, rows, width)
     images = _shifted_sum(jnp.swapaxes(images, 0, 1), 4, strides[1], dilations[1])
     return jnp.moveaxis(_shifted_sum(images, 2, strides[0], dilations[0]), 0, -1)
 
-  def add_tile(t, x):
-    start = jnp.minimum(t * rows, height - rows)  # the last tile may begin in the one before it
+  def add_tile(t: jax.Array, x: jax.Array) -> jax.Array:
+    start = jnp.minimum(t * rows, height - rows)  # the last tile may overlap the one before it
     tile = lax.dynamic_slice_in_dim(y, start, rows, axis=1)
     new = (start + jnp.arange(rows) >= t * rows)[:, None, None]
     part = synthesis(jnp.where(new, tile, 0))
@@ -209,11 +267,11 @@ def _shift_add(y, w, *, strides, dilations, pads, sizes):
   return lax.pad(x.astype(y.dtype), jnp.zeros((), y.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
 
 
-def _shifted_sum(images, axis, stride, dilation):
-  """sum_i of images[i] upsampled by `stride` along `axis` and moved by i * dilation."""
+def _shifted_sum(images: jax.Array, axis: int, stride: int, dilation: int) -> jax.Array:
+  """Sums all images[i], upsampled by `stride` along `axis` and shifted by i * dilation."""
   taps, size = images.shape[0], (images.shape[axis + 1] - 1) * stride + 1
   length = size + (taps - 1) * dilation
-  if taps > _UNROLLED:  # sums of so many first, then the sum of these
+  if taps > _UNROLLED:  # sum groups of this many images first, then the groups
     images = jnp.pad(images, [(0, -taps % _UNROLLED)] + [(0, 0)] * (images.ndim - 1))
     groups = jnp.swapaxes(images.reshape(-1, _UNROLLED, *images.shape[1:]), 0, 1)
     sums = _shifted_sum(groups, axis + 1, stride, dilation)

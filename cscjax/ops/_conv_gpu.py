@@ -1,12 +1,13 @@
-"""The filter transpose of a dilated convolution in a form that XLA's GPU backend leaves to cuDNN.
+"""The filter transpose of a dilated convolution in a form that XLA's GPU backend passes to cuDNN.
 
-XLA recognises a gradient by the filters as such only where they are not dilated. Elsewhere it runs a
+XLA recognizes a gradient with respect to the filters only if they are not dilated. Otherwise it runs a
 forward convolution with the whole signal as its window, which is several times slower.
 
-Arguments are those of `_conv_primitives`, with or without groups.
+The arguments are those of `_conv_primitives`, with or without groups.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -14,17 +15,26 @@ import jax.numpy as jnp
 from jax import lax
 
 from cscjax.ops import _conv_plain
+from cscjax.ops._geometry import Pads, Sizes
 
 
-def filter_transpose(x, y, *, strides, dilations, pads, sizes):
-  """[N, H, W, C], [N, H', W', m] -> [kh, kw, C, m], dilated filters in polyphase form.
+def filter_transpose(
+  x: jax.Array,
+  y: jax.Array,
+  *,
+  strides: Sequence[int],
+  dilations: Sequence[int],
+  pads: Pads,
+  sizes: Sizes,
+) -> jax.Array:
+  """Maps x [N, H, W, C] and y [N, H', W', m] to w [kh, kw, C, m] in polyphase form.
 
-  Output p reads tap t at position s p + d t of the padded signal, with stride s and dilation d. At
-  stride 1 this position has the residue of p modulo d whatever the tap, so the samples of one residue
-  form a convolution that is not dilated. The residues become images of one batch.
+  With stride s and dilation d, output p multiplies tap t with position s p + d t of the padded signal.
+  At stride 1 this position is congruent to p modulo d for every tap, so the positions of one residue
+  form a convolution without dilation. The residues become images of one batch.
 
-  At other strides only every g-th position is read, with g = gcd(s, d), so that d / g residues are left.
-  If there are several, s / g - 1 zeros between the outputs take the place of the stride.
+  At other strides only every g-th position is read, with g = gcd(s, d), so d / g residues remain. If
+  there are several, the stride is replaced by s / g - 1 zeros between the outputs.
   """
   dilations = tuple(d if k > 1 else 1 for k, d in zip(sizes[1], dilations, strict=True))
   if max(dilations) == 1:
@@ -47,10 +57,10 @@ def filter_transpose(x, y, *, strides, dilations, pads, sizes):
     strict=True,
   ):
     step, spread = (s // common, 1) if parts == 1 else (1, s // common)
-    # XLA sees a forward convolution with y as its filter if y is no larger than the true filter, or if
-    # it is larger than x. Zeros at the end of both avoid this.
+    # XLA takes this for a forward convolution with y as the filter if y is no larger than the true
+    # filter, or larger than x. Zeros at the end of x and y avoid this.
     length = max(-(-n * spread // parts), k + 1)
-    # The convolution pads by whole steps of d, and the split by the rest.
+    # The convolution below pads by whole multiples of d, and the split into residues by the remainder.
     before = low // d
     used = (length - 1) * step + k - before
     cells = max(-(-(h + low % d) // d), min(length, used))
@@ -65,12 +75,18 @@ def filter_transpose(x, y, *, strides, dilations, pads, sizes):
     strides=steps,
     dilations=ones,
     pads=new_pads,
-    sizes=(None, sizes[1]),
+    sizes=((), sizes[1]),  # the size of the signal is not used
   )
 
 
-def _by_residue(a, *, edges, moduli, commons):
-  """Splits the padded [N, H, W, C] by the residue of a position: [N * residues, H / dh, W / dw, C].
+def _by_residue(
+  a: jax.Array,
+  *,
+  edges: Sequence[tuple[int, int, int]],
+  moduli: Sequence[int],
+  commons: Sequence[int],
+) -> jax.Array:
+  """Pads [N, H, W, C] and splits it by the residue of a position: [N * residues, H / dh, W / dw, C].
 
   Of the residues modulo `moduli`, those that are multiples of `commons` are kept.
   """

@@ -1,25 +1,27 @@
-"""The three bilinear maps of a convolution, each the transpose of another, as JAX primitives.
+"""The three bilinear maps of a convolution as JAX primitives.
 
     conv(x, w) -> y      input_transpose(y, w) -> x      filter_transpose(x, y) -> w
 
 The gradients that JAX derives for a convolution run 10 to 200 times slower inside a loop (`lax.scan`,
-`lax.fori_loop`) on the CPU than outside, and on a GPU one of them is slow for dilated filters. As
-primitives, the three have lowerings of their own there (`_conv_cpu`, `_conv_gpu`), and JAX's elsewhere
-(`_conv_plain`). Because they are closed under transposition, they have forward- and reverse-mode
-derivatives of every order.
+`lax.fori_loop`) than outside on a CPU, and one of them is slow for dilated filters on a GPU. As
+primitives, the three maps have lowerings of their own on these platforms (`_conv_cpu`, `_conv_gpu`) and
+JAX's own lowering elsewhere (`_conv_plain`). Each transpose of one of the maps is another of them, so
+all of them have forward- and reverse-mode derivatives of every order.
 
-JAX lowers a primitive when the `jax.default_matmul_precision` around the call may have ended, so the
-precision that it asks for is a parameter, which derivatives inherit.
+When JAX lowers a primitive, the `jax.default_matmul_precision` around the call may have ended. The
+precision is therefore a parameter of the primitives, which their derivatives inherit.
 
 Arrays have one batch axis. The geometry is explicit: `strides`, `dilations` and `pads` have one entry
-for each spatial axis, `sizes` holds the spatial shapes of x and of w. Both operands may have a group
-axis, as in [G, N, H, W, C] and [G, kh, kw, C, m], and then the result has one too. This means G
-convolutions side by side. The CPU computes them one after another, other platforms as one grouped
+per spatial axis, and `sizes` contains the spatial shapes of x and w. Both operands may have a leading
+group axis, as in [G, N, H, W, C] and [G, kh, kw, C, m]; the result then has one, too, and contains G
+independent convolutions. The CPU computes them one after another, other platforms as one grouped
 convolution.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +30,16 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from cscjax.ops import _conv_cpu, _conv_gpu, _conv_plain
+from cscjax.ops._geometry import Pads
 from cscjax.ops._meshes import vary_alike
 
+Map = Callable[..., jax.Array]  # (operand, operand, **parameters) -> result
 
-def conv(x, w, *, strides, dilations, pads):
-  """[N, H, W, C], [kh, kw, C, m] -> [N, H', W', m], zero-padded by `pads`."""
+
+def conv(
+  x: jax.Array, w: jax.Array, *, strides: Sequence[int], dilations: Sequence[int], pads: Pads
+) -> jax.Array:
+  """Convolves x [N, H, W, C], zero-padded by `pads`, with w [kh, kw, C, m] to y [N, H', W', m]."""
   sizes = (x.shape[1:-1], w.shape[:-2])
   setting = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
   x, w = vary_alike((x, w))
@@ -41,21 +48,21 @@ def conv(x, w, *, strides, dilations, pads):
   )
 
 
-def _primitive(name, plain, **platforms):
-  """The primitive of a map with the lowering of `plain`, or of the form that `platforms` has for one."""
+def _primitive(name: str, plain: Map, **platforms: Map) -> Primitive:
+  """Returns the primitive of a map: `plain` lowers it, except on the platforms that are named."""
   primitive = Primitive(name)
 
   @primitive.def_abstract_eval
-  def _(a, b, **params):
-    # The type of the plain form, with the axes of a mesh over which it varies.
+  def _(a: Any, b: Any, **params: Any) -> Any:
+    # The type includes the mesh axes over which the plain form varies.
     return jax.make_jaxpr(partial(_at_precision(plain), **params))(a, b).out_avals[0]
 
   static = ("strides", "dilations", "pads", "sizes", "precision")
   compiled = jax.jit(lambda a, b, **params: primitive.bind(a, b, **params), static_argnames=static)
 
   @primitive.def_impl
-  def _(a, b, **params):
-    with jax.disable_jit(False):  # else it would call itself
+  def _(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
+    with jax.disable_jit(False):  # without jit, this rule would call itself
       return compiled(a, b, **params)
 
   mlir.register_lowering(primitive, _lowering(plain))
@@ -64,24 +71,25 @@ def _primitive(name, plain, **platforms):
   return primitive
 
 
-def _lowering(function):
+def _lowering(function: Map) -> Callable[..., Any]:
+  """Returns the lowering rule of a map."""
   return mlir.lower_fun(_at_precision(function), multiple_results=False)
 
 
-def _at_precision(function):
-  """`function` with products and convolutions of the precision that is its parameter."""
+def _at_precision(function: Map) -> Map:
+  """Adds a parameter `precision` to a function, the precision of its products and convolutions."""
 
-  def run(a, b, *, precision, **params):
+  def run(a: Any, b: Any, *, precision: str, **params: Any) -> jax.Array:
     with jax.default_matmul_precision(precision):
       return function(a, b, **params)
 
   return run
 
 
-def _one_by_one(function):
-  """`function` for one group after another."""
+def _one_by_one(function: Map) -> Map:
+  """Extends a function without groups to arrays with groups, which are computed one after another."""
 
-  def mapped(a, b, **params):
+  def mapped(a: jax.Array, b: jax.Array, **params: Any) -> jax.Array:
     if a.ndim == len(params["strides"]) + 2:
       return function(a, b, **params)
     return lax.map(lambda pair: function(*pair, **params), (a, b))
@@ -102,16 +110,16 @@ _filter_p = _primitive(
 )
 
 
-def _filter_transpose_on_cpu(ctx, x, y, **params):
-  """Lowers the CPU's filter transpose, which loops over blocks of the batch, for one device or several.
+def _filter_transpose_on_cpu(ctx: mlir.LoweringRuleContext, x: Any, y: Any, **params: Any) -> Any:
+  """Lowers the filter transpose of `_conv_cpu`, which loops over blocks of the batch.
 
-  XLA gathers all of the batch on every device if it loops over the axis that is split over them. So for
-  several devices the sum over the batch is one of as many sums, each over a part of the batch.
+  If XLA loops over an axis that is sharded over devices, it gathers the whole batch on every device. For
+  several devices the batch is therefore divided into one part per device, and the results are summed.
   """
-  # 0 in an exported program for any number of devices. Inside `jax.shard_map` there is no such number.
+  # The number is 0 in a program exported for any number of devices, and missing inside `jax.shard_map`.
   devices = getattr(ctx.module_context.axis_context, "num_devices", 0)
 
-  def by_device(x, y, **params):
+  def by_device(x: jax.Array, y: jax.Array, **params: Any) -> jax.Array:
     function = partial(_conv_cpu.filter_transpose, **params)
     if devices <= 1 or x.shape[0] % devices:
       return function(x, y)
@@ -123,7 +131,7 @@ def _filter_transpose_on_cpu(ctx, x, y, **params):
 
 mlir.register_lowering(_filter_p, _filter_transpose_on_cpu, platform="cpu")
 
-# Rules take (cotangent, left, right) and give the cotangent of the one that is not known.
+# Each transpose rule maps (cotangent, left, right) to the cotangent of the linear operand.
 ad.defbilinear(
   _conv_p,
   lambda ct, x, w, **params: _input_p.bind(ct, w, **params),
@@ -141,17 +149,35 @@ ad.defbilinear(
 )
 
 
-def _batch(primitive, axes, args, dims, **params):
-  """vmap: what maps one operand becomes part of one of its axes, what maps both of the group axis.
+def _batch(
+  primitive: Primitive,
+  axes: Sequence[tuple[int, int]],
+  args: Sequence[jax.Array],
+  dims: Sequence[Any],
+  **params: Any,
+) -> tuple[jax.Array, int]:
+  """Batches a primitive for `jax.vmap`.
 
-  `axes` names this axis of each operand in an array without groups, and that of the result.
+  If one operand is mapped, the mapped axis is merged into another of its axes. If both are mapped, it
+  becomes the group axis or is merged into it.
+
+  Args:
+    primitive: The primitive.
+    axes: For each operand, the axis of it (in an array without groups) that absorbs a mapped axis, and
+      the axis of the result from which it is split off again.
+    args: The operands.
+    dims: Mapped axis of each operand, None if it is not mapped.
+    **params: Parameters of the primitive.
+
+  Returns:
+    The result and its mapped axis.
   """
   ndim = len(params["strides"]) + 2
   args = list(args)
   mapped = [side for side, dim in enumerate(dims) if dim is not None]
   groups = args[mapped[0]].ndim - 1 - ndim  # number of group axes, 0 or 1
   if len(mapped) == 2 and not groups:
-    args = (jnp.moveaxis(a, dim, 0) for a, dim in zip(args, dims, strict=True))
+    args = [jnp.moveaxis(a, dim, 0) for a, dim in zip(args, dims, strict=True)]
     return primitive.bind(*args, **params), 0
   axis, out_axis = (0, 0) if len(mapped) == 2 else (n % ndim + groups for n in axes[mapped[0]])
   for side in mapped:
@@ -162,7 +188,7 @@ def _batch(primitive, axes, args, dims, **params):
   return out.reshape(*out.shape[:out_axis], *split, *out.shape[out_axis + 1 :]), out_axis
 
 
-# Images are joined along the batch axis, filters along their atoms (or their channels).
+# Mapped images are merged into the batch axis, mapped filters into the atoms (or into the channels).
 batching.primitive_batchers[_conv_p] = partial(_batch, _conv_p, ((0, 0), (-1, -1)))
 batching.primitive_batchers[_input_p] = partial(_batch, _input_p, ((0, 0), (-2, -1)))
 batching.primitive_batchers[_filter_p] = partial(_batch, _filter_p, ((-1, -2), (-1, -1)))

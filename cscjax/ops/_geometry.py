@@ -1,4 +1,4 @@
-"""Stride, dilation and padding of a convolution, checked and hashable, and the sizes that follow."""
+"""Stride, dilation and padding of a convolution, checked and hashable, and the resulting sizes."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -10,7 +10,14 @@ from jax import lax
 from cscjax import checks
 
 Padding = Literal["SAME", "CIRCULAR", "VALID"] | Sequence[tuple[int, int]]
-"""Zeros ("SAME"), wrapped around ("CIRCULAR"), none ("VALID"), or explicit zeros (low, high) an axis."""
+"""Padding of a convolution.
+
+"SAME" pads with zeros, "CIRCULAR" wraps the signal around, and "VALID" adds nothing. A sequence of pairs
+(low, high), one per spatial axis, adds that many zeros before and after the signal.
+"""
+
+Pads = Sequence[tuple[int, int]]
+Sizes = tuple[tuple[int, ...], tuple[int, ...]]  # spatial shapes of the signal and of the filters
 
 
 class Axis(NamedTuple):
@@ -18,7 +25,7 @@ class Axis(NamedTuple):
 
   Attributes:
     taps: Number of taps of a filter.
-    stride: Step between outputs, which are the positions of an atom.
+    stride: Step between outputs, that is, between the positions of an atom.
     dilation: Step between the taps.
     padding: "SAME", "CIRCULAR", "VALID", or the numbers of zeros (low, high).
   """
@@ -30,11 +37,18 @@ class Axis(NamedTuple):
 
   @property
   def extent(self) -> int:
-    """Number of samples from a filter's first tap to its last."""
+    """Number of samples from the first tap of a filter to its last."""
     return (self.taps - 1) * self.dilation + 1
 
   def pads(self, size: int) -> tuple[int, int]:
-    """Numbers of samples to add before and after a signal of this size: zeros, or wrapped ones."""
+    """Returns how many samples are added before and after a signal, as zeros or wrapped around.
+
+    Args:
+      size: Size of the signal, at least 1.
+
+    Returns:
+      The pair (low, high).
+    """
     if self.padding == "CIRCULAR":
       return (self.extent - 1) // 2, self.extent // 2
     if isinstance(self.padding, str):
@@ -42,11 +56,25 @@ class Axis(NamedTuple):
     return self.padding
 
   def code_size(self, size: int) -> int:
-    """Number of outputs for a signal of this size; below 1 where the filter does not fit."""
+    """Returns the number of outputs for a signal.
+
+    Args:
+      size: Size of the signal, at least 1.
+
+    Returns:
+      The number of outputs. It is below 1 if the filter does not fit into the padded signal.
+    """
     return (size + sum(self.pads(size)) - self.extent) // self.stride + 1
 
   def signal_size(self, code_size: int) -> int:
-    """Size of the signals for a code of this size: stride * size where padded to size, or what fits."""
+    """Returns a size of signal that gives a code of the given size.
+
+    Args:
+      code_size: Size of the code, at least 1.
+
+    Returns:
+      stride * code_size for "SAME" and "CIRCULAR", else the smallest size that gives `code_size`.
+    """
     if self.padding in ("SAME", "CIRCULAR"):
       return code_size * self.stride
     low, high = (0, 0) if isinstance(self.padding, str) else self.padding
@@ -54,7 +82,24 @@ class Axis(NamedTuple):
 
 
 def integers_per_axis(name: str, value: Any) -> int | tuple[int, ...]:
-  """An integer or a tuple of them, such as a stride; ValueError unless all are integers >= 1."""
+  """Checks a value such as a stride: one integer, or one per axis.
+
+  Args:
+    name: Name of the argument, for the error message.
+    value: An integer, or a sequence or array of integers, all at least 1.
+
+  Returns:
+    The value as an `int` or a tuple of them, which is hashable.
+
+  Raises:
+    ValueError: If `value` is empty or contains anything but integers >= 1.
+
+  Example:
+    >>> import numpy as np
+    >>> from cscjax import ops
+    >>> ops.integers_per_axis("stride", np.array([2, 1]))
+    (2, 1)
+  """
   value = _plain(value)
   if not isinstance(value, tuple):
     return checks.positive_int(name, value)
@@ -64,7 +109,22 @@ def integers_per_axis(name: str, value: Any) -> int | tuple[int, ...]:
 
 
 def as_padding(value: Any) -> str | tuple[tuple[int, int], ...]:
-  """Padding as a name, or a tuple of pairs; ValueError if it is neither."""
+  """Checks a padding and makes it hashable.
+
+  Args:
+    value: "SAME", "CIRCULAR", "VALID", or pairs (low, high) of integers >= 0, one per spatial axis.
+
+  Returns:
+    The name, or the pairs as a tuple of tuples of `int`.
+
+  Raises:
+    ValueError: If `value` is none of these.
+
+  Example:
+    >>> from cscjax import ops
+    >>> ops.as_padding([[1, 2], [0, 0]])
+    ((1, 2), (0, 0))
+  """
   if isinstance(value, str):
     return checks.one_of("padding", value, ("SAME", "CIRCULAR", "VALID"))
   pairs = _plain(value)
@@ -80,13 +140,34 @@ def as_padding(value: Any) -> str | tuple[tuple[int, int], ...]:
 
 
 def as_axes(filters: jax.Array, stride: Any, dilation: Any, padding: Any) -> tuple[Axis, ...]:
-  """The spatial axes of filters [kernel..., C, m]; ValueError where an argument does not fit."""
+  """Checks the geometry of a convolution and returns its spatial axes.
+
+  Args:
+    filters: Filters of shape [kh, kw, C, m] or [k, C, m].
+    stride: Step between outputs, at least 1: one integer, or one per spatial axis.
+    dilation: Step between the taps of a filter, at least 1: one integer, or one per spatial axis.
+    padding: "SAME", "CIRCULAR", "VALID", or pairs (low, high), one per spatial axis.
+
+  Returns:
+    One `Axis` per spatial axis.
+
+  Raises:
+    ValueError: If `filters` is not an array of real numbers of one of these shapes, or if the stride,
+      the dilation or the padding is invalid or has the wrong number of axes.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import ops
+    >>> rows, columns = ops.as_axes(jnp.ones((3, 5, 1, 8)), (1, 2), 2, "SAME")
+    >>> rows.extent, columns.extent, columns.code_size(16)
+    (5, 9, 8)
+  """
   checks.all_real("filters", filters)
   rank = filters.ndim - 2
   if rank not in (1, 2):
     checks.fail("filters", tuple(filters.shape), "[kh, kw, C, m], or [k, C, m] for 1-D signals")
   if min(filters.shape) < 1:
-    checks.fail("filters", tuple(filters.shape), "no empty axis")
+    checks.fail("filters", tuple(filters.shape), "a shape without an empty axis")
   strides, dilations = (
     _per_axis(name, integers_per_axis(name, value), rank)
     for name, value in (("stride", stride), ("dilation", dilation))
@@ -98,7 +179,8 @@ def as_axes(filters: jax.Array, stride: Any, dilation: Any, padding: Any) -> tup
   return tuple(map(Axis, filters.shape[:-2], strides, dilations, paddings))
 
 
-def _per_axis(name, value, rank):
+def _per_axis(name: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
+  """Returns one integer per axis; raises ValueError if their number is not `rank`."""
   values = value if isinstance(value, tuple) else (value,) * rank
   if len(values) != rank:
     checks.fail(name, value, f"one integer >= 1, or {rank} of them")
@@ -106,7 +188,7 @@ def _per_axis(name, value, rank):
 
 
 def _plain(value: Any) -> Any:
-  """Arrays, NumPy scalars, lists and ranges as Python numbers and tuples of them."""
+  """Converts arrays, NumPy scalars, lists and ranges to Python numbers and nested tuples of them."""
   if isinstance(value, np.generic | np.ndarray | jax.Array) and not checks.is_traced(value):
     value = np.asarray(value).tolist()
   if isinstance(value, Sequence) and not isinstance(value, str | bytes):

@@ -1,4 +1,4 @@
-"""The low-pass part of a signal, which convolutional sparse coding leaves out."""
+"""Low-pass filter for signals, whose smooth part is removed before convolutional sparse coding."""
 
 import jax
 import jax.numpy as jnp
@@ -11,27 +11,40 @@ from cscjax.ops._precision import at_least_float32, common_float, expand_rank
 def tikhonov_lowpass(
   x: ArrayLike, strength: ArrayLike, pad: int = 16, *, spatial_axes: int = 2
 ) -> jax.Array:
-  """Low-pass part of a signal by Tikhonov regularisation, each channel on its own.
+  """Computes the low-pass part of a signal by Tikhonov regularization of its gradient.
 
-      argmin_l 1/2 ||l - x||^2 + strength/2 sum over axes of ||difference of l along the axis||^2
+  Each channel is filtered on its own. The result l minimizes
 
-  Differences wrap around; the signal is first continued by its mirror image, so that its opposite
-  borders do not meet. A dictionary of small filters codes the rest, x - tikhonov_lowpass(x, strength)
-  (SPORCO's `tikhonov_filter`, which returns both).
+      1/2 ||l - x||^2 + strength/2 sum_axis ||G_axis l||^2,
+
+  where G_axis computes the circular differences along a spatial axis. The signal is padded with its
+  mirror image first, so that the filter does not mix its opposite borders. Sparse coding with small
+  filters usually codes the high-pass part, `x - tikhonov_lowpass(x, strength)`. (SPORCO's
+  `tikhonov_filter` returns both parts.)
 
   Args:
-    x: Images [..., H, W, C], or with `spatial_axes=1` signals [..., L, C]; integers are converted.
-    strength: A scalar >= 0. A wave of w radians a pixel is divided by 1 + strength (2 - 2 cos w);
-      5 is customary for photographs, whatever the range of their values.
-    pad: Pixels of mirror image added at each border, >= 0; cut off again.
-    spatial_axes: How many axes before the last are filtered, 1 or 2.
+    x: Images of shape [..., H, W, C], or signals of shape [..., L, C] if `spatial_axes` is 1. Integers
+      are converted to floating point.
+    strength: Strength of the filter, a scalar >= 0. A wave of w radians per pixel along one axis is
+      divided by `1 + strength * (2 - 2 * cos(w))`. The usual value for photographs is 5.
+    pad: Number of mirrored pixels added at each border and removed afterwards, at least 0.
+    spatial_axes: Number of spatial axes, 1 or 2.
 
   Returns:
-    The low-pass part, the shape of `x`.
+    The low-pass part, of the shape of `x`.
 
   Raises:
-    ValueError: If `x` has too few axes or an empty one, `strength` is negative or no scalar, `pad` is
-      negative or `spatial_axes` is not 1 or 2.
+    ValueError: If `x` is not an array of real numbers, has too few axes or is empty, if `strength` is
+      negative or not a scalar, if `pad` is negative, or if `spatial_axes` is not 1 or 2.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import ops
+    >>> stripes = jnp.where(jnp.arange(8) % 2 == 0, 1.0, -1.0)
+    >>> image = jnp.tile(10 + stripes, (8, 1))[..., None]
+    >>> low = ops.tikhonov_lowpass(image, 5.0, pad=0)  # divides the stripes by 1 + 5 * 4 = 21
+    >>> [round(float(value), 2) for value in low[0, :2, 0]]
+    [10.05, 9.95]
   """
   checks.one_of("spatial_axes", spatial_axes, (1, 2))
   checks.int_at_least("pad", pad, 0)
@@ -40,11 +53,11 @@ def tikhonov_lowpass(
     checks.fail("strength", jnp.shape(strength), "a scalar")
   x = checks.real_array("x", x)
   if x.ndim <= spatial_axes or x.size == 0:
-    checks.fail("x", x.shape, f"at least {spatial_axes + 1} axes, none of them empty")
+    checks.fail("x", x.shape, f"at least {spatial_axes + 1} axes and none of size 0")
   dtype = common_float(x)
   axes = tuple(range(x.ndim - 1 - spatial_axes, x.ndim - 1))
   widths = [(pad, pad) if axis in axes else (0, 0) for axis in range(x.ndim)]
-  precise = at_least_float32(dtype)  # there is no Fourier transform in half precision
+  precise = at_least_float32(dtype)  # JAX has no Fourier transform in half precision
   padded = jnp.pad(x.astype(precise), widths, mode="symmetric")
   sizes = tuple(padded.shape[axis] for axis in axes)
   gain = 1 / (1 + jnp.asarray(strength, precise) * _laplacian_spectrum(sizes, precise))
@@ -55,8 +68,8 @@ def tikhonov_lowpass(
   return low[crop].astype(dtype)
 
 
-def _laplacian_spectrum(sizes, dtype):
-  """Eigenvalues of the sum of G^T G over the axes, G the circular difference, on rfftn's grid."""
+def _laplacian_spectrum(sizes: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+  """Returns the eigenvalues of sum_axis G_axis^T G_axis at the frequencies of `rfftn`."""
   total = jnp.zeros((), dtype)
   for axis, size in enumerate(sizes):
     last = axis == len(sizes) - 1

@@ -1,4 +1,4 @@
-"""Powers of two by which arrays are scaled, so that squares neither overflow nor vanish."""
+"""Scaling by powers of two, so that squares neither overflow nor underflow."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,18 +13,26 @@ PyTree = Any
 
 
 def power_of_two(tree: PyTree, axis: int | Sequence[int] | None = None) -> jax.Array:
-  """The power of two at or just below the largest magnitude; 1 where that is 0 or not finite.
+  """Returns the largest power of two that does not exceed the largest magnitude.
 
-  Dividing by it is exact, and no gradient flows through it: for a function f that is homogeneous of
-  degree k, power^k f(tree / power) has the value and the derivatives of f(tree), at any scale.
+  Division by it is exact, and no gradient flows through it. So for a function f that is homogeneous of
+  degree k, `power**k * f(tree / power)` has the value and the derivatives of `f(tree)`, and its
+  intermediate results stay in range at any scale of the tree.
 
   Args:
-    tree: A floating array, or a pytree of them.
-    axis: The axes over which the largest magnitude is taken, which stay with size 1; if None, it is
-      taken over everything.
+    tree: A floating-point array, or a pytree of them.
+    axis: Axes over which the largest magnitude is taken; they are kept with size 1. If None, it is taken
+      over all leaves and axes.
 
   Returns:
-    A scalar, or an array that broadcasts against `tree`.
+    A scalar, or an array that broadcasts against the leaves. It is 1 if the magnitude is zero or not
+    finite.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import ops
+    >>> float(ops.power_of_two(jnp.array([3.0, -10.0])))
+    8.0
   """
   parts = [
     jnp.max(jnp.abs(lax.stop_gradient(leaf)), axis=axis, keepdims=axis is not None, initial=0)
@@ -41,14 +49,43 @@ def power_of_two(tree: PyTree, axis: int | Sequence[int] | None = None) -> jax.A
 
 
 def scaled(array: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """(array / power, power) with the power of two of the whole array; integers are converted."""
+  """Divides an array by the power of two of its largest magnitude.
+
+  Args:
+    array: An array of real numbers. Integers are converted to floating point.
+
+  Returns:
+    The pair (array / power, power), where power is `power_of_two(array)`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import ops
+    >>> array, power = ops.scaled(jnp.array([3.0, -10.0]))
+    >>> array.tolist(), float(power)
+    ([0.375, -1.25], 8.0)
+  """
   array = jnp.asarray(array, common_float(array))
   power = power_of_two(array)
   return array / power, power
 
 
 def norm(array: jax.Array, axis: int | Sequence[int] | None = None) -> jax.Array:
-  """Euclidean norm along `axis` at any scale, with the gradient 0 where it is 0."""
+  """Computes the Euclidean norm, safely at any scale and with a zero gradient at zero.
+
+  Args:
+    array: A floating-point array.
+    axis: Axes over which the norm is taken; all if None.
+
+  Returns:
+    The norm, without the axes `axis`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import ops
+    >>> vector = jnp.array([3e-30, 4e-30])  # the squares underflow in float32
+    >>> round(float(ops.norm(vector)) / 1e-30, 3)
+    5.0
+  """
   power = power_of_two(array, axis)
   squares = jnp.sum(jnp.square(array / power), axis=axis)
   root = jnp.sqrt(jnp.where(squares > 0, squares, 1))

@@ -1,4 +1,4 @@
-"""Thresholds: the proximal operators of the penalties that make a code sparse."""
+"""Thresholds: proximal operators of the penalties that make a code sparse."""
 
 import jax
 import jax.numpy as jnp
@@ -8,41 +8,68 @@ from cscjax.ops._precision import expand_rank
 
 
 def soft_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
-  """Soft threshold S_b(z) = sign(z) max(|z| - b, 0): the proximal operator of b ||.||_1.
+  """Applies the soft threshold `S_b(z) = sign(z) max(|z| - b, 0)`.
+
+  It is the proximal operator of `b ||.||_1`: the result minimizes `1/2 (g - z)^2 + b |g|` over g.
 
   Args:
     z: Array of any shape.
-    threshold: b >= 0, broadcast against `z`: a scalar, one value a channel, or one a coefficient.
+    threshold: The threshold b >= 0: a scalar, one value per channel, or one per coefficient. It
+      broadcasts against `z`.
 
   Returns:
-    argmin_g 1/2 (g - z)^2 + b |g|, the shape of `z`.
+    An array of the shape of `z`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import ops
+    >>> ops.soft_threshold(jnp.array([-3.0, 0.5, 2.0]), 1.0).tolist()
+    [-2.0, 0.0, 1.0]
   """
   z = jnp.asarray(z)
   return jnp.sign(z) * jax.nn.relu(jnp.abs(z) - expand_rank(threshold, z.ndim))
 
 
 def nonnegative_soft_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
-  """Non-negative soft threshold S_b^+(z) = max(z - b, 0) = ReLU(z - b) (eq. 2).
+  """Applies the nonnegative soft threshold `S_b^+(z) = max(z - b, 0) = ReLU(z - b)` (eq. 2).
+
+  The result minimizes `1/2 (g - z)^2 + b g` over g >= 0.
 
   Args:
     z: Array of any shape.
-    threshold: b, broadcast against `z`. As a proximal operator b >= 0; a network's bias is -b and free.
+    threshold: The threshold b: a scalar, one value per channel, or one per coefficient. It broadcasts
+      against `z`. A sparsity penalty has b >= 0; the bias -b of a network can have either sign.
 
   Returns:
-    argmin_{g >= 0} 1/2 (g - z)^2 + b g, the shape of `z`.
+    An array of the shape of `z`.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import ops
+    >>> ops.nonnegative_soft_threshold(jnp.array([-3.0, 0.5, 2.0]), 1.0).tolist()
+    [0.0, 0.0, 1.0]
   """
   return jax.nn.relu(jnp.asarray(z) - expand_rank(threshold, jnp.ndim(z)))
 
 
 def hard_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
-  """Hard threshold: z where |z| > b, else 0; the proximal operator of b^2/2 ||.||_0.
+  """Applies the hard threshold: z where |z| > b, else zero.
+
+  It is the proximal operator of `b^2/2 ||.||_0`: the result minimizes `1/2 (g - z)^2 + b^2/2 [g != 0]`.
 
   Args:
     z: Array of any shape.
-    threshold: b >= 0, broadcast against `z`.
+    threshold: The threshold b >= 0: a scalar, one value per channel, or one per coefficient. It
+      broadcasts against `z`.
 
   Returns:
-    argmin_g 1/2 (g - z)^2 + b^2/2 [g != 0], the shape of `z`.
+    An array of the shape of `z`. NaN stays NaN.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import ops
+    >>> ops.hard_threshold(jnp.array([-3.0, 0.5, 2.0]), 1.0).tolist()
+    [-3.0, 0.0, 2.0]
   """
   z = jnp.asarray(z)
-  return jnp.where(jnp.abs(z) <= expand_rank(threshold, z.ndim), 0, z)  # NaN stays NaN
+  return jnp.where(jnp.abs(z) <= expand_rank(threshold, z.ndim), 0, z)  # this order keeps NaN

@@ -1,4 +1,4 @@
-"""Mutual coherence without a matrix, against the one computed pair by pair from the matrix."""
+"""Compares the mutual coherence with the one that is computed pair by pair from the matrix."""
 
 import hypothesis
 import jax
@@ -12,7 +12,7 @@ from cscjax.dictionaries import _coherence as coherence
 from cscjax.dictionaries import atom_norms
 from tests import references
 
-FIG_S1 = np.array([[1.0, 2.0], [3.0, 4.0]])[:, :, None, None]  # the kernel 1 2 / 3 4
+FIG_S1 = np.array([[1.0, 2.0], [3.0, 4.0]])[:, :, None, None]  # the kernel of Fig. S1
 
 _atom_norms = jax.jit(atom_norms, static_argnames="signal_shape")
 _coherence = jax.jit(cscjax.mutual_coherence, static_argnames="signal_shape")
@@ -42,7 +42,7 @@ def _with_identity(dictionary, d):
   seed=st.integers(0, 100),
 )
 def test_1d_at_any_size(x64, n, taps, stride, dilation, padding, seed):
-  """Sizes beyond twice the filters' extent are cut, those below wrap and truncate in all ways."""
+  """Sizes above twice the extent of the filters are reduced; below, atoms are wrapped or cut."""
   extent = (taps - 1) * dilation + 1
   slack = sum(padding[0]) if isinstance(padding, tuple) else 0
   hypothesis.assume(padding in ("SAME", "CIRCULAR") or n + slack >= extent)
@@ -80,7 +80,7 @@ def test_beside_the_identity(x64, padding, dilation):
 
 
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 3), (2, 1), (2, 2), (4, 2), (3, 2)])
-def test_all_shifts_are_a_large_circle(x64, stride, dilation):
+def test_all_shifts_have_the_coherence_of_a_large_circle(x64, stride, dilation):
   dictionary, shape, d = _conv(
     _filters(3, 4, 2, 2), (24,), stride=stride, dilation=dilation, padding="CIRCULAR"
   )
@@ -98,7 +98,7 @@ def test_all_shifts_in_two_dimensions(x64):
 
 
 def test_blocks(x64, monkeypatch):
-  """More atoms than fit into a block, the last block not full."""
+  """There are more atoms than fit into a block, and the last block is not full."""
   whole = {}
   for block in (coherence.BLOCK, 300):
     monkeypatch.setattr(coherence, "BLOCK", block)
@@ -113,7 +113,7 @@ def test_blocks(x64, monkeypatch):
 
 def test_another_dictionary_needs_a_shape(x64):
   class Twice:
-    """A dictionary of a user's."""
+    """A dictionary that is not of the package."""
 
     atoms = jnp.asarray(_filters(6, 4, 6))
 
@@ -169,7 +169,7 @@ def test_half_precision_is_computed_in_float32():
 
 
 def test_under_jit_and_grad(x64):
-  """A penalty on coherence: the gradient is that of the largest pair."""
+  """Compares the gradient, as of a penalty on the coherence, with finite differences."""
   filters = jnp.asarray(_filters(10, 3, 1, 2))
   mu = jax.jit(lambda f: cscjax.mutual_coherence(cscjax.ConvDictionary(f)))
   gradient = jax.grad(mu)(filters)
@@ -178,12 +178,12 @@ def test_under_jit_and_grad(x64):
   np.testing.assert_allclose(jnp.vdot(gradient, direction), difference, rtol=1e-6)
 
 
-# Figure S1 and what dilation does in general.
+# Figure S1, and the effect of dilation in general.
 
 
 @pytest.mark.parametrize("size", [3, 4])
 def test_fig_s1(x64, size):
-  """The paper's numbers, 0.47 and 0: the kernel 1 2 / 3 4 on an image of 3x3 or 4x4, no padding."""
+  """Reproduces the values of the paper, 0.47 and 0, on images of 3x3 and 4x4 without padding."""
   found = []
   for dilation in (1, 2):
     dictionary, shape, d = _conv(FIG_S1, (size, size), dilation=dilation, padding="VALID")
@@ -193,8 +193,8 @@ def test_fig_s1(x64, size):
   assert round(found[0], 2) == 0.47
 
 
-def test_dilation_changes_nothing_where_there_is_room(x64):
-  """At stride 1, for the kernel of Fig. S1 and at random; one pixel more brings 0.47 back."""
+def test_dilation_has_no_effect_on_large_signals(x64):
+  """At stride 1 it has no effect on an unbounded grid; in Fig. S1 an image of 5x5 has 0.47 again."""
   for filters in (FIG_S1, _filters(12, 3, 3, 2, 4)):
     found = [
       cscjax.mutual_coherence(cscjax.ConvDictionary(jnp.asarray(filters), dilation=dilation))
@@ -207,9 +207,9 @@ def test_dilation_changes_nothing_where_there_is_room(x64):
 
 
 def test_dilation_can_raise_coherence(x64):
-  """Around a circle of 4 the two taps of a dilated filter meet those of a shift twice: 0.4 becomes 0.8.
+  """On a circle of size 4, two shifts of a dilated filter overlap twice: 0.4 becomes 0.8.
 
-  With stride 2 two taps do not meet at all, until dilation lets them: 0 becomes 1/2.
+  At stride 2, shifts of a filter with two taps overlap only with dilation: 0 becomes 0.5.
   """
   filters = np.array([1.0, 2.0])[:, None, None]
   found = []

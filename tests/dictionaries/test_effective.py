@@ -1,4 +1,4 @@
-"""Effective atoms and reconstructions against products of explicit matrices, made in NumPy."""
+"""Compares effective atoms and reconstructions with products of explicit matrices in NumPy."""
 
 import functools
 import itertools
@@ -29,7 +29,7 @@ def dictionary(*shape, **geometry):
 
 
 def stack(x, dictionaries, pooled=()):
-  """Layers with random codes, and max-pooling before those that `pooled` names."""
+  """Returns layers with random codes; max-pooling precedes the layers with indices in `pooled`."""
   layers, signal = [], jnp.asarray(x)
   for i, d in enumerate(dictionaries):
     signal = max_pool(signal) if i in pooled else signal
@@ -48,7 +48,7 @@ def matrix(d, signal):
 
 
 def plain():
-  """Dilated and zero-padded, strided with explicit padding, an odd size: the layers and D_1 D_2 D_3."""
+  """Returns three layers with dilation, stride and explicit padding, and their matrices."""
   geometries = ({"dilation": 2}, {"stride": 2, "padding": ((1, 1), (1, 1))}, {})
   shapes = ((3, 3, 2, 3), (4, 4, 3, 4), (3, 3, 4, 2))
   ds = [dictionary(*shape, **geometry) for shape, geometry in zip(shapes, geometries, strict=True)]
@@ -57,14 +57,14 @@ def plain():
 
 
 def box(image):
-  """[H, W, C] without the rows and columns around it that are 0."""
+  """Crops an image [H, W, C] to the box of its nonzero values."""
   where = np.argwhere(np.any(image != 0, axis=-1))
   (top, left), (bottom, right) = where.min(0), where.max(0)
   return image[top : bottom + 1, left : right + 1]
 
 
 def means(size):
-  """The adjoint of means over windows of two; the last one is alone at an odd size."""
+  """Returns the adjoint of mean-pooling by 2 as a matrix; at an odd size the last window has size 1."""
   half = -(-size // 2)
   spread = np.zeros((size, half))
   for i in range(size):
@@ -73,7 +73,7 @@ def means(size):
 
 
 def column(code, channel):
-  """Where a coefficient in the middle of the signal is in the code as a vector."""
+  """Returns the index of a coefficient in the middle of the signal in the flattened code."""
   _, height, width, channels = code.shape
   return ((height // 2) * width + width // 2) * channels + channel
 
@@ -100,7 +100,7 @@ def test_atoms_of_one_layer_are_its_filters():
 
 
 def test_effective_atoms_through_pooling():
-  """5x4 pixels become 3x2: the matrix of the spreading is written down."""
+  """Compares with the matrix of the adjoint of mean-pooling from 5x4 to 3x2 pixels."""
   layers = stack(RNG.normal(size=(2, 5, 4, 1)), [dictionary(3, 3, 1, 2), dictionary(3, 3, 2, 3)], {1})
   first, second = (matrix(d, signal) for d, signal, _ in layers)
   spread = np.kron(np.kron(means(5), means(4)), np.eye(2))
@@ -111,13 +111,13 @@ def test_effective_atoms_through_pooling():
 
 
 def dense(pooled=()):
-  """Two layers over [I, F^T]."""
+  """Returns two layers with dictionaries [I, F^T]."""
   pair = [cscjax.IdentityAugmented(dictionary(3, 3, c, 2, dilation=s)) for c, s in ((1, 1), (3, 2))]
   return stack(RNG.normal(size=(2, 6, 5, 1)), pair, pooled)
 
 
 def test_effective_atoms_of_a_dense_connection():
-  """The new channels z of layer 2 make (a, z) of layer 1, and these the image, a + F^T z."""
+  """A coefficient z of layer 2 represents a code (a, z) of layer 1, and this the image a + F^T z."""
   layers = dense()
   (d1, x, _), (d2, signal, (_, z)) = layers
   first, second = matrix(d1.conv, x), matrix(d2.conv, signal)
@@ -128,7 +128,7 @@ def test_effective_atoms_of_a_dense_connection():
 
 
 def maxima(code):
-  """[H W C, h w C]: which position of a window its maximum is taken from, for one code [H, W, C]."""
+  """Returns the matrix [H W C, h w C] that moves each value to the maximum of its window in a code."""
   height, width, channels = code.shape
   small = (-(-height // 2), -(-width // 2), channels)
   places = np.zeros((*code.shape, *small))
@@ -173,8 +173,8 @@ def test_reconstructions_of_a_dense_connection():
     np.testing.assert_allclose(found[1, n].ravel(), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_a_code_that_is_exact_rebuilds_the_signal():
-  """x = D_1 code_1, code_1 = D_2 code_2, with circular shifts and a dense connection above."""
+def test_exact_codes_reconstruct_the_signal():
+  """Here x = D_1 code_1 and code_1 = D_2 code_2, with a circular convolution and a dense connection."""
   d1, d2 = dictionary(3, 3, 1, 3, padding="CIRCULAR"), cscjax.IdentityAugmented(dictionary(3, 3, 3, 2))
   top = (RNG.normal(size=(1, 6, 6, 3)), RNG.normal(size=(1, 6, 6, 2)))
   middle = d2.synthesis(tuple(map(jnp.asarray, top)))
@@ -202,7 +202,7 @@ def test_a_reconstruction_is_linear_in_its_code():
 
 
 def test_a_hundred_small_layers_do_not_vanish():
-  """10^-3 a layer, which float32 and its squares do not hold."""
+  """Each layer scales by 1e-3, so the product underflows in float32, and its square in float64."""
   with jax.enable_x64(False):
     _check_small_layers()
 

@@ -1,4 +1,4 @@
-"""The Lipschitz constant against the spectral norm of a dense matrix, branch by branch."""
+"""Compares every way to compute the Lipschitz constant with the norm of a dense matrix."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ def test_certified(x64, name, tolerance):
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
 @pytest.mark.parametrize(("spatial", "kernel"), [((40,), (5,)), ((12, 10), (3, 3))], ids=["1d", "2d"])
 def test_never_below_in_float32(spatial, kernel, padding):
-  """Random filters, many starts, larger than the number of steps: float64 and dense is the judge."""
+  """Compares with a dense matrix in float64, for random filters and many random starts."""
   stride, tolerance, shape = 1 + (padding == "CIRCULAR"), 0.05, (*spatial, 2)
 
   @jax.jit
@@ -81,14 +81,14 @@ def test_never_below_in_float32(spatial, kernel, padding):
 
 
 def test_number_of_steps():
-  """Theorem 4.2 of Kuczynski & Wozniakowski for 1e-6, and one step less does not do."""
+  """k is the smallest number for which Theorem 4.2 of Kuczynski & Wozniakowski gives 1e-6."""
   for n, tolerance in [(65_536, 0.01), (300, 0.1), (3_000_000, 0.03), (7, 0.01)]:
     k = lanczos_steps(n, tolerance)
     probability = [1.648 * n**0.5 * np.exp(-(tolerance**0.5) * (2 * j - 1)) for j in (k - 1, k)]
     assert probability[1] <= 1e-6 < probability[0]
 
 
-def test_the_key_counts(x64):
+def test_different_keys_give_different_bounds(x64):
   dictionary, shape, _ = _conv(_filters(3, 3, 2, 3), (9, 9), {"padding": "SAME"})
   keys = jax.random.split(jax.random.key(1), 2)
   one, other = (cscjax.lipschitz(dictionary, shape, tolerance=0.5, key=key) for key in keys)
@@ -106,7 +106,7 @@ def test_tolerance_out_of_range():
 @pytest.mark.slow
 @pytest.mark.parametrize("padding", ["CIRCULAR", "SAME"])
 def test_identity_augmented(x64, padding):
-  """Lemma 2, and the norm of the explicit [I, F^T]."""
+  """Compares with Lemma 2 and with the norm of the matrix [I, F^T]."""
   filters, spatial = _filters(3, 3, 2, 4), (5, 4)
   conv, shape, _ = _conv(filters, spatial, {"padding": padding, "dilation": 2})
   d = references.conv_matrix(filters, spatial, padding=padding, dilation=2)

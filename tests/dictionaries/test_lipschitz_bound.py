@@ -1,4 +1,4 @@
-"""The upper bound of the Lipschitz constant against dense matrices and the symbol in float64 NumPy."""
+"""Compares the upper bound of L with dense matrices, and with the symbol in float64 NumPy."""
 
 import itertools
 
@@ -11,7 +11,7 @@ import cscjax
 from cscjax.dictionaries import lipschitz_bound
 from tests import references
 
-# Shape of the filters, spatial sizes, geometry. Channels or atoms are on the smaller side.
+# (shape of the filters, spatial sizes, geometry), with more atoms than channels and vice versa.
 CASES = {
   "1d": ((3, 2, 4), (9,), {}),
   "1d_circular": ((3, 3, 2), (8,), {"padding": "CIRCULAR"}),
@@ -38,7 +38,7 @@ CASES = {
 
 
 def _kinds(shape, seed=0):
-  """Filters whose constants are found in different places of the spectrum, and none: [kinds, ...]."""
+  """Returns filters [kinds, ...] whose largest eigenvalues are at different frequencies, and zeros."""
   rng = np.random.default_rng(seed)
   signs = (-1.0) ** np.add.reduce(np.indices(shape[:-2]))[..., None, None]
   first = np.zeros(shape)
@@ -49,7 +49,7 @@ def _kinds(shape, seed=0):
 
 
 def _bounds(filters, spatial, geometry, *, identity=False):
-  """Of several filters at once."""
+  """Computes the bounds of several filters at once."""
 
   def bound(filters):
     dictionary = cscjax.ConvDictionary(filters, **geometry)
@@ -97,14 +97,14 @@ def test_bfloat16_filters(name):
 
 
 def test_float64(x64):
-  """Where the bound is exact its margin is one for the rounding of float64."""
+  """For a single tap the bound is exact up to its margin, which is that of float64."""
   filters = jnp.asarray(np.random.default_rng(0).normal(size=(1, 1)))[None]
   bound = lipschitz_bound(cscjax.ConvDictionary(filters), (5, 1))
   assert filters[0, 0, 0] ** 2 <= bound <= filters[0, 0, 0] ** 2 * (1 + 1e-14)
 
 
 def _largest_of_symbol(filters, stride, points=48):
-  """max over a fine grid of ||S||^2 of the polyphase symbol, for 2-D filters without dilation."""
+  """Returns the maximum of ||S||^2 over a fine grid, for 2-D filters without dilation."""
   parts = [filters[a::stride, b::stride] for a, b in itertools.product(range(stride), repeat=2)]
   symbol = np.concatenate([np.fft.fft2(part, (points, points), (0, 1)) for part in parts], axis=2)
   return np.max(np.linalg.norm(symbol, 2, axis=(2, 3))) ** 2
@@ -112,7 +112,7 @@ def _largest_of_symbol(filters, stride, points=48):
 
 @pytest.mark.parametrize(("kernel", "stride", "degree"), [(3, 1, 2), (3, 2, 1), (4, 2, 1), (5, 1, 4)])
 def test_close_to_the_largest_value_of_the_symbol(kernel, stride, degree):
-  """Within s^(1/32) and the grid's factor of 1 / cos^2(pi / 16) an axis, on a large image."""
+  """On a large image, the bound is within s^(1/32) and a factor of 1 / cos^2(pi / 16) per axis."""
   filters = jnp.asarray(_kinds((kernel, kernel, 3, 7), 3)[:-1], jnp.float32)
   bounds = _bounds(filters, (64, 64), {"stride": stride})
   most = min(7, 3 * stride**2) ** (1 / 32) / np.cos(np.pi / 16) ** 4
@@ -122,15 +122,15 @@ def test_close_to_the_largest_value_of_the_symbol(kernel, stride, degree):
     assert largest <= bound <= 1.001 * most * largest
 
 
-def test_a_circular_convolution_has_its_own_frequencies(x64):
-  """A small one is diagonalised, so that nothing but the power 32 lies between bound and constant."""
+def test_exact_for_a_small_circular_convolution_with_one_atom(x64):
+  """The grid is that of the Fourier transform, and for 1x1 matrices the trace is the eigenvalue."""
   filters = np.random.default_rng(0).normal(size=(3, 3, 4, 1))  # [1, 1] matrices at each frequency
   dictionary = cscjax.ConvDictionary(jnp.asarray(filters), padding="CIRCULAR")
   dense = _dense(filters, (6, 5), {"padding": "CIRCULAR"})
   np.testing.assert_allclose(lipschitz_bound(dictionary, (6, 5, 4)), dense, rtol=1e-13)
 
 
-PAPER = {  # size, dilation, channels, atoms; whether the identity is beside it
+PAPER = {  # (size, dilation, channels, atoms, whether the identity is added)
   "res_csc_1": (32, 1, 16, 16, False),
   "res_csc_2": (16, 1, 32, 32, False),
   "res_csc_3": (8, 1, 64, 64, False),
@@ -143,7 +143,7 @@ PAPER = {  # size, dilation, channels, atoms; whether the identity is beside it
 
 @pytest.mark.parametrize("name", PAPER)
 def test_at_most_1_3_times_the_constant_of_the_papers_layers(name):
-  """He-normal filters, and ones that one step has made low-pass; `lipschitz` is at most 1 % above."""
+  """Checks random filters and low-pass filters; `lipschitz` itself is at most 1 % too large."""
   size, dilation, channels, atoms, identity = PAPER[name]
   rng = np.random.default_rng(0)
   random = rng.normal(size=(3, 3, channels, atoms)) * np.sqrt(2 / (9 * channels))
@@ -163,7 +163,7 @@ def test_at_most_1_3_times_the_constant_of_the_papers_layers(name):
 
 @pytest.mark.parametrize(("size", "count"), [(32, 16), (32, 32), (16, 64), (8, 64)])
 def test_orthogonal_filters(size, count):
-  """All eigenvalues are 1: the case in which the trace is farthest above the largest."""
+  """If all eigenvalues are equal, the bound by the trace is least tight."""
   filters = jnp.zeros((3, 3, count, count)).at[1, 1].set(jnp.eye(count))
   assert 1 <= lipschitz_bound(cscjax.ConvDictionary(filters), (size, size, count)) <= 1.3
 

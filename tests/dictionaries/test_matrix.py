@@ -1,4 +1,4 @@
-"""to_matrix, the adjoint of every dictionary, and mutual coherence."""
+"""Compares the maps of every dictionary, `to_matrix` and the coherence with explicit matrices."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ FILTERS_2D = RNG.normal(size=(3, 2, 2, 3))
 FILTERS_1D = RNG.normal(size=(4, 2, 3))
 ATOMS = RNG.normal(size=(5, 9))
 
-# (dictionary, signal shape, D)
+# name: (dictionary, signal shape, matrix D)
 CASES = {
   "matrix": lambda: (cscjax.MatrixDictionary(jnp.asarray(ATOMS)), (5,), ATOMS),
   "circular": lambda: _conv(FILTERS_2D, (4, 3), padding="CIRCULAR", dilation=2),
@@ -61,7 +61,7 @@ def test_analysis_synthesis_and_residual(case):
   np.testing.assert_allclose(dictionary.residual(code, x), rebuilt - x, atol=1e-12)
 
 
-def test_residual_where_the_kept_part_is_the_signal(x64):
+def test_residual_if_a_is_the_signal(x64):
   dictionary, shape, d = _identity(FILTERS_2D, (4, 3), padding="SAME")
   rng = np.random.default_rng(2)
   x, z = jnp.asarray(rng.normal(size=shape)), jnp.asarray(rng.normal(size=(4, 3, 3)))
@@ -97,7 +97,7 @@ def test_is_a_pytree_under_jit_vmap_and_grad(x64):
   def energy(dictionary):
     return jnp.sum(dictionary.analysis(x) ** 2)
 
-  stacked = cscjax.ConvDictionary(filters, stride=[2], padding=[(1, 0)])  # lists are fine, too
+  stacked = cscjax.ConvDictionary(filters, stride=[2], padding=[(1, 0)])  # lists are converted
   alone = [energy(stacked.replace(filters=f)) for f in filters]
   np.testing.assert_allclose(jax.vmap(energy)(stacked), alone, rtol=1e-12)
   gradient = jax.grad(energy)(stacked.replace(filters=filters[0]))

@@ -1,4 +1,4 @@
-"""Dictionaries that are none of ours but meet the protocol, against a dense one of the same matrix."""
+"""Tests dictionaries that implement the protocol outside the package, against their matrix."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from tests import references
 
 
 def _register(**static):
-  """A frozen dataclass as a pytree; `static` names its fields that are no leaves."""
+  """Returns a decorator for a frozen dataclass that is a pytree; `static` names its static fields."""
 
   def decorate(cls):
     cls = dataclasses.dataclass(frozen=True)(cls)
@@ -26,7 +26,7 @@ def _register(**static):
 
 @_register()
 class Kronecker:
-  """Images [H, W] without channels, bilinear in its leaves: synthesis left @ code @ right^T."""
+  """Images [H, W] without channels; D code = left @ code @ right^T."""
 
   left: Any
   right: Any
@@ -44,7 +44,7 @@ class Kronecker:
 
 @_register(size=True)
 class Cosines:
-  """The orthonormal DCT-II of vectors: no leaves, the matrix is made in the type of the signal."""
+  """The orthonormal DCT-II of vectors, without leaves; its matrix has the type of the signal."""
 
   size: int
   signal_ndim = 1
@@ -67,7 +67,7 @@ class Cosines:
 
 @_register()
 class SpikesAndAtoms:
-  """Codes that are a dict, and an integer leaf: some sites by themselves beside dense atoms."""
+  """Spikes at given sites and dense atoms, with codes that are a dict and an integer leaf."""
 
   sites: Any
   atoms: Any
@@ -100,7 +100,7 @@ FOREIGN = {
 
 
 def _matrix(name):
-  """Synthesis of each unit code, in NumPy's float64."""
+  """Returns the matrix of the dictionary in float64, from the synthesis of each unit vector."""
   dictionary, shape = FOREIGN[name]
   code = jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, jnp.float32))
   leaves, structure = jax.tree.flatten(code)
@@ -151,7 +151,7 @@ OPTIONS = {
   ],
 )
 def test_fista_reaches_the_optimum_of_the_dense_problem(name, options):
-  """A batch of two and a mask; the objective is that of a long run on the matrix."""
+  """Compares the objective with that of many iterations on the matrix, for two signals and a mask."""
   dictionary, shape = FOREIGN[name]
   x = jnp.asarray(_normal(4, 2, *shape), jnp.float32)
   mask = jnp.ones(shape).at[(0,) * len(shape)].set(0)
@@ -166,7 +166,7 @@ def test_fista_reaches_the_optimum_of_the_dense_problem(name, options):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["kronecker", "dict_code"])
 def test_implicit_derivative(x64, name):
-  """Of the code by the signal along a direction, against a difference."""
+  """Compares the derivative of the code along a direction of the signal with a finite difference."""
   dictionary, shape = FOREIGN[name]
   x, direction = jnp.asarray(_normal(5, *shape)), jnp.asarray(_normal(6, *shape))
 
@@ -196,7 +196,7 @@ def test_certificates_and_layers():
 
 
 def test_types_follow_the_dictionary(x64):
-  """A signal in float32 with atoms in float64 is coded in float64; without leaves in its own type."""
+  """The code has the common type of signal and leaves, or that of the signal if there are no leaves."""
   x = jnp.ones((4, 3), jnp.float32)
   assert cscjax.fista(_dense(jnp.float64), x, 0.1, iterations=2).code.dtype == jnp.float64
   assert cscjax.fista(Cosines(6), jnp.ones(6, jnp.float32), 0.1, iterations=2).code.dtype == jnp.float32
@@ -204,7 +204,7 @@ def test_types_follow_the_dictionary(x64):
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_solvers_that_need_ours_say_so(name):
+def test_solvers_that_need_a_dictionary_of_the_package_say_so(name):
   dictionary, shape = FOREIGN[name]
   for call in (
     lambda: cscjax.admm(dictionary, jnp.ones(shape), 0.1),
@@ -214,7 +214,9 @@ def test_solvers_that_need_ours_say_so(name):
       call()
 
 
-def test_what_is_no_pytree_is_refused():
+def test_other_objects_are_refused():
+  """A dictionary must be a pytree with hashable static fields."""
+
   class Plain:
     signal_ndim = 1
     analysis = synthesis = staticmethod(lambda x, signal_shape=None: x)

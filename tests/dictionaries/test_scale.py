@@ -1,4 +1,4 @@
-"""Norms, coherence and the Lipschitz constant of atoms at any scale, of zero atoms and of equal ones."""
+"""Tests norms, coherence and L of atoms at any scale, of zero atoms and of equal atoms."""
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +21,14 @@ def _conv(padding):
   return lambda filters: cscjax.ConvDictionary(filters, padding=padding)
 
 
-# (parameters, dictionary, shape of a signal)
+# name: (parameters, function that returns the dictionary, shape of a signal)
 DICTIONARIES = {
   "dense": (ATOMS, cscjax.MatrixDictionary, (4,)),
   "circular": (FILTERS, _conv("CIRCULAR"), SHAPE),
   "few_atoms": (FILTERS[..., :1], _conv("CIRCULAR"), SHAPE),
   "same": (FILTERS, _conv("SAME"), SHAPE),
 }
-FUNCTIONS = {  # how it grows with the scale, and the scales that float32 leaves it
+FUNCTIONS = {  # name: (degree of homogeneity, scales that float32 allows, function)
   "lipschitz": (2, (1e-15, 1e15), cscjax.lipschitz),
   "coherence": (0, (1e-30, 1e30), cscjax.mutual_coherence),
   "norms": (1, (1e-30, 1e30), lambda d, shape: _weighted(jnp.ravel(atom_norms(d, shape)))),
@@ -78,15 +78,15 @@ def test_gradient_of_lipschitz_against_differences(x64, name):
 @pytest.mark.parametrize("name", ["dense", "circular", "same"])
 @pytest.mark.parametrize("kind", ["zero", "identity"])
 def test_repeated_eigenvalues_have_a_subgradient(name, kind):
-  """lambda_max(D^T D) = ||D||^2 is convex: it lies above the plane of a subgradient everywhere."""
+  """lambda_max(D^T D) = ||D||^2 is convex, so it is nowhere below the plane of a subgradient."""
   parameters, make, shape = DICTIONARIES[name]
   start = np.zeros(parameters.shape, np.float32)
-  if kind == "identity":  # the first atoms are unit vectors, so that D D^T = I, the others 0
+  if kind == "identity":  # the first atoms are unit vectors, so D D^T = I; the other atoms are zero
     if name == "dense":
       start[:, :4] = np.eye(4)
     else:
       start[1, :, :2] = np.eye(2)
-  bound = 0.99 if name == "same" else 1  # of the certified bound, which is 1 % above
+  bound = 0.99 if name == "same" else 1  # the certified bound is 1 % too large
   found = jax.jit(jax.value_and_grad(lambda p: bound * cscjax.lipschitz(make(p), shape)))
   value, gradient = found(jnp.asarray(start))
   np.testing.assert_allclose(value, float(kind == "identity"), rtol=1e-5)
@@ -98,7 +98,7 @@ def test_repeated_eigenvalues_have_a_subgradient(name, kind):
 
 @pytest.mark.parametrize("name", DICTIONARIES)
 def test_zero_atoms_have_finite_gradients(x64, name):
-  """And the gradients of the other atoms are those of a difference."""
+  """The gradients of the other atoms agree with finite differences."""
   parameters, make, shape = DICTIONARIES[name]
   start = np.array(parameters)
   start[..., -1] = 0
@@ -113,7 +113,7 @@ def test_zero_atoms_have_finite_gradients(x64, name):
 
 
 def test_coherence_is_at_most_1():
-  """Copies of an atom: rounding alone made it 1.0000001."""
+  """The atoms are copies of one atom, for which rounding alone would give 1.0000001."""
   found = jax.jit(lambda atoms: cscjax.mutual_coherence(cscjax.MatrixDictionary(atoms)))
   for seed in range(20):
     mu = found(jnp.asarray(np.tile(_normal(seed, 7, 1), 3) * [1, -2, 3], jnp.float32))
@@ -121,7 +121,10 @@ def test_coherence_is_at_most_1():
 
 
 def test_memory_of_many_channels():
-  """204 sensors, 6,000 samples, 4.7 MiB: 2.8 and 1.9 GiB for the spectra of images of impulses."""
+  """A signal of 4.7 MiB (204 sensors, 6,000 samples) must not need gigabytes of memory.
+
+  The spectra of the responses to all unit impulses would take 2.8 and 1.9 GiB.
+  """
   shapes = (
     jax.ShapeDtypeStruct((32, 204, 16), jnp.float32),
     jax.ShapeDtypeStruct((6000, 204), jnp.float32),

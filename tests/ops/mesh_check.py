@@ -1,6 +1,6 @@
-"""Every map and its derivatives on a mesh of two devices; prints the largest relative errors as JSON.
+"""Checks all maps and derivatives on a mesh of two devices, and prints the relative errors as JSON.
 
-A process of its own (see test_meshes.py), since the number of devices is set before JAX starts.
+It runs in its own process (see test_meshes.py), because the number of devices is set before JAX starts.
 """
 
 import json
@@ -19,7 +19,7 @@ BATCH, REPLICATED = P("i"), P()
 
 
 def _maps(geometry):
-  """Name -> (function of signals, codes and filters, whether its result has the batch axis)."""
+  """Maps names to a function of signals, codes and filters, and whether its result has a batch axis."""
   synthesis = partial(ops.conv_adjoint, signal_shape=(7, 6), **geometry)
 
   def analysis_energy(x, w):
@@ -57,7 +57,7 @@ def main():
   cases = [
     (1, (3, 3), {"padding": "SAME"}),
     (9, (3, 3), {"padding": "CIRCULAR", "stride": 2}),
-    (1, (7, 6), {"padding": "SAME", "dilation": 2}),  # more taps than pixels, and many of them
+    (1, (7, 6), {"padding": "SAME", "dilation": 2}),  # 42 taps, more than are unrolled
   ]
   for channels, kernel, geometry in cases:
     w = jnp.asarray(rng.normal(size=(*kernel, channels, 3)))

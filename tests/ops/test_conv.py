@@ -1,4 +1,4 @@
-"""The convolution and its adjoint against a matrix built tap by tap."""
+"""Compares the convolution and its adjoint with a matrix that is built tap by tap."""
 
 import itertools
 
@@ -15,7 +15,7 @@ from tests import references
 
 @st.composite
 def geometries(draw, padding):
-  """(spatial shape, filters, geometry, random generator) for a padding, "explicit" for drawn pairs."""
+  """Draws (spatial shape, filters, geometry, random generator); "explicit" padding means drawn pairs."""
   rank = draw(st.sampled_from([1, 2]))
 
   def sizes(low, high):
@@ -59,7 +59,7 @@ def test_adjoint_and_explicit_matrix(x64, padding, data, batch):
   np.testing.assert_allclose(np.reshape(synthesis, flat_x.shape), flat_code @ d.T, atol=1e-12)
 
 
-# Wrapped further than the signal is long, even kernels, and the 4x4 stride 2 pad 1 of ML-CSC.
+# Padding longer than the signal, even kernels, and the 4x4 kernel with stride 2 and padding 1 of ML-CSC.
 @pytest.mark.parametrize(
   ("spatial", "kernel", "geometry"),
   [
@@ -84,7 +84,7 @@ def test_named_cases(x64, spatial, kernel, geometry):
 
 
 def test_centre_of_a_circular_atom():
-  """An impulse at position 1 synthesises the filter around 1, wrapped at the left end."""
+  """An impulse at position 1 gives the filter centered at 1, wrapped around at the left border."""
   filters = jnp.arange(1.0, 6.0).reshape(5, 1, 1)
   code = jnp.zeros((6, 1)).at[1].set(1)
   atom = ops.conv_adjoint(code, filters, (6,), padding="CIRCULAR")
@@ -92,7 +92,7 @@ def test_centre_of_a_circular_atom():
 
 
 def test_is_a_correlation():
-  """The CNN's convolution: no kernel is flipped."""
+  """No kernel is flipped, as in a CNN."""
   x = jnp.array([1.0, 10.0, 100.0])[:, None]
   filters = jnp.array([1.0, 2.0]).reshape(2, 1, 1)
   np.testing.assert_array_equal(ops.conv(x, filters, padding="VALID")[:, 0], [21, 210])
@@ -151,7 +151,7 @@ def _arguments(*batch):
 
 
 def _three_maps(x, filters, code):
-  """The maps that <conv(x), code> is linear in: by code, by x, by the filters."""
+  """Returns the gradients of <conv(x), code> with respect to the code, x and the filters."""
 
   def product(filters):
     return jnp.sum(ops.conv(x, filters, **GEOMETRY) * code)
@@ -164,7 +164,7 @@ def _three_maps(x, filters, code):
   "geometry", [GEOMETRY, {"padding": "SAME"}, {"padding": "CIRCULAR", "stride": 2, "dilation": (1, 2)}]
 )
 def test_gradients_of_the_three_maps(x64, geometry):
-  """<D^T x, code> is linear in signal, filters and code: each gradient is one of the maps again."""
+  """<D^T x, code> is linear in its three arguments, so its gradients are the three maps again."""
   rng = np.random.default_rng(4)
   x, filters = rng.normal(size=(2, *SPATIAL, 2)), jnp.asarray(rng.normal(size=(2, 3, 2, 3)))
   shape = references.code_spatial(filters, SPATIAL, **geometry)
@@ -200,11 +200,11 @@ def test_vmap(x64, axes):
 @pytest.mark.parametrize("outer", [(0, None, None), (None, 0, None), (None, None, 0), (0, 0, 0)])
 @pytest.mark.parametrize("inner", [(0, None, None), (None, 0, None), (0, 0, 0)])
 def test_nested_vmap(x64, outer, inner):
-  """Over one operand and over both, one in the other."""
+  """Maps over one operand inside a map over the other or both, and vice versa."""
   batched, axes = _arguments(2, 3), list(zip(outer, inner, strict=True))
 
   def pick(i, j):
-    """The arguments at i and j, or all where that is a slice; an axis that is not mapped has only 0."""
+    """Returns the arguments at indices i and j; an axis that is not mapped is indexed by 0."""
     return [
       a[0 if o is None else i, 0 if n is None else j] for a, (o, n) in zip(batched, axes, strict=True)
     ]
@@ -218,7 +218,7 @@ def test_nested_vmap(x64, outer, inner):
 
 @pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)])
 def test_derivatives_of_a_vmap(x64, axes):
-  """Of the sum of the energies in one pass, against those of each term: gradient, and its derivative."""
+  """Compares the gradient of a vmapped sum, and its derivative, with those of the single terms."""
   _, filters, code = (
     a if axis == 0 else a[0] for a, axis in zip(_arguments(3), (0, *axes), strict=True)
   )
@@ -254,7 +254,7 @@ def test_vmap_over_other_axes(x64):
 
 
 def test_forward_and_second_derivatives(x64):
-  """Of ||D code||^2 by the filters, against finite differences."""
+  """Compares derivatives of ||D code||^2 with respect to the filters with finite differences."""
   _, filters, code = _arguments()
   direction = jnp.asarray(np.random.default_rng(3).normal(size=filters.shape))
 
@@ -267,8 +267,8 @@ def test_forward_and_second_derivatives(x64):
   slope = (energy(filters + h * direction) - energy(filters - h * direction)) / (2 * h)
   np.testing.assert_allclose(np.sum(gradient(filters) * direction), slope, rtol=1e-7)
   np.testing.assert_allclose(jax.jvp(energy, (filters,), (direction,))[1], slope, rtol=1e-7)
-  bent = (gradient(filters + h * direction) - gradient(filters - h * direction)) / (2 * h)
-  np.testing.assert_allclose(jax.jvp(gradient, (filters,), (direction,))[1], bent, atol=1e-6)
+  second = (gradient(filters + h * direction) - gradient(filters - h * direction)) / (2 * h)
+  np.testing.assert_allclose(jax.jvp(gradient, (filters,), (direction,))[1], second, atol=1e-6)
 
 
 def test_inside_a_loop_as_outside(x64):
@@ -286,7 +286,7 @@ def test_inside_a_loop_as_outside(x64):
 @pytest.mark.parametrize("size", [7, 8])
 @pytest.mark.parametrize("stride", [2, 3])
 def test_circular_positions_are_multiples_of_the_stride(size, stride):
-  """At any size, unlike those of "SAME", which TensorFlow's rule moves with the size."""
+  """This holds at every size, whereas the positions of "SAME" depend on it (TensorFlow's rule)."""
   x = jnp.asarray(np.random.default_rng(0).normal(size=(size, 2)), jnp.float32)
   filters = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 4)), jnp.float32)
   found = ops.conv(x, filters, stride=stride, padding="CIRCULAR")
@@ -294,7 +294,7 @@ def test_circular_positions_are_multiples_of_the_stride(size, stride):
 
 
 def test_without_jit():
-  """`jax.disable_jit` is how people debug; it must not make the primitives call themselves."""
+  """`jax.disable_jit` is used for debugging; it must not make the primitives call themselves."""
   x, w = jnp.arange(10.0)[None, :, None], jnp.array([1.0, 2.0])[:, None, None]
   with jax.disable_jit():
     out, gradient = jax.value_and_grad(lambda w: jnp.sum(ops.conv(x, w, padding="VALID")))(w)

@@ -1,4 +1,4 @@
-"""The CPU's three maps against matrices built tap by tap, on both sides of where each form is used."""
+"""Compares the three maps for CPUs with matrices, on both sides of each threshold between algorithms."""
 
 from functools import partial
 
@@ -13,11 +13,11 @@ from cscjax import ops
 from cscjax.ops import _conv_cpu
 from tests import references
 
-CHANNELS = (1, 8, 9)  # few, the most that count as few, more
+CHANNELS = (1, 8, 9)  # 8 is the largest number for which `_shift_add` is used
 
 
 def _check(spatial, kernel, channels, strides, dilations, pads, dtype=np.float64, error=1e-13):
-  """conv, its input transpose and its filter transpose, each within `error` times the largest entry."""
+  """Checks all three maps to within `error` times the largest entry."""
   geometry = {"stride": strides, "dilation": dilations, "padding": pads}
   rng = np.random.default_rng(0)
   w, other = rng.normal(size=(2, *kernel, channels, 2))
@@ -59,9 +59,9 @@ def _check(spatial, kernel, channels, strides, dilations, pads, dtype=np.float64
 )
 @settings(max_examples=24)
 def test_images(x64, spatial, kernel, channels, strides, dilations, pads, tile, unrolled):
-  """Also in tiles of a row, or of some rows that need not divide the height; in blocks of an image.
+  """Checks images, also in tiles of some rows that need not divide the height, and in small blocks.
 
-  With `unrolled` = 2 most of these kernels count as large ones.
+  With `unrolled` = 2, most of these kernels take the path of large kernels.
   """
   geometry = {"stride": strides, "dilation": dilations, "padding": pads}
   assume(min(references.code_spatial(np.zeros((*kernel, 1, 1)), spatial, **geometry)) >= 1)
@@ -83,8 +83,8 @@ def test_signals(x64, monkeypatch, unrolled, channels, length, stride, dilation,
   _check((length,), (4,), channels, (stride,), (dilation,), (pad,))
 
 
-# Seven rows in tiles of two: the last tile begins in the one before it.
 def test_tiles_that_overlap(x64, monkeypatch):
+  """Seven rows are split into tiles of two, so the last tile overlaps the one before it."""
   monkeypatch.setattr(_conv_cpu, "_TILE", 4 * 3 * 6 * 2)
   _check((8, 7), (2, 2), 1, (1, 1), (1, 1), ((0, 0), (0, 0)))
 
@@ -109,7 +109,7 @@ def test_large_kernels(x64, spatial, kernel, strides, dilations, pads, channels)
 )
 @pytest.mark.parametrize("name", ["conv", "input_transpose", "filter_transpose"])
 def test_size_of_a_program_does_not_grow_with_the_taps(spatial, kernel, name):
-  """The time to compile does as the number of operations: a thousand of them take a minute."""
+  """The compile time grows with the number of operations: a thousand of them take a minute."""
   rank = len(spatial)
   pads = tuple(((k - 1) // 2, k // 2) for k in kernel)
   geometry = {"strides": (1,) * rank, "dilations": (1,) * rank, "pads": pads, "sizes": (spatial, kernel)}
@@ -125,14 +125,14 @@ def test_size_of_a_program_does_not_grow_with_the_taps(spatial, kernel, name):
   [((12, 12), (8, 8), 1, ((3, 4), (3, 4))), ((2, 2), (3, 3), 40, ((1, 1), (1, 1)))],
 )
 def test_rounding(dtype, spatial, kernel, channels, pads):
-  """Sums are taken in float32 at least: bfloat16 is rounded once, at the end."""
+  """Sums are computed in at least float32, so bfloat16 is rounded only once, at the end."""
   error = 2e-6 if dtype == jnp.float32 else 0.5 * float(jnp.finfo(dtype).eps) * 1.01
   _check(spatial, kernel, channels, (1, 1), (1, 1), pads, dtype, error)
 
 
 @pytest.mark.parametrize("channels", [2, 9])
 def test_derivatives_of_every_kind_on_a_tiny_map(x64, channels):
-  """3x3 on 2x2: Hessian-vector product and vmap against finite differences and one at a time."""
+  """Checks a Hessian-vector product against finite differences, and vmap, for 3x3 filters on 2x2."""
   rng = np.random.default_rng(1)
   w, tangent = jnp.asarray(rng.normal(size=(2, 3, 3, channels, 3)))
   codes = jnp.asarray(rng.normal(size=(2, 2, 2, 3)))
@@ -143,8 +143,8 @@ def test_derivatives_of_every_kind_on_a_tiny_map(x64, channels):
   gradient = jax.jit(jax.grad(energy))
   h = 1e-5
   expected = (gradient(w + h * tangent, codes[0]) - gradient(w - h * tangent, codes[0])) / (2 * h)
-  bent = jax.jit(lambda t: jax.jvp(lambda w: gradient(w, codes[0]), (w,), (t,))[1])(tangent)
-  np.testing.assert_allclose(bent, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+  second = jax.jit(lambda t: jax.jvp(lambda w: gradient(w, codes[0]), (w,), (t,))[1])(tangent)
+  np.testing.assert_allclose(second, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
   mapped = jax.jit(jax.vmap(gradient, (None, 0)))(w, codes)
   for got, code in zip(mapped, codes, strict=True):
     np.testing.assert_allclose(got, gradient(w, code), rtol=1e-10, atol=1e-9)

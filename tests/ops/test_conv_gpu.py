@@ -1,4 +1,4 @@
-"""The GPU's filter transpose, run on the CPU against the plain form, and what is lowered for a GPU."""
+"""Tests the filter transpose for GPUs on the CPU, and the programs that are lowered for a GPU."""
 
 import re
 from functools import partial
@@ -17,7 +17,7 @@ from tests import references
 
 
 def _check(spatial, kernel, strides, dilations, pads, dtype=np.float64, error=1e-13):
-  """Against the plain form in float64, within `error` times the largest entry."""
+  """Compares with the plain form in float64, to within `error` times the largest entry."""
   geometry = {"stride": strides, "dilation": dilations, "padding": pads}
   shape = references.code_spatial(np.zeros((*kernel, 1, 1)), spatial, **geometry)
   rng = np.random.default_rng(0)
@@ -55,14 +55,20 @@ def test_any_geometry(x64, case):
   ("spatial", "kernel", "strides", "dilations", "pads"),
   [
     ((33, 32), (3, 3), (1, 1), (3, 2), ((3, 3), (2, 2))),
-    ((8, 8), (3, 3), (1, 1), (3, 3), ((3, 3), (3, 3))),  # parts no larger than the filter
-    ((9, 8), (2, 4), (1, 1), (2, 3), ((1, 1), (4, 5))),  # padding that d does not divide
-    ((12, 13), (3, 2), (2, 3), (3, 2), ((2, 1), (0, 0))),  # no common divisor
-    ((16, 17), (3, 3), (2, 4), (4, 2), ((4, 4), (1, 2))),  # d / 2 residues; none but the stride
+    ((8, 8), (3, 3), (1, 1), (3, 3), ((3, 3), (3, 3))),  # parts that are not larger than the filter
+    ((9, 8), (2, 4), (1, 1), (2, 3), ((1, 1), (4, 5))),  # padding that is not a multiple of the dilation
+    ((12, 13), (3, 2), (2, 3), (3, 2), ((2, 1), (0, 0))),  # stride and dilation without a common divisor
+    (
+      (16, 17),
+      (3, 3),
+      (2, 4),
+      (4, 2),
+      ((4, 4), (1, 2)),
+    ),  # d / 2 residues in one axis, a single residue in the other
     ((16,), (3,), (6,), (4,), ((3, 0),)),
     ((10, 9), (2, 2), (2, 1), (1, 2), ((0, 1), (1, 1))),  # an axis that is not dilated
-    ((5, 5), (3, 3), (1, 1), (2, 2), ((14, 1), (0, 14))),  # outputs that see padding alone
-    ((20,), (5,), (1,), (16,), ((32, 32),)),  # a dilation near the signal's size
+    ((5, 5), (3, 3), (1, 1), (2, 2), ((14, 1), (0, 14))),  # outputs that depend on padding only
+    ((20,), (5,), (1,), (16,), ((32, 32),)),  # a dilation close to the size of the signal
   ],
 )
 def test_named_geometries(x64, spatial, kernel, strides, dilations, pads):
@@ -94,7 +100,7 @@ GROUPED = {"strides": (2, 1), "dilations": (1, 2), "pads": ((1, 0), (1, 3)), "si
 )
 @pytest.mark.parametrize("rank", [1, 2])
 def test_groups(x64, function, operands, rank):
-  """Each group against the same map of this group alone."""
+  """Compares each group with the map of this group alone."""
   params = {name: value[-rank:] for name, value in GROUPED.items() if name != "sizes"}
   params["sizes"] = tuple(size[-rank:] for size in GROUPED["sizes"])
   shapes = {"x": (2, 9, 8, 4), "w": (3, 2, 4, 5), "y": (2, 4, 10, 5)}
@@ -120,7 +126,7 @@ def _convolutions(text):
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 2), (1, (1, 5)), ((3, 1), 2), (2, 4)])
 @pytest.mark.parametrize("adjoint", [False, True])
 def test_xla_recognises_gradients_by_dilated_filters(padding, stride, dilation, adjoint):
-  """XLA's conditions: x is read at every position, and y is larger than the filters, and not than x."""
+  """XLA requires stride 1, and that y is larger than the filters but not larger than x."""
   spatial, kernel, geometry = (17, 16), (3, 2), {"stride": stride, "dilation": dilation}
   filters = jnp.zeros((*kernel, 4, 5))
   code = ops.analysis_shape(filters, spatial, padding=padding, **geometry)
@@ -139,7 +145,7 @@ def test_xla_recognises_gradients_by_dilated_filters(padding, stride, dilation, 
 
 @pytest.mark.parametrize(("kernel", "dilations"), [((3, 3), (1, 1)), ((1, 3), (4, 1))])
 def test_undilated_gradient_keeps_the_plain_form(kernel, dilations):
-  """The dilation of a single tap means nothing."""
+  """The dilation of a filter with a single tap has no effect."""
   pads = ((0, 0), (1, 1)) if kernel == (1, 3) else ((1, 1), (1, 1))
   params = {"strides": (2, 1), "pads": pads, "sizes": ((8, 8), kernel)}
   shapes = ((6, 8, 8, 4), (6, 4, 8, 5))
@@ -151,8 +157,8 @@ def test_undilated_gradient_keeps_the_plain_form(kernel, dilations):
 @pytest.mark.parametrize("axes", [(0, 0, 0), (None, 0, 0), (0, None, 0), (0, 0, None), (None, 0, None)])
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_vmap_is_one_convolution_on_a_gpu(axes, order):
-  """By code, by x and by the filters: over both operands grouped, over one of them not even that."""
-  shapes = ((2, 8, 8, 4), (3, 3, 4, 5), (2, 8, 8, 5))  # of x, the filters and the code
+  """The convolution has groups if both operands are mapped, and none if only one is."""
+  shapes = ((2, 8, 8, 4), (3, 3, 4, 5), (2, 8, 8, 5))  # x, filters, code
 
   def value(x, w, code):
     return jnp.sum(ops.conv(x, w, dilation=2) * code)

@@ -1,4 +1,4 @@
-"""The largest Ritz value against dense eigenvalues, and where the Krylov space ends early."""
+"""Compares the largest Ritz value with dense eigenvalues, also if the Krylov space is exhausted."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def _psd(eigenvalues, seed=0):
 
 
 def test_is_the_largest_ritz_value_of_the_krylov_space(x64):
-  """Against an orthonormal basis of the Krylov space made by QR."""
+  """Compares with the Ritz value for an orthonormal basis of the Krylov space."""
   matrix, start = _psd(np.linspace(0.1, 3, 12)), np.random.default_rng(1).normal(size=12)
   previous = 0.0
   for k in (1, 2, 3, 5, 8):
@@ -31,7 +31,7 @@ def test_is_the_largest_ritz_value_of_the_krylov_space(x64):
 
 
 @pytest.mark.parametrize("n", [1, 2, 9])
-def test_whole_space_is_exact_and_no_more_is_asked(x64, n):
+def test_more_iterations_than_dimensions_are_exact(x64, n):
   matrix = jnp.asarray(_psd(np.linspace(1, 2, n)))
   found = ops.lanczos_max(lambda v: matrix @ v, jnp.asarray(np.random.default_rng(2).normal(size=n)), 50)
   np.testing.assert_allclose(found, np.linalg.eigvalsh(matrix)[-1], rtol=1e-9)
@@ -44,7 +44,7 @@ def test_whole_space_is_exact_and_no_more_is_asked(x64, n):
   ids=["identity", "rank_3", "rank_1", "zero"],
 )
 def test_exhausted_space(x64, eigenvalues, dtype):
-  """Few different eigenvalues: the recurrence breaks down long before k."""
+  """With few different eigenvalues the recurrence breaks down long before k iterations."""
   matrix = jnp.asarray(_psd(eigenvalues), dtype)
   start = jnp.asarray(np.random.default_rng(3).normal(size=30), dtype)
   found = ops.lanczos_max(lambda v: matrix @ v, start, 30)
@@ -53,7 +53,7 @@ def test_exhausted_space(x64, eigenvalues, dtype):
 
 
 def test_many_steps_after_convergence_do_not_overshoot():
-  """Rounding has then long destroyed the orthogonality of the basis."""
+  """By then, rounding has destroyed the orthogonality of the basis."""
   eigenvalues = np.r_[np.linspace(0, 1, 399), 3.0]
   matrix = jnp.asarray(_psd(eigenvalues), jnp.float32)
   start = jax.random.normal(jax.random.key(0), (20, 20))
@@ -72,6 +72,6 @@ def test_under_jit_and_vmap(x64):
   np.testing.assert_allclose(found, [1, 2, 3], rtol=1e-9)
 
 
-def test_no_steps():
+def test_zero_iterations_are_refused():
   with pytest.raises(ValueError, match="iterations"):
     ops.lanczos_max(lambda v: v, jnp.ones(3), 0)

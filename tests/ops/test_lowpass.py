@@ -1,4 +1,4 @@
-"""tikhonov_lowpass against a dense solve, waves and its invariances."""
+"""Compares `tikhonov_lowpass` with a dense solve, and checks its gain and its invariances."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ STRENGTH = 3.0
 
 
 def _difference(size):
-  """Circular differences along one axis, as a matrix."""
+  """Returns the matrix of circular differences along one axis."""
   return np.roll(np.eye(size), 1, axis=1) - np.eye(size)
 
 
 def _dense_lowpass(image):
-  """The minimiser for one channel [H, W], from the normal equations."""
+  """Computes the minimizer for one channel [H, W] from the normal equations."""
   h, w = image.shape
   rows = np.kron(_difference(h), np.eye(w))
   columns = np.kron(np.eye(h), _difference(w))
@@ -72,7 +72,7 @@ def test_types_and_transformations():
   assert low.dtype == jnp.float32
   np.testing.assert_allclose(tikhonov_lowpass(image.astype(jnp.bfloat16), 1.0), low, rtol=0.01)
   np.testing.assert_allclose(tikhonov_lowpass(image, 0.0), image, atol=1e-4)
-  # The map is symmetric: its gradient from the sum of squares is twice the map, applied twice.
+  # The map is linear and symmetric, so the gradient of its squared norm is twice the map applied twice.
   x = image.astype(jnp.float32)
   gradient = jax.grad(lambda x: jnp.sum(jnp.square(tikhonov_lowpass(x, 1.0, pad=0))))(x)
   twice = tikhonov_lowpass(tikhonov_lowpass(x, 1.0, pad=0), 1.0, pad=0)

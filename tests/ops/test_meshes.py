@@ -1,4 +1,4 @@
-"""The maps of a convolution on two devices: the types that `jax.shard_map` and explicit meshes check."""
+"""Tests the maps of a convolution on two devices, with `jax.shard_map` and with explicit meshes."""
 
 import pathlib
 
@@ -11,5 +11,5 @@ from tests.several_devices import report_of
 def test_shard_map_and_explicit_meshes():
   report = report_of(pathlib.Path(__file__).with_name("mesh_check.py"), devices=2)
   assert max(report["errors"].values()) < 1e-12, report["errors"]
-  # A result that differs from device to device is no replicated one, as for a product of JAX's own.
+  # JAX refuses to treat a result that varies over the devices as replicated, as it does for a product.
   assert report["refused"] == [True, True]

@@ -1,4 +1,4 @@
-"""Max-pooling against loops over the windows, and its gradient against that of `lax.reduce_window`."""
+"""Compares max-pooling with loops over the windows, and its gradient with that of Flax."""
 
 import itertools
 
@@ -14,7 +14,7 @@ SHAPES = [(2, 4, 6, 3), (1, 5, 3, 2), (3, 1, 1, 1), (2, 7, 4), (2, 1, 3), (0, 4,
 
 
 def windows(x):
-  """The largest of each window, one at a time."""
+  """Computes the maximum of one window after another."""
   sizes = [-(-n // 2) for n in x.shape[1:-1]]
   out = np.empty((x.shape[0], *sizes, x.shape[-1]), x.dtype)
   for place in itertools.product(*map(range, sizes)):
@@ -24,7 +24,7 @@ def windows(x):
 
 
 def untied(shape):
-  """All values differ, and all are negative: a zero beyond the border would win."""
+  """Returns distinct negative values, so that a zero beyond the border would be the maximum."""
   order = np.random.default_rng(0).permutation(int(np.prod(shape)))
   return jnp.asarray(-1.0 - order.reshape(shape), jnp.float32)
 
@@ -42,12 +42,12 @@ def test_gradient_without_ties(shape):
   x = untied(shape)
   window = (2,) * (x.ndim - 2)
 
-  def pull(pool):
-    out, back = jax.vjp(pool, x)
-    return back(jnp.arange(1.0, out.size + 1).reshape(out.shape))[0]
+  def gradient(pool):
+    out, vjp = jax.vjp(pool, x)
+    return vjp(jnp.arange(1.0, out.size + 1).reshape(out.shape))[0]
 
-  expected = pull(lambda x: nn.max_pool(x, window, strides=window, padding="SAME"))
-  np.testing.assert_array_equal(pull(max_pool), expected)
+  expected = gradient(lambda x: nn.max_pool(x, window, strides=window, padding="SAME"))
+  np.testing.assert_array_equal(gradient(max_pool), expected)
 
 
 def test_the_first_of_equal_values_gets_the_gradient():

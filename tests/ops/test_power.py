@@ -1,4 +1,4 @@
-"""The power method against the eigenvalues of a dense matrix."""
+"""Compares the power method with the eigenvalues of a dense matrix."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +24,7 @@ def test_rises_from_below(x64):
   assert found[-1] < np.linalg.eigvalsh(matrix)[-1]
 
 
-def test_goes_on_from_its_vector(x64):
+def test_continues_from_its_vector(x64):
   matrix = np.diag([3.0, 2.0, 1.0])
   _, vector = ops.power_iteration(lambda v: matrix @ v, jnp.ones(3), 4)
   resumed = ops.power_iteration(lambda v: matrix @ v, vector, 3)
@@ -34,7 +34,7 @@ def test_goes_on_from_its_vector(x64):
 
 
 def test_pytree(x64):
-  """Two blocks with eigenvalues 2 and 5: the norm is taken over both leaves together."""
+  """The norm is taken over all leaves together; here they are eigenvectors for 2 and 5."""
   value, (small, large) = ops.power_iteration(
     lambda v: (2 * v[0], 5 * v[1]), (jnp.ones(3), jnp.ones((2, 2))), 60
   )

@@ -1,4 +1,4 @@
-"""Thresholds against a search over a grid, and their derivatives where they bend."""
+"""Compares thresholds with a grid search, and checks their derivatives at the kinks."""
 
 import jax
 import jax.numpy as jnp
