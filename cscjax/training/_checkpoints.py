@@ -19,7 +19,7 @@ from cscjax.training._checkpoint_format import (
   StateHandler,
   read_meta,
 )
-from cscjax.training._devices import from_first, is_first, largest
+from cscjax.training._devices import from_process_0, is_first, process_max
 from cscjax.training._state import TrainState
 
 LAST_STEP = 2**31 - 1  # steps are int32
@@ -125,11 +125,11 @@ class Checkpoints:
       found = self._newest(like)
     except (CheckpointError, OSError) as error:
       failure = error
-    if largest(failure is not None):
+    if process_max(failure is not None):
       raise failure or CheckpointError("process 0 could not restore the run; its own line says why")
-    if not largest(found is not None):
+    if not process_max(found is not None):
       return None
-    state, seconds = from_first(found or Restored(like, 0.0))
+    state, seconds = from_process_0(found or Restored(like, 0.0))
     return Restored(state, float(seconds))
 
   def close(self) -> None:

@@ -53,7 +53,7 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
-def largest(value: int) -> int:
+def process_max(value: int) -> int:
   """The largest of the processes' values; every process has to call it at the same point.
 
   Args:
@@ -62,7 +62,7 @@ def largest(value: int) -> int:
   return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
-def from_first(tree: Any) -> Any:
+def from_process_0(tree: Any) -> Any:
   """The first process's arrays, in host memory; every process has to call it at the same point.
 
   Args:

@@ -11,14 +11,14 @@ import jax
 import numpy as np
 
 from cscjax.training._checkpoints import Checkpoints
-from cscjax.training._devices import largest
+from cscjax.training._devices import process_max
 from cscjax.training._metrics_log import MetricsLog
 from cscjax.training._state import EpochMetrics, TrainState
 from cscjax.training._trainer import Examples, Trainer
 
 Status = Literal["ok", "diverged", "interrupted"]
 
-SAVING_SHARE = 0.02
+SAVING_FRACTION = 0.02
 """Share of the time that the checkpoints at evaluations may take."""
 
 
@@ -98,7 +98,7 @@ def fit(
   """Trains from `state` to the end of the plan.
 
   Each evaluation appends its rows to `log`. A checkpoint follows the first evaluation, the last one, and
-  those between if checkpoints then take at most `SAVING_SHARE` of the time. Apart from evaluations, one
+  those between if checkpoints then take at most `SAVING_FRACTION` of the time. Apart from evaluations, one
   is written when `plan.checkpoint_seconds` have passed since the last, and when the run is stopped. A
   state that is not finite is not saved.
 
@@ -120,14 +120,14 @@ def fit(
   """
   began = time.perf_counter() - seconds
   saved, saving_took = time.perf_counter(), 0.0
-  pace, evaluation_pace = Pace(plan.dispatch_seconds), Pace(plan.dispatch_seconds)
+  chunks, evaluation_chunks = ChunkSizer(plan.dispatch_seconds), ChunkSizer(plan.dispatch_seconds)
   step = int(state.step)
   due = plan.splits_after(step)
   written = {row["split"] for row in log.rows if row["step"] == step}
   if due and not written.issuperset(["train", *due]):
     log.drop_after(step - 1)  # some of its rows were lost, or it has become the last step
   state, data = trainer.put((state, data))  # JAX puts no key on the devices of other processes
-  evaluated_step = largest(log.rows[-1]["step"] if log.rows else 0)
+  evaluated_step = process_max(log.rows[-1]["step"] if log.rows else 0)
 
   def elapsed():
     return time.perf_counter() - began
@@ -149,10 +149,10 @@ def fit(
       return Outcome("interrupted", state, elapsed())
 
     if due:
-      rows = [{"split": "train", **state.metrics.means(), "images_per_second": pace.rate()}]
+      rows = [{"split": "train", **state.metrics.means(), "images_per_second": chunks.rate()}]
       for split in due:
-        found = _evaluate(trainer, state, data[split], evaluation_pace, stopped)
-        rows.append({"split": split, **found, "images_per_second": evaluation_pace.rate()})
+        found = _evaluate(trainer, state, data[split], evaluation_chunks, stopped)
+        rows.append({"split": split, **found, "images_per_second": evaluation_chunks.rate()})
       if stopped():
         continue  # the evaluation was cut short
       rate = float(np.asarray(trainer.schedule(step - 1)))
@@ -162,32 +162,32 @@ def fit(
         progress.evaluated(log.rows[-1])
       evaluated_step = step
       # Process 0 alone writes, so that the processes of a run need not agree on when.
-      interval = min(saving_took / SAVING_SHARE, plan.checkpoint_seconds)
+      interval = min(saving_took / SAVING_FRACTION, plan.checkpoint_seconds)
     else:
-      with pace.call(plan.epoch_end(step) - step, trainer.batch_size) as count:
+      with chunks.call(plan.epoch_end(step) - step, trainer.batch_size) as count:
         state = jax.block_until_ready(trainer.train(state, data["train"], key, np.int32(count)))
       if int(state.bad_step) >= 0:
         return Outcome("diverged", state, elapsed())
       step += count
-      progress.trained(step, state.metrics.means(), pace.latest)
+      progress.trained(step, state.metrics.means(), chunks.latest)
       interval = plan.checkpoint_seconds
     is_last = evaluated_step >= plan.total_steps
     if is_last or time.perf_counter() - saved > interval:
       save()
 
 
-def _evaluate(trainer, state, data, pace, stopped) -> dict[str, float]:
+def _evaluate(trainer, state, data, chunks, stopped) -> dict[str, float]:
   """Mean loss and accuracy over a split, or over a part of it once `stopped`."""
   sums, first, batches = EpochMetrics.zero(), 0, math.ceil(len(data.labels) / trainer.batch_size)
   while first < batches and not stopped():
-    with pace.call(batches - first, trainer.batch_size) as count:
+    with chunks.call(batches - first, trainer.batch_size) as count:
       sums = trainer.evaluate(state, data, sums, np.int32(first), np.int32(count))
       jax.block_until_ready(sums)
     first += count
   return sums.means()
 
 
-class Pace:
+class ChunkSizer:
   """Sizes calls to last a given time, and measures their rate.
 
   Long enough for the dispatch not to matter, short enough for progress and signals; what is computed
@@ -209,7 +209,7 @@ class Pace:
   def call(self, remaining: int, batch_size: int) -> Iterator[int]:
     """Times the block, which has to do as many steps as the context gives, in 1..remaining."""
     limit = int(self.seconds * self._steps_per_second) if self._steps_per_second else 1
-    count = largest(max(1, min(limit, remaining)))
+    count = process_max(max(1, min(limit, remaining)))
     start = time.perf_counter()
     yield count
     elapsed = max(time.perf_counter() - start, 1e-9)

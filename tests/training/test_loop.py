@@ -9,7 +9,7 @@ import pytest
 
 from cscjax import training
 from cscjax.training import _loop as loop
-from cscjax.training._loop import Pace
+from cscjax.training._loop import ChunkSizer
 
 
 class Clock:
@@ -262,23 +262,23 @@ def untimed(row):
 
 
 @pytest.mark.parametrize("remaining", [1, 7])
-def test_pace_gives_between_one_and_what_remains(remaining):
-  pace = Pace(1.0)
+def test_a_chunk_is_between_one_and_what_remains(remaining):
+  chunks = ChunkSizer(1.0)
   for _ in range(5):
-    with pace.call(remaining, 4) as count:
+    with chunks.call(remaining, 4) as count:
       assert 1 <= count <= remaining
-  assert pace.latest is not None
-  assert pace.rate() > 0
-  assert pace.rate() is None
+  assert chunks.latest is not None
+  assert chunks.rate() > 0
+  assert chunks.rate() is None
 
 
-def test_pace_keeps_calls_short():
+def test_chunks_keep_calls_short():
   import time
 
-  pace = Pace(seconds=0.05)
+  chunks = ChunkSizer(seconds=0.05)
   counts = []
   for _ in range(4):
-    with pace.call(10_000, 4) as count:
+    with chunks.call(10_000, 4) as count:
       counts.append(count)
       time.sleep(0.01 * min(count, 100))
   assert counts[:2] == [1, 1]
