@@ -1,4 +1,4 @@
-"""Training: state, compiled steps, devices, checkpoints, the loop."""
+"""Training of classifiers: compiled steps, the training loop, metrics and checkpoints."""
 
 from cscjax.training._augment import augment, normalize
 from cscjax.training._checkpoint_format import CheckpointError

@@ -230,7 +230,7 @@ def test_a_changed_network_is_an_error(saved):
   before = contents(saved)
   with (
     contextlib.closing(training.Checkpoints(saved, architecture=2)) as checkpoints,
-    pytest.raises(training.CheckpointError, match=r"changed since \(architecture 1, now 2\)"),
+    pytest.raises(training.CheckpointError, match=r"changed since then \(architecture 1, now 2\)"),
   ):
     checkpoints.restore(make_state(0))
   assert contents(saved) == before
