@@ -1,4 +1,4 @@
-"""What is computed again in the backward pass changes the memory, and nothing else."""
+"""Rematerialization changes the memory of a training step and nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ NETWORKS = {
 
 
 def steps(name):
-  """For each choice the gradient step of a network, with its arguments."""
+  """Returns the compiled gradient of a network for each choice of `remat`, and its arguments."""
   name, fields = NETWORKS[name]
   dtype = jnp.float64
   models = {r: create_model(name, num_classes=3, dtype=dtype, remat=r, **fields) for r in REMAT}

@@ -1,4 +1,4 @@
-"""Checkpoints: exact round trips, and what is damaged is never used."""
+"""Checkpoints are restored exactly, and damaged ones are never used."""
 
 import contextlib
 import errno
@@ -71,7 +71,7 @@ def test_a_damaged_file_never_gives_a_wrong_state(saved, damage):
     _copy(saved, folder)
     damage(folder / "12" / name)
     restored = restore(folder)
-    # A file that holds nothing of the state may be damaged without harm.
+    # Damage to a file that holds no part of the state may do no harm.
     chex.assert_trees_all_equal(restored.state, make_state(int(restored.state.step)))
     assert restored.seconds == int(restored.state.step) / 2
 
@@ -257,7 +257,7 @@ def test_checkpoints_of_old_versions_are_used(tmp_path):
 @pytest.mark.parametrize("version", ["0.1.0", "present format"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from Orbax's threads
 def test_an_estimate_of_the_lipschitz_constant_is_left_out(tmp_path, version):
-  """Networks had it in a collection of its own; what else the checkpoint holds is still verified."""
+  """Networks once stored it in a collection; the rest of such a checkpoint is still verified."""
   estimate = {f"layer_{i}": {"state": (np.float32(i), np.ones((1, i + 1)))} for i in (0, 2, 10)}
 
   def with_estimate(state):
@@ -270,7 +270,7 @@ def test_an_estimate_of_the_lipschitz_constant_is_left_out(tmp_path, version):
       checkpoints.save(with_estimate(make_state(7)), seconds=3.5)
   chex.assert_trees_all_equal(restore(tmp_path).state, make_state(7))
   with contextlib.closing(training.Checkpoints(tmp_path)) as checkpoints:
-    same = checkpoints.restore(with_estimate(make_state(0)))  # a network that has such a collection
+    same = checkpoints.restore(with_estimate(make_state(0)))  # a network with this collection
     chex.assert_trees_all_equal(same.state, with_estimate(make_state(7)))
     with pytest.raises(training.CheckpointError, match="Dense_1/kernel is missing"):
       checkpoints.restore(other(STRUCTURES["another depth"][0]))
@@ -346,7 +346,7 @@ def _copy(source, target):
 
 @pytest.mark.filterwarnings("ignore:skipped the damaged checkpoint")
 def test_reading_alone_changes_nothing(saved):
-  """Neither a damaged checkpoint is removed nor one that is being written."""
+  """Neither a damaged checkpoint nor one that is being written is removed."""
   cut(saved / "12" / "state.msgpack")
   begun = saved / "15.orbax-checkpoint-tmp-1"
   begun.mkdir()
