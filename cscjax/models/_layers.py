@@ -53,12 +53,13 @@ class UnfoldedLayer(nn.Module):
 
   Attributes:
     width: Number of channels of the new code, >= 1.
-    unfolding: Number of iterations after the first one, >= 0.
-    solver: "ista" or "fista". The two differ from `unfolding` 2 on.
-    step: How the step is trained: "bounded" as above, or "free", the step itself, from 1.
-    norm: Whether to use batch norm. False replaces it by a bias.
-    dtype: Type of the convolutions, float32 or bfloat16. The parameters, the running statistics and L
-      are float32.
+    unfolding: Number of iterations after the first one, >= 0. The default is 0.
+    solver: "ista" or "fista". The two differ from `unfolding` 2 on. The default is "ista".
+    step: How the step is trained: "bounded" as above, or "free", the step itself, from 1. The default is
+      "bounded".
+    norm: Whether to use batch norm. False replaces it by a bias. The default is True.
+    dtype: Type of the convolutions, float32 (the default) or bfloat16. The parameters, the running
+      statistics and L are float32.
 
   Raises:
     ValueError: If a field is out of range.
@@ -135,9 +136,9 @@ class MSDCSCLayer(UnfoldedLayer):
       each further iteration  r = a + F^T z - x,  z <- relu(N_k(z - step F r)),  a <- a - step r
 
   with all channels of `a` but the first `signed` clipped at 0. N_k is a batch norm whose bias is the
-  negative threshold (eq. 2). All N_k share scale and bias, and each keeps its own running statistics. L
-  is an upper bound of lambda_max(D^T D) = 1 + lambda_max(F F^T) (Lemma 2), computed from the current
-  filters; no gradient flows through it.
+  negative threshold (eq. 2). All N_k share scale and bias, and each keeps its own running statistics.
+  The step is relative to L, an upper bound of lambda_max(D^T D) = 1 + lambda_max(F F^T) (Lemma 2) that
+  is computed from the current filters. No gradient flows through L.
 
   These fields come before the ones below, in this order:
 
@@ -151,11 +152,11 @@ class MSDCSCLayer(UnfoldedLayer):
     statistics and L are float32.
 
   Attributes:
-    dilation: Dilation of the filters F, which have 3 taps along each axis, >= 1.
+    dilation: Dilation of the filters F, which have 3 taps along each axis, >= 1. The default is 1.
     signed: Number of leading channels of the input that may be negative (the image itself), >= 0. The
-      others must be nonnegative codes.
+      others must be nonnegative codes. The default is 0.
     zeros: Number of leading channels, among the signed ones, that are zero and only pad the input to a
-      convenient number of channels. They have no filters and stay zero in `a`.
+      convenient number of channels, >= 0. They have no filters and stay zero in `a`. The default is 0.
 
   Raises:
     ValueError: If `width`, `unfolding`, `solver` or `step` is out of range.
@@ -220,9 +221,11 @@ class CSCLayer(UnfoldedLayer):
 
   With `unfolding` 0 the layer is a convolution, a batch norm and a ReLU. N_k is a batch norm whose bias
   is the negative threshold (eq. 2). All N_k share scale and bias, and each keeps its own running
-  statistics. L is an upper bound of lambda_max(D^T D), computed from the current filters; no gradient
-  flows through it. With `norm` and `untied` False, the solver "ista" and the step "bounded", no
-  iteration increases the objective 1/2 ||x - D code||^2 - sum_j (bias_j / step) code_j over code >= 0.
+  statistics. The step is relative to L, an upper bound of lambda_max(D^T D) that is computed from the
+  current filters. No gradient flows through L.
+
+  With `norm` and `untied` False, the solver "ista" and the step "bounded", no iteration increases the
+  objective 1/2 ||x - D code||^2 - sum_j (bias_j / step) code_j over code >= 0.
 
   These fields come before the ones below, in this order:
 
@@ -236,12 +239,13 @@ class CSCLayer(UnfoldedLayer):
     statistics and L are float32.
 
   Attributes:
-    kernel: Number of taps of the filters along each axis, >= 1.
-    stride: Stride of the filters, >= 1.
-    padding: "SAME", "VALID", "CIRCULAR", or a pair (low, high) of numbers of zeros for each axis.
+    kernel: Number of taps of the filters along each axis, >= 1. The default is 3.
+    stride: Stride of the filters, >= 1. The default is 1.
+    padding: "SAME", "VALID", "CIRCULAR", or a pair (low, high) of numbers of zeros for each axis. The
+      default is "SAME".
     untied: Whether the analysis D^T is replaced by B^T with filters of its own, trained from the initial
       D. The iterations are then those of LISTA with coupled weights (Chen et al. 2018, after Gregor &
-      LeCun 2010). It has no effect if `unfolding` is 0.
+      LeCun 2010). It has no effect if `unfolding` is 0. The default is False.
 
   Raises:
     ValueError: If `width`, `unfolding`, `solver` or `step` is out of range; when the layer is called,

@@ -28,16 +28,19 @@ class MLCSC(nn.Module):
 
   Attributes:
     num_classes: Number of classes, >= 1.
-    width: Number of filters of the first layer, >= 1.
-    unfolding: Number of iterations of the pursuit after the first one, >= 0.
-    solver: "ista" or "fista". The two differ from `unfolding` 2 on.
+    width: Number of filters of the first layer, >= 1. The default is 32.
+    unfolding: Number of iterations of the pursuit after the first one, >= 0. The default is 0.
+    solver: "ista" or "fista". The two differ from `unfolding` 2 on. The default is "ista".
     pursuit: "multilayer" iterates over the three layers together (ML-ISTA, ML-FISTA). "layer" performs
       all iterations of a layer before the next one begins (layered basis pursuit). "lista" is
-      "multilayer" with trained analysis filters apart from the dictionary's (ML-LISTA).
+      "multilayer" with trained analysis filters apart from the dictionary's (ML-LISTA). The default is
+      "multilayer".
     step: How the step size of each layer is trained. "bounded" is 2 sigmoid(k) / L with k trained from 0
-      and L >= lambda_max(D^T D) from the current filters; "free" trains the step itself, from 1.
-    norm: Whether to use batch norm. False replaces it by a bias.
-    dtype: Type of the convolutions, float32 or bfloat16. The parameters and the logits are float32.
+      and L >= lambda_max(D^T D) from the current filters; "free" trains the step itself, from 1. The
+      default is "bounded".
+    norm: Whether to use batch norm. False replaces it by a bias. The default is True.
+    dtype: Type of the convolutions, float32 (the default) or bfloat16. The parameters and the logits are
+      float32.
 
   Raises:
     ValueError: If a field is out of range.

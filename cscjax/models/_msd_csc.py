@@ -26,23 +26,27 @@ class MSDCSC(nn.Module):
 
   Attributes:
     num_classes: Number of classes, >= 1.
-    depth: Number of layers, >= 1.
-    width: Number of new channels of each layer, >= 1.
-    dilations: Dilations of the 3x3 filters F, each >= 1. The layers use them cyclically.
-    unfolding: Number of iterations after the first one in each layer, >= 0.
-    solver: "ista" or "fista". The two differ from `unfolding` 2 on.
+    depth: Number of layers, >= 1. The default is 12.
+    width: Number of new channels of each layer, >= 1. The default is 32.
+    dilations: Dilations of the 3x3 filters F, each >= 1. The layers use them cyclically. The default is
+      (1, 2, 3).
+    unfolding: Number of iterations after the first one in each layer, >= 0. The default is 0.
+    solver: "ista" or "fista". The two differ from `unfolding` 2 on. The default is "ista".
     pursuit: "layer" performs all iterations of a layer before the next one begins. "multilayer" iterates
-      over all layers between two poolings together (ML-ISTA, ML-FISTA).
+      over all layers between two poolings together (ML-ISTA, ML-FISTA). The default is "layer".
     step: How the step size of each layer is trained. "bounded" is 2 sigmoid(k) / L with k trained from 0
-      and L >= lambda_max(D^T D) from the current filters; "free" trains the step itself, from 1.
-    norm: Whether to use batch norm. False replaces it by a bias.
+      and L >= lambda_max(D^T D) from the current filters; "free" trains the step itself, from 1. The
+      default is "bounded".
+    norm: Whether to use batch norm. False replaces it by a bias. The default is True.
     channel_multiple: Channels of zeros are put before those of the image up to a multiple of this
       number, >= 1. A GPU computes convolutions of a multiple of 8 channels faster, and otherwise pads
       the input of each convolution itself. Parameters, codes and logits are the same for every value.
+      The default is 1.
     remat: Which intermediate results of each pursuit the backward pass recomputes, to save memory.
       "none" keeps everything; "elementwise" recomputes the elementwise operations; "all" keeps only the
-      inputs.
-    dtype: Type of the convolutions, float32 or bfloat16. The parameters and the logits are float32.
+      inputs. The default is "none".
+    dtype: Type of the convolutions, float32 (the default) or bfloat16. The parameters and the logits are
+      float32.
 
   Raises:
     ValueError: If a field is out of range.

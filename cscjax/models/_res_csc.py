@@ -54,12 +54,12 @@ class ResCSCBlock(nn.Module):
   Attributes:
     features: Number of channels of the code, at least that of the input.
     stride: Stride of D_1, >= 1. X_prev is subsampled by the same factor, and padded with channels of
-      zeros.
-    rule: "res_csc", "resnet", "simplified" or "plain".
-    c: A constant correction in place of the trained one; None trains it.
-    norm: Whether to use batch norm. False replaces it by a bias.
-    dtype: Type of the convolutions, float32 or bfloat16. The parameters, the running statistics and L
-      are float32.
+      zeros. The default is 1.
+    rule: "res_csc", "resnet", "simplified" or "plain". The default is "res_csc".
+    c: A constant correction in place of the trained one; None (the default) trains it.
+    norm: Whether to use batch norm. False replaces it by a bias. The default is True.
+    dtype: Type of the convolutions, float32 (the default) or bfloat16. The parameters, the running
+      statistics and L are float32.
 
   Example:
     >>> import jax
@@ -160,20 +160,21 @@ class ResCSC(nn.Module):
 
   Attributes:
     num_classes: Number of classes, >= 1.
-    depth: Number of layers, 6 n + 2 with n >= 1.
-    width: Number of channels of the first stage, >= 1.
+    depth: Number of layers, 6 n + 2 with n >= 1. The default is 20.
+    width: Number of channels of the first stage, >= 1. The default is 16.
     rule: How the second layer of a block uses the input X_prev of the block. "res_csc" adds X_prev and
       the correction c D^T D X_prev, "resnet" adds only X_prev, "simplified" only the correction, and
-      "plain" neither.
-    c: A constant correction in place of the trained one of each block; None trains it. Must be None for
-      the rules "resnet" and "plain".
+      "plain" neither. The default is "res_csc".
+    c: A constant correction in place of the trained one of each block; None (the default) trains it.
+      Must be None for the rules "resnet" and "plain".
     remat: Which intermediate results of the looped blocks the backward pass recomputes, to save memory.
       "none" keeps everything; "elementwise" recomputes the elementwise operations; "all" keeps only the
-      inputs.
+      inputs. The default is "elementwise".
     unroll: Number of blocks in each iteration of a stage's loop, >= 1. A stage of no more blocks than
-      this has no loop.
-    norm: Whether to use batch norm. False replaces it by a bias.
-    dtype: Type of the convolutions, float32 or bfloat16. The parameters and the logits are float32.
+      this has no loop. The default is 1.
+    norm: Whether to use batch norm. False replaces it by a bias. The default is True.
+    dtype: Type of the convolutions, float32 (the default) or bfloat16. The parameters and the logits are
+      float32.
 
   Raises:
     ValueError: If a field is out of range, or if `c` is given for a rule without correction.

@@ -52,12 +52,12 @@ class Plan:
     total_steps: Number of steps of the run, >= 1.
     steps_per_epoch: Number of steps of an epoch, >= 1. The examples are shuffled before each epoch.
     split: The split that is evaluated. "test", or "validation", with which "test" is evaluated only
-      after the last step.
+      after the last step. The default is "test".
     evaluate_epochs: Number of epochs between evaluations, >= 1. The run is also evaluated after its last
-      step.
+      step. The default is 1.
     checkpoint_seconds: Seconds after which a checkpoint is written, also within an epoch. See `fit` for
-      the checkpoints at evaluations.
-    dispatch_seconds: Intended duration of a compiled call of many steps, in seconds.
+      the checkpoints at evaluations. The default is 300.
+    dispatch_seconds: Intended duration of a compiled call of many steps, in seconds. The default is 1.
 
   Example:
     >>> from cscjax import training

@@ -50,15 +50,16 @@ class Trainer:
       packed into a few vectors.
     schedule: Learning rate of each step, which `fit` logs.
     batch_size: Number of examples of a step, over all devices.
-    shift: Largest random shift of the training images along each axis in pixels, >= 0.
-    flip: Whether to flip training images left to right with probability 1/2.
-    mesh: The devices that share each batch, from `create_mesh`; None for one device.
+    shift: Largest random shift of the training images along each axis in pixels, >= 0. The default is 0.
+    flip: Whether to flip training images left to right with probability 1/2. The default is False.
+    mesh: The devices that share each batch, from `create_mesh`; None (the default) for one device.
     parallel: How the devices of the mesh share a batch. "jit" (or "auto") compiles one program for all
       of them, so that the statistics of batch norm and the gradients are those of the whole batch.
       "pmap" runs the step on each device with its part of the batch: batch norm uses the statistics of
-      this part, and the gradients and the running statistics are averaged over the devices.
+      this part, and the gradients and the running statistics are averaged over the devices. The default
+      is "jit".
     matmul_precision: Precision of float32 matrix products and convolutions, as for
-      `jax.default_matmul_precision`; None for JAX's current setting.
+      `jax.default_matmul_precision`; None (the default) for JAX's current setting.
 
   Raises:
     ValueError: If `parallel` is unknown, or if `batch_size` is not a multiple of the number of devices.

@@ -17,7 +17,7 @@ FORMS = {  # fields of a network, and the fields that change its form
   "no loop": (BLOCKS | {"name": "resnet"}, {"unroll": 100}),
   "padded": (LAYERS, {"channel_multiple": 8}),
   "no loop, remat": (BLOCKS, {"unroll": 2, "remat": "all"}),
-  "two blocks a turn": (MORE_BLOCKS, {"unroll": 2}),
+  "two blocks per iteration": (MORE_BLOCKS, {"unroll": 2}),
   "padded, multilayer": (
     LAYERS | {"depth": 3, "pursuit": "multilayer", "solver": "fista"},
     {"channel_multiple": 4},

@@ -142,7 +142,7 @@ def test_feed_forward_against_numpy(x64):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pursuit", ["multilayer", "layer"])
-def test_fista_parts_from_ista_at_two_unfoldings(x64, pursuit):
+def test_fista_differs_from_ista_at_two_unfoldings(x64, pursuit):
   x = images()
   for unfolding in (1, 2):
     variables = prepared(pursuit=pursuit, unfolding=unfolding)

@@ -174,7 +174,7 @@ def test_pursuits_agree_without_unfolding(x64):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pursuit", ["layer", "multilayer"])
-def test_fista_parts_from_ista_at_two_unfoldings(x64, pursuit):
+def test_fista_differs_from_ista_at_two_unfoldings(x64, pursuit):
   x = images()
   for unfolding in (1, 2):
     fields = {"depth": 2, "pursuit": pursuit, "unfolding": unfolding}
