@@ -86,7 +86,7 @@ class MSDCSC(nn.Module):
     checks.one_of("remat", self.remat, REMAT)
     dilations = integers_per_axis("dilations", self.dilations)
     if not isinstance(dilations, tuple):
-      checks.fail("dilations", dilations, "a sequence of integers >= 1")
+      checks.fail("dilations", dilations, "a sequence of at least one integer >= 1")
     object.__setattr__(self, "dilations", dilations)  # hashable, as jax.jit requires of a module
     super().__post_init__()
 
