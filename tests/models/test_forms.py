@@ -66,7 +66,7 @@ def test_training_and_codes_are_the_same(x64, form):
 
 
 @pytest.mark.parametrize("remat", ["none", "elementwise"])
-def test_without_loops_xla_is_told_not_to_keep_what_is_to_be_computed_again(remat):
+def test_without_loops_a_barrier_protects_the_recomputation(remat):
   """Without a loop, an optimization barrier must separate the recomputation from the forward pass."""
   scanned, unrolled = (
     networks.gradient_for_a_gpu(create_model(**MORE_BLOCKS, num_classes=3, remat=remat, unroll=unroll))
@@ -88,7 +88,7 @@ def test_the_dense_signal_has_a_multiple_of_channels(channels):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_its_summary_is_that_of_the_network_without_zeros(dtype):
+def test_the_summary_does_not_depend_on_the_padding(dtype):
   plain, padded = (
     describe(create_model(**LAYERS, num_classes=3, dtype=dtype, channel_multiple=multiple), (8, 8, 3))
     for multiple in (1, 8)

@@ -39,7 +39,7 @@ def test_a_mean_of_ten_thousand_deviations():
   np.testing.assert_allclose(variance, exact, rtol=1e-4)
 
 
-def test_its_gradient():
+def test_gradient_with_a_large_mean():
   """The gradient of a weighted sum; with E[z^2] - E[z]^2 no digit of it would be correct."""
   z, norm = _values(), Norm()
   variables = norm.init(jax.random.key(0), z, train=False)

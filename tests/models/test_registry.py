@@ -56,6 +56,6 @@ def test_fields_are_the_modules_own(name):
     ("msd_csc", "parent", None),
   ],
 )
-def test_unfit_fields(name, field, value):
+def test_invalid_fields(name, field, value):
   with pytest.raises(ValueError, match=f"^{field}: "):
     create_model(name, num_classes=10, **{field: value})

@@ -38,7 +38,7 @@ def steps(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_values_gradients_and_statistics_stay_and_the_memory_of_scanned_blocks_shrinks(x64, name):
+def test_results_stay_and_the_memory_of_scanned_blocks_shrinks(x64, name):
   compiled, arguments = steps(name)
   results = [jax.tree.leaves(step(*arguments)) for step in compiled.values()]
   for first, *others in zip(*results, strict=True):

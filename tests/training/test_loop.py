@@ -237,7 +237,7 @@ class Killed(BaseException):
   """Ends a run between two compiled calls."""
 
 
-def test_killed_epochs_after_its_last_checkpoint_it_makes_the_same_rows_again(tmp_path):
+def test_a_killed_run_writes_the_same_rows_after_resuming(tmp_path):
   def kill(calls, evaluated):
     if len(calls) > 27:
       raise Killed

@@ -142,7 +142,7 @@ def test_rows_that_the_parser_refuses_are_dropped(tmp_path, line):
     assert read_metrics(path) == [row(10)]
 
 
-def test_rows_are_read_once_each_by_rising_steps(tmp_path):
+def test_rows_are_read_once_and_sorted_by_step(tmp_path):
   path = tmp_path / "metrics.jsonl"
   rows = [row(10), row(20), row(20, split="train"), row(30)]
   lines = [json.dumps(seal(one)) for one in rows]
@@ -151,7 +151,7 @@ def test_rows_are_read_once_each_by_rising_steps(tmp_path):
     assert read_metrics(path) == rows
 
 
-def test_what_is_no_file_is_an_error(tmp_path):
+def test_a_path_that_is_not_a_regular_file_is_an_error(tmp_path):
   os.mkfifo(tmp_path / "metrics.jsonl")
   with pytest.raises(OSError, match="not a regular file"):
     read_metrics(tmp_path / "metrics.jsonl")
