@@ -32,7 +32,7 @@ class Signals:
 
   def stopped(self) -> bool:
     """Whether a process has received one; every process has to ask at the same point."""
-    self.agreed = training.largest(received())
+    self.agreed = training.process_max(received())
     return self.agreed != 0
 
 

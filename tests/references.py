@@ -1,6 +1,6 @@
-"""Dense float64 references in NumPy, written from the definitions; nothing here comes from the package.
+"""Dense reference implementations in float64 NumPy, written from the definitions without the package.
 
-Signals and codes are flattened in C order. D is [signal size, code size].
+Signals and codes are vectors, flattened in C order. D is a matrix [signal size, code size].
 """
 
 import itertools
@@ -14,7 +14,7 @@ def per_axis(value, rank):
 
 
 def leading_pad(size, kernel, stride, dilation, padding, axis):
-  """(how far the first output's first tap lies before the signal, number of outputs) along one axis."""
+  """Returns the padding before the signal and the number of outputs along one axis."""
   span = (kernel - 1) * dilation + 1
   if padding == "CIRCULAR":
     return (span - 1) // 2, math.ceil(size / stride)
@@ -26,10 +26,10 @@ def leading_pad(size, kernel, stride, dilation, padding, axis):
 
 
 def conv_matrix(filters, spatial, *, stride=1, dilation=1, padding="SAME"):
-  """The dictionary D: tap by tap, an atom a column, for filters [kernel..., C, m].
+  """Returns the matrix of a convolutional dictionary with filters [kernel..., C, m].
 
-  Column (position, k) holds filter k with its tap t at position * stride + t * dilation - low; taps off
-  the signal are dropped, or wrapped around when circular.
+  Each column is an atom. Column (position, k) holds filter k, with its tap t at position * stride
+  + t * dilation - low. Taps outside of the signal are dropped, or wrap around for "CIRCULAR".
   """
   filters = np.asarray(filters, np.float64)
   rank = filters.ndim - 2
@@ -67,7 +67,7 @@ def soft(z, threshold, nonnegative=False):
 
 
 def lasso_objective(d, x, code, beta):
-  """1/2 ||x - D code||^2 + sum beta |code|, beta a scalar or one a coefficient."""
+  """Returns 1/2 ||x - D code||^2 + sum beta |code|; beta is a scalar or one value per coefficient."""
   residual = x - d @ code
   return 0.5 * residual @ residual + np.sum(beta * np.abs(code))
 
@@ -77,7 +77,11 @@ def lipschitz(d):
 
 
 def pursue(d, x, beta, iterations, *, step=None, nonnegative=False, init=None, accelerate=False):
-  """ISTA, or FISTA as in Beck & Teboulle 2009 (4.1-4.3): (code, objective before and after each)."""
+  """Runs ISTA, or FISTA as in Beck & Teboulle 2009 (4.1-4.3).
+
+  Returns:
+    The code, and the objective before the first iteration and after each one.
+  """
   step = 1 / lipschitz(d) if step is None else step
   code = np.zeros(d.shape[1]) if init is None else np.asarray(init, np.float64)
   y, t = code, 1.0
@@ -93,7 +97,7 @@ def pursue(d, x, beta, iterations, *, step=None, nonnegative=False, init=None, a
 
 
 def coherence(d):
-  """Largest normalised inner product of two different columns, pair by pair."""
+  """Returns the largest normalized inner product of two different columns, computed pair by pair."""
   norms = np.sqrt(np.sum(d * d, axis=0))
   largest = 0.0
   for i, j in itertools.combinations(range(d.shape[1]), 2):

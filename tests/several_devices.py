@@ -1,4 +1,4 @@
-"""Runs a script in a process that takes this machine for several devices."""
+"""Runs a script in a process in which the CPU counts as several JAX devices."""
 
 import json
 import os
@@ -9,7 +9,16 @@ from typing import Any
 
 
 def report_of(script: pathlib.Path, devices: int, seconds: float = 500) -> dict[str, Any]:
-  """Returns what the script prints: a JSON object that holds "devices"."""
+  """Runs a script and returns the JSON object that it prints, which contains "devices".
+
+  Args:
+    script: Path of the script.
+    devices: Number of CPU devices.
+    seconds: Time limit in seconds.
+
+  Returns:
+    The object.
+  """
   forced = f"--xla_force_host_platform_device_count={devices}"
   environment = {**os.environ, "XLA_FLAGS": forced, "JAX_PLATFORMS": "cpu"}
   done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Flax (linen) networks whose forward pass is a pursuit; they call the solvers."""
+"""Flax (linen) networks whose forward pass unfolds (also: unrolls) the iterations of a sparse solver."""
 
 from cscjax.models._layers import PURSUITS, SOLVERS, CSCLayer, MSDCSCLayer
 from cscjax.models._ml_csc import MLCSC

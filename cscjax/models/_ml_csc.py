@@ -1,4 +1,4 @@
-"""ML-CSC, and the feed-forward network as the case without unfolding (Table 3; Sulam et al. 2020)."""
+"""ML-CSC and, without unfolding, the feed-forward network (Table 3; Sulam et al. 2020)."""
 
 from typing import Any
 
@@ -12,32 +12,54 @@ from cscjax.models._layers import PURSUITS, SOLVERS, CSCLayer, check_input, purs
 from cscjax.models._spectral import STEPS
 from cscjax.ops import at_least_float32, max_pool
 
-WIDTHS = (1, 2, 4, 8, 16, 16)  # of the layers, in units of the first one's
-UNFOLDED = 3  # layers of stride 2, coded together
+WIDTHS = (1, 2, 4, 8, 16, 16)  # widths of the layers, relative to the first one
+UNFOLDED = 3  # the first layers, of stride 2, which a pursuit codes together
 
 
 class MLCSC(nn.Module):
-  """Multi-layer convolutional sparse coding network.
+  """Multi-layer convolutional sparse coding network (ML-CSC).
 
-  Six layers of width, 2, 4, 8, 16 and 16 width kernels: three of 4x4 with stride 2, which a multi-layer
-  pursuit codes together, then three of 3x3, feed-forward, with 2x2 max-pooling after the last two (where
-  there is something left to pool); global average pooling, which an image of 32x32 does not need, and a
-  linear classifier. With unfolding 0 it is the feed-forward network. At width 32 and three input
-  channels the filters have 3,999,232 weights.
+  The network has six layers of w, 2w, 4w, 8w, 16w and 16w filters, where w is `width`. A multi-layer
+  pursuit codes the first three together; their filters are 4x4 with stride 2. The other three are
+  feed-forward layers of 3x3 filters, with 2x2 max-pooling (of axes longer than 1) after the last two.
+  Global average pooling and a linear classifier follow. With `unfolding` 0 the network is the
+  feed-forward network of the paper's Table 3. At width 32 and with three input channels the filters have
+  3,999,232 weights.
 
   Attributes:
-    num_classes: Of the classifier.
-    width: Kernels of the first layer.
-    unfolding: Iterations of the pursuit after the first one, >= 0.
-    solver: "ista" or "fista".
-    pursuit: "multilayer" (ML-ISTA, ML-FISTA), "layer" (layered basis pursuit: each layer iterates on
-      its own), or "lista" (ML-LISTA: as "multilayer", with analysis filters of their own).
-    step: "bounded" or "free", see `UnfoldedLayer`.
-    norm: False replaces batch norm by a bias.
-    dtype: Of the convolutions: float32 or bfloat16. Logits are float32.
+    num_classes: Number of classes, >= 1.
+    width: Number of filters of the first layer, >= 1. The default is 32.
+    unfolding: Number of iterations of the pursuit after the first one, >= 0. The default is 0.
+    solver: "ista" or "fista". The two differ from `unfolding` 2 on. The default is "ista".
+    pursuit: "multilayer" iterates over the three layers together (ML-ISTA, ML-FISTA). "layer" performs
+      all iterations of a layer before the next one begins (layered basis pursuit). "lista" is
+      "multilayer" with trained analysis filters apart from the dictionary's (ML-LISTA). The default is
+      "multilayer".
+    step: How the step size of each layer is trained. "bounded" is 2 sigmoid(k) / L with k trained from 0
+      and L >= lambda_max(D^T D) from the current filters; "free" trains the step itself, from 1. The
+      default is "bounded".
+    norm: Whether to use batch norm. False replaces it by a bias. The default is True.
+    dtype: Type of the convolutions, float32 (the default) or bfloat16. The parameters and the logits are
+      float32.
 
   Raises:
-    ValueError: When made, if a field is out of range.
+    ValueError: If a field is out of range.
+
+  References:
+    Sulam, Aberdam, Beck and Elad (2020), On multi-layer basis pursuit, efficient algorithms and
+    convolutional neural networks.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from cscjax.models import MLCSC
+    >>> model = MLCSC(num_classes=10, unfolding=2)
+    >>> x = jnp.zeros((4, 32, 32, 3))
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), x)  # shapes; model.init(...) computes
+    >>> variables["params"]["layer_1"]["filters"].shape
+    (4, 4, 32, 64)
+    >>> jax.eval_shape(model.apply, variables, x).shape  # model.apply(variables, x) computes the logits
+    (4, 10)
   """
 
   num_classes: int
@@ -49,7 +71,7 @@ class MLCSC(nn.Module):
   norm: bool = True
   dtype: Any = jnp.float32
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ("num_classes", "width"):
       checks.positive_int(name, getattr(self, name))
     checks.int_at_least("unfolding", self.unfolding, 0)
@@ -65,13 +87,14 @@ class MLCSC(nn.Module):
     """Classifies a batch.
 
     Args:
-      x: Normalised images [N, H, W, C] or signals [N, L, C], of at least 8 pixels or samples an axis.
-      train: Whether batch norm uses the batch's statistics and updates its running ones (pass
-        mutable=["batch_stats"]).
-      return_codes: Whether to return the codes too.
+      x: Normalized images [N, H, W, C] or signals [N, L, C] with H, W, L >= 8.
+      train: Whether batch norm uses the statistics of the batch and updates the running ones (pass
+        `mutable=["batch_stats"]` to `apply`).
+      return_codes: Whether to return the codes as well.
 
     Returns:
-      Logits [N, num_classes], float32; with `return_codes` also each layer's code, before pooling.
+      The logits [N, num_classes] in float32. If `return_codes` is True, a pair of the logits and a list
+      of all layers' codes before pooling.
 
     Raises:
       ValueError: If `x` has the wrong number of axes or is too small.
@@ -90,18 +113,24 @@ class MLCSC(nn.Module):
       if i > UNFOLDED:
         x = max_pool(x)
     x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
-    with jax.numpy_dtype_promotion("standard"):  # Flax's own: the parameters are float32
+    with jax.numpy_dtype_promotion("standard"):  # Flax promotes the float32 parameters
       logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
 
   def pursuit_layers(self, x: jax.Array) -> list[CodedLayer]:
-    """Each layer's dictionary, input and code, for `cscjax.theory.certify`.
+    """Returns the dictionary, input and code of each layer, for `cscjax.theory.certify`.
 
-    Called on a bound model: `model.bind(variables).pursuit_layers(x)`. Dictionaries are without the
-    batch norm's scale, on which neither coherence nor sparsity depend.
+    Call it on a bound model: `model.bind(variables).pursuit_layers(x)`. The dictionaries do not include
+    the scale of the batch norm, because neither coherence nor sparsity depends on it.
 
     Args:
-      x: A batch as for a call.
+      x: Normalized images [N, H, W, C] or signals [N, L, C] with H, W, L >= 8.
+
+    Returns:
+      One `CodedLayer` (dictionary, input, code) for each layer, the first layer first.
+
+    Raises:
+      ValueError: If `x` has the wrong number of axes or is too small.
     """
     codes = self(x, return_codes=True)[1]
     layers, signal = [], x.astype(self.dtype)
@@ -112,7 +141,7 @@ class MLCSC(nn.Module):
       signal = max_pool(code) if i > UNFOLDED else code
     return layers
 
-  def _layer(self, index, **fields):
+  def _layer(self, index: int, **fields: Any) -> CSCLayer:
     return CSCLayer(
       width=self.width * WIDTHS[index],
       solver=self.solver,
@@ -125,6 +154,6 @@ class MLCSC(nn.Module):
     )
 
 
-def _strided(rank):
-  """Geometry of the first layers, 4x4 with stride 2."""
+def _strided(rank: int) -> dict[str, Any]:
+  """Returns stride and padding of the first layers, whose filters have 4 taps along each axis."""
   return {"stride": 2, "padding": ((1, 1),) * rank}

@@ -1,4 +1,4 @@
-"""MSD-CSC, and MSDNet as the case without unfolding (Table 3)."""
+"""MSD-CSC and, without unfolding, MSDNet (Table 3)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import checks
-from cscjax.dictionaries import CodedLayer, ConvDictionary, IdentityAugmented, join
+from cscjax.dictionaries import Code, CodedLayer, ConvDictionary, IdentityAugmented, join
 from cscjax.models._layers import PURSUITS, SOLVERS, MSDCSCLayer, check_input, pursue
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._spectral import STEPS
@@ -16,32 +16,51 @@ from cscjax.ops import at_least_float32, integers_per_axis, max_pool
 
 
 class MSDCSC(nn.Module):
-  """Mixed-scale dense convolutional sparse coding network.
+  """Mixed-scale dense convolutional sparse coding network (MSD-CSC).
 
-  `depth` layers, each coding all channels so far (the raw image among them) over [I, F^T], with
-  dilations taken in turn; max-pooling after one and two thirds of the layers, global average pooling,
-  a linear classifier. No stem and no transitions. With unfolding 0 it is the MSDNet. At width 32 and
-  three input channels the filters have 143,424, 339,552 and 618,624 weights at depth 6, 9 and 12.
+  Each of the `depth` layers codes all channels so far, the input image included, over a dictionary
+  [I, F^T]; its code is the input of the next layer. Max-pooling follows one and two thirds of the
+  layers; global average pooling and a linear classifier come last. With `unfolding` 0 this is MSDNet.
+  At width 32 and with three input channels the filters have 143,424, 339,552 and 618,624 weights at
+  depth 6, 9 and 12.
 
   Attributes:
-    num_classes: Of the classifier.
-    depth: Layers d, >= 1.
-    width: New channels w of each layer, >= 1.
-    dilations: Taken in turn, each >= 1.
-    unfolding: Iterations after the first one in each layer, >= 0.
-    solver: "ista" or "fista".
-    pursuit: "layer": each layer iterates on its own; "multilayer": the layers between two poolings
-      together, see `multilayer_pursuit`.
-    step: "bounded" or "free", see `UnfoldedLayer`.
-    norm: False replaces batch norm by a bias.
-    channel_multiple: The images get channels of zeros in front up to a multiple of this. A GPU computes
-      convolutions of multiples of 8 channels faster, and pads others itself, each time. Parameters,
-      codes and logits are the same for every value.
-    remat: What of each pursuit is computed again in the backward pass, see `rematerialized`.
-    dtype: Of the convolutions: float32 or bfloat16. Logits are float32.
+    num_classes: Number of classes, >= 1.
+    depth: Number of layers, >= 1. The default is 12.
+    width: Number of new channels of each layer, >= 1. The default is 32.
+    dilations: Dilations of the 3x3 filters F, each >= 1. The layers use them cyclically. The default is
+      (1, 2, 3).
+    unfolding: Number of iterations after the first one in each layer, >= 0. The default is 0.
+    solver: "ista" or "fista". The two differ from `unfolding` 2 on. The default is "ista".
+    pursuit: "layer" performs all iterations of a layer before the next one begins. "multilayer" iterates
+      over all layers between two poolings together (ML-ISTA, ML-FISTA). The default is "layer".
+    step: How the step size of each layer is trained. "bounded" is 2 sigmoid(k) / L with k trained from 0
+      and L >= lambda_max(D^T D) from the current filters; "free" trains the step itself, from 1. The
+      default is "bounded".
+    norm: Whether to use batch norm. False replaces it by a bias. The default is True.
+    channel_multiple: Channels of zeros are put before those of the image up to a multiple of this
+      number, >= 1. A GPU computes convolutions of a multiple of 8 channels faster, and otherwise pads
+      the input of each convolution itself. Parameters, codes and logits are the same for every value.
+      The default is 1.
+    remat: Which intermediate results of each pursuit the backward pass recomputes, to save memory.
+      "none" keeps everything; "elementwise" recomputes the elementwise operations; "all" keeps only the
+      inputs. The default is "none".
+    dtype: Type of the convolutions, float32 (the default) or bfloat16. The parameters and the logits are
+      float32.
 
   Raises:
-    ValueError: When made, if a field is out of range.
+    ValueError: If a field is out of range.
+
+  Example:
+    >>> import jax
+    >>> from cscjax.models import MSDCSC
+    >>> model = MSDCSC(num_classes=10, depth=2, width=4, unfolding=1)
+    >>> x = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    >>> variables = jax.jit(model.init)(jax.random.key(1), x)
+    >>> variables["params"]["layer_1"]["filters"].shape
+    (3, 3, 7, 4)
+    >>> jax.jit(model.apply)(variables, x).shape
+    (4, 10)
   """
 
   num_classes: int
@@ -57,7 +76,7 @@ class MSDCSC(nn.Module):
   remat: str = "none"
   dtype: Any = jnp.float32
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ("num_classes", "depth", "width", "channel_multiple"):
       checks.positive_int(name, getattr(self, name))
     checks.int_at_least("unfolding", self.unfolding, 0)
@@ -67,8 +86,8 @@ class MSDCSC(nn.Module):
     checks.one_of("remat", self.remat, REMAT)
     dilations = integers_per_axis("dilations", self.dilations)
     if not isinstance(dilations, tuple):
-      checks.fail("dilations", dilations, "a sequence of at least one")
-    object.__setattr__(self, "dilations", dilations)  # hashable: a module is a key of jit's cache
+      checks.fail("dilations", dilations, "a sequence of at least one integer >= 1")
+    object.__setattr__(self, "dilations", dilations)  # hashable, as jax.jit requires of a module
     super().__post_init__()
 
   @nn.compact
@@ -78,17 +97,17 @@ class MSDCSC(nn.Module):
     """Classifies a batch.
 
     Args:
-      x: Normalised images [N, H, W, C] or signals [N, L, C].
-      train: Whether batch norm uses the batch's statistics and updates its running ones (pass
-        mutable=["batch_stats"]).
-      return_codes: Whether to return the codes too.
+      x: Normalized images [N, H, W, C] or signals [N, L, C].
+      train: Whether batch norm uses the statistics of the batch and updates the running ones (pass
+        `mutable=["batch_stats"]` to `apply`).
+      return_codes: Whether to return the codes as well.
 
     Returns:
-      Logits [N, num_classes], float32; with `return_codes` also each layer's code (a, z), before
-      pooling.
+      The logits [N, num_classes] in float32. If `return_codes` is True, a pair of the logits and a list
+      of all layers' codes (a, z) before pooling.
 
     Raises:
-      ValueError: If `x` has the wrong number of axes.
+      ValueError: If `x` has the wrong number of axes, or an axis of size 0.
     """
     check_input(x)
     codes, zeros = [], -x.shape[-1] % self.channel_multiple
@@ -98,25 +117,31 @@ class MSDCSC(nn.Module):
       if group[0] in self._pooled():
         x = max_pool(x)
 
-      def code(module, x, group=group):
+      def code(module: "MSDCSC", x: jax.Array, group: list[int] = group) -> list[Code]:
         layers = [module._layer(i, signed, zeros) for i in group]
         return pursue(layers, x, pursuit=self.pursuit, solver=self.solver, train=train)
 
       codes += rematerialized(code, self.remat)(self, x)
       x = join(codes[-1])
     x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))[:, zeros:]
-    with jax.numpy_dtype_promotion("standard"):  # Flax's own: the parameters are float32
+    with jax.numpy_dtype_promotion("standard"):  # Flax promotes the float32 parameters
       logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, [(a[..., zeros:], z) for a, z in codes]) if return_codes else logits
 
   def pursuit_layers(self, x: jax.Array) -> list[CodedLayer]:
-    """Each layer's dictionary [I, F^T], input and code, for `cscjax.theory.certify`.
+    """Returns the dictionary [I, F^T], input and code of each layer, for `cscjax.theory.certify`.
 
-    Called on a bound model: `model.bind(variables).pursuit_layers(x)`. F is the filters without the
-    batch norm's scale, on which neither coherence nor sparsity depend.
+    Call it on a bound model: `model.bind(variables).pursuit_layers(x)`. The filters F do not include the
+    scale of the batch norm, because neither coherence nor sparsity depends on it.
 
     Args:
-      x: A batch as for a call.
+      x: Normalized images [N, H, W, C] or signals [N, L, C].
+
+    Returns:
+      One `CodedLayer` (dictionary, input, code) for each layer, the first layer first.
+
+    Raises:
+      ValueError: If `x` has the wrong number of axes, or an axis of size 0.
     """
     codes = self(x, return_codes=True)[1]
     layers, signal = [], x.astype(self.dtype)
@@ -129,19 +154,19 @@ class MSDCSC(nn.Module):
       signal = join(code)
     return layers
 
-  def _pooled(self):
-    """The layers before which the signal is pooled."""
+  def _pooled(self) -> list[int]:
+    """Returns the layers before which the signal is pooled."""
     return sorted({self.depth // 3, 2 * self.depth // 3} - {0})
 
-  def _groups(self):
-    """The layers that iterate together."""
+  def _groups(self) -> list[list[int]]:
+    """Returns the groups of layers that one pursuit codes together."""
     if self.pursuit == "layer":
       return [[i] for i in range(self.depth)]
     starts = [0, *self._pooled()]
     ends = [*starts[1:], self.depth]
     return [list(range(start, end)) for start, end in zip(starts, ends, strict=True)]
 
-  def _layer(self, index, signed, zeros):
+  def _layer(self, index: int, signed: int, zeros: int) -> MSDCSCLayer:
     return MSDCSCLayer(
       width=self.width,
       dilation=self.dilations[index % len(self.dilations)],

@@ -1,4 +1,4 @@
-"""Batch norm as the models use it: its bias is the negative threshold (eq. 2)."""
+"""Batch norm as the networks use it: its bias is the negative threshold (eq. 2)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,13 +17,13 @@ MOMENTUM = 0.9  # of the running statistics
 class Norm(nn.Module):
   """Batch norm with scale and bias, over all axes but the channels.
 
-  The statistics are computed in float32 from differences to a value of the batch: a mean of 1e4
-  deviations leaves two to three digits of the result. In bfloat16 the values themselves keep a deviation
-  only down to 1/256 of the mean, so inputs have to be normalised.
+  The statistics are computed in float32 from differences to a value of the batch, so that two to three
+  digits of the result are correct even if the mean is 1e4 standard deviations. In bfloat16 the input
+  itself resolves deviations only down to 1/256 of the mean, so the images should be normalized.
 
   Attributes:
-    norm: False leaves the bias alone.
-    dtype: Of the result; statistics and parameters are float32.
+    norm: Whether to normalize; False only adds the bias.
+    dtype: Type of the result, None for the type of the input. Statistics and parameters are float32.
   """
 
   norm: bool = True
@@ -31,7 +31,15 @@ class Norm(nn.Module):
 
   @nn.compact
   def __call__(self, z: jax.Array, *, train: bool) -> jax.Array:
-    """The normalised z; with `train` by the batch's statistics, and "batch_stats" is updated."""
+    """Returns the normalized z.
+
+    Args:
+      z: Floating-point array [N, ..., C].
+      train: Whether to use the statistics of the batch and to update the running ones in "batch_stats".
+
+    Returns:
+      An array of the shape of `z`.
+    """
     (apply,) = shared_norms(self, z.shape[-1], 1, norm=self.norm, train=train)
     return apply(z).astype(self.dtype or z.dtype)
 
@@ -39,14 +47,18 @@ class Norm(nn.Module):
 def shared_norms(
   module: nn.Module, features: int, count: int, *, norm: bool, train: bool
 ) -> list[Callable[[jax.Array], jax.Array]]:
-  """N_0, N_1, ...: one scale and one bias, and running statistics for each.
+  """Returns batch norms N_0, N_1, ... that share scale and bias and keep their own running statistics.
 
   Args:
-    module: In whose compact method this is called, once; it gets the parameters "scale" and "bias".
-    features: Channels.
-    count: How many.
-    norm: Whether there is a batch norm; else each is z + bias.
-    train: Whether to use and collect the batch's statistics.
+    module: The module in whose compact method this function is called, once. It gets the parameters
+      "scale" and "bias".
+    features: Number of channels.
+    count: Number of batch norms.
+    norm: Whether to normalize; False returns functions that only add the bias.
+    train: Whether to use the statistics of the batch and to update the running ones.
+
+  Returns:
+    `count` functions of an array [N, ..., features].
   """
   bias = module.param("bias", nn.initializers.zeros, (features,))
   if not norm:
@@ -61,7 +73,7 @@ class _BatchNorm(nn.Module):
   """Batch norm and its running statistics; scale and bias belong to another module."""
 
   @nn.compact
-  def __call__(self, z, *, scale, bias, train):
+  def __call__(self, z: jax.Array, *, scale: jax.Array, bias: jax.Array, train: bool) -> jax.Array:
     statistics = [
       self.variable("batch_stats", "mean", jnp.zeros, scale.shape, jnp.float32),
       self.variable("batch_stats", "var", jnp.ones, scale.shape, jnp.float32),
@@ -80,7 +92,7 @@ class _BatchNorm(nn.Module):
     return result
 
 
-def _sum(z, bias):
-  """z + bias in their common type."""
+def _sum(z: jax.Array, bias: jax.Array) -> jax.Array:
+  """Returns z + bias in their common type."""
   dtype = common_float(z, bias)
   return z.astype(dtype) + expand_rank(bias.astype(dtype), z.ndim)

@@ -15,8 +15,8 @@ class ModelEntry(NamedTuple):
   """A network of the registry.
 
   Attributes:
-    module: Its class.
-    fixed: Fields that make it what its name says.
+    module: Class of the network.
+    fixed: Fields that the name determines, with their values.
   """
 
   module: type[nn.Module]
@@ -33,24 +33,38 @@ MODELS: dict[str, ModelEntry] = {
   "ml_csc": ModelEntry(MLCSC, {}),
   "feed_forward": ModelEntry(MLCSC, {"unfolding": 0}),
 }
+"""The networks by name, see `create_model`."""
 
 ARCHITECTURES: dict[str, int] = {
   name: 2 if module is ResCSC else 1 for name, (module, _) in MODELS.items()
 }
-"""For each network the version of its computation, recorded in runs and checkpoints.
+"""The version of each network's computation, which runs and checkpoints record.
 
-It is raised when a network of the same fields computes something else than before, so that trained
-parameters and records of an older version are not mistaken for ones of the new version.
+The version increases when a network with the same fields computes something different than before, so
+that trained parameters and records of an old version are not used with the new one.
 
-The Res-CSC family is at 2: before, filters and shortcut of its transition blocks were a pixel apart.
+The Res-CSC family has version 2. In version 1 the filters and the shortcut of its transition blocks were
+one pixel apart.
 """
 
 
 def model_fields(name: str) -> dict[str, Any]:
-  """The fields that a network takes, with their defaults; `num_classes`, which has none, is left out.
+  """Returns the fields of a network with their defaults.
+
+  Args:
+    name: Name of the network, a key of `MODELS`.
+
+  Returns:
+    The default of each field. `num_classes`, which has no default, is not included.
 
   Raises:
-    ValueError: If the name is unknown (the message lists the names).
+    ValueError: If the name is unknown. The message lists the known names.
+
+  Example:
+    >>> from cscjax.models import model_fields
+    >>> fields = model_fields("resnet")
+    >>> fields["depth"], fields["rule"]
+    (20, 'resnet')
   """
   module, fixed = MODELS[checks.one_of("model", name, MODELS)]
   fields = {f.name: f.default for f in dataclasses.fields(module) if f.init}
@@ -59,22 +73,31 @@ def model_fields(name: str) -> dict[str, Any]:
   return fields | fixed
 
 
-def create_model(name: str, **fields) -> nn.Module:
-  """Builds a network.
+def create_model(name: str, **fields: Any) -> nn.Module:
+  """Creates a network by its name.
 
   Args:
-    name: A key of `MODELS`.
-    **fields: Of the network's module, `num_classes` among them; see `model_fields`. One that the name
-      fixes may only be given its value.
+    name: Name of the network, a key of `MODELS`.
+    **fields: Fields of the network, see `model_fields`. `num_classes` is required. A field that the name
+      determines, such as `rule` of "resnet", can only have that value.
+
+  Returns:
+    The Flax module, an `MSDCSC`, `ResCSC` or `MLCSC`.
 
   Raises:
-    ValueError: If the name is unknown (the message lists the names), the network does not take a field,
-      or a value does not fit.
+    ValueError: If the name is unknown, if the network does not have one of the fields, or if a value is
+      out of range.
+
+  Example:
+    >>> from cscjax.models import create_model
+    >>> model = create_model("msdnet", num_classes=10, depth=6)
+    >>> model.depth, model.unfolding
+    (6, 0)
   """
   known = model_fields(name)
   for field, value in fields.items():
     if field not in (*known, "num_classes"):
-      checks.fail(field, value, f"nothing, {name} does not take it (it takes {', '.join(known)})")
+      checks.fail(field, value, f"no value, because {name} has only the fields {', '.join(known)}")
   module, fixed = MODELS[name]
   for field, value in fixed.items():
     if fields.get(field, value) != value:

@@ -1,6 +1,7 @@
-"""Res-CSC, and the plain network, ResNet and simplified Res-CSC that it contains (Table 2)."""
+"""Res-CSC and its special cases: simplified Res-CSC, ResNet and the plain network (Table 2)."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,11 +19,11 @@ from cscjax.solvers import initialized_thresholding
 
 
 class Rule(NamedTuple):
-  """Which terms a block's second layer has beside its dictionary's analysis (eq. 5).
+  """The terms that the second layer of a block adds to the analysis D^T X (eq. 5).
 
   Attributes:
-    keep: X_prev.
-    correct: c D^T D X_prev.
+    keep: Whether it adds X_prev.
+    correct: Whether it adds the correction c D^T D X_prev.
   """
 
   keep: bool
@@ -38,21 +39,38 @@ RULES = {
 
 
 class ResCSCBlock(nn.Module):
-  """Two layers: X = relu(N_1(D_1^T X_prev)), then a step from the code X_prev over D_2 (eq. 4, 5).
+  """A block of two layers, the second of which is a proximal gradient step from X_prev (eq. 4, 5).
 
-      res_csc     relu(X_prev + N_2(D_2^T (X + c D_2 X_prev)))
+  From the code X_prev of the block below, the block computes
 
-  and without the terms that the other rules leave out. c = -2 sigmoid(k) / L with k trained from 0, and
-  L >= lambda_max(D_2^T D_2) the upper bound `lipschitz_bound` of the present filters, through which no
-  gradient flows.
+      first layer   X = relu(N_1(D_1^T X_prev))
+      second layer  relu(X_prev + N_2(D_2^T (X + c D_2 X_prev)))     (rule "res_csc")
+
+  N_1 and N_2 are batch norms. The other rules leave out terms of the second layer: "resnet" has no
+  c D_2 X_prev, "simplified" does not add X_prev, and "plain" has neither. The correction is
+  c = -2 sigmoid(k) / L, where k is trained from 0 and L is an upper bound of lambda_max(D_2^T D_2) for
+  the current filters. No gradient flows through L.
 
   Attributes:
-    features: Channels of the code.
-    stride: Of D_1. X_prev is subsampled likewise, and gets channels of zeros.
-    rule: One of `RULES`.
-    c: A constant in place of the trained one.
-    norm: False replaces batch norm by a bias.
-    dtype: Of the convolutions; parameters, statistics and L are float32.
+    features: Number of channels of the code, at least that of the input.
+    stride: Stride of D_1, >= 1. X_prev is subsampled by the same factor, and padded with channels of
+      zeros. The default is 1.
+    rule: "res_csc", "resnet", "simplified" or "plain". The default is "res_csc".
+    c: A constant correction in place of the trained one; None (the default) trains it.
+    norm: Whether to use batch norm. False replaces it by a bias. The default is True.
+    dtype: Type of the convolutions, float32 (the default) or bfloat16. The parameters, the running
+      statistics and L are float32.
+
+  Example:
+    >>> import jax
+    >>> from cscjax.models import ResCSCBlock
+    >>> block = ResCSCBlock(features=8, stride=2)
+    >>> x = jax.random.normal(jax.random.key(0), (4, 12, 12, 4))
+    >>> variables = jax.jit(block.init)(jax.random.key(1), x)
+    >>> jax.jit(block.apply)(variables, x).shape
+    (4, 6, 6, 8)
+    >>> sorted(variables["params"])
+    ['filters_1', 'filters_2', 'norm_1', 'norm_2', 'step_logit']
   """
 
   features: int
@@ -64,12 +82,15 @@ class ResCSCBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, bound: jax.Array | None = None, train: bool = False) -> jax.Array:
-    """X_prev [N, H, W, C] -> [N, H/stride, W/stride, features], rounded up.
+    """Returns the code of the block.
 
     Args:
-      x: X_prev.
-      bound: L, where a network has computed it for many blocks at once; None computes it here.
-      train: Whether batch norm uses the batch's statistics.
+      x: The code X_prev of the block below, [N, H, W, C] or [N, L, C].
+      bound: L, if a network has computed it for several blocks at once; None computes it here.
+      train: Whether batch norm uses the statistics of the batch and updates the running ones.
+
+    Returns:
+      The code [N, H / stride, W / stride, features], with the sizes rounded up.
     """
     rank, initializer = x.ndim - 2, nn.initializers.he_normal()
     shape = (3,) * rank + (x.shape[-1], self.features)
@@ -78,7 +99,7 @@ class ResCSCBlock(nn.Module):
     filters = self.param("filters_2", initializer, (*shape[:-2], self.features, self.features))
     second = _dictionary(filters.astype(self.dtype))
     code = nn.relu(self._norm("norm_1")(first.analysis(x), train=train))
-    self.sow("intermediates", "code", code)  # kept where `pursuit_layers` asks for it, else nothing
+    self.sow("intermediates", "code", code)  # for `pursuit_layers`; unused otherwise
     rule, c = RULES[self.rule], None
     if rule.correct:
       c = self.c
@@ -97,57 +118,81 @@ class ResCSCBlock(nn.Module):
       transform=lambda z: self._norm("norm_2")(z, train=train),
     )
 
-  def _norm(self, name):
+  def _norm(self, name: str) -> Norm:
     return Norm(self.norm, self.dtype, name=name)
 
 
 def _dictionary(filters: jax.Array, stride: int = 1) -> ConvDictionary:
-  """Atoms centred on the positions that `shortcut` keeps, as in the ResNet paper's code.
+  """Returns a dictionary whose atoms are centered on the positions that `shortcut` keeps.
 
-  "SAME" centres them one site further at stride 2 and even sizes.
+  This is the padding of the ResNet authors' code. "SAME" would center them one pixel further for stride
+  2 and even sizes.
   """
   return ConvDictionary(filters, stride=stride, padding=((1, 1),) * (filters.ndim - 2))
 
 
 def shortcut(x: jax.Array, features: int, stride: int) -> jax.Array:
-  """The identity between stages, without parameters (He et al. 2016, option A).
+  """Returns `x` subsampled and padded with channels of zeros (He et al. 2016, option A).
 
   Args:
-    x: [N, H, W, C] or [N, L, C].
-    features: >= C, channels to fill up to with zeros.
-    stride: Every so many positions are kept.
+    x: Array [N, H, W, C] or [N, L, C].
+    features: Number of channels of the result, >= C.
+    stride: Every `stride`-th position is kept.
   """
   x = x[(slice(None), *(slice(None, None, stride) for _ in range(x.ndim - 2)))]
   return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, features - x.shape[-1])])
 
 
 class ResCSC(nn.Module):
-  """Residual convolutional sparse coding network, the CIFAR ResNet with another rule in its blocks.
+  """Residual convolutional sparse coding network (Res-CSC), a CIFAR ResNet with a corrected shortcut.
 
-  A convolution, three stages of n = (depth - 2) / 6 blocks with width, 2 width and 4 width channels at
-  full, half and quarter resolution, global average pooling, a linear classifier. At width 16 and 10
-  classes 0.27, 0.46, 0.66, 0.85, 1.73 and 3.48 million parameters at depth 20, 32, 44, 56, 110 and 218;
-  the four rules have the same ones, but for the scalar k of each block that has a trained c.
+  The network is a convolution, three stages of n = (depth - 2) / 6 blocks, global average pooling and a
+  linear classifier. The stages have w, 2w and 4w channels at full, half and quarter resolution, where w
+  is `width`. At width 16 and with 10 classes the network has 0.27, 0.46, 0.66, 0.85, 1.73 and 3.48
+  million parameters at depth 20, 32, 44, 56, 110 and 218. The four rules have the same parameters,
+  except for one scalar in each block that trains its correction c.
 
-  The equal blocks of a stage run under `nn.scan` with stacked parameters and statistics. With `unroll` 1
-  each of its turns is one block, and compiling does not take longer for more blocks. A turn of several
-  blocks takes longer to compile, and costs fewer turns and less data movement in each step, which
-  matters on a GPU. Parameters, statistics and results are the same for every `unroll`.
+  The blocks of equal shape in a stage run in a loop (`nn.scan`) over their stacked parameters and
+  statistics. With `unroll` 1 each iteration of the loop is one block, so that the compilation time does
+  not grow with the depth. More blocks per iteration take longer to compile, but mean fewer iterations
+  and less data movement, which matters on a GPU. Parameters, statistics and results are the same for
+  every `unroll`.
 
   Attributes:
-    num_classes: Of the classifier.
-    depth: 6 n + 2 layers, n >= 1.
-    width: Channels of the first stage.
-    rule: "res_csc", "resnet", "simplified" or "plain", see `initialized_thresholding`.
-    c: A constant in place of the trained one of each block.
-    remat: What of the equal blocks is computed again in the backward pass, see `rematerialized`.
-    unroll: Equal blocks in each turn of a stage's loop, >= 1. There is no loop in a stage that has no
-      more of them.
-    norm: False replaces batch norm by a bias.
-    dtype: Of the convolutions: float32 or bfloat16. Logits are float32.
+    num_classes: Number of classes, >= 1.
+    depth: Number of layers, 6 n + 2 with n >= 1. The default is 20.
+    width: Number of channels of the first stage, >= 1. The default is 16.
+    rule: How the second layer of a block uses the input X_prev of the block. "res_csc" adds X_prev and
+      the correction c D^T D X_prev, "resnet" adds only X_prev, "simplified" only the correction, and
+      "plain" neither. The default is "res_csc".
+    c: A constant correction in place of the trained one of each block; None (the default) trains it.
+      Must be None for the rules "resnet" and "plain".
+    remat: Which intermediate results of the looped blocks the backward pass recomputes, to save memory.
+      "none" keeps everything; "elementwise" recomputes the elementwise operations; "all" keeps only the
+      inputs. The default is "elementwise".
+    unroll: Number of blocks in each iteration of a stage's loop, >= 1. A stage of no more blocks than
+      this has no loop. The default is 1.
+    norm: Whether to use batch norm. False replaces it by a bias. The default is True.
+    dtype: Type of the convolutions, float32 (the default) or bfloat16. The parameters and the logits are
+      float32.
 
   Raises:
-    ValueError: When made, if a field is out of range or a rule without c gets one.
+    ValueError: If a field is out of range, or if `c` is given for a rule without correction.
+
+  References:
+    He, Zhang, Ren and Sun (2016), Deep residual learning for image recognition.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from cscjax.models import ResCSC
+    >>> model = ResCSC(num_classes=10, depth=20)
+    >>> x = jnp.zeros((4, 32, 32, 3))
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), x)  # shapes; model.init(...) computes
+    >>> sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    269731
+    >>> jax.eval_shape(model.apply, variables, x).shape  # model.apply(variables, x) computes the logits
+    (4, 10)
   """
 
   num_classes: int
@@ -160,17 +205,17 @@ class ResCSC(nn.Module):
   norm: bool = True
   dtype: Any = jnp.float32
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ("num_classes", "width", "unroll"):
       checks.positive_int(name, getattr(self, name))
     if checks.positive_int("depth", self.depth) < 8 or self.depth % 6 != 2:
-      checks.fail("depth", self.depth, "6 n + 2 layers, n >= 1")
+      checks.fail("depth", self.depth, "6 n + 2 with n >= 1 (8, 14, 20, ...)")
     checks.one_of("rule", self.rule, RULES)
     checks.one_of("remat", self.remat, REMAT)
     if self.c is not None:
       checks.in_range("c", self.c, -math.inf)
       if not RULES[self.rule].correct:
-        checks.fail("c", self.c, f"none for the rule {self.rule}")
+        checks.fail("c", self.c, f"None, because the rule {self.rule!r} has no correction")
     super().__post_init__()
 
   @nn.compact
@@ -180,16 +225,17 @@ class ResCSC(nn.Module):
     """Classifies a batch.
 
     Args:
-      x: Normalised images [N, H, W, C] or signals [N, L, C].
-      train: Whether batch norm uses the batch's statistics and updates its running ones (pass
-        mutable=["batch_stats"]).
-      return_codes: Whether to return the codes too.
+      x: Normalized images [N, H, W, C] or signals [N, L, C].
+      train: Whether batch norm uses the statistics of the batch and updates the running ones (pass
+        `mutable=["batch_stats"]` to `apply`).
+      return_codes: Whether to return the codes as well.
 
     Returns:
-      Logits [N, num_classes], float32; with `return_codes` also each block's code.
+      The logits [N, num_classes] in float32. If `return_codes` is True, a pair of the logits and a list
+      of all blocks' codes.
 
     Raises:
-      ValueError: If `x` has the wrong number of axes.
+      ValueError: If `x` has the wrong number of axes, or an axis of size 0.
     """
     check_input(x)
     shape = (3,) * (x.ndim - 2) + (x.shape[-1], self.width)
@@ -211,20 +257,26 @@ class ResCSC(nn.Module):
         )
         codes += [] if stacked is None else list(stacked)
     x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
-    with jax.numpy_dtype_promotion("standard"):  # Flax's own: the parameters are float32
+    with jax.numpy_dtype_promotion("standard"):  # Flax promotes the float32 parameters
       logits = nn.Dense(self.num_classes, name="classifier")(x)
     return (logits, codes) if return_codes else logits
 
   def pursuit_layers(self, x: jax.Array) -> list[CodedLayer]:
-    """Each layer's dictionary, input and code, for `cscjax.theory.certify`: depth - 1 of them.
+    """Returns the dictionary, input and code of each layer, for `cscjax.theory.certify`.
 
-    First the convolution, then of each block (D_1, X_prev, X) and (D_2, X, the block's code). Called on
-    a bound model: `model.bind(variables).pursuit_layers(x)`. Dictionaries are without the batch norm's
-    scale, on which neither coherence nor sparsity depend. What a block adds to its second layer, X_prev
-    and the correction, is part of no dictionary.
+    Call it on a bound model: `model.bind(variables).pursuit_layers(x)`. The dictionaries do not include
+    the scale of the batch norm, because neither coherence nor sparsity depends on it. They do not
+    include the terms that the second layer of a block adds, X_prev and the correction, either.
 
     Args:
-      x: A batch as for a call.
+      x: Normalized images [N, H, W, C] or signals [N, L, C].
+
+    Returns:
+      `depth` - 1 objects `CodedLayer` (dictionary, input, code): the first convolution, then the two
+      layers of each block, (D_1, X_prev, X) and (D_2, X, code of the block).
+
+    Raises:
+      ValueError: If `x` has the wrong number of axes, or an axis of size 0.
     """
     model, variables = self.unbind()
     params = variables["params"]
@@ -239,8 +291,8 @@ class ResCSC(nn.Module):
       signal = code
     return layers
 
-  def _blocks(self, params, sown):
-    """Of each block its stride, its parameters and what it sowed as its inner code."""
+  def _blocks(self, params: Any, sown: Any) -> Iterator[tuple[int, Any, Any]]:
+    """Yields the stride, the parameters and the sown inner code of each block."""
     for stage in range(3):
       if stage > 0:
         name = f"transition_{stage}"
@@ -250,11 +302,11 @@ class ResCSC(nn.Module):
         block, code = jax.tree.map(lambda leaf, i=i: leaf[i], (params[name], sown[name]["code"]))
         yield 1, block, code
 
-  def _bounds(self, stage, sizes):
-    """L of a stage's transition and of each of its equal blocks, in one call for all of them.
+  def _bounds(self, stage: int, sizes: Sequence[int]) -> tuple[jax.Array | None, jax.Array | None]:
+    """Returns L of a stage's transition block and of its other blocks, computed in one call.
 
-    (None, None) where no block asks for it, and while there are no parameters: each block computes its
-    own then.
+    Returns (None, None) if no block needs it, and during initialization, when each block computes its
+    own.
     """
     if self.c is not None or not RULES[self.rule].correct or self.is_initializing():
       return None, None
@@ -268,11 +320,11 @@ class ResCSC(nn.Module):
     bounds = jax.vmap(lambda f: lipschitz_bound(_dictionary(f), shape))(jnp.concatenate(filters))
     return (bounds[0], bounds[1:]) if stage > 0 else (None, bounds)
 
-  def _equal_blocks(self, stage):
-    """How many blocks of a stage have the stride 1."""
+  def _equal_blocks(self, stage: int) -> int:
+    """Returns the number of blocks of a stage that have stride 1."""
     return (self.depth - 2) // 6 - (stage > 0)
 
-  def _block(self, stage, name, stride=1):
+  def _block(self, stage: int, name: str, stride: int = 1) -> ResCSCBlock:
     return ResCSCBlock(
       features=self.width * 2**stage,
       stride=stride,
@@ -283,10 +335,12 @@ class ResCSC(nn.Module):
       name=name,
     )
 
-  def _scan(self, length, train, return_codes):
-    """(block, x, bounds) -> x after `length` blocks of their own parameters, and their codes."""
+  def _scan(self, length: int, train: bool, return_codes: bool) -> Callable[..., Any]:
+    """Returns (block, x, bounds) -> (x after `length` blocks with parameters of their own, codes)."""
 
-    def body(block, x, bound):
+    def body(
+      block: ResCSCBlock, x: jax.Array, bound: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
       x = block(x, bound=bound, train=train)
       return x, x if return_codes else None
 

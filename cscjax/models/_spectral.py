@@ -1,27 +1,28 @@
-"""Steps in units of 1/L, with an upper bound L from the filters as they are."""
+"""Trained step sizes of a pursuit, in units of 1/L with an upper bound L from the current filters."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 STEPS = ("bounded", "free")
+"""How the step of a network's pursuit is trained, see `trained_step`."""
 
 
 def trained_step(module: nn.Module, bound: jax.Array, *, kind: str = "bounded") -> jax.Array:
-  """The step of a module's pursuit, one trained scalar.
+  """Returns the step size of a module's pursuit, which is one trained scalar.
 
-  "bounded": 2 sigmoid(k) / L with k trained from 0 (parameter "step_logit"): it starts at 1/L and stays
-  below 2/L. "free": the scalar itself, from 1 (parameter "step"). `UnfoldedLayer` says when an
-  iteration descends.
+  With "bounded" the step is 2 sigmoid(k) / L, and k is trained from 0 (parameter "step_logit"): the step
+  starts at 1/L and stays below 2/L. With "free" the step itself is trained, from 1 (parameter "step").
+  `UnfoldedLayer` says under which conditions an iteration lowers the objective.
 
   Args:
-    module: The module in whose compact method this is called, once.
-    bound: L, an upper bound of lambda_max(D^T D) from `lipschitz_bound`; 0 stands for a dictionary of
-      zeros, and is taken as 1.
-    kind: One of `STEPS`.
+    module: The module in whose compact method this function is called, once.
+    bound: L, an upper bound of lambda_max(D^T D) from `lipschitz_bound`. It is 0 if all atoms are zero,
+      and is then replaced by 1.
+    kind: "bounded" or "free".
 
   Returns:
-    A scalar.
+    The step, a scalar.
   """
   if kind == "free":
     return module.param("step", nn.initializers.ones, ())

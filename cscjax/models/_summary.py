@@ -1,4 +1,4 @@
-"""What a network is made of: its layers with their dictionaries, parameters and FLOPs."""
+"""A summary of a network: its dictionaries with their shapes, numbers of weights and FLOPs."""
 
 import dataclasses
 import math
@@ -15,18 +15,25 @@ _PASS_ON = ("convert_element_type", "copy", "squeeze", "reshape", "stop_gradient
 
 @dataclasses.dataclass(frozen=True)
 class LayerSummary:
-  """One dictionary of a network, or several equal ones stacked in a scan.
+  """One dictionary of a network, or several of equal shape that are stacked in a scan.
 
   Attributes:
-    name: Path of its filters (or matrix) among the parameters, with "/" between the parts.
-    output: Shape of its code for one example, without the batch.
-    dictionary: Shape of its filters [kernel..., C, m], or of its matrix [n, m].
-    stride: Of the filters, an entry an axis; () for a matrix.
-    dilation: Likewise.
-    repeats: How many there are.
-    weights: Of the filters or the matrix, all repeats together.
-    forward_flops: Of an example's forward pass, all repeats together: 2 a multiply-add of convolutions
-      and matrix products. Padding counts; what is done to each element alone does not.
+    name: Path of the filters (or the matrix) in the tree of parameters, separated by "/".
+    output: Shape of the code of one example.
+    dictionary: Shape of the filters [kernel..., C, m], or of the matrix [n, m].
+    stride: Stride of the filters along each axis; () for a matrix.
+    dilation: Dilation of the filters along each axis; () for a matrix.
+    repeats: Number of stacked dictionaries.
+    weights: Number of weights of all repeats together.
+    forward_flops: FLOPs of the forward pass of one example, all repeats together. A multiply-add of a
+      convolution or matrix product counts as 2, including those with padding; elementwise operations do
+      not count.
+
+  Example:
+    >>> from cscjax.models import create_model, describe
+    >>> layers = describe(create_model("res_csc", num_classes=10), (32, 32, 3))
+    >>> layers[1].name, layers[1].repeats, layers[1].output
+    ('stage_0/filters_1', 3, (32, 32, 16))
   """
 
   name: str
@@ -40,11 +47,22 @@ class LayerSummary:
 
 
 def describe(model: nn.Module, example_shape: tuple[int, ...]) -> list[LayerSummary]:
-  """The dictionaries of a network in the order in which they are first used. Computes nothing.
+  """Summarizes the dictionaries of a network, without computing any of their values.
 
   Args:
-    model: Called as model(x, train=False).
-    example_shape: Of one example, [H, W, C] or [L, C].
+    model: A Flax module that is called as model(x, train=False).
+    example_shape: Shape of one example, [H, W, C] or [L, C].
+
+  Returns:
+    One `LayerSummary` for each dictionary, in the order in which the network first uses them.
+
+  Example:
+    >>> from cscjax.models import create_model, describe
+    >>> layers = describe(create_model("msdnet", num_classes=10, depth=6), (32, 32, 3))
+    >>> for layer in layers[:2]:
+    ...   print(layer.name, layer.dictionary, layer.dilation, layer.weights)
+    layer_0/filters (3, 3, 3, 32) (1, 1) 864
+    layer_1/filters (3, 3, 35, 32) (2, 2) 10080
   """
   x = jax.ShapeDtypeStruct((1, *example_shape), jnp.float32)
   variables = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -64,8 +82,8 @@ class _Parameter(NamedTuple):
   """A parameter of a network.
 
   Attributes:
-    name: Its path.
-    shape: Its own shape, without zeros that it is padded with; in a scan that of a slice.
+    name: Path of the parameter.
+    shape: Shape of the parameter before any padding; in a scan, the shape of a slice.
   """
 
   name: str
@@ -73,7 +91,7 @@ class _Parameter(NamedTuple):
 
 
 def _uses(jaxpr: Any, known: dict[Any, _Parameter], repeats: int) -> Iterator[LayerSummary]:
-  """Each convolution or matrix product of a jaxpr with a parameter, given the parameters' variables."""
+  """Yields each convolution or matrix product with a parameter; `known` maps variables to parameters."""
   for eqn in jaxpr.eqns:
     kind = eqn.primitive.name
     operands = [None if isinstance(v, Literal) else known.get(v) for v in eqn.invars]
@@ -90,8 +108,9 @@ def _uses(jaxpr: Any, known: dict[Any, _Parameter], repeats: int) -> Iterator[La
       yield from _uses(inner, found, times)
 
 
-def _use(eqn, name, shape, repeats) -> LayerSummary:
-  # Each entry of the code meets each entry of its atom once, in analysis and in synthesis.
+def _use(eqn: Any, name: str, shape: tuple[int, ...], repeats: int) -> LayerSummary:
+  """Returns the summary of one convolution or matrix product."""
+  # In analysis as in synthesis, each entry of the code is multiplied with each entry of its atom once.
   of_code = eqn.invars[0] if eqn.primitive.name == "csc_conv_input_transpose" else eqn.outvars[0]
   code = of_code.aval.shape
   return LayerSummary(

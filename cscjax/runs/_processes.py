@@ -62,7 +62,7 @@ def together(config: Config) -> Iterator[None]:
     yield
   except (RunError, DataError, MissingExtraError) as error:
     refused = error
-  if training.largest(refused is not None):
+  if training.process_max(refused is not None):
     refused = refused or RunError("another process of the run was refused; its own line says why")
   elif not _is_same_everywhere({k: v for k, v in dataclasses.asdict(config).items() if k not in OWN}):
     refused = RunError("the processes of the run were given different configurations")
@@ -73,7 +73,7 @@ def together(config: Config) -> Iterator[None]:
 
 def _is_same_everywhere(value):
   checksum = zlib.crc32(json.dumps(value).encode()) >> 1  # within int32
-  return training.largest(checksum) == -training.largest(-checksum)
+  return training.process_max(checksum) == -training.process_max(-checksum)
 
 
 def _check_port(port):

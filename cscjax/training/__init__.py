@@ -1,9 +1,9 @@
-"""Training: state, compiled steps, devices, checkpoints, the loop."""
+"""Training of classifiers: compiled steps, the training loop, metrics and checkpoints."""
 
 from cscjax.training._augment import augment, normalize
 from cscjax.training._checkpoint_format import CheckpointError
 from cscjax.training._checkpoints import Checkpoints
-from cscjax.training._devices import compiler_options, create_mesh, is_first, largest
+from cscjax.training._devices import compiler_options, create_mesh, is_first, process_max
 from cscjax.training._files import read_file, seal, unseal
 from cscjax.training._loop import Outcome, Plan, Progress, fit
 from cscjax.training._metrics_log import MetricsLog, read_metrics
@@ -29,9 +29,9 @@ __all__ = [
   "create_mesh",
   "fit",
   "is_first",
-  "largest",
   "normalize",
   "parameter_count",
+  "process_max",
   "read_file",
   "read_metrics",
   "seal",

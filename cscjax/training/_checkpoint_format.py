@@ -1,4 +1,4 @@
-"""The folder of a checkpoint: its arrays and a description, written and read through Orbax."""
+"""The files of a checkpoint: its arrays and a description, written and read through Orbax."""
 
 import dataclasses
 import hashlib
@@ -20,24 +20,24 @@ from cscjax.training._state import TrainState
 
 STATE = "state.msgpack"
 META = pathlib.Path("meta", "metadata")
-RETIRED = "spectral"  # a collection of the networks from before L was computed from the filters alone
+RETIRED = "spectral"  # a former collection of the networks, with a running estimate of L
 
 
 class CheckpointError(Exception):
-  """A whole checkpoint cannot be used with this network; the message says what differs."""
+  """Raised if an undamaged checkpoint does not fit the network; the message says what differs."""
 
 
 class DamagedError(Exception):
-  """A checkpoint is not as it was written; the message says in what."""
+  """Raised if a checkpoint is not as it was written; the message says what is wrong."""
 
 
 @dataclasses.dataclass
 class Save(ocp.args.CheckpointArgs):
-  """What `StateHandler` saves.
+  """The arguments with which `StateHandler` saves.
 
   Attributes:
-    state: Host arrays.
-    meta: The fields of the description, to which the digest and the checksums are added.
+    state: The state, with its arrays in host memory.
+    meta: Fields of the description, to which the digest and the checksums are added.
   """
 
   state: TrainState
@@ -46,11 +46,11 @@ class Save(ocp.args.CheckpointArgs):
 
 @dataclasses.dataclass
 class Restore(ocp.args.CheckpointArgs):
-  """What `StateHandler` needs to restore.
+  """The arguments with which `StateHandler` restores.
 
   Attributes:
-    like: A state of the same structure, shapes and types.
-    meta: The description, from `read_meta`.
+    like: A state of the expected structure, shapes and types.
+    meta: The description of the checkpoint, from `read_meta`.
   """
 
   like: TrainState
@@ -60,12 +60,12 @@ class Restore(ocp.args.CheckpointArgs):
 class StateHandler(ocp.CheckpointHandler):
   """Saves a `TrainState` through Orbax as one file of arrays and one JSON description.
 
-  Orbax's own handlers write with background threads, whose errors cannot be told apart or caught, and
-  look their files up by patterns, which fails where the path has brackets or stars. This one uses plain
-  file calls; Orbax makes the folder appear whole or not at all.
+  Orbax's own handlers write in background threads, whose errors cannot be distinguished or caught, and
+  find files by glob patterns, which fails for paths with brackets or asterisks. This handler uses plain
+  file operations. Orbax makes the creation of the folder atomic.
   """
 
-  def save(self, directory, args: Save):
+  def save(self, directory: Any, args: Save) -> None:
     """Writes both files and waits until they are on disk."""
     content = flax.serialization.msgpack_serialize(_named(args.state))
     hashes = {"digest": _digest(args.state), "sha256": hashlib.sha256(content).hexdigest()}
@@ -74,15 +74,16 @@ class StateHandler(ocp.CheckpointHandler):
     _write(folder / STATE, content)
     _write(folder / META, json.dumps(seal({**args.meta, **hashes})).encode())
 
-  def restore(self, directory, args: Restore) -> TrainState:
-    """Reads the state.
+  def restore(self, directory: Any, args: Restore) -> TrainState:
+    """Reads and verifies the state.
 
-    Where only the checkpoint has the collection `RETIRED`, it is verified with the rest and left out.
+    If the checkpoint has the collection `RETIRED` but `args.like` does not, the collection is verified
+    and then left out.
 
     Raises:
       DamagedError: If the arrays are not those that were saved.
-      CheckpointError: If their names, shapes or types are not those of `args.like`.
-      OSError: If they cannot be read.
+      CheckpointError: If the names, shapes or types of the arrays are not those of `args.like`.
+      OSError: If a file cannot be read.
     """
     folder = pathlib.Path(directory)
     arrays = _arrays(folder, args.meta) if CHECKSUM in args.meta else _old_arrays(folder)
@@ -91,7 +92,7 @@ class StateHandler(ocp.CheckpointHandler):
       like = like.replace(variables={**like.variables, RETIRED: retired})
     state = _assemble(like, arrays)
     if _digest(state) != args.meta["digest"]:
-      raise DamagedError("its arrays do not match their digest")
+      raise DamagedError("the arrays do not match their digest")
     if retired:
       kept = {name: value for name, value in state.variables.items() if name != RETIRED}
       state = state.replace(variables=kept)
@@ -106,57 +107,58 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
   """Reads the description of a checkpoint.
 
   Returns:
-    "seconds" and "digest", and but for checkpoints of cscjax 0.1.0 also "step", "run", "architecture",
-    "sha256" and "checksum".
+    The description, with the keys "seconds" and "digest" and, unless the checkpoint is from cscjax
+    0.1.0, "step", "run", "architecture", "sha256" and "checksum".
 
   Raises:
-    DamagedError: If it is missing or not as it was written.
-    OSError: If it cannot be read.
+    DamagedError: If the description is missing or not as it was written.
+    OSError: If the description cannot be read.
   """
   try:
     meta = json.loads(_read(folder / META))
     unseal(meta)
     seconds, digest = meta["seconds"], meta["digest"]
     if not (isinstance(digest, str) and 0 <= seconds and math.isfinite(seconds)):
-      raise ValueError("its values are out of range")
+      raise ValueError("the values are out of range")
   except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
     raise DamagedError(f"{META}: {error}") from error
   return meta
 
 
-def _arrays(folder, meta):
+def _arrays(folder: pathlib.Path, meta: dict[str, Any]) -> Any:
+  """Returns the arrays of a checkpoint by their path in the state."""
   content = _read(folder / STATE)
   if hashlib.sha256(content).hexdigest() != meta["sha256"]:
     raise DamagedError(f"{STATE} does not match its checksum")
   return flax.serialization.msgpack_restore(content)
 
 
-def _old_arrays(folder):
-  """The arrays of a checkpoint of cscjax 0.1.0, which had them in Orbax's standard format."""
+def _old_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """Returns the arrays of a checkpoint of cscjax 0.1.0, which used Orbax's standard format."""
   for file in (folder / "state").rglob("*"):
     if file.is_file():
-      file.read_bytes()  # an OSError here is one of the disk; Orbax would hide it in one of its own
+      file.read_bytes()  # raises disk errors as OSError, which Orbax would hide in its own exceptions
   with tempfile.TemporaryDirectory() as place:
-    link = pathlib.Path(place, "state")  # as Orbax cannot read below every name
+    link = pathlib.Path(place, "state")  # Orbax cannot read from all paths
     link.symlink_to(folder / "state")
     try:
       with ocp.StandardCheckpointer() as checkpointer:
         return _named(checkpointer.restore(link))
-    except Exception as error:  # Orbax raises many types for a damaged file
+    except Exception as error:  # Orbax raises many exception types for a damaged file
       raise DamagedError(str(error)) from error
 
 
-def _retired(arrays):
-  """The collection `RETIRED` of a checkpoint's arrays, as a tree; {} where it has none."""
+def _retired(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+  """Returns the collection `RETIRED` of a checkpoint as a tree, {} if it has none."""
   prefix = f"variables/{RETIRED}/"
   found = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
   return flax.traverse_util.unflatten_dict(found, sep="/")
 
 
-def _assemble(like, arrays):
-  """The arrays in the structure of `like`."""
+def _assemble(like: TrainState, arrays: dict[str, np.ndarray]) -> TrainState:
+  """Returns the arrays in the structure of `like`."""
 
-  def kind(array):
+  def kind(array: np.ndarray) -> str:
     return f"{array.dtype.name}{list(array.shape)}"
 
   expected = _named(like)
@@ -171,20 +173,20 @@ def _assemble(like, arrays):
     shown = "; ".join(differences[:3])
     more = f" and {len(differences) - 3} more differences" if len(differences) > 3 else ""
     raise CheckpointError(
-      f"its arrays are not those of this network ({shown}{more}); it was written by another version of"
-      " the code, for another network or with another setting of JAX_ENABLE_X64"
+      f"its arrays do not match those of this network ({shown}{more}); it was written by another version"
+      " of the code, for another network, or with another setting of JAX_ENABLE_X64"
     )
   return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in expected])
 
 
-def _named(tree) -> dict[str, np.ndarray]:
-  """The leaves by their path, params/Dense_0/kernel, in the order of the tree."""
+def _named(tree: Any) -> dict[str, np.ndarray]:
+  """Returns the leaves by their path, such as params/Dense_0/kernel, in the order of the tree."""
   leaves, _ = jax.tree.flatten_with_path(tree)
   return {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(leaf) for p, leaf in leaves}
 
 
-def _digest(state):
-  """SHA-256 over all leaves with their types and shapes: equal for equal states."""
+def _digest(state: TrainState) -> str:
+  """Returns the SHA-256 hash of all leaves with their types and shapes."""
   digest = hashlib.sha256()
   for leaf in jax.tree.leaves(state):
     array = np.ascontiguousarray(leaf)
@@ -193,14 +195,16 @@ def _digest(state):
   return digest.hexdigest()
 
 
-def _read(path):
+def _read(path: pathlib.Path) -> bytes:
+  """Reads a file of a checkpoint; a missing one raises DamagedError."""
   try:
     return read_file(path)
   except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
     raise DamagedError(f"{path.name} is missing") from error
 
 
-def _write(path, content):
+def _write(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file and waits until it is on disk."""
   with path.open("wb") as file:
     file.write(content)
     file.flush()

@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: whole or not there, verified on reading, never deleted on restoring."""
+"""Checkpoints through Orbax: written atomically, verified on reading, never deleted on restoring."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import pathlib
 import re
 import shutil
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -19,39 +19,50 @@ from cscjax.training._checkpoint_format import (
   StateHandler,
   read_meta,
 )
-from cscjax.training._devices import from_first, is_first, largest
+from cscjax.training._devices import from_process_0, is_first, process_max
 from cscjax.training._state import TrainState
 
 LAST_STEP = 2**31 - 1  # steps are int32
-_LEFT_OVER = re.compile(r"[0-9]+\.(orbax-checkpoint-tmp.*|deleted)")
+_LEFTOVER = re.compile(r"[0-9]+\.(orbax-checkpoint-tmp.*|deleted)")
 
 
 class Restored(NamedTuple):
-  """A checkpoint read back: the state, in host memory, and the seconds that the run had taken."""
+  """A restored checkpoint.
+
+  Attributes:
+    state: The state, with its arrays in host memory.
+    seconds: Wall time that the run had taken, in seconds.
+  """
 
   state: TrainState
   seconds: float
 
 
 class Checkpoints:
-  """The last two states of a run under one directory.
+  """The checkpoints of a run in a directory, of which the last two are kept.
 
-  Orbax writes to a temporary directory and renames it, so that a kill at any moment leaves whole
-  checkpoints alone. Each checkpoint holds its step, the name of its run, the version of its network and
-  checksums of all of this. What this run did not write (a renamed or linked folder, another run's
-  checkpoint) is neither used nor deleted.
+  Orbax writes each checkpoint to a temporary directory and renames it, so that every checkpoint
+  is complete, even if the run is killed. A checkpoint holds its step, the name of its run, the version
+  of its network and checksums of all of this. Folders that this run did not write, such as a renamed or
+  linked folder or a checkpoint of another run, are neither used nor deleted.
 
-  The state is the same on all processes of a run: process 0 alone writes it and reads it, and hands it
-  to the others, which need not see the directory.
+  In a run of several processes only process 0 writes and reads checkpoints. It sends a restored state to
+  the other processes, which do not need access to the directory.
 
-  Args:
-    directory: Made by the first `save`. Its name may have any characters.
-    read_only: For `restore` alone. Nothing is made, renamed or removed, so that another process may be
-      writing there.
-    run: Name of the run, written into its checkpoints; those of another run are not used. None takes
-      those of any run. A checkpoint without a name (of cscjax 0.1.0) is taken as the run's own.
-    architecture: Version of the network's computation, as in `cscjax.models.ARCHITECTURES`; a checkpoint
-      of another version is an error. One without a version (of cscjax 0.1.0) has version 1.
+  Example:
+    >>> import pathlib
+    >>> import jax
+    >>> from cscjax import training
+    >>> from cscjax.models import create_model
+    >>> schedule = training.step_schedule(0.1, [])
+    >>> model = create_model("msdnet", num_classes=2, depth=1, width=2)
+    >>> trainer = training.Trainer(model, training.sgd(schedule), schedule, batch_size=4)
+    >>> state = trainer.create_state((4, 4, 1), jax.random.key(0))
+    >>> checkpoints = training.Checkpoints(pathlib.Path("checkpoints"))
+    >>> checkpoints.save(state, seconds=1.5)
+    >>> checkpoints.restore(state).seconds
+    1.5
+    >>> checkpoints.close()
   """
 
   def __init__(
@@ -61,27 +72,45 @@ class Checkpoints:
     read_only: bool = False,
     run: str | None = None,
     architecture: int = 1,
-  ):
+  ) -> None:
+    """Prepares the directory for saving and restoring.
+
+    Args:
+      directory: Directory of the checkpoints, created by the first `save`. Its name may have any
+        characters.
+      read_only: Whether only `restore` will be called. Nothing is then created, renamed or removed, so
+        that another process can write to the directory.
+      run: Name of the run, which is stored in its checkpoints. Checkpoints of other runs are not used.
+        None uses the checkpoints of any run. A checkpoint without a name, from cscjax 0.1.0, counts as
+        the run's own.
+      architecture: Version of the network's computation, see `cscjax.models.ARCHITECTURES`. A checkpoint
+        of another version is an error. A checkpoint without a version, from cscjax 0.1.0, has version 1.
+    """
     self._directory, self._read_only = directory.absolute(), read_only
     self._run, self._architecture = run, architecture
     self._checkpointer = None
     if not is_first():
       return
     if not read_only:
-      self._remove_left_overs()
+      self._remove_leftovers()
     self._checkpointer = ocp.Checkpointer(
       StateHandler(),
       multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
     )
 
   def save(self, state: TrainState, seconds: float) -> None:
-    """Writes the state under its step number; returns when it is on disk. Nothing if it is there.
+    """Writes a checkpoint, and returns when it is on disk.
 
-    Of this run's earlier checkpoints all but the last are deleted afterwards. Something else that has
-    the name of the step is renamed.
+    If this run has already written a checkpoint of this step, nothing changes. Afterwards only the last
+    of the run's earlier checkpoints is kept. Any other file or folder with the name of the step is
+    renamed.
+
+    Args:
+      state: The state, whose step is the name of the checkpoint.
+      seconds: Wall time that the run has taken, in seconds, >= 0.
 
     Raises:
-      OSError: If it cannot be written; those there are left as they were.
+      OSError: If the checkpoint cannot be written. The earlier checkpoints then stay as they were.
     """
     if self._checkpointer is None:
       return
@@ -97,26 +126,31 @@ class Checkpoints:
       if os.path.lexists(folder):
         _set_aside(folder, "foreign")
       self._checkpointer.save(folder, args=Save(state, meta))
-    except Exception as error:  # whatever Orbax raises where a file cannot be written
-      self._remove_left_overs()
+    except Exception as error:  # Orbax raises many exception types if a file cannot be written
+      self._remove_leftovers()
       raise OSError(f"cannot write the checkpoint of step {step}: {_reason(error)}") from error
     for number in sorted(number for number in own if number < step)[:-1]:
       self._delete(number)
 
   def restore(self, like: TrainState) -> Restored | None:
-    """Returns the newest whole checkpoint of the run, or None.
+    """Restores the newest undamaged checkpoint of the run.
 
-    A damaged checkpoint (missing parts, or a checksum that does not match) is skipped with a warning and
-    renamed, 44 to 44.damaged, unless `read_only`. What another run wrote is skipped with a warning.
-    Nothing is deleted. Every process of a run has to call it at the same point.
+    A damaged checkpoint, with missing files or a wrong checksum, is skipped with a warning and renamed,
+    for example from 44 to 44.damaged, unless `read_only` is set. A checkpoint of another run is skipped
+    with a warning. Nothing is deleted. Every process of a run must call this method at the same point of
+    the program.
 
     Args:
-      like: A state of the same structure, shapes and types.
+      like: A state of the expected structure, shapes and types.
+
+    Returns:
+      The state, with its arrays in host memory, and the seconds that the run had taken; None if there is
+      no checkpoint.
 
     Raises:
-      CheckpointError: If a whole checkpoint does not fit: its arrays have other names, shapes or types
-        than `like`, or the network's version is another one. The message says what differs. Also if
-        process 0 could not restore.
+      CheckpointError: If an undamaged checkpoint does not fit, because its arrays have other names,
+        shapes or types than `like`, or because the version of the network differs. In the other
+        processes, if process 0 could not restore.
       OSError: If a checkpoint cannot be read.
     """
     like = jax.device_get(like)
@@ -125,19 +159,20 @@ class Checkpoints:
       found = self._newest(like)
     except (CheckpointError, OSError) as error:
       failure = error
-    if largest(failure is not None):
-      raise failure or CheckpointError("process 0 could not restore the run; its own line says why")
-    if not largest(found is not None):
+    if process_max(failure is not None):
+      raise failure or CheckpointError("process 0 could not restore the run; see its error message")
+    if not process_max(found is not None):
       return None
-    state, seconds = from_first(found or Restored(like, 0.0))
+    state, seconds = from_process_0(found or Restored(like, 0.0))
     return Restored(state, float(seconds))
 
   def close(self) -> None:
-    """Releases what Orbax holds."""
+    """Releases the resources of Orbax."""
     if self._checkpointer is not None:
       self._checkpointer.close()
 
-  def _newest(self, like):
+  def _newest(self, like: TrainState) -> Restored | None:
+    """Returns the newest undamaged checkpoint in process 0, None in the others."""
     if self._checkpointer is None:
       return None
     for step in sorted(self._numbers(warn=True), reverse=True):
@@ -161,8 +196,8 @@ class Checkpoints:
         raise OSError(f"cannot read the checkpoint of step {step}: {_reason(error)}") from error
     return None
 
-  def _numbers(self, *, warn=False):
-    """The names of folders that may be checkpoints, as steps."""
+  def _numbers(self, *, warn: bool = False) -> list[int]:
+    """Returns the steps of all folders that have the name of a checkpoint."""
     try:
       entries = list(os.scandir(self._directory))
     except FileNotFoundError:
@@ -178,41 +213,43 @@ class Checkpoints:
         warnings.warn(f"skipped {entry.path}, which this run did not write", stacklevel=4)
     return steps
 
-  def _belongs(self, meta, step):
-    """Whether a description says that this run wrote it at this step."""
+  def _belongs(self, meta: dict[str, Any], step: int) -> bool:
+    """Returns whether a checkpoint was written by this run at this step, by its description."""
     same_run = None in (self._run, meta.get("run")) or meta["run"] == self._run
     return same_run and meta.get("step", step) == step
 
-  def _is_own(self, step):
+  def _is_own(self, step: int) -> bool:
+    """Returns whether this run wrote the checkpoint of this step."""
     try:
       return self._belongs(read_meta(self._directory / str(step)), step)
     except (DamagedError, OSError):
       return False
 
-  def _check_architecture(self, meta):
+  def _check_architecture(self, meta: dict[str, Any]) -> None:
+    """Raises CheckpointError if the checkpoint is from another version of the network."""
     version = meta.get("architecture", 1)
     if version != self._architecture:
       raise CheckpointError(
-        f"the network was changed since (architecture {version}, now {self._architecture})"
+        f"the network has changed since then (architecture {version}, now {self._architecture})"
       )
 
-  def _delete(self, step):
-    """Removes a checkpoint, so that a kill leaves it whole or not there."""
+  def _delete(self, step: int) -> None:
+    """Removes a checkpoint, which is renamed first so that a kill leaves no partial checkpoint."""
     going = self._directory / f"{step}.deleted"
-    with contextlib.suppress(OSError):  # one too many does no harm
+    with contextlib.suppress(OSError):  # an additional checkpoint does no harm
       os.rename(self._directory / str(step), going)
       shutil.rmtree(going)
 
-  def _remove_left_overs(self):
-    """Removes what a kill or an error in the middle of `save` has left."""
-    with contextlib.suppress(OSError):  # they do no harm
+  def _remove_leftovers(self) -> None:
+    """Removes the temporary folders that a kill or an error during `save` has left."""
+    with contextlib.suppress(OSError):  # leftovers do no harm
       for name in os.listdir(self._directory):
-        if _LEFT_OVER.fullmatch(name):
+        if _LEFTOVER.fullmatch(name):
           shutil.rmtree(self._directory / name, ignore_errors=True)
 
 
 def _set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
-  """Renames a folder to a name that is no step and not taken; returns it."""
+  """Renames a folder to an unused name that no checkpoint has, and returns the new path."""
   target, count = folder.with_name(f"{folder.name}.{why}"), 1
   while os.path.lexists(target):
     count += 1
@@ -222,5 +259,5 @@ def _set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
 
 
 def _reason(error: Exception) -> str:
-  """What went wrong, in one line of readable length."""
+  """Returns the message of an error on one line of at most 200 characters."""
   return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Several devices, and several processes with devices each, that do the steps of one run together."""
+"""Data parallelism over the devices of one process, or of several processes of one run."""
 
 import functools
 from typing import Any
@@ -13,7 +13,17 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDU
 
 
 def create_mesh() -> Mesh | None:
-  """Returns a mesh of all devices of all processes along `AXIS`, or None if there is only one device."""
+  """Returns a mesh of all devices of all processes, or None if there is only one device.
+
+  Returns:
+    A mesh with one axis, named "devices".
+
+  Example:
+    >>> import jax
+    >>> from cscjax import training
+    >>> (training.create_mesh() is None) == (jax.device_count() == 1)
+    True
+  """
   devices = jax.devices()
   if len(devices) == 1:
     return None
@@ -27,17 +37,29 @@ def over_mesh(mesh: Mesh | None, *axes: str) -> NamedSharding | None:
 
 @functools.cache
 def compiler_options() -> dict[str, str]:
-  """For `jax.jit(step, compiler_options=...)` of a whole training step on the default backend.
+  """Returns XLA compiler options that make a training step faster on the default backend.
 
-  XLA's CPU backend has another library of convolutions and products (YNNPACK), which takes a half to a
-  third of the time, behind an option that is experimental: empty where this XLA does not know it. Of its
-  values, this is the one that does not make sums over channels slow in turn.
+  On a CPU they select a faster library of convolutions and matrix products (YNNPACK), with which a
+  training step takes a third to a half of the time. The option is experimental. Among its values, this
+  one does not slow down sums over channels.
 
-  Other backends have none. On a GPU XLA's own choice is the safe one, which leaves convolutions out of
-  CUDA graphs: with them a training step was 8 % faster on an H100, but one run of three ended with
-  CUDNN_STATUS_EXECUTION_FAILED. XLA_FLAGS=--xla_gpu_enable_command_buffer=+CONVOLUTION puts them in.
-  With XLA_FLAGS=--xla_gpu_deterministic_ops=true two runs of a step give the same bits (according to
-  XLA's documentation; not verified).
+  On other backends the options are empty. On a GPU, XLA leaves convolutions out of CUDA graphs by
+  default, and we keep this: including them, with
+  `XLA_FLAGS=--xla_gpu_enable_command_buffer=+CONVOLUTION`, made a training step 8 % faster on an H100,
+  but one run in three failed with `CUDNN_STATUS_EXECUTION_FAILED`. With
+  `XLA_FLAGS=--xla_gpu_deterministic_ops=true` two runs of a step give the same bits, according to XLA's
+  documentation; not verified.
+
+  Returns:
+    The options for the argument `compiler_options` of `jax.jit`. Empty if the backend is not the CPU, or
+    if this version of XLA does not have the option.
+
+  Example:
+    >>> import jax
+    >>> from cscjax import training
+    >>> double = jax.jit(lambda x: 2 * x, compiler_options=training.compiler_options())
+    >>> float(double(1.5))
+    3.0
   """
   if jax.default_backend() != "cpu":
     return {}
@@ -49,23 +71,47 @@ def compiler_options() -> dict[str, str]:
 
 
 def is_first() -> bool:
-  """Whether this process prints and writes; true where it is the only one."""
+  """Returns whether this is process 0, the only one that logs and writes files.
+
+  Returns:
+    True in process 0, and in a run of one process.
+
+  Example:
+    >>> from cscjax import training
+    >>> training.is_first()
+    True
+  """
   return jax.process_index() == 0
 
 
-def largest(value: int) -> int:
-  """The largest of the processes' values; every process has to call it at the same point.
+def process_max(value: int) -> int:
+  """Returns the largest of the values that the processes of a run pass.
+
+  Every process must call it at the same point of the program.
 
   Args:
-    value: In the range of int32.
+    value: This process's value, in the range of int32.
+
+  Returns:
+    The same maximum in all processes.
+
+  Example:
+    >>> from cscjax import training
+    >>> training.process_max(3)
+    3
   """
   return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
-def from_first(tree: Any) -> Any:
-  """The first process's arrays, in host memory; every process has to call it at the same point.
+def from_process_0(tree: Any) -> Any:
+  """Returns the arrays of process 0 in host memory.
+
+  Every process must call it at the same point of the program.
 
   Args:
-    tree: On the other processes one of the same structure, shapes and types.
+    tree: The arrays; on the other processes, arrays of the same structure, shapes and types.
+
+  Returns:
+    The arrays of process 0, in all processes.
   """
   return multihost_utils.broadcast_one_to_all(tree)

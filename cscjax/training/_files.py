@@ -1,4 +1,4 @@
-"""What files on disk hold: reading any kind of file, and checksums within JSON objects."""
+"""Safe reading of files, and JSON objects that hold a checksum of themselves."""
 
 import errno
 import hashlib
@@ -8,55 +8,76 @@ import stat
 from typing import Any
 
 CHECKSUM = "checksum"
-"""The key under which a sealed object holds its checksum."""
+"""The key of the checksum in a sealed object."""
 
 
 def seal(fields: dict[str, Any]) -> dict[str, Any]:
-  """Returns the fields followed by a checksum of them.
+  """Returns a JSON object with a checksum of its fields added.
 
   Args:
     fields: A JSON object without the key "checksum".
 
+  Returns:
+    The fields, followed by "checksum".
+
   Example:
-    >>> seal({"step": 1})
+    >>> from cscjax import training
+    >>> training.seal({"step": 1})
     {'step': 1, 'checksum': '66acd07fcea20439'}
   """
   return {**fields, CHECKSUM: _checksum(fields)}
 
 
 def unseal(sealed: dict[str, Any]) -> dict[str, Any]:
-  """Returns the fields of an object from `seal`, after checking them; the inverse of `seal`.
+  """Verifies the checksum of an object from `seal` and returns the object without it.
 
   Args:
-    sealed: A JSON object. One without a checksum is returned as it is.
+    sealed: A JSON object. If it has no checksum, it is not verified.
+
+  Returns:
+    The fields without "checksum".
 
   Raises:
     ValueError: If the checksum does not match the fields.
 
   Example:
-    >>> unseal(seal({"step": 1}))
+    >>> from cscjax import training
+    >>> training.unseal(training.seal({"step": 1}))
     {'step': 1}
   """
   fields = {key: value for key, value in sealed.items() if key != CHECKSUM}
   if CHECKSUM in sealed and sealed[CHECKSUM] != _checksum(fields):
-    raise ValueError("its checksum does not match its values")
+    raise ValueError("the checksum does not match the values")
   return fields
 
 
 def read_file(path: pathlib.Path) -> bytes:
-  """Returns what a regular file holds; a pipe would block, and a device never end.
+  """Returns the content of a regular file.
+
+  Other kinds of files are errors, because reading a pipe may block and reading a device may not end.
 
   Args:
-    path: Of the file, or of a symbolic link to it.
+    path: Path of the file, or of a symbolic link to it.
+
+  Returns:
+    The bytes of the file.
 
   Raises:
-    OSError: If it cannot be read or is not a regular file, such as a directory, a pipe or a device.
+    OSError: If the file cannot be read, or is a directory, a pipe or a device.
+
+  Example:
+    >>> import pathlib
+    >>> from cscjax import training
+    >>> path = pathlib.Path("example.txt")
+    >>> _ = path.write_text("text")
+    >>> training.read_file(path)
+    b'text'
   """
   mode = path.stat().st_mode
-  if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading raises for a directory
+  if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a directory raises an OSError itself
     raise OSError(errno.EINVAL, "not a regular file", str(path))
   return path.read_bytes()
 
 
-def _checksum(fields):
+def _checksum(fields: dict[str, Any]) -> str:
   return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]

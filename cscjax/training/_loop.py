@@ -1,4 +1,4 @@
-"""The training loop: dispatches steps, evaluates, keeps checkpoints, stops where it has to."""
+"""The training loop: runs the steps, evaluates, logs metrics and writes checkpoints."""
 
 import contextlib
 import dataclasses
@@ -11,41 +11,59 @@ import jax
 import numpy as np
 
 from cscjax.training._checkpoints import Checkpoints
-from cscjax.training._devices import largest
+from cscjax.training._devices import process_max
 from cscjax.training._metrics_log import MetricsLog
 from cscjax.training._state import EpochMetrics, TrainState
 from cscjax.training._trainer import Examples, Trainer
 
 Status = Literal["ok", "diverged", "interrupted"]
 
-SAVING_SHARE = 0.02
-"""Share of the time that the checkpoints at evaluations may take."""
+SAVING_FRACTION = 0.02
+"""Largest fraction of the time that the checkpoints at evaluations may take."""
 
 
 class Progress(Protocol):
-  """Where the loop reports to: a progress bar or log lines."""
+  """The protocol of objects that receive the progress of `fit`, such as a progress bar or a logger."""
 
   def trained(self, step: int, metrics: dict[str, float], images_per_second: float | None) -> None:
-    """After each call of the device: the epoch's mean loss and accuracy so far, and the rate."""
+    """Called after each compiled call of training steps.
+
+    Args:
+      step: Number of completed steps.
+      metrics: Mean "loss" and "accuracy" of the current epoch so far.
+      images_per_second: Images per second of this call; None for the first call, which compiles.
+    """
     ...
 
   def evaluated(self, row: dict[str, Any]) -> None:
-    """After each evaluation, with its row of the metrics."""
+    """Called after each evaluation, once for each of its rows.
+
+    Args:
+      row: The row of the metrics, with the keys of `MetricsLog.write`.
+    """
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """When what happens.
+  """The lengths of a run and its epochs, and when `fit` evaluates and writes checkpoints.
 
   Attributes:
-    total_steps: The last step.
-    steps_per_epoch: Steps between two shuffles.
-    split: The split that is evaluated: "test", or "validation" with "test" after the last step alone.
-    evaluate_epochs: Epochs between evaluations; there is one after the last step too.
-    checkpoint_seconds: Seconds after which a checkpoint is written, also within an epoch; see `fit` for
-      those at evaluations.
-    dispatch_seconds: That a call of the device should last.
+    total_steps: Number of steps of the run, >= 1.
+    steps_per_epoch: Number of steps of an epoch, >= 1. The examples are shuffled before each epoch.
+    split: The split that is evaluated. "test", or "validation", with which "test" is evaluated only
+      after the last step. The default is "test".
+    evaluate_epochs: Number of epochs between evaluations, >= 1. The run is also evaluated after its last
+      step. The default is 1.
+    checkpoint_seconds: Seconds after which a checkpoint is written, also within an epoch. See `fit` for
+      the checkpoints at evaluations. The default is 300.
+    dispatch_seconds: Intended duration of a compiled call of many steps, in seconds. The default is 1.
+
+  Example:
+    >>> from cscjax import training
+    >>> plan = training.Plan(total_steps=300, steps_per_epoch=100, split="validation")
+    >>> plan.splits_after(100), plan.splits_after(300)
+    (['validation'], ['validation', 'test'])
   """
 
   total_steps: int
@@ -56,25 +74,65 @@ class Plan:
   dispatch_seconds: float = 1.0
 
   def splits_after(self, step: int) -> list[str]:
-    """The splits that are evaluated after `step` steps."""
+    """Returns the splits that are evaluated after a number of steps.
+
+    Args:
+      step: Number of completed steps.
+
+    Returns:
+      The names of the splits; empty if nothing is evaluated.
+    """
     if step == self.total_steps:
       return [self.split] if self.split == "test" else [self.split, "test"]
     period = self.steps_per_epoch * self.evaluate_epochs
     return [self.split] if step > 0 and step % period == 0 else []
 
   def epoch_end(self, step: int) -> int:
-    """The end of the epoch that the next step is in, or of the run."""
+    """Returns the step at which the current epoch ends, or the run if it ends earlier.
+
+    Args:
+      step: Number of completed steps.
+
+    Returns:
+      The number of completed steps at the end.
+    """
     return min((step // self.steps_per_epoch + 1) * self.steps_per_epoch, self.total_steps)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """How a run ended.
+  """The result of `fit`.
 
   Attributes:
-    status: "ok" after the last step, "diverged" where a state was not finite, "interrupted".
+    status: "ok" if the run is complete, "diverged" if a loss or parameter was not finite, "interrupted"
+      if `stopped` ended the run.
     state: The last state.
-    seconds: Wall time, that of earlier calls on the same run included.
+    seconds: Wall time in seconds, including that of earlier calls for the same run.
+
+  Example:
+    >>> import pathlib
+    >>> import jax
+    >>> import numpy as np
+    >>> from cscjax import training
+    >>> from cscjax.models import create_model
+    >>> schedule = training.step_schedule(0.1, [])
+    >>> model = create_model("msdnet", num_classes=2, depth=1, width=2)
+    >>> trainer = training.Trainer(model, training.sgd(schedule), schedule, batch_size=4)
+    >>> labels = np.arange(8, dtype=np.int32) % 2  # the images are black (0) or white (1)
+    >>> images = np.repeat(np.uint8(255 * labels), 16).reshape(8, 4, 4, 1)
+    >>> data = training.Examples(images, labels, mean=np.float32([0.5]), std=np.float32([0.5]))
+    >>> key = jax.random.key(0)
+    >>> state = trainer.create_state((4, 4, 1), key)
+    >>> class Silent:
+    ...   def trained(self, step, metrics, images_per_second): pass
+    ...   def evaluated(self, row): pass
+    >>> outcome = training.fit(
+    ...   trainer, training.Plan(total_steps=10, steps_per_epoch=2), state,
+    ...   {"train": data, "test": data}, key, log=training.MetricsLog(None, last_step=0),
+    ...   checkpoints=training.Checkpoints(pathlib.Path("checkpoints")), progress=Silent(),
+    ...   stopped=lambda: True)
+    >>> outcome.status, int(outcome.state.step)
+    ('interrupted', 0)
   """
 
   status: Status
@@ -95,44 +153,80 @@ def fit(
   stopped: Callable[[], bool],
   seconds: float = 0.0,
 ) -> Outcome:
-  """Trains from `state` to the end of the plan.
+  """Trains a network from `state` to the end of the plan.
 
-  Each evaluation appends its rows to `log`. A checkpoint follows the first evaluation, the last one, and
-  those between if checkpoints then take at most `SAVING_SHARE` of the time. Apart from evaluations, one
-  is written when `plan.checkpoint_seconds` have passed since the last, and when the run is stopped. A
-  state that is not finite is not saved.
+  Each evaluation appends its rows to `log`. A checkpoint is written after the first evaluation and after
+  the last one, and after others as long as these checkpoints take at most 2 % of the time
+  (`SAVING_FRACTION`). In addition, a checkpoint is written when `plan.checkpoint_seconds` have passed
+  since the last one, and when the run is interrupted. A state that is not finite is not saved.
 
-  When checkpoints are written depends on the clock, but no result does: a run that was killed resumes at
-  its last checkpoint, drops the rows of later steps, and computes the same rows and states again.
+  The clock decides when checkpoints are written, but has no effect on the results: a run that was killed
+  resumes from its last checkpoint, drops the rows of later steps, and computes the same rows and states
+  again.
 
   Args:
-    trainer: What a step is.
-    plan: When what happens.
-    state: Where to begin, at any step; its memory is taken over.
-    data: The splits: "train", and those that the plan evaluates.
-    key: Of the run, for the order of the examples and their augmentation.
-    log: Holds the rows up to `state`; it is on disk before a checkpoint is written.
-    checkpoints: Where states are kept.
-    progress: Told after every call of the device.
-    stopped: Asked as often, and has to answer the same on every process; once it is true the run ends
-      with a checkpoint.
-    seconds: Wall time that the run had taken before.
+    trainer: The compiled training step and evaluation.
+    plan: The lengths of the run and its epochs, and when to evaluate and to write checkpoints.
+    state: The state to start from, at any step. Its arrays are donated and cannot be used afterwards.
+    data: The splits by name: "train", and those that the plan evaluates.
+    key: Random key of the run, for the order of the examples and their augmentation.
+    log: The metrics of the run, with the rows up to `state`. They are on disk before a checkpoint is
+      written.
+    checkpoints: Where the checkpoints are written.
+    progress: Receives the progress after every compiled call.
+    stopped: Called before every compiled call, and must return the same value in all processes. When it
+      returns True, the run writes a checkpoint and ends.
+    seconds: Wall time that the run had taken before, in seconds.
+
+  Returns:
+    The status, the last state and the wall time of the run.
+
+  Raises:
+    OSError: If a checkpoint or the metrics cannot be written.
+
+  Example:
+    >>> import pathlib
+    >>> import jax
+    >>> import numpy as np
+    >>> from cscjax import training
+    >>> from cscjax.models import create_model
+    >>> schedule = training.step_schedule(0.1, [])
+    >>> model = create_model("msdnet", num_classes=2, depth=1, width=2)
+    >>> trainer = training.Trainer(model, training.sgd(schedule), schedule, batch_size=4)
+    >>> labels = np.arange(8, dtype=np.int32) % 2  # the images are black (0) or white (1)
+    >>> images = np.repeat(np.uint8(255 * labels), 16).reshape(8, 4, 4, 1)
+    >>> data = training.Examples(images, labels, mean=np.float32([0.5]), std=np.float32([0.5]))
+    >>> key = jax.random.key(0)
+    >>> state = trainer.create_state((4, 4, 1), key)
+    >>> class Progress:
+    ...   def trained(self, step, metrics, images_per_second): pass
+    ...   def evaluated(self, row): print(row["step"], row["split"], row["accuracy"])
+    >>> outcome = training.fit(
+    ...   trainer, training.Plan(total_steps=10, steps_per_epoch=2, evaluate_epochs=5), state,
+    ...   {"train": data, "test": data}, key, log=training.MetricsLog(None, last_step=0),
+    ...   checkpoints=training.Checkpoints(pathlib.Path("checkpoints")), progress=Progress(),
+    ...   stopped=lambda: False)
+    10 train 1.0
+    10 test 1.0
+    >>> outcome.status
+    'ok'
   """
   began = time.perf_counter() - seconds
   saved, saving_took = time.perf_counter(), 0.0
-  pace, evaluation_pace = Pace(plan.dispatch_seconds), Pace(plan.dispatch_seconds)
+  chunks, evaluation_chunks = ChunkSizer(plan.dispatch_seconds), ChunkSizer(plan.dispatch_seconds)
   step = int(state.step)
   due = plan.splits_after(step)
   written = {row["split"] for row in log.rows if row["step"] == step}
   if due and not written.issuperset(["train", *due]):
-    log.drop_after(step - 1)  # some of its rows were lost, or it has become the last step
-  state, data = trainer.put((state, data))  # JAX puts no key on the devices of other processes
-  evaluated_step = largest(log.rows[-1]["step"] if log.rows else 0)
+    log.drop_after(step - 1)  # some rows of this step were lost, or it has become the last step
+  # The key is not put, because JAX cannot put keys on the devices of other processes.
+  state, data = trainer.put((state, data))
+  evaluated_step = process_max(log.rows[-1]["step"] if log.rows else 0)
 
-  def elapsed():
+  def elapsed() -> float:
     return time.perf_counter() - began
 
-  def save():
+  def save() -> None:
     nonlocal saved, saving_took
     start = time.perf_counter()
     log.sync()
@@ -149,56 +243,63 @@ def fit(
       return Outcome("interrupted", state, elapsed())
 
     if due:
-      rows = [{"split": "train", **state.metrics.means(), "images_per_second": pace.rate()}]
+      rows = [{"split": "train", **state.metrics.means(), "images_per_second": chunks.rate()}]
       for split in due:
-        found = _evaluate(trainer, state, data[split], evaluation_pace, stopped)
-        rows.append({"split": split, **found, "images_per_second": evaluation_pace.rate()})
+        found = _evaluate(trainer, state, data[split], evaluation_chunks, stopped)
+        rows.append({"split": split, **found, "images_per_second": evaluation_chunks.rate()})
       if stopped():
-        continue  # the evaluation was cut short
+        continue  # the evaluation is incomplete
       rate = float(np.asarray(trainer.schedule(step - 1)))
       place = {"step": step, "epoch": step / plan.steps_per_epoch}
       for row in rows:
         log.write({**place, **row, "learning_rate": rate, "seconds": elapsed()})
         progress.evaluated(log.rows[-1])
       evaluated_step = step
-      # Process 0 alone writes, so that the processes of a run need not agree on when.
-      interval = min(saving_took / SAVING_SHARE, plan.checkpoint_seconds)
+      # Only process 0 writes, so the processes need not agree on when to write.
+      interval = min(saving_took / SAVING_FRACTION, plan.checkpoint_seconds)
     else:
-      with pace.call(plan.epoch_end(step) - step, trainer.batch_size) as count:
+      with chunks.call(plan.epoch_end(step) - step, trainer.batch_size) as count:
         state = jax.block_until_ready(trainer.train(state, data["train"], key, np.int32(count)))
       if int(state.bad_step) >= 0:
         return Outcome("diverged", state, elapsed())
       step += count
-      progress.trained(step, state.metrics.means(), pace.latest)
+      progress.trained(step, state.metrics.means(), chunks.latest)
       interval = plan.checkpoint_seconds
     is_last = evaluated_step >= plan.total_steps
     if is_last or time.perf_counter() - saved > interval:
       save()
 
 
-def _evaluate(trainer, state, data, pace, stopped) -> dict[str, float]:
-  """Mean loss and accuracy over a split, or over a part of it once `stopped`."""
+def _evaluate(
+  trainer: Trainer,
+  state: TrainState,
+  data: Examples,
+  chunks: "ChunkSizer",
+  stopped: Callable[[], bool],
+) -> dict[str, float]:
+  """Returns mean loss and accuracy of a split, or of a part of it if `stopped` returns True."""
   sums, first, batches = EpochMetrics.zero(), 0, math.ceil(len(data.labels) / trainer.batch_size)
   while first < batches and not stopped():
-    with pace.call(batches - first, trainer.batch_size) as count:
+    with chunks.call(batches - first, trainer.batch_size) as count:
       sums = trainer.evaluate(state, data, sums, np.int32(first), np.int32(count))
       jax.block_until_ready(sums)
     first += count
   return sums.means()
 
 
-class Pace:
-  """Sizes calls to last a given time, and measures their rate.
+class ChunkSizer:
+  """Chooses the number of steps of each compiled call from a duration, and measures images per second.
 
-  Long enough for the dispatch not to matter, short enough for progress and signals; what is computed
-  does not depend on it. The processes of a run, each with its own clock, agree on the size.
+  The calls should be long compared with the overhead of a dispatch, and short enough for progress
+  reports and signals. The results do not depend on the number. The processes of a run, which have
+  different clocks, agree on it.
 
   Attributes:
-    seconds: That a call should last.
-    latest: Images a second of the last call; None before the second one (the first compiles).
+    seconds: Intended duration of a call.
+    latest: Images per second of the last call; None before the second call, as the first one compiles.
   """
 
-  def __init__(self, seconds: float):
+  def __init__(self, seconds: float) -> None:
     self.seconds = seconds
     self.latest: float | None = None
     self._steps_per_second: float | None = None
@@ -207,9 +308,9 @@ class Pace:
 
   @contextlib.contextmanager
   def call(self, remaining: int, batch_size: int) -> Iterator[int]:
-    """Times the block, which has to do as many steps as the context gives, in 1..remaining."""
+    """Yields the number of steps to perform, between 1 and `remaining`, and times the with block."""
     limit = int(self.seconds * self._steps_per_second) if self._steps_per_second else 1
-    count = largest(max(1, min(limit, remaining)))
+    count = process_max(max(1, min(limit, remaining)))
     start = time.perf_counter()
     yield count
     elapsed = max(time.perf_counter() - start, 1e-9)
@@ -220,7 +321,11 @@ class Pace:
     self._images, self._elapsed = self._images + count * batch_size, self._elapsed + elapsed
 
   def rate(self) -> float | None:
-    """Mean images a second since the last call of `rate`, compilation apart; None if unknown."""
+    """Returns the mean images per second since the last call of `rate`, without compilation.
+
+    Returns:
+      The rate; None if no call was timed since then.
+    """
     rate = self._images / self._elapsed if self._elapsed else None
     self._images, self._elapsed = 0, 0.0
     return rate

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object per evaluation and split, each with a checksum."""
+"""The file metrics.jsonl: one JSON object per evaluation and split, each with a checksum."""
 
 import json
 import math
@@ -20,22 +20,35 @@ RANGES = {
   "learning_rate": (0, sys.float_info.max),
   "seconds": (0, sys.float_info.max),
 }
-"""The numbers of a row with their ranges. All but the epoch may be null: unknown, or not finite."""
+"""The ranges of the numbers of a row. All but the epoch may be null: unknown, or not finite."""
 
 
 class MetricsLog:
-  """Rows of a run, in memory and in a JSON Lines file.
+  """The metrics of a run, in memory and in a JSON Lines file.
 
   Attributes:
     rows: All rows, oldest first, without their checksums.
+
+  Example:
+    >>> import pathlib
+    >>> from cscjax import training
+    >>> path = pathlib.Path("metrics.jsonl")
+    >>> log = training.MetricsLog(path, last_step=0)
+    >>> row = {"step": 10, "epoch": 1.0, "split": "test", "loss": 0.5, "accuracy": 0.8}
+    >>> log.write({**row, "images_per_second": None})
+    >>> training.read_metrics(path)[0]["accuracy"]
+    0.8
   """
 
-  def __init__(self, path: pathlib.Path | None, *, last_step: int):
-    """Opens the file; rows after `last_step`, damaged and unfinished ones are dropped from it.
+  rows: list[dict[str, Any]]
+
+  def __init__(self, path: pathlib.Path | None, *, last_step: int) -> None:
+    """Opens the file, and removes the rows after `last_step` and the damaged or unfinished ones.
 
     Args:
-      path: Made if it is not there. Warns of damaged rows. None keeps the rows in memory alone.
-      last_step: The step that the run goes on from.
+      path: Path of the file, which is created if it does not exist; None keeps the rows in memory only.
+        Damaged rows cause a warning.
+      last_step: The step from which the run continues.
 
     Raises:
       OSError: If the file cannot be read or written.
@@ -45,7 +58,15 @@ class MetricsLog:
     self.drop_after(last_step)
 
   def write(self, row: dict[str, Any]) -> None:
-    """Appends a row, which `sync` puts on disk; numbers that are not finite become null."""
+    """Appends a row; numbers that are not finite become null.
+
+    Args:
+      row: The row, with the keys "step", "epoch", "split", "loss", "accuracy" and "images_per_second",
+        and optionally "learning_rate" and "seconds".
+
+    Raises:
+      OSError: If the file cannot be written.
+    """
     row = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
     self.rows.append(row)
     if self._path is None:
@@ -54,14 +75,25 @@ class MetricsLog:
       file.write(_line(row))
 
   def sync(self) -> None:
-    """Waits until all rows are on disk, so that a checkpoint may rely on them."""
+    """Waits until all rows are on disk, so that a checkpoint can rely on them.
+
+    Raises:
+      OSError: If the rows cannot be written to disk.
+    """
     if self._path is None:
       return
     with self._path.open("a") as file:
       os.fsync(file.fileno())
 
   def drop_after(self, step: int) -> None:
-    """Writes the file anew without the rows of later steps."""
+    """Removes the rows of later steps, and rewrites the file.
+
+    Args:
+      step: The last step whose rows are kept.
+
+    Raises:
+      OSError: If the file cannot be written.
+    """
     self.rows = [row for row in self.rows if row["step"] <= step]
     if self._path is None:
       return
@@ -71,17 +103,30 @@ class MetricsLog:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads the rows of a metrics.jsonl by rising steps, without their checksums.
+  """Reads the rows of a metrics.jsonl file.
 
-  A row is dropped if its checksum does not match it, if a value has the wrong type or range, or if there
-  is an earlier one of its step and split; rows without a checksum (of cscjax 0.1.0) are checked by their
-  values alone. Warns once of all that were dropped, but not of a last line that a kill has cut off.
+  A row is dropped if its checksum does not match, if a value has the wrong type or range, or if an
+  earlier row has the same step and split. Rows without a checksum, from cscjax 0.1.0, are only checked
+  for types and ranges. One warning gives the number of dropped rows. An unfinished last line, which is
+  left when a run is killed, is dropped without a warning.
 
   Args:
-    path: Of the file; one that is not there has no rows.
+    path: Path of the file. A file that does not exist has no rows.
+
+  Returns:
+    The rows without their checksums, sorted by step.
 
   Raises:
     OSError: If the file cannot be read.
+
+  Example:
+    >>> import pathlib
+    >>> from cscjax import training
+    >>> row = {"step": 10, "epoch": 1.0, "split": "test", "loss": 0.5, "accuracy": 0.8}
+    >>> log = training.MetricsLog(pathlib.Path("metrics.jsonl"), last_step=0)
+    >>> log.write({**row, "images_per_second": None})
+    >>> [row["accuracy"] for row in training.read_metrics(pathlib.Path("metrics.jsonl"))]
+    [0.8]
   """
   try:
     content = read_file(path)
@@ -104,11 +149,12 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _line(row: dict[str, Any]) -> str:
+  """Returns a row as a line of the file."""
   return json.dumps(seal(row), allow_nan=False) + "\n"
 
 
 def _is_valid(row: dict[str, Any]) -> bool:
-  """Whether keys, types and ranges are those of a row of a run; TypeError where they are far from it."""
+  """Returns whether a row has the expected keys, types and ranges; may raise TypeError if not."""
   if not REQUIRED <= row.keys() <= {"step", "split", *RANGES} or row["split"] not in SPLITS:
     return False
   if type(row["step"]) is not int or row["step"] < 0:

@@ -1,6 +1,7 @@
-"""The arrays of a training state as a few vectors, one for each thing that is done with them."""
+"""Packing of the many small arrays of a training state into a few vectors."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,22 +11,23 @@ from cscjax.training._optim import is_decayed
 
 
 class Packing:
-  """How a tree of many small arrays becomes one of a few vectors, and back.
+  """Packs the arrays of a tree into a few vectors, and unpacks them.
 
-  An update of a hundred arrays takes a hundred kernels on a GPU, and on several devices as many sums
-  over them. Arrays are packed together if they have the same type and weight decay is for all of them or
-  for none, so that an elementwise optimizer does the same with the vectors as with the arrays.
+  An optimizer's update of a hundred arrays launches a hundred kernels on a GPU, and as many all-reduces
+  on several devices; packed, it takes a few. Arrays share a vector if they have the same type and weight
+  decay applies to all of them or to none, so that an elementwise optimizer gives the same result with
+  the vectors as with the arrays.
 
   Args:
-    like: A dict (of dicts) of arrays; their shapes, types and names count.
+    like: A dict (of dicts) of arrays, of which only the shapes, types and names matter.
   """
 
-  def __init__(self, like: dict[str, Any]):
+  def __init__(self, like: dict[str, Any]) -> None:
     named, self._structure = jax.tree.flatten_with_path(like)
     self._shapes = [leaf.shape for _, leaf in named]
-    self._members: dict[str, list[int]] = {}  # of each vector, as positions among the leaves
+    self._members: dict[str, list[int]] = {}  # of each vector, the indices of its leaves
     for index, (path, leaf) in enumerate(named):
-      # Names by which `is_decayed` tells the vectors apart too.
+      # The names are such that `is_decayed` works for the vectors too.
       name = f"{'kernel' if is_decayed(path) else 'rest'}_{leaf.dtype.name}"
       self._members.setdefault(name, []).append(index)
     self._packed_structure = jax.tree.structure(dict.fromkeys(self._members, 0))
@@ -33,7 +35,7 @@ class Packing:
   def pack(self, tree: Any) -> Any:
     """Replaces each subtree that has the structure of `like` by a dict of vectors."""
 
-    def vectors(subtree):
+    def vectors(subtree: Any) -> dict[str, jax.Array]:
       leaves = jax.tree.leaves(subtree)
       return {
         name: jnp.concatenate([leaves[index].ravel() for index in members])
@@ -45,7 +47,7 @@ class Packing:
   def unpack(self, tree: Any) -> Any:
     """The inverse of `pack`."""
 
-    def arrays(packed):
+    def arrays(packed: dict[str, jax.Array]) -> Any:
       leaves = {}
       for name, members in self._members.items():
         shapes = [self._shapes[index] for index in members]
@@ -56,10 +58,10 @@ class Packing:
     return _map_subtrees(arrays, self._packed_structure, tree)
 
 
-def _map_subtrees(function, structure, tree):
-  """Applies a function to the subtrees of one structure, and leaves all else."""
+def _map_subtrees(function: Callable[[Any], Any], structure: Any, tree: Any) -> Any:
+  """Applies a function to all subtrees of one structure, and leaves the rest unchanged."""
 
-  def matches(subtree):
+  def matches(subtree: Any) -> bool:
     return jax.tree.structure(subtree) == structure
 
   return jax.tree.map(lambda t: function(t) if matches(t) else t, tree, is_leaf=matches)

@@ -1,4 +1,4 @@
-"""Training steps and evaluation, many steps in one call of the device."""
+"""Compiled training steps and evaluation, many steps per call."""
 
 import dataclasses
 import functools
@@ -21,16 +21,17 @@ from cscjax.training._packing import Packing
 from cscjax.training._state import EpochMetrics, TrainState
 
 MODES = ("auto", "jit", "pmap")
+"""How several devices share a batch, see the field `parallel` of `Trainer`."""
 
 
 class Examples(NamedTuple):
-  """A labelled split of a data set, in host memory or on the devices, and what normalizes it.
+  """A labelled split of a data set with the constants that normalize it, in host or device memory.
 
   Attributes:
-    images: uint8 [N, H, W, C], or float32 [N, L, C].
-    labels: int32 [N].
-    mean: float32 [C].
-    std: float32 [C].
+    images: Images [N, H, W, C], uint8, or signals [N, L, C], float32, before normalization.
+    labels: Class indices [N], int32.
+    mean: Mean of each channel [C], float32; of uint8 images on the scale 0 to 1.
+    std: Standard deviation of each channel [C], float32, on the same scale.
   """
 
   images: jax.Array | np.ndarray
@@ -41,26 +42,47 @@ class Examples(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """What a training step is. Its programs, `train` and `evaluate`, are compiled when first called.
+  """The training step and the evaluation of a classifier, compiled when they are first called.
 
   Attributes:
-    model: Called as model(x, train=...).
-    optimizer: Optimizer of the parameters. It must be elementwise, because it receives them packed into
-      a few vectors (see `Packing`).
-    schedule: Learning rate of each step, as the metrics report it.
-    batch_size: Examples in a step, over all devices.
-    shift: See `augment`.
-    flip: See `augment`.
-    mesh: The devices that share each batch, from `create_mesh`; None for one device.
+    model: Flax module of the classifier, called as model(x, train=...).
+    optimizer: Optimizer of the parameters. It must be elementwise, because it receives the parameters
+      packed into a few vectors.
+    schedule: Learning rate of each step, which `fit` logs.
+    batch_size: Number of examples of a step, over all devices.
+    shift: Largest random shift of the training images along each axis in pixels, >= 0. The default is 0.
+    flip: Whether to flip training images left to right with probability 1/2. The default is False.
+    mesh: The devices that share each batch, from `create_mesh`; None (the default) for one device.
     parallel: How the devices of the mesh share a batch. "jit" (or "auto") compiles one program for all
       of them, so that the statistics of batch norm and the gradients are those of the whole batch.
       "pmap" runs the step on each device with its part of the batch: batch norm uses the statistics of
-      this part, and the gradients and the running statistics are averaged over the devices.
-    matmul_precision: Precision of float32 products and convolutions, as for
-      `jax.default_matmul_precision`; None for the setting of JAX.
+      this part, and the gradients and the running statistics are averaged over the devices. The default
+      is "jit".
+    matmul_precision: Precision of float32 matrix products and convolutions, as for
+      `jax.default_matmul_precision`; None (the default) for JAX's current setting.
 
   Raises:
-    ValueError: If the mode is unknown, or the devices cannot share the batch equally.
+    ValueError: If `parallel` is unknown, or if `batch_size` is not a multiple of the number of devices.
+
+  Example:
+    >>> import jax
+    >>> import numpy as np
+    >>> from cscjax import training
+    >>> from cscjax.models import create_model
+    >>> schedule = training.step_schedule(0.1, [])
+    >>> model = create_model("msdnet", num_classes=2, depth=1, width=2)
+    >>> trainer = training.Trainer(model, training.sgd(schedule), schedule, batch_size=4)
+    >>> labels = np.arange(8, dtype=np.int32) % 2  # the images are black (0) or white (1)
+    >>> images = np.repeat(np.uint8(255 * labels), 16).reshape(8, 4, 4, 1)
+    >>> data = training.Examples(images, labels, mean=np.float32([0.5]), std=np.float32([0.5]))
+    >>> key = jax.random.key(0)
+    >>> state = trainer.create_state((4, 4, 1), key)
+    >>> for epoch in range(5):
+    ...   state = trainer.train(state, data, key, np.int32(2))  # the two steps of an epoch
+    >>> zero = training.EpochMetrics.zero()
+    >>> sums = trainer.evaluate(state, data, zero, np.int32(0), np.int32(2))  # both batches
+    >>> sums.means()["accuracy"]
+    1.0
   """
 
   model: nn.Module
@@ -73,17 +95,22 @@ class Trainer:
   parallel: str = "jit"
   matmul_precision: str | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.one_of("parallel", self.parallel, MODES)
     if self.mesh is not None and self.batch_size % self.mesh.size:
-      checks.fail("batch_size", self.batch_size, f"a multiple of {self.mesh.size} devices")
+      checks.fail(
+        "batch_size", self.batch_size, f"a multiple of {self.mesh.size}, the number of devices"
+      )
 
   def create_state(self, example_shape: tuple[int, ...], key: jax.Array) -> TrainState:
-    """Returns the state at step 0, on one device.
+    """Creates the state at step 0, on one device.
 
     Args:
       example_shape: Shape of one example, [H, W, C] or [L, C].
-      key: Random key of the parameters.
+      key: Random key for the initialization of the parameters.
+
+    Returns:
+      The state.
     """
     variables = jax.jit(self.model.init)(key, jnp.zeros((1, *example_shape), jnp.float32))
     params = variables.pop("params")
@@ -97,36 +124,44 @@ class Trainer:
     )
 
   def put(self, tree: Any) -> Any:
-    """Returns the tree with every array on each device, as `train` and `evaluate` take them."""
+    """Copies arrays to every device of the mesh, as `train` and `evaluate` take them.
+
+    Args:
+      tree: A tree of arrays.
+
+    Returns:
+      The tree with its arrays on the devices.
+    """
     return jax.device_put(tree, over_mesh(self.mesh))
 
   @functools.cached_property
   def train(self) -> Callable[..., TrainState]:
-    """`train_steps`, compiled; it takes over the memory of the state."""
+    """The compiled `train_steps`. The arrays of the state are donated and cannot be used afterwards."""
     return self._compiled(self.train_steps, donate=0)
 
   @functools.cached_property
   def evaluate(self) -> Callable[..., EpochMetrics]:
-    """`evaluate_batches`, compiled; it takes over the memory of the sums."""
+    """The compiled `evaluate_batches`. The arrays of the sums are donated."""
     return self._compiled(self.evaluate_batches, donate=2)
 
   def train_steps(
     self, state: TrainState, data: Examples, key: jax.Array, count: jax.Array
   ) -> TrainState:
-    """`count` steps of one epoch.
+    """Performs `count` training steps of one epoch.
 
-    The epoch's order is a permutation drawn from (key, epoch), each step's augmentation from (key,
-    step), so that a run depends neither on how its steps are grouped into calls nor on the number of
-    devices. An epoch has N // batch_size steps; the examples left over differ from epoch to epoch.
+    The order of the examples is a permutation drawn from the key and the epoch, and the augmentation of
+    a step is drawn from the key and the step, so that a run does not depend on the grouping of its steps
+    into calls, or on the number of devices. An epoch has N // batch_size steps; the examples left over
+    differ from epoch to epoch.
 
     Args:
-      state: At any step; the steps asked for must not cross the end of its epoch.
-      data: All of the training split.
-      key: Of the run.
-      count: int32, a traced value, so that one program serves every count.
+      state: The state to start from, at any step. The steps must not go beyond the end of its epoch.
+      data: The whole training split.
+      key: Random key of the run.
+      count: Number of steps, int32. It is traced, so that one compiled program serves every count.
 
     Returns:
-      The state `count` steps later. Metrics restart with the first step of an epoch.
+      The state `count` steps later. The metrics are reset at the first step of an epoch.
     """
     chex.assert_equal_shape_prefix((data.images, data.labels), 1)
     steps_per_epoch = data.labels.shape[0] // self.batch_size
@@ -139,7 +174,7 @@ class Trainer:
       state = packing.pack(state)
     step = self._on_parts(functools.partial(self._step, *packings))
 
-    def body(_, state):
+    def body(_: jax.Array, state: TrainState) -> TrainState:
       position = state.step % steps_per_epoch
       batch = lax.dynamic_slice_in_dim(order, position * self.batch_size, self.batch_size)
       fresh = jax.tree.map(lambda m: jnp.where(position == 0, 0, m), state.metrics)
@@ -159,42 +194,52 @@ class Trainer:
     first: jax.Array,
     count: jax.Array,
   ) -> EpochMetrics:
-    """Adds batches first ... first + count - 1 of a split, in its order and without augmentation.
+    """Adds the metrics of the batches first, ..., first + count - 1 of a split.
 
-    The last, partial batch counts each of its examples once.
+    The batches are in the order of the split, without augmentation. The last batch may be partial.
 
     Args:
-      state: Whose parameters and running statistics are used.
-      data: All of the split.
-      sums: Over the batches before, so that the result does not depend on how they are grouped.
-      first: int32, traced.
-      count: int32, traced.
+      state: The state with the parameters and running statistics to evaluate.
+      data: The whole split.
+      sums: Sums over the batches before, so that the result does not depend on the grouping into calls.
+      first: Index of the first batch, int32, traced.
+      count: Number of batches, int32, traced.
+
+    Returns:
+      The sums with these batches added.
     """
     chex.assert_equal_shape_prefix((data.images, data.labels), 1)
     total = data.labels.shape[0]
 
-    def batch_sums(state, data, indices):
+    def batch_sums(state: TrainState, data: Examples, indices: jax.Array) -> EpochMetrics:
       images, labels = data.images[indices % total], data.labels[indices % total]
       variables = {"params": state.params, **state.variables}
-      logits = self.model.apply(variables, normalize(images, data.mean, data.std), train=False)
+      logits: Any = self.model.apply(variables, normalize(images, data.mean, data.std), train=False)
       return self._reduced(lax.psum, _sums(logits, labels, indices < total))
 
     on_parts = self._on_parts(batch_sums)
 
-    def body(i, metrics):
+    def body(i: jax.Array, metrics: EpochMetrics) -> EpochMetrics:
       indices = (first + i) * self.batch_size + jnp.arange(self.batch_size)
       return _add(metrics, on_parts(state, data, indices))
 
     return lax.fori_loop(0, count, body, sums)
 
-  def _step(self, of_params, of_variables, state, data, batch):
-    """One step of a packed state on a batch: its positions in the data, and a key for each example."""
+  def _step(
+    self,
+    of_params: Packing,
+    of_variables: Packing,
+    state: TrainState,
+    data: Examples,
+    batch: tuple[jax.Array, jax.Array],
+  ) -> TrainState:
+    """Performs one step of a packed state on a batch (indices into the data, keys of the examples)."""
     indices, keys = batch
     labels = data.labels[indices]
     images = augment(data.images[indices], keys, shift=self.shift, flip=self.flip)
     images = normalize(images, data.mean, data.std)
 
-    def loss_fn(params):
+    def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
       variables = of_variables.unpack(state.variables)
       logits, updates = self.model.apply(
         {"params": of_params.unpack(params), **variables}, images, train=True, mutable=list(variables)
@@ -207,7 +252,7 @@ class Trainer:
     loss, grads, variables = self._reduced(lax.pmean, (loss, grads, variables))
     updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    # A loss that is finite can have a gradient that is not.
+    # The parameters are checked too, because a finite loss can have a gradient that is not finite.
     is_finite = jnp.isfinite(loss + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params)))
     is_first_bad = (state.bad_step < 0) & ~is_finite
     return TrainState(
@@ -220,14 +265,14 @@ class Trainer:
     )
 
   @property
-  def _is_mapped(self):
-    """Whether each device runs the step on its own."""
+  def _is_mapped(self) -> bool:
+    """Whether each device runs the step on its own part of the batch."""
     return self.mesh is not None and self.parallel == "pmap"
 
-  def _on_parts(self, function):
-    """(state, data, batch) -> result, with the batch split over the devices."""
+  def _on_parts(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function (state, data, batch) -> result with its batch split over the devices."""
     if self._is_mapped:
-      # `jax.pmap` is in maintenance mode, and has itself become jit + shard_map.
+      # `jax.pmap` is in maintenance mode, and is itself implemented by `jit` and `shard_map`.
       whole, split = PartitionSpec(), PartitionSpec(AXIS)
       return jax.shard_map(
         function, mesh=self.mesh, in_specs=(whole, whole, split), out_specs=whole, check_vma=False
@@ -239,11 +284,12 @@ class Trainer:
       state, data, lax.with_sharding_constraint(batch, sharding)
     )
 
-  def _reduced(self, reduce, tree):
-    """The tree, by `lax.psum` or `lax.pmean` over devices that each have their own."""
+  def _reduced(self, reduce: Callable[..., Any], tree: Any) -> Any:
+    """Returns the tree reduced over the devices by `lax.psum` or `lax.pmean`, if each has its own."""
     return reduce(tree, AXIS) if self._is_mapped else tree
 
-  def _compiled(self, function, donate):
+  def _compiled(self, function: Callable[..., Any], donate: int) -> Callable[..., Any]:
+    """Returns the compiled function, with the argument number `donate` donated."""
     if self.matmul_precision is not None:
       function = jax.default_matmul_precision(self.matmul_precision)(function)
     return jax.jit(
@@ -254,16 +300,17 @@ class Trainer:
     )
 
 
-def _sums(logits, labels, counted) -> EpochMetrics:
-  """Sums over a batch."""
+def _sums(logits: jax.Array, labels: jax.Array, counted: jax.Array) -> EpochMetrics:
+  """Returns the sums over the examples of a batch that are counted."""
   chex.assert_shape((labels, counted), logits.shape[:1])
   losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  answered = ~jnp.any(jnp.isnan(logits), axis=-1)  # argmax takes a NaN for the largest
+  answered = ~jnp.any(jnp.isnan(logits), axis=-1)  # argmax treats NaN as the maximum
   correct = counted & answered & (jnp.argmax(logits, axis=-1) == labels)
   return EpochMetrics(
     *(jnp.sum(v, dtype=jnp.float32) for v in (jnp.where(counted, losses, 0), correct, counted))
   )
 
 
-def _add(left, right):
+def _add(left: EpochMetrics, right: EpochMetrics) -> EpochMetrics:
+  """Returns the sum of two metrics."""
   return jax.tree.map(jnp.add, left, right)

@@ -67,7 +67,7 @@ def measure(config: Config, dataset: Dataset) -> dict[str, Any]:
       log=training.MetricsLog(folder / "metrics.jsonl", last_step=0),
       checkpoints=checkpoints,
       progress=progress,
-      stopped=lambda: training.largest(0) != 0,  # what `experiments.run` asks
+      stopped=lambda: training.process_max(0) != 0,  # what `experiments.run` asks
     )
     checkpoints.close()
   epochs = len(progress.ends) - 1

@@ -147,7 +147,7 @@ def test_a_batch_that_the_devices_cannot_share_is_refused_on_both(tmp_path):
   processes = start_two(tmp_path / "run", "--batch_size=66")
   for process, (_, err) in zip(processes, end(processes), strict=True):
     assert process.returncode == 2, err
-    assert err == "error: --batch_size: expected a multiple of 4 devices, got 66\n"
+    assert err == "error: --batch_size: expected a multiple of 4, the number of devices, got 66\n"
 
 
 def test_a_coordinator_that_does_not_answer_and_a_port_that_is_taken(tmp_path):

@@ -1,4 +1,4 @@
-"""What the tests of the networks share: random variables, and a layer's parts for NumPy."""
+"""Helpers of the network tests: random variables, and the parts of a layer for NumPy references."""
 
 import collections
 
@@ -12,9 +12,10 @@ from tests.models import references
 
 
 def randomized(variables, seed=0):
-  """All but the filters moved off their initial values, so that a mistake with them shows.
+  """Returns variables with random values for everything but the filters.
 
-  In float64 where that is on: Flax makes running statistics in float32.
+  Initial values such as zeros and ones would hide mistakes. The result is float64 if x64 is enabled,
+  although Flax creates running statistics in float32.
   """
   rng, dtype = np.random.default_rng(seed), jnp.result_type(float)
 
@@ -30,31 +31,31 @@ def randomized(variables, seed=0):
 
 
 def initialized(model, x, seed=0):
-  """Randomized variables of a model."""
+  """Returns randomized variables of a model."""
   return randomized(jax.jit(model.init)(jax.random.key(seed), x), seed)
 
 
 def norm_of(params, stats, index=0):
-  """N_index of a layer or `Norm`, for NumPy."""
+  """Returns the batch norm N_index of a layer or a `Norm` as a NumPy function."""
   scale, bias = np.asarray(params["scale"]), np.asarray(params["bias"])
   stats = stats[f"norm_{index}"]
   return references.batch_norm(np.asarray(stats["mean"]), np.asarray(stats["var"]), scale, bias)
 
 
 def thresholds_of(params, stats, count):
-  """relu(N_k) for each iteration of a layer."""
+  """Returns z -> relu(N_k(z)) for each iteration of a layer as NumPy functions."""
   norms = [norm_of(params, stats, index) for index in range(count)]
   return [lambda v, norm=norm: references.relu(norm(v)) for norm in norms]
 
 
 def step_of(params, dictionary, signal_shape):
-  """2 sigmoid(k) / L."""
+  """Returns the step 2 sigmoid(k) / L."""
   bound = float(lipschitz_bound(dictionary, signal_shape))
   return 2 / (1 + np.exp(-float(params["step_logit"]))) / bound
 
 
 def size_of(tree, part):
-  """Number of scalars in the leaves whose name contains `part`."""
+  """Returns the number of scalars in the leaves whose name contains `part`."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return sum(leaf.size for path, leaf in leaves if part in jax.tree_util.keystr(path))
 
@@ -64,7 +65,7 @@ def leaf_names(tree):
 
 
 def convolutions(function, *arguments):
-  """The equations of the convolution primitives in a function, those inside its loops once."""
+  """Returns the equations of all convolution primitives in a function; those in loops occur once."""
 
   def visit(jaxpr):
     for equation in jaxpr.eqns:
@@ -77,12 +78,12 @@ def convolutions(function, *arguments):
 
 
 def counted(function, *arguments):
-  """How often each convolution primitive occurs in a function, inside its loops once."""
+  """Returns the number of equations of each convolution primitive; those in loops count once."""
   return dict(collections.Counter(e.primitive.name for e in convolutions(function, *arguments)))
 
 
 def gradient_for_a_gpu(model):
-  """The program of a network's gradient for a GPU, as XLA gets it."""
+  """Returns the StableHLO program of a network's gradient, lowered for a GPU."""
   x = jnp.zeros((2, 8, 8, 3))
   variables = jax.eval_shape(model.init, jax.random.key(0), x)
 

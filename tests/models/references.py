@@ -1,7 +1,7 @@
-"""The networks' layers over dense matrices, in float64 NumPy, written from the paper's formulas.
+"""The layers of the networks with dense matrices, in float64 NumPy, written from the paper's formulas.
 
-A dictionary is its matrix D [signal size, code size]; signals and codes are vectors, flattened in C
-order. The channels of a joined code lie beside each other at each position.
+A dictionary is a matrix D [signal size, code size]. Signals and codes are vectors, flattened in C order.
+In a joined code (a, z) the channels of a and z are adjacent at each position.
 """
 
 import math
@@ -14,7 +14,7 @@ def relu(v):
 
 
 def batch_norm(mean, var, scale, bias):
-  """Of a flat vector whose last axis is the channels, with running statistics."""
+  """Returns a batch norm with running statistics for flat vectors whose last axis is the channels."""
 
   def apply(v):
     z = v.reshape(-1, len(mean))
@@ -28,20 +28,20 @@ def concatenate(kept, new, positions):
 
 
 def split(joined, positions, channels):
-  """The first `channels` channels and the others."""
+  """Returns the first `channels` channels and the other channels."""
   by_position = joined.reshape(positions, -1)
   return by_position[:, :channels].ravel(), by_position[:, channels:].ravel()
 
 
 def block(d1, d2, x, skip, norms, c, keep):
-  """A block of the Res-CSC family (eq. 3 and 5); c = 0 and keep give the four of them."""
+  """Returns the code of a Res-CSC block (eq. 3 and 5); c = 0 and `keep` select one of the four rules."""
   code = relu(norms[0](d1.T @ x))
   analysed = norms[1](d2.T @ code + c * d2.T @ (d2 @ skip))
   return relu(analysed + skip if keep else analysed)
 
 
 def momentum_weights(count):
-  """FISTA's weight before each unfolding."""
+  """Returns FISTA's extrapolation weight of each iteration after the first one."""
   t, weights = 1.0, []
   for _ in range(count):
     t_next = (1 + math.sqrt(1 + 4 * t**2)) / 2
@@ -51,7 +51,10 @@ def momentum_weights(count):
 
 
 def pursue(d, analysis, x, thresholds, step, accelerate=False):
-  """One layer: thresholds[0](B^T x), then thresholds[k](y - step B^T (D y - x)) for B = analysis."""
+  """Codes with one layer: thresholds[0](B^T x), then thresholds[k](y - step B^T (D y - x)).
+
+  B is `analysis`, and y the code, extrapolated if `accelerate` is True.
+  """
   code = thresholds[0](analysis.T @ x)
   old = code
   for shrink, weight in zip(thresholds[1:], momentum_weights(len(thresholds) - 1), strict=True):
@@ -61,7 +64,7 @@ def pursue(d, analysis, x, thresholds, step, accelerate=False):
 
 
 def pursue_together(ds, analyses, x, thresholds, steps, accelerate=False):
-  """ML-ISTA and ML-FISTA (Sulam et al. 2020): all layers, thresholds[layer][iteration]."""
+  """Codes with all layers by ML-ISTA or ML-FISTA (Sulam et al. 2020); thresholds[layer][iteration]."""
   layers = range(len(ds))
   codes, signal = [], x
   for i in layers:
@@ -84,7 +87,7 @@ def pursue_together(ds, analyses, x, thresholds, steps, accelerate=False):
 
 
 def msd_thresholds(new, positions, channels, signed):
-  """Of the codes (a, z), flattened one after the other, for the layers' own z -> relu(N_k(z))."""
+  """Returns the thresholds of codes (a, z), flattened one after the other, from those of z."""
   size = positions * channels
 
   def make(k):
@@ -100,7 +103,7 @@ def msd_thresholds(new, positions, channels, signed):
 
 
 def interleaved(f, positions, channels, width):
-  """[I, F^T] as a matrix over joined codes, whose channels lie beside each other."""
+  """Returns [I, F^T] as a matrix for joined codes, in which the channels of a and z are adjacent."""
   columns = np.empty((f.shape[0], positions, channels + width))
   columns[:, :, :channels] = np.eye(f.shape[0]).reshape(f.shape[0], positions, channels)
   columns[:, :, channels:] = f.reshape(f.shape[0], positions, width)

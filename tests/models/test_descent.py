@@ -1,4 +1,4 @@
-"""When an unfolding descends, and the cases in which it need not."""
+"""When an iteration of a layer decreases the objective, and when it need not."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ SHAPE = (8, 8, 3)
 
 
 def _problem(seed, *, norm, factor=1.0):
-  """(signals, variables with the step factor / L, D, L), L = lambda_max(D^T D) in float64."""
+  """Returns signals, variables with the step factor / L, D, and L = lambda_max(D^T D) in float64."""
   x = jax.random.normal(jax.random.key(100 + seed), (4, *SHAPE))
   layer = CSCLayer(width=8, unfolding=3, norm=norm, step="free")
   variables = jax.jit(layer.init)(jax.random.key(seed), x)
@@ -23,7 +23,7 @@ def _problem(seed, *, norm, factor=1.0):
 
 
 def _codes(x, variables, count, **fields):
-  """After 0, 1, ... unfoldings of one layer."""
+  """Returns the codes of a layer with unfolding 0, 1, ..., count - 1."""
   layers = [CSCLayer(width=8, unfolding=k, step="free", **fields) for k in range(count)]
   apply = [layer.apply(variables, x, train=True, mutable=["batch_stats"])[0] for layer in layers]
   return [np.asarray(code, np.float64) for code in apply]
@@ -35,7 +35,7 @@ def _data_term(dictionary, code, x):
 
 @pytest.mark.parametrize("factor", [0.3, 1.0, 1.95])
 def test_ista_without_batch_norm_descends_below_two_over_l(factor):
-  """On the data term and its linear penalty, also where a bias is positive."""
+  """The objective is the data term plus a linear penalty, also if a bias is positive."""
   for seed in range(3):
     x, variables, dictionary, largest = _problem(seed, norm=False, factor=factor)
     bias = np.linspace(-0.5, 0.05, 8)
@@ -51,7 +51,7 @@ def test_ista_without_batch_norm_descends_below_two_over_l(factor):
 
 @pytest.mark.slow
 def test_with_batch_norm_an_unfolding_at_one_over_l_need_not_descend():
-  """The norm scales the code anew: the data term grew for most of these."""
+  """The batch norm rescales the code, which can increase the data term."""
   grew = []
   for seed in range(5):
     x, variables, dictionary, _ = _problem(seed, norm=True)
@@ -62,7 +62,7 @@ def test_with_batch_norm_an_unfolding_at_one_over_l_need_not_descend():
 
 @pytest.mark.slow
 def test_fista_need_not_descend():
-  """At 1/L: a code that is nearly the solution is carried past it by the extrapolation."""
+  """Even with the step 1/L, the extrapolation overshoots a code that is nearly the solution."""
   x, variables, dictionary, _ = _problem(0, norm=False)
   objective = lambda code: _data_term(dictionary, code, x)  # noqa: E731 - no bias, so no penalty
   values = [objective(code) for code in _codes(x, variables, 60, norm=False, solver="fista")]
@@ -71,7 +71,7 @@ def test_fista_need_not_descend():
 
 @pytest.mark.parametrize("layer", [CSCLayer(8, 1), CSCLayer(8, 1, stride=2), MSDCSCLayer(8, 1)])
 def test_the_bound_holds_while_filters_change_fast(layer):
-  """SGD at the rate 0.5, on gradients scaled so that each step moves the filters by half their norm."""
+  """Each SGD step, on a rescaled gradient, changes the filters by half their norm."""
   x = jax.random.normal(jax.random.key(0), (4, *SHAPE))
   variables = jax.jit(layer.init)(jax.random.key(0), x)
   output = jax.tree.leaves(jax.eval_shape(layer.apply, variables, x))[-1]
@@ -100,7 +100,7 @@ def test_the_bound_holds_while_filters_change_fast(layer):
 
 
 def test_the_default_step_always_descends():
-  """ISTA without batch norm, also where the trained scalar has brought the step close to 2/L."""
+  """ISTA without batch norm decreases the objective, even if training brought the step close to 2/L."""
 
   @jax.jit
   def codes(params, x):

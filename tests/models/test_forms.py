@@ -1,4 +1,4 @@
-"""The forms of a network that suit one device or another compute the same."""
+"""The forms of a network for different devices compute the same results."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from tests.models import networks
 BLOCKS: dict[str, Any] = {"name": "res_csc", "depth": 14, "width": 2}  # 2, 1 and 1 blocks in the stages
 MORE_BLOCKS: dict[str, Any] = BLOCKS | {"depth": 20}  # 3, 2 and 2
 LAYERS: dict[str, Any] = {"name": "msd_csc", "depth": 2, "width": 4, "unfolding": 2}
-FORMS = {  # a network, what makes its other form
+FORMS = {  # fields of a network, and the fields that change its form
   "no loop": (BLOCKS | {"name": "resnet"}, {"unroll": 100}),
   "padded": (LAYERS, {"channel_multiple": 8}),
   "no loop, remat": (BLOCKS, {"unroll": 2, "remat": "all"}),
-  "two blocks a turn": (MORE_BLOCKS, {"unroll": 2}),
+  "two blocks per iteration": (MORE_BLOCKS, {"unroll": 2}),
   "padded, multilayer": (
     LAYERS | {"depth": 3, "pursuit": "multilayer", "solver": "fista"},
     {"channel_multiple": 4},
@@ -27,7 +27,7 @@ STEPS = 4
 
 
 def curve(model, variables, x):
-  """Losses of a few steps of gradient descent; logits and codes of the last one, variables after it."""
+  """Returns the losses of a few gradient steps, the last logits and codes, and the final variables."""
 
   @jax.jit
   def step(variables):
@@ -58,7 +58,7 @@ def test_training_and_codes_are_the_same(x64, form):
   x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 3)))
   models = [create_model(**f, num_classes=3, dtype=jnp.float64) for f in (fields, fields | other)]
   trees = [jax.eval_shape(model.init, jax.random.key(0), x) for model in models]
-  assert trees[0] == trees[1]  # what one has saved fits the other
+  assert trees[0] == trees[1]  # the variables of one form fit the other
   variables = networks.initialized(models[0], x)
   expected, found = (curve(model, variables, x) for model in models)
   assert expected[0][-1] < 0.99 * expected[0][0]
@@ -66,8 +66,8 @@ def test_training_and_codes_are_the_same(x64, form):
 
 
 @pytest.mark.parametrize("remat", ["none", "elementwise"])
-def test_without_loops_xla_is_told_not_to_keep_what_is_to_be_computed_again(remat):
-  """A loop keeps the forward pass apart from the backward one; where there is none a barrier has to."""
+def test_without_loops_a_barrier_protects_the_recomputation(remat):
+  """Without a loop, an optimization barrier must separate the recomputation from the forward pass."""
   scanned, unrolled = (
     networks.gradient_for_a_gpu(create_model(**MORE_BLOCKS, num_classes=3, remat=remat, unroll=unroll))
     for unroll in (1, 3)
@@ -88,7 +88,7 @@ def test_the_dense_signal_has_a_multiple_of_channels(channels):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_its_summary_is_that_of_the_network_without_zeros(dtype):
+def test_the_summary_does_not_depend_on_the_padding(dtype):
   plain, padded = (
     describe(create_model(**LAYERS, num_classes=3, dtype=dtype, channel_multiple=multiple), (8, 8, 3))
     for multiple in (1, 8)

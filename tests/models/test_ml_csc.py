@@ -1,4 +1,4 @@
-"""ML-CSC and its relatives against NumPy."""
+"""ML-CSC and its variants against NumPy."""
 
 import functools
 
@@ -12,7 +12,7 @@ from cscjax.models import MLCSC, CSCLayer, create_model
 from tests.models import networks, references
 from tests.references import conv_matrix, lasso_objective, lipschitz
 
-SIZE, WIDTHS = 8, (2, 4, 8)  # of the images, and of the layers that are unfolded
+SIZE, WIDTHS = 8, (2, 4, 8)  # image size, and widths of the unfolded layers
 
 
 def small(**fields):
@@ -25,7 +25,7 @@ def images(count=2, seed=0):
 
 @functools.cache
 def prepared(**fields):
-  """Variables in float64: ask for the fixture x64."""
+  """Returns variables in float64; the test must use the fixture x64."""
   return networks.initialized(small(**fields), images())
 
 
@@ -69,7 +69,7 @@ def test_parameters_do_not_grow_with_unfolding(pursuit, step):
 
 
 def dense_parts(variables, count, untied=False):
-  """(D_i, analysis_i, thresholds_i, step_i) of the unfolded layers, for NumPy."""
+  """Returns D_i, the analysis, the thresholds and the step of each unfolded layer, for NumPy."""
   parts, spatial = [], SIZE
   for i in range(3):
     name = f"layer_{i}"
@@ -125,7 +125,7 @@ def test_pursuits_against_numpy(x64, pursuit, solver, unfolding):
 
 
 def test_feed_forward_against_numpy(x64):
-  """All six layers, pooling (there is nothing left to pool) and classifier."""
+  """Checks all layers and the classifier; the maps of the last layers are too small for pooling."""
   variables, x = prepared(), images()
   logits, codes = jax.jit(lambda v: small().apply(v, x, return_codes=True))(variables)
   params, stats = variables["params"], variables["batch_stats"]
@@ -142,7 +142,7 @@ def test_feed_forward_against_numpy(x64):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pursuit", ["multilayer", "layer"])
-def test_fista_parts_from_ista_at_two_unfoldings(x64, pursuit):
+def test_fista_differs_from_ista_at_two_unfoldings(x64, pursuit):
   x = images()
   for unfolding in (1, 2):
     variables = prepared(pursuit=pursuit, unfolding=unfolding)
@@ -168,7 +168,7 @@ def test_lista_starts_as_ista(x64):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_each_unfolding_lowers_the_objective(x64, seed):
-  """A layer alone, without norm, at step 1/L and a threshold of beta / L."""
+  """A single layer without norm, with a step of about 1/L and the threshold beta times the step."""
   rng = np.random.default_rng(seed)
   x, beta = jnp.asarray(rng.normal(size=(1, 6, 6, 2))), 0.3
   variables = jax.jit(CSCLayer(3, 1, norm=False, stride=2).init)(jax.random.key(seed), x)
@@ -186,7 +186,7 @@ def test_each_unfolding_lowers_the_objective(x64, seed):
 
 
 def test_statistics_of_each_unfolding(x64):
-  """Their own, moved by a tenth towards the batch's in training."""
+  """Each iteration has its own running statistics, which move by a tenth towards those of the batch."""
   x = images(5)
   variables = prepared(pursuit="multilayer", unfolding=2)
   update = jax.jit(lambda v: small(unfolding=2).apply(v, x, train=True, mutable=["batch_stats"])[1])(
@@ -247,7 +247,7 @@ def test_too_small():
 
 @pytest.mark.slow
 def test_gradient_where_values_are_computed_twice(x64):
-  """Without XLA's optimizations what is pooled is rounded in two ways, and no gradient may get lost."""
+  """Values that are computed twice can be rounded differently, but max-pooling must lose no gradient."""
   model = create_model("feed_forward", num_classes=5, width=2, dtype=jnp.float64)
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(4, 16, 16, 3)))

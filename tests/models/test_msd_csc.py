@@ -29,7 +29,7 @@ def images(count=2, seed=0):
 
 @functools.cache
 def prepared(**fields):
-  """Variables in float64: ask for the fixture x64."""
+  """Returns variables in float64; the test must use the fixture x64."""
   return networks.initialized(small(**fields), images())
 
 
@@ -61,7 +61,7 @@ def test_parameters_do_not_grow_with_unfolding(pursuit, step):
 
 
 def pooled(code):
-  """A joined code as the input of the next block."""
+  """Returns a joined and max-pooled code, the input of the next layer."""
   joined = np.concatenate(code, axis=-1)
   size = -(-joined.shape[0] // 2)
   padded = np.full((2 * size, 2 * size, joined.shape[-1]), -np.inf)
@@ -70,7 +70,7 @@ def pooled(code):
 
 
 def dense_layer(variables, index, shape, unfolding):
-  """(F^T, thresholds, step) of a layer for an input [H, W, C], for NumPy."""
+  """Returns F^T, the thresholds and the step of a layer for an input [H, W, C], for NumPy."""
   name, positions = f"layer_{index}", shape[0] * shape[1]
   params, stats = variables["params"][name], variables["batch_stats"][name]
   f = conv_matrix(params["filters"], shape[:2], dilation=DILATIONS[index % 2])
@@ -82,7 +82,7 @@ def dense_layer(variables, index, shape, unfolding):
 
 
 def test_msdnet_is_layered_thresholding(x64):
-  """Proposition 1: over the explicit matrix of [I, F^T], biases in the place of -beta."""
+  """Proposition 1 with the explicit matrix of [I, F^T], where the biases are -beta."""
   model = small(norm=False)
   variables, x = prepared(norm=False), images()
   codes = codes_of(model, variables, x)
@@ -95,7 +95,7 @@ def test_msdnet_is_layered_thresholding(x64):
       d = references.interleaved(f, positions, channels, WIDTH)
       bias = np.tile(np.r_[np.zeros(channels), params["bias"]], positions)
       analysed = d.T @ signal.ravel()
-      is_kept = np.tile(np.arange(channels + WIDTH) < channels, positions)  # beta = 0, x as it is
+      is_kept = np.tile(np.arange(channels + WIDTH) < channels, positions)  # where beta = 0
       expected = np.where(is_kept, analysed, references.relu(analysed + bias))
       joined = np.concatenate([a[index], z[index]], axis=-1)
       np.testing.assert_allclose(np.ravel(joined), expected, atol=1e-12)
@@ -103,7 +103,7 @@ def test_msdnet_is_layered_thresholding(x64):
 
 
 def test_layer_is_layered_thresholding(x64):
-  """The same by the package's own function, whose codes are non-negative: so is the input."""
+  """Agrees with `layered_thresholding`; the input must be nonnegative, as that function's codes are."""
   x = jnp.abs(images())
   layer = MSDCSCLayer(WIDTH, norm=False, dtype=jnp.float64)
   variables = networks.initialized(layer, x)
@@ -135,7 +135,7 @@ def test_layers_against_numpy(x64, solver, unfolding):
 @pytest.mark.slow
 @pytest.mark.parametrize(("solver", "unfolding"), [("ista", 1), ("fista", 3)])
 def test_multilayer_against_numpy(x64, solver, unfolding):
-  """Depth 6 has blocks of two layers; the first of them, a code's channels beside each other."""
+  """At depth 6 two layers are coded together; this checks the first two, with joined codes."""
   fields = {"depth": 6, "pursuit": "multilayer", "unfolding": unfolding}
   variables, x = prepared(**fields), images()
   codes = codes_of(small(**fields, solver=solver), variables, x)[:2]
@@ -174,7 +174,7 @@ def test_pursuits_agree_without_unfolding(x64):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pursuit", ["layer", "multilayer"])
-def test_fista_parts_from_ista_at_two_unfoldings(x64, pursuit):
+def test_fista_differs_from_ista_at_two_unfoldings(x64, pursuit):
   x = images()
   for unfolding in (1, 2):
     fields = {"depth": 2, "pursuit": pursuit, "unfolding": unfolding}
@@ -186,7 +186,7 @@ def test_fista_parts_from_ista_at_two_unfoldings(x64, pursuit):
 
 @functools.cache
 def unfolded_layers(count):
-  """(params, x) -> the codes of a layer at unfolding 0 ... count - 1, without norm."""
+  """Returns (params, x) -> the codes of a layer without norm at unfolding 0, ..., count - 1."""
 
   def codes(params, x):
     return [
@@ -206,11 +206,11 @@ def unfolded_layers(count):
   logit=st.floats(-2.0, 6.0),
 )
 def test_each_unfolding_lowers_the_objective(x64, seed, scale, beta, logit):
-  """1/2 ||x - a - F^T z||^2 + beta ||z||_1 at a threshold beta * step, from the MSDNet's code."""
+  """The objective is 1/2 ||x - a - F^T z||^2 + beta ||z||_1, with the threshold beta * step."""
   rng = np.random.default_rng(seed)
   filters = rng.normal(scale=scale, size=(3, 3, 2, WIDTH))
   x = rng.normal(size=(1, 4, 4, 2))
-  x[..., 1] = np.maximum(x[..., 1], 0)  # a code of the layer below, beside the image
+  x[..., 1] = np.maximum(x[..., 1], 0)  # one channel is a code of the layer below, the other the image
   f = conv_matrix(filters, (4, 4), dilation=2)
   params = {"filters": jnp.asarray(filters), "step_logit": jnp.asarray(logit)}
   conv = cscjax.ConvDictionary(params["filters"], dilation=2)
@@ -229,7 +229,7 @@ def test_each_unfolding_lowers_the_objective(x64, seed, scale, beta, logit):
 
 
 def test_statistics_of_each_unfolding(x64):
-  """Their own: in evaluation each z -> relu(N_k(z)) uses what its own iteration has collected."""
+  """In evaluation each N_k uses the running statistics of its own iteration."""
   fields = {"depth": 1, "unfolding": 2}
   x, variables = images(5), prepared(**fields)
   model = small(**fields)

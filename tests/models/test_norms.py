@@ -1,4 +1,4 @@
-"""Batch norm where the mean is large beside the deviation, against NumPy in float64."""
+"""Batch norm of data whose mean is large compared with its standard deviation, against float64 NumPy."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from cscjax.models._batch_norm import batch_norm
 from cscjax.models._norms import Norm
 
 MEAN, EPSILON = 1e4, 1e-5
-ROUNDING = 20 * MEAN * 2.0**-24  # of a sum of values of this size in float32, by its length
+ROUNDING = 20 * MEAN * 2.0**-24  # rounding error of a mean of values of this size in float32
 
 
 def _normalized(z):
@@ -34,13 +34,13 @@ def test_a_mean_of_ten_thousand_deviations():
   variables = norm.init(jax.random.key(0), z, train=False)
   found, updates = _apply(norm, variables, z)
   np.testing.assert_allclose(found.reshape(-1, z.shape[-1]), _normalized(z), atol=ROUNDING)
-  variance = updates["batch_stats"]["norm_0"]["var"]  # a tenth of it is new
+  variance = updates["batch_stats"]["norm_0"]["var"]  # a tenth of it comes from this batch
   exact = 0.9 + 0.1 * z.astype(np.float64).var(axis=(0, 1, 2))
   np.testing.assert_allclose(variance, exact, rtol=1e-4)
 
 
-def test_its_gradient():
-  """Of a weighted sum of the result; E[z^2] - E[z]^2 gives none of its digits."""
+def test_gradient_with_a_large_mean():
+  """The gradient of a weighted sum; with E[z^2] - E[z]^2 no digit of it would be correct."""
   z, norm = _values(), Norm()
   variables = norm.init(jax.random.key(0), z, train=False)
   weights = np.random.default_rng(1).normal(size=z.shape)
@@ -52,13 +52,13 @@ def test_its_gradient():
 
 
 def _formula(z, scale, bias):
-  """What `batch_norm` computes, as automatic differentiation sees it."""
+  """Computes what `batch_norm` does, with automatic differentiation."""
   mean, variance = (f(z, axis=tuple(range(z.ndim - 1)), keepdims=True) for f in (jnp.mean, jnp.var))
   return scale * (z - mean) / jnp.sqrt(variance + BATCH_EPSILON) + bias, mean, variance
 
 
 def test_derivatives_are_those_of_the_formula():
-  """Also of the mean and the variance, in both modes, of the second order, and of mapped batches."""
+  """Covers all three outputs, forward and reverse mode, second derivatives and `vmap`."""
 
   @partial(jax.jit, static_argnums=0)
   def derivatives(norm, weights, primals, tangents):
@@ -77,7 +77,7 @@ def test_derivatives_are_those_of_the_formula():
 
 
 def test_variance_where_the_first_value_is_far_away():
-  """At 100 deviations, which is more than sparse batches have, four digits are left."""
+  """Four digits are correct even if the first value is 100 standard deviations from the mean."""
   z = np.random.default_rng(0).normal(size=(8, 16, 16, 2)).astype(np.float32)
   z[0, 0, 0] = [100, -100]
   _, mean, variance = batch_norm(jnp.asarray(z), jnp.ones((1, 1, 1, 2)), jnp.zeros((1, 1, 1, 2)))
@@ -87,7 +87,7 @@ def test_variance_where_the_first_value_is_far_away():
 
 
 def test_bfloat16_keeps_what_its_values_have():
-  """At 1e4 they are 64 apart, so a deviation of 1 is gone before the norm; one of 500 is not."""
+  """Near 1e4, bfloat16 numbers are 64 apart: they resolve a standard deviation of 500, but not of 1."""
   z = jnp.asarray(_values(500.0), jnp.bfloat16)
   variables = Norm(dtype=jnp.bfloat16).init(jax.random.key(0), z, train=False)
   found, _ = _apply(Norm(dtype=jnp.bfloat16), variables, z)
@@ -101,7 +101,7 @@ def test_bfloat16_keeps_what_its_values_have():
 @pytest.mark.parametrize("unfolding", [0, 1])
 @pytest.mark.parametrize("mean", [0.0, 1e3, 1e4])
 def test_layer_on_images_with_a_large_mean(unfolding, mean):
-  """Against the layer in float64, whose own rounding is 1e-9 of this."""
+  """The reference is the layer in float64, whose rounding errors are 1e-9 of those in float32."""
   x = np.random.default_rng(0).normal(size=(4, 12, 12, 1)) + mean
   found = []
   for dtype in (jnp.float32, jnp.float64):

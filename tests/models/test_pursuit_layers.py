@@ -1,4 +1,4 @@
-"""A network as its layers' dictionaries, signals and codes."""
+"""The dictionaries, signals and codes of the layers that `pursuit_layers` returns."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def _layers(name):
 
 @pytest.mark.parametrize("name", ["msd_csc", "ml_csc"])
 def test_codes_follow_from_signals(name):
-  """Feed-forward without norm: code = relu(D^T signal + bias) in each layer, from what is returned."""
+  """Without unfolding and norm, code = relu(D^T signal + bias) holds in each returned layer."""
   layers, params, x = _layers(name)
   assert len(layers) == len([key for key in params if key.startswith("layer_")])
   np.testing.assert_array_equal(layers[0][1], x)
@@ -42,7 +42,7 @@ def test_codes_follow_from_signals(name):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_codes_of_blocks_follow_from_signals(rule):
-  """Both layers of every block, in a scan or not, from parameters taken out by hand."""
+  """Checks both layers of every block, in a scan or not, against the parameters in the tree."""
   keep, correct = RULES[rule]
   c = -0.1 if correct else None
   model, x = ResCSC(num_classes=3, depth=14, width=2, rule=rule, c=c, norm=False), jnp.asarray(X)

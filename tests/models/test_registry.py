@@ -1,4 +1,4 @@
-"""The networks by name."""
+"""The registry of networks by name."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_names():
 
 
 def test_the_version_of_each_computation():
-  """Res-CSC computes something else since its transition blocks are aligned with their shortcuts."""
+  """The Res-CSC family has version 2 since its transition blocks are aligned with their shortcuts."""
   family = ("res_csc", "res_csc_simplified", "resnet", "plain")
   assert {name: ARCHITECTURES[name] for name in NAMES} == {n: 1 + (n in family) for n in NAMES}
 
@@ -56,6 +56,6 @@ def test_fields_are_the_modules_own(name):
     ("msd_csc", "parent", None),
   ],
 )
-def test_unfit_fields(name, field, value):
+def test_invalid_fields(name, field, value):
   with pytest.raises(ValueError, match=f"^{field}: "):
     create_model(name, num_classes=10, **{field: value})

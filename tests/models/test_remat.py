@@ -1,4 +1,4 @@
-"""What is computed again in the backward pass changes the memory, and nothing else."""
+"""Rematerialization changes the memory of a training step and nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ NETWORKS = {
 
 
 def steps(name):
-  """For each choice the gradient step of a network, with its arguments."""
+  """Returns the compiled gradient of a network for each choice of `remat`, and its arguments."""
   name, fields = NETWORKS[name]
   dtype = jnp.float64
   models = {r: create_model(name, num_classes=3, dtype=dtype, remat=r, **fields) for r in REMAT}
@@ -38,7 +38,7 @@ def steps(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_values_gradients_and_statistics_stay_and_the_memory_of_scanned_blocks_shrinks(x64, name):
+def test_results_stay_and_the_memory_of_scanned_blocks_shrinks(x64, name):
   compiled, arguments = steps(name)
   results = [jax.tree.leaves(step(*arguments)) for step in compiled.values()]
   for first, *others in zip(*results, strict=True):

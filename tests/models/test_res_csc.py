@@ -1,4 +1,4 @@
-"""The Res-CSC family against NumPy, and the identities between its members."""
+"""The Res-CSC family against NumPy, and identities between its rules."""
 
 import functools
 
@@ -27,7 +27,7 @@ def images(count=3, size=8, seed=0):
 
 @functools.cache
 def prepared():
-  """Variables of `small()` for `images()`, in float64: ask for the fixture x64."""
+  """Returns variables of `small()` for `images()` in float64; the test must use the fixture x64."""
   return networks.initialized(small(), images())
 
 
@@ -36,7 +36,7 @@ def prepared():
   [(20, 269722), (32, 464154), (44, 658586), (56, 853018), (110, 1727962), (218, 3477850)],
 )
 def test_parameters_of_table_2(depth, parameters):
-  """0.27, 0.46, 0.66, 0.85, 1.7 and 3.5 M, the same for all four but for a scalar a block."""
+  """All four rules have 0.27, ..., 3.5 million parameters, plus one scalar per block that trains c."""
   x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
   for rule in RULES:
     params = jax.eval_shape(ResCSC(10, depth, rule=rule).init, jax.random.key(0), x)["params"]
@@ -86,7 +86,7 @@ def test_without_the_correction(x64, rule, without):
 
 
 def test_terms_of_the_rule(x64):
-  """Without X_prev it is the simplified rule, without both a plain layer; in theory an ISTA step."""
+  """The full rule is an ISTA step; without X_prev it is "simplified", without both terms "plain"."""
   rng = np.random.default_rng(0)
   filters = jnp.asarray(rng.normal(size=(3, 3, 2, 2)))
   x, init = jnp.asarray(rng.normal(size=(2, 1, 6, 6, 2)))
@@ -112,7 +112,7 @@ def test_terms_of_the_rule(x64):
 
 
 def test_one_synthesis_more_than_resnet():
-  """No second analysis, and no convolution for L."""
+  """The correction needs no second analysis, and L needs no convolution."""
   x = jnp.zeros((1, 8, 8, 4))
   counts = {}
   for rule in ("resnet", "res_csc"):
@@ -126,7 +126,7 @@ def test_one_synthesis_more_than_resnet():
 @pytest.mark.parametrize("size", [6, 7])
 @pytest.mark.parametrize("rule", RULES)
 def test_transition_is_aligned_with_its_shortcut(rule, size):
-  """An impulse at a pixel that the shortcut keeps meets the filters' centre at the same output."""
+  """An impulse at a pixel that the shortcut keeps has its response at the same output pixel."""
   block = ResCSCBlock(2, 2, rule, norm=False, c=-1.0 if RULES[rule].correct else None)
   for place in [(0, 0), (2, 4), (4, 2)]:
     x = jnp.zeros((1, size, size, 1)).at[(0, *place)].set(1.0)
@@ -170,7 +170,7 @@ def test_scan_is_the_blocks_one_by_one(x64, train):
 
 
 def test_blocks_start_apart(x64):
-  """The parameters of a stage are drawn for each block."""
+  """Each block of a stage has its own random initialization."""
   filters = prepared()["params"]["stage_0"]["filters_2"]
   assert filters.shape[0] == 3
   assert np.max(np.abs(filters[0] - filters[1])) > 0.01
@@ -178,12 +178,12 @@ def test_blocks_start_apart(x64):
 
 
 def test_c_belongs_to_the_present_filters(x64):
-  """-1/L for L of at least lambda_max, and at most 1.3 times it, whatever the filters were before."""
+  """c = -1/L with lambda_max <= L <= 1.3 lambda_max of the current filters, after any change of them."""
   block = ResCSCBlock(3, rule="simplified", norm=False, dtype=jnp.float64)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 5, 3)))
   params = jax.jit(block.init)(jax.random.key(0), x)["params"]
   corrected = jax.jit(lambda p: block.apply({"params": p}, x))
-  params["norm_2"]["bias"] += 1e3  # nothing is clipped
+  params["norm_2"]["bias"] += 1e3  # so large that ReLU clips nothing
   for factor in (1.0, 7.0, 0.01):
     params["filters_2"] = factor * params["filters_2"]
     d1, d2 = (conv_matrix(params[name], (5, 5)) for name in ("filters_1", "filters_2"))

@@ -1,4 +1,4 @@
-"""Run by test_parallel.py with several host devices: trains on one and on all, prints what differs."""
+"""Trains on one device and on several, and prints the differences. Run by test_parallel.py."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from cscjax.ops import _conv_cpu
 BATCH, CLASSES, STEPS = 16, 5, 8  # two epochs
 NETWORKS = {
   "msd_csc": {"depth": 2, "unfolding": 2, "solver": "fista"},
-  "res_csc": {"depth": 14},  # its blocks run in a scan
+  "res_csc": {"depth": 14},  # with blocks in a scan
   "ml_csc": {"unfolding": 1},
 }
 COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|ragged-all-to-all"
@@ -40,7 +40,7 @@ def make_data():
 
 
 def train(trainer):
-  """The loss after each step, the last state, the sums of an evaluation, and the program's text."""
+  """Returns the loss after each step, the last state, the sums of an evaluation, and the program."""
   state = trainer.create_state((8, 8, 3), jax.random.key(0))
   state, data, key = trainer.put((state, make_data(), jax.random.key(1)))
   step = trainer.train.lower(state, data, key, np.int32(1)).compile()
@@ -53,7 +53,7 @@ def train(trainer):
 
 
 def reference(trainer, parts):
-  """Two steps of "pmap": gradients and running statistics of each part alone, then their means."""
+  """Computes two steps of "pmap" with separate gradients and statistics of each part of the batch."""
   data, (shuffle_key, augment_key) = make_data(), jax.random.split(jax.random.key(1))
   order = jax.random.permutation(jax.random.fold_in(shuffle_key, 0), len(data.labels))
   state = trainer.create_state((8, 8, 3), jax.random.key(0))
@@ -92,7 +92,7 @@ def after_two_steps(trainer):
 
 
 def distance(left, right):
-  """Largest difference, relative to 1e-3 + |value|."""
+  """Returns the largest difference, relative to 1e-3 + |value|."""
   return max(
     float(np.max(np.abs(np.float64(a) - np.float64(b)) / (1e-3 + np.abs(np.float64(b)))))
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
@@ -100,7 +100,7 @@ def distance(left, right):
 
 
 def exchanged(text):
-  """Of each kind of communication in a program the size of the largest array."""
+  """Returns the size of the largest array in each kind of collective operation of a program."""
   largest = {}
   for shapes, kind in re.findall(rf"= (.*?) ({COLLECTIVES})(?:-start)?\(", text):
     arrays = [map(int, filter(None, dims.split(","))) for dims in re.findall(r"\[([\d,]*)\]", shapes)]
@@ -133,6 +133,6 @@ def main():
 
 
 if __name__ == "__main__":
-  # Filter gradients loop over blocks of a few images, as those of large images do.
+  # With a small block size, filter gradients loop over blocks of images, as they do for large images.
   with mock.patch.object(_conv_cpu, "_PRODUCT", 2**13):
     main()

@@ -1,4 +1,4 @@
-"""Augmentation: what a shift and a flip may do to an image, and nothing else."""
+"""Augmentation gives all shifts and flips of an image, and nothing else."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def images(count=64, size=5):
 
 
 def crops(image, shift, flip):
-  """All images that augmentation may make, by NumPy."""
+  """Yields all images that augmentation can produce, computed with NumPy."""
   padded = np.pad(image, [(shift, shift), (shift, shift), (0, 0)])
   size = image.shape[0]
   for i in range(2 * shift + 1):

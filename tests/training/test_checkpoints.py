@@ -1,4 +1,4 @@
-"""Checkpoints: exact round trips, and what is damaged is never used."""
+"""Checkpoints are restored exactly, and damaged ones are never used."""
 
 import contextlib
 import errno
@@ -71,7 +71,7 @@ def test_a_damaged_file_never_gives_a_wrong_state(saved, damage):
     _copy(saved, folder)
     damage(folder / "12" / name)
     restored = restore(folder)
-    # A file that holds nothing of the state may be damaged without harm.
+    # Damage to a file that holds no part of the state may do no harm.
     chex.assert_trees_all_equal(restored.state, make_state(int(restored.state.step)))
     assert restored.seconds == int(restored.state.step) / 2
 
@@ -172,7 +172,7 @@ def test_another_structure_is_an_error_that_names_it(saved, what):
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EROFS, errno.ESTALE])
 @pytest.mark.parametrize("file", ["state.msgpack", "metadata"])
-def test_an_error_of_the_disk_is_no_damage(saved, monkeypatch, number, file):
+def test_a_disk_error_is_not_treated_as_damage(saved, monkeypatch, number, file):
   whole, before = pathlib.Path.read_bytes, contents(saved)
 
   def read(path):
@@ -202,7 +202,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-def test_what_the_run_did_not_write_is_left_alone(saved, what):
+def test_folders_that_the_run_did_not_write_are_left_alone(saved, what):
   FOREIGN[what](saved)
   foreign = {name for name in os.listdir(saved) if name not in ("7", "12")}
   with contextlib.closing(training.Checkpoints(saved)) as checkpoints:
@@ -230,7 +230,7 @@ def test_a_changed_network_is_an_error(saved):
   before = contents(saved)
   with (
     contextlib.closing(training.Checkpoints(saved, architecture=2)) as checkpoints,
-    pytest.raises(training.CheckpointError, match=r"changed since \(architecture 1, now 2\)"),
+    pytest.raises(training.CheckpointError, match=r"changed since then \(architecture 1, now 2\)"),
   ):
     checkpoints.restore(make_state(0))
   assert contents(saved) == before
@@ -257,7 +257,7 @@ def test_checkpoints_of_old_versions_are_used(tmp_path):
 @pytest.mark.parametrize("version", ["0.1.0", "present format"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from Orbax's threads
 def test_an_estimate_of_the_lipschitz_constant_is_left_out(tmp_path, version):
-  """Networks had it in a collection of its own; what else the checkpoint holds is still verified."""
+  """Networks once stored it in a collection; the rest of such a checkpoint is still verified."""
   estimate = {f"layer_{i}": {"state": (np.float32(i), np.ones((1, i + 1)))} for i in (0, 2, 10)}
 
   def with_estimate(state):
@@ -270,7 +270,7 @@ def test_an_estimate_of_the_lipschitz_constant_is_left_out(tmp_path, version):
       checkpoints.save(with_estimate(make_state(7)), seconds=3.5)
   chex.assert_trees_all_equal(restore(tmp_path).state, make_state(7))
   with contextlib.closing(training.Checkpoints(tmp_path)) as checkpoints:
-    same = checkpoints.restore(with_estimate(make_state(0)))  # a network that has such a collection
+    same = checkpoints.restore(with_estimate(make_state(0)))  # a network with this collection
     chex.assert_trees_all_equal(same.state, with_estimate(make_state(7)))
     with pytest.raises(training.CheckpointError, match="Dense_1/kernel is missing"):
       checkpoints.restore(other(STRUCTURES["another depth"][0]))
@@ -281,7 +281,7 @@ def test_an_unfinished_write_is_not_a_checkpoint(saved):
   assert int(restore(saved).state.step) == 12
 
 
-def test_what_a_kill_has_left_is_removed_and_what_cannot_be_removed_does_no_harm(saved):
+def test_leftovers_of_a_kill_are_removed_if_possible(saved):
   (saved / "20.orbax-checkpoint-tmp").symlink_to(saved / "12")
   (saved / "21.deleted").write_text("no folder")
   _copy(saved / "12", saved / "22.orbax-checkpoint-tmp")
@@ -290,7 +290,7 @@ def test_what_a_kill_has_left_is_removed_and_what_cannot_be_removed_does_no_harm
 
 
 @pytest.mark.parametrize("make", [pathlib.Path.touch, lambda path: path.symlink_to(path)])
-def test_what_is_no_directory_is_an_error(tmp_path, make):
+def test_a_path_that_is_not_a_directory_is_an_error(tmp_path, make):
   make(tmp_path / "checkpoints")
   with pytest.raises(OSError, match="checkpoints"):
     restore(tmp_path / "checkpoints")
@@ -310,7 +310,7 @@ def test_saving_the_same_step_again_changes_nothing(saved):
   assert restore(saved).seconds == 6.0
 
 
-def test_where_it_cannot_be_written_the_old_ones_stay(saved):
+def test_a_failed_write_keeps_the_old_checkpoints(saved):
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   with contextlib.closing(training.Checkpoints(saved)) as checkpoints:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
@@ -324,7 +324,7 @@ def test_where_it_cannot_be_written_the_old_ones_stay(saved):
   assert int(restore(saved).state.step) == 20
 
 
-def test_where_orbax_fails_it_is_one_line(saved, monkeypatch):
+def test_an_error_of_orbax_is_one_line(saved, monkeypatch):
   def fail(*args, **kwargs):
     raise ValueError("RESOURCE_EXHAUSTED: No space\nleft on device")
 
@@ -345,8 +345,8 @@ def _copy(source, target):
 
 
 @pytest.mark.filterwarnings("ignore:skipped the damaged checkpoint")
-def test_reading_alone_changes_nothing(saved):
-  """Neither a damaged checkpoint is removed nor one that is being written."""
+def test_read_only_changes_nothing(saved):
+  """Neither a damaged checkpoint nor one that is being written is removed."""
   cut(saved / "12" / "state.msgpack")
   begun = saved / "15.orbax-checkpoint-tmp-1"
   begun.mkdir()

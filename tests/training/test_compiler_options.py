@@ -1,4 +1,4 @@
-"""What the CPU's compiler options change is the speed: values and gradients stay those of plain XLA."""
+"""The compiler options for the CPU do not change values and gradients, and the others stay empty."""
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,11 @@ def test_convolutions_inside_a_loop(name, dtype):
 
   def energy(x, w):
     code = ops.conv(x, w, **geometry)
-    rebuilt = ops.conv_adjoint(jnp.tanh(code), w, x.shape[1:-1], **geometry)
-    return jnp.sum(jnp.square(rebuilt - x).astype(jnp.float32))
+    reconstruction = ops.conv_adjoint(jnp.tanh(code), w, x.shape[1:-1], **geometry)
+    return jnp.sum(jnp.square(reconstruction - x).astype(jnp.float32))
 
   def run(x, w):
-    """The sum of two gradients, in a loop as in a training step."""
+    """Sums two gradients in a loop, as a training step does."""
 
     def body(i, total):
       gradients = jax.grad(energy, argnums=(0, 1))(x * (1 + i), w)
@@ -54,7 +54,7 @@ def test_convolutions_inside_a_loop(name, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["msd_csc", "res_csc", "ml_csc"])
 def test_networks(name):
-  """Loss and gradients of a training step, to what float32 leaves of them."""
+  """Loss and gradients of a training step agree up to float32 rounding."""
   fields = {"msd_csc": {"depth": 3, "width": 8, "unfolding": 2}, "ml_csc": {"width": 8}}
   model = create_model(name, num_classes=10, **fields.get(name, {"depth": 8}))
   x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 16, 16, 3)), jnp.float32)
@@ -74,7 +74,7 @@ def test_networks(name):
 
 
 def test_this_version_of_xla_knows_them():
-  """Else every CPU run is two to three times slower, and says nothing."""
+  """Without them every CPU run would be two to three times slower, without a message."""
   assert training.compiler_options()
 
 

@@ -1,4 +1,4 @@
-"""The loop's decisions, with programs that only count."""
+"""When the loop evaluates, writes checkpoints and stops, with stand-ins for the compiled functions."""
 
 import types
 
@@ -9,11 +9,11 @@ import pytest
 
 from cscjax import training
 from cscjax.training import _loop as loop
-from cscjax.training._loop import Pace
+from cscjax.training._loop import ChunkSizer
 
 
 class Clock:
-  """Time that passes only where a test says so."""
+  """A clock that only a test advances."""
 
   def __init__(self):
     self.now = 0.0
@@ -23,7 +23,7 @@ class Clock:
 
 
 class Keeper:
-  """Stands for the checkpoints."""
+  """A stand-in for `Checkpoints` that records the saved steps."""
 
   def __init__(self, clock, seconds):
     self.steps, self._clock, self._seconds = [], clock, seconds
@@ -59,7 +59,7 @@ def run(
   save_seconds=0.0,
   **plan,
 ):
-  """Runs the loop over 10-step epochs; returns outcome, rows, saved steps and the calls made."""
+  """Runs the loop with 10-step epochs; returns the outcome, rows, saved steps and evaluations."""
   calls, evaluated, clock = [], [], Clock()
 
   def train(state, data, key, count):
@@ -84,7 +84,7 @@ def run(
     train=train,
     evaluate=evaluate,
   )
-  # A split stands for its images; what counts is how many labels it has: 3 batches, and 2.
+  # The name of a split stands in for its images. Only the number of labels matters: 3 or 2 batches.
   data = {
     name: training.Examples(name, np.zeros(examples), None, None)
     for name, examples in (("train", 40), ("test", 12), ("validation", 7))
@@ -140,7 +140,7 @@ def test_epochs_between_evaluations(tmp_path):
 def test_a_stop_in_training_saves_and_resumes_without_losing_a_row(tmp_path):
   outcome, _, saved, _ = run(tmp_path, stop_at=lambda calls, _: len(calls) == 2)
   assert outcome.status == "interrupted"
-  assert saved == [2]  # the first two calls take a step each
+  assert saved == [2]  # the first two calls perform one step each
   outcome, rows, _, _ = run(tmp_path, start=2)
   assert outcome.status == "ok"
   assert [r["step"] for r in rows if r["split"] == "test"] == [10, 20, 25]
@@ -206,7 +206,7 @@ def test_checkpoints_within_an_epoch(tmp_path):
   [
     (0.07, 0.4, 300.0, [1, 30, 59, 88, 100]),  # 20 s, in epochs of 0.7 s
     (0.07, 0.4, 5.0, [1, 9, 17, 25, 33, 41, 49, 57, 65, 73, 81, 89, 97, 100]),
-    (3.0, 0.4, 300.0, range(1, 101)),  # the epochs are long enough
+    (3.0, 0.4, 300.0, range(1, 101)),  # epochs long compared with a checkpoint
     (0.07, 1000.0, 1e9, [1, 100]),
   ],
 )
@@ -234,10 +234,10 @@ def test_the_metrics_are_on_disk_before_a_checkpoint_relies_on_them(tmp_path, mo
 
 
 class Killed(BaseException):
-  """Ends a run between two calls of the device."""
+  """Ends a run between two compiled calls."""
 
 
-def test_killed_epochs_after_its_last_checkpoint_it_makes_the_same_rows_again(tmp_path):
+def test_a_killed_run_writes_the_same_rows_after_resuming(tmp_path):
   def kill(calls, evaluated):
     if len(calls) > 27:
       raise Killed
@@ -262,23 +262,23 @@ def untimed(row):
 
 
 @pytest.mark.parametrize("remaining", [1, 7])
-def test_pace_gives_between_one_and_what_remains(remaining):
-  pace = Pace(1.0)
+def test_a_chunk_is_between_one_and_what_remains(remaining):
+  chunks = ChunkSizer(1.0)
   for _ in range(5):
-    with pace.call(remaining, 4) as count:
+    with chunks.call(remaining, 4) as count:
       assert 1 <= count <= remaining
-  assert pace.latest is not None
-  assert pace.rate() > 0
-  assert pace.rate() is None
+  assert chunks.latest is not None
+  assert chunks.rate() > 0
+  assert chunks.rate() is None
 
 
-def test_pace_keeps_calls_short():
+def test_chunks_keep_calls_short():
   import time
 
-  pace = Pace(seconds=0.05)
+  chunks = ChunkSizer(seconds=0.05)
   counts = []
   for _ in range(4):
-    with pace.call(10_000, 4) as count:
+    with chunks.call(10_000, 4) as count:
       counts.append(count)
       time.sleep(0.01 * min(count, 100))
   assert counts[:2] == [1, 1]

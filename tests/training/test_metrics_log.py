@@ -1,4 +1,4 @@
-"""metrics.jsonl after kills, damage and resumes."""
+"""The file metrics.jsonl after kills, damage and resumed runs."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def test_a_flipped_bit_never_gives_another_value(tmp_path):
       warnings.simplefilter("always")
       rows = read_metrics(path)
     assert all(row in log.rows for row in rows)
-    cut_off = not damaged.endswith(b"\n")  # as a kill leaves it
+    cut_off = not damaged.endswith(b"\n")  # like a line that a kill has cut off
     assert len(rows) == len(log.rows) or caught or cut_off
     assert len(caught) <= 1
 
@@ -122,7 +122,7 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("checksum", [True, False])  # a checksum does not make a value valid
+@pytest.mark.parametrize("checksum", [True, False])  # a valid checksum does not make a value valid
 @pytest.mark.parametrize("what", VALUES)
 def test_rows_are_checked_by_type_and_range(tmp_path, what, checksum):
   path = tmp_path / "metrics.jsonl"
@@ -142,7 +142,7 @@ def test_rows_that_the_parser_refuses_are_dropped(tmp_path, line):
     assert read_metrics(path) == [row(10)]
 
 
-def test_rows_are_read_once_each_by_rising_steps(tmp_path):
+def test_rows_are_read_once_and_sorted_by_step(tmp_path):
   path = tmp_path / "metrics.jsonl"
   rows = [row(10), row(20), row(20, split="train"), row(30)]
   lines = [json.dumps(seal(one)) for one in rows]
@@ -151,7 +151,7 @@ def test_rows_are_read_once_each_by_rising_steps(tmp_path):
     assert read_metrics(path) == rows
 
 
-def test_what_is_no_file_is_an_error(tmp_path):
+def test_a_path_that_is_not_a_regular_file_is_an_error(tmp_path):
   os.mkfifo(tmp_path / "metrics.jsonl")
   with pytest.raises(OSError, match="not a regular file"):
     read_metrics(tmp_path / "metrics.jsonl")

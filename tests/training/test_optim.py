@@ -1,4 +1,4 @@
-"""SGD and its schedule against the formulas, in NumPy."""
+"""SGD and its schedule against the formulas in NumPy."""
 
 import jax.numpy as jnp
 import numpy as np

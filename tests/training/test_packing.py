@@ -1,4 +1,4 @@
-"""Packing of a state's arrays, and training steps on packed arrays against steps on the arrays."""
+"""Packing of the arrays of a state, and training steps on packed against unpacked arrays."""
 
 from functools import partial
 
@@ -30,7 +30,7 @@ def test_arrays_are_packed_by_type_and_decay():
 
 
 def test_subtrees_of_a_state_come_back():
-  """Of an optimizer's state the momentum is packed, and the count of steps is not."""
+  """The momentum in an optimizer's state is packed, and its step count is not."""
   packing = Packing(PARAMS)
   params = jax.tree.map(jnp.asarray, PARAMS)
   state = (params, optax.adam(0.1).init(params), {"other": jnp.arange(3)})
@@ -41,7 +41,7 @@ def test_subtrees_of_a_state_come_back():
 
 
 def _reference_step(model, optimizer, state, images, labels):
-  """A step on the arrays themselves."""
+  """Performs a step without packing."""
 
   def loss_fn(params):
     logits, updates = model.apply(
@@ -57,7 +57,7 @@ def _reference_step(model, optimizer, state, images, labels):
 
 @pytest.mark.parametrize("norm", [True, False])  # without it there are no running statistics
 def test_steps_are_those_on_the_arrays(norm):
-  """With decay, momentum and a rate that falls."""
+  """Uses weight decay, momentum and a falling learning rate."""
   model = create_model("msd_csc", num_classes=3, depth=2, width=2, norm=norm)
   schedule = training.step_schedule(0.05, [2])
   optimizer = training.sgd(schedule, momentum=0.9, nesterov=True, weight_decay=0.1)
@@ -80,7 +80,7 @@ def test_steps_are_those_on_the_arrays(norm):
 
 
 def test_any_parameter_that_is_not_finite_is_found():
-  """One value of one array of either vector, whose loss is finite."""
+  """A single value of any array is found, even if the loss is finite."""
   model = create_model("msd_csc", num_classes=3, depth=1, width=2, unfolding=1)
   schedule = training.step_schedule(1e-3, [])
   trainer = training.Trainer(model, training.sgd(schedule, weight_decay=1e-4), schedule, 4)

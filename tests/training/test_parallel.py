@@ -1,4 +1,4 @@
-"""Several devices against one, in a process with forced host devices."""
+"""Training on several devices against one, in a process with several CPU devices."""
 
 import pathlib
 
@@ -8,7 +8,7 @@ from cscjax import training
 from cscjax.models import create_model
 from tests.several_devices import report_of
 
-ROUNDING = 2e-3  # of 8 steps in float32; relative to 1e-3 + |value|
+ROUNDING = 2e-3  # rounding error of 8 steps in float32, relative to 1e-3 + |value|
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def report():
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["msd_csc", "res_csc", "ml_csc"])
 def test_jit_trains_on_several_devices_as_on_one(report, network):
-  """Losses of all steps, the last state, and an evaluation, in which each example is counted once."""
+  """Losses, the last state and an evaluation agree, and each example is counted once."""
   found = report["networks"][network]
   assert found["difference"] < ROUNDING
   assert found["count"] == [70, 70]
@@ -28,7 +28,7 @@ def test_jit_trains_on_several_devices_as_on_one(report, network):
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["msd_csc", "res_csc", "ml_csc"])
 def test_the_devices_exchange_sums_and_no_activations(report, network):
-  """Sums of gradients and statistics, of which none is larger than a parameter."""
+  """The only communication is all-reduces, none of which is larger than the largest parameter."""
   found = report["networks"][network]
   assert list(found["exchanged"]) == ["all-reduce"]
   assert found["exchanged"]["all-reduce"] <= found["largest parameter"]

@@ -1,4 +1,4 @@
-"""Compiled training steps and evaluation, on a linear classifier whose gradient is known."""
+"""Compiled training steps and evaluation of a linear classifier whose gradient is known."""
 
 import chex
 import flax.linen as nn
@@ -20,7 +20,7 @@ class Linear(nn.Module):
 
 
 def one_hot_data(count):
-  """Image i is e_i: row i of the classifier's kernel has a gradient when image i is used."""
+  """Returns images e_i, so that row i of the kernel has a gradient only if image i is used."""
   images = np.eye(count, dtype=np.float32).reshape(count, count, 1)
   labels = (np.arange(count) % 3).astype(np.int32)
   return training.Examples(images, labels, np.zeros(1, np.float32), np.ones(1, np.float32))
@@ -53,7 +53,7 @@ def test_a_step_is_the_gradient_of_the_mean_cross_entropy():
   _, state, train = make(8, 8, learning_rate=0.5)
   data = one_hot_data(8)
   state = train(state, data, jax.random.key(1), np.int32(1))
-  # Zero logits: probabilities 1/3, gradient of the kernel's row i is (1/3 - [label]) / 8.
+  # The logits are 0 and the probabilities 1/3, so the gradient of row i is (1/3 - one_hot(label)) / 8.
   expected = -0.5 * (1 / 3 - np.eye(3)[data.labels]) / 8
   np.testing.assert_allclose(state.params["dense"]["kernel"], expected, atol=1e-7)
   np.testing.assert_allclose(state.metrics.means()["loss"], np.log(3), rtol=1e-6)
@@ -108,7 +108,7 @@ def test_the_first_loss_that_is_not_finite_is_named():
   images = data.images.copy()
   images[:] = 1e30
   state = train(state, data._replace(images=images), jax.random.key(1), np.int32(3))
-  assert int(state.bad_step) == 0  # its loss is finite, log 3, but not what the update gives
+  assert int(state.bad_step) == 0  # the loss is finite (log 3), but the new parameters are not
 
 
 def test_metrics_restart_with_the_epoch():
