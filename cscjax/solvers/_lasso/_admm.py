@@ -162,7 +162,7 @@ def admm(
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   loop = Loop.make(
-    problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=False
+    problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches_step=False
   )
   checks.in_range("relaxation", relaxation, 1, 2)
   if rho is not None:

@@ -158,9 +158,15 @@ def ista(
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   growth = _searched_growth(step)
-  searches = growth is not None
   loop = Loop.make(
-    problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
+    problem,
+    iterations,
+    tolerance,
+    max_iterations,
+    stop,
+    record,
+    differentiate,
+    searches_step=growth is not None,
   )
   method = ProximalGradient("ista", growth)
   return solve(problem, _checked_step(step, problem), init, tolerance, method=method, loop=loop)
@@ -286,9 +292,15 @@ def fista(
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   growth = _searched_growth(step)
-  searches = growth is not None
   loop = Loop.make(
-    problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
+    problem,
+    iterations,
+    tolerance,
+    max_iterations,
+    stop,
+    record,
+    differentiate,
+    searches_step=growth is not None,
   )
   method = ProximalGradient("fista", growth, restart=checks.boolean("restart", restart))
   return solve(problem, _checked_step(step, problem), init, tolerance, method=method, loop=loop)
