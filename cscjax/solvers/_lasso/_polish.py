@@ -17,8 +17,8 @@ EXPLORATION = 30  # FISTA iterations between two rounds, which change the face
 STEP_ITERATIONS = 40  # conjugate residual iterations per step; the next step continues where it ends
 SOLVE_ITERATIONS = 1000  # largest number of conjugate residual iterations for a derivative
 HALVINGS = 6  # largest number of times that a step which does not lower the objective is halved
-# A code counts as a solution if it violates the optimality conditions by at most NOISE rounding errors of
-# the largest |D^T x|, and by at most BETA_FRACTION of a positive beta.
+# A code counts as a solution if it violates the optimality conditions by at most NOISE rounding errors
+# of the largest |D^T x|, and by at most BETA_FRACTION of a positive beta.
 NOISE = 32
 BETA_FRACTION = 0.1
 
@@ -220,7 +220,7 @@ def _initial_step(problem: Lasso, direction: Code) -> jax.Array:
 
 
 def _violation(problem: Lasso, code: Code, noise: jax.Array) -> jax.Array:
-  """Returns by how much 0 is farther from the subdifferential than `noise`, at most: [batch...]."""
+  """Returns the largest excess over `noise` of the distance of 0 to the subdifferential: [batch...]."""
 
   def excess(g: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
     inside = -g - b if problem.nonnegative else jnp.abs(g) - b
