@@ -100,9 +100,8 @@ def test_one_step_against_dense_algebra(padding, nonnegative):
   for index in np.ndindex(filters.shape):
     step = np.zeros_like(filters)
     step[index] = 0.5
-    gradient[index] = data_term(filters + step) - data_term(
-      filters - step
-    )  # exact, because it is quadratic
+    # This difference is exact, because the data term is quadratic.
+    gradient[index] = data_term(filters + step) - data_term(filters - step)
   energy = np.mean([np.sum(code.reshape(20, 3) ** 2, axis=0) for code, _ in codes], axis=0)
   expected = filters - rate * gradient / energy.max()
   np.testing.assert_allclose(result.dictionary.filters, expected / _norms(expected), atol=1e-6)

@@ -195,9 +195,8 @@ def test_admm_at_its_defaults_against_finite_differences(x64, padding, nonnegati
   assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradients))
   h = 1e-6
   for direction in directions(arguments, rng):
-    if jax.tree.leaves(direction)[
-      1
-    ].any():  # the zero signal is not changed, so that the code has no kink nearby
+    # The zero signal is not changed, so that the code has no kink nearby.
+    if jax.tree.leaves(direction)[1].any():
       direction[1][1] = 0
     products = jax.tree.map(lambda g, d: jnp.sum(g * d), gradients, direction)
     difference = function(*moved(arguments, direction, h)) - function(*moved(arguments, direction, -h))
