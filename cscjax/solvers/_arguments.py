@@ -43,7 +43,7 @@ def per_part(name: str, values: Any, code: Code) -> Any:
   if jax.tree.structure(values) != structure:
     if values is None or not jax.tree_util.all_leaves([values]):
       parts = str(structure).removeprefix("PyTreeDef(").removesuffix(")")
-      checks.fail(name, values, f"one array for all parts of the code, or one for each of {parts}")
+      checks.fail(name, values, f"one array, or arrays in the structure of the code, {parts}")
     values = jax.tree.map(lambda _: values, code)
 
   def fit(value: ArrayLike, part: Any) -> jax.Array:

@@ -62,8 +62,8 @@ def omp(
   """Finds a code with few nonzero coefficients by orthogonal matching pursuit (Pati et al. 1993).
 
   Greedy minimisation of ||x - D code||: each iteration picks the atom d with the largest correlation
-  |<d, r>| / ||d|| with the residual r, and then fits the signal by least squares on all atoms picked so
-  far (by a QR factorisation that grows by one column, with Gram-Schmidt applied twice). A code with s
+  `|<d, r>| / ||d||` with the residual r, and then fits the signal by least squares on all atoms picked
+  so far (by a QR factorisation that grows by one column, with Gram-Schmidt applied twice). A code with s
   nonzero coefficients is recovered exactly if s < (1 + 1/mu) / 2, where mu is the mutual coherence of D
   (Tropp 2004).
 

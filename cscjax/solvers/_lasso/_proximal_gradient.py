@@ -70,8 +70,7 @@ def ista(
       code <- S_{beta step}(code - step D^T (D code - x))
 
   S_b(z) = sign(z) max(|z| - b, 0) is the soft threshold. With a step of at most 1/L, where L is the
-  largest eigenvalue of D^T D, the objective never rises. `fista` needs far fewer iterations in most
-  cases.
+  largest eigenvalue of D^T D, the objective never rises. `fista` usually needs far fewer iterations.
 
   `iterations=` runs a fixed number of iterations; `tolerance=` stops at convergence. The default
   criterion is the norm of the gradient mapping G at the code y from which an iteration starts,
