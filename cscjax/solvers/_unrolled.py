@@ -119,7 +119,7 @@ def initialized_thresholding(
     >>> import jax.numpy as jnp
     >>> import cscjax
     >>> dictionary = cscjax.MatrixDictionary(0.5 * jnp.eye(2))  # D / L of D = 2 I, L = 4
-    >>> x, init = jnp.array([1.0, -1.0]), jnp.array([0.1, 0.2])
+    >>> x, init = jnp.array([1.0, -1.0]), jnp.array([0.25, 0.25])
     >>> cscjax.solvers.initialized_thresholding(dictionary, x, init, jax.nn.relu, c=-4.0).tolist()
     [0.5, 0.0]
   """

@@ -41,7 +41,7 @@ def beta_max(
     >>> beta = cscjax.beta_max(dictionary, x)
     >>> float(beta), float(cscjax.beta_max(dictionary, x, nonnegative=True))
     (4.0, 2.0)
-    >>> bool(jnp.all(cscjax.ista(dictionary, x, beta).code == 0))
+    >>> bool(jnp.all(cscjax.ista(dictionary, x, 1.01 * beta).code == 0))
     True
   """
   problem = Lasso.make(dictionary, x, 0, mask, nonnegative)

@@ -69,7 +69,7 @@ def polished(
     >>> dictionary = cscjax.MatrixDictionary(jnp.eye(2))
     >>> x = jnp.array([1.0, 0.1])
     >>> result = cscjax.polished(dictionary, x, jnp.array([0.7, 0.0]), beta=0.25)
-    >>> result.code.tolist(), float(result.violation)
+    >>> [round(value, 3) for value in result.code.tolist()], float(result.violation)
     ([0.75, 0.0], 0.0)
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
