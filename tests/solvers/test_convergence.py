@@ -88,7 +88,7 @@ def test_solutions_that_are_zero(solve, name, nonnegative, stop):
 
 @pytest.mark.optimized
 @pytest.mark.parametrize("stop", ["gradient_mapping", "gap"])
-def test_a_zero_beside_longer_searches(stop):
+def test_a_zero_solution_in_a_batch_with_others(stop):
   """ADMM keeps a zero solution, which its iterates leave temporarily, while it iterates for others."""
   problem = PROBLEMS["circular"]()
   x = jnp.asarray(problem.x, jnp.float32)

@@ -99,7 +99,7 @@ def admm(
 
   Args:
     dictionary: The dictionary D: a `MatrixDictionary`, a `ConvDictionary` of stride 1 and any padding,
-      or an `IdentityAugmented` of one of the latter.
+      or an `IdentityAugmented` of such a convolution.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
