@@ -1,4 +1,4 @@
-"""Convolutional dictionary learning."""
+"""Convolutional dictionary learning: `learn_dictionary` finds filters for sparse codes."""
 
 from cscjax.learning._dictionary_learning import LearningResult, LearningState, learn_dictionary
 

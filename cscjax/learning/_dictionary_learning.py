@@ -1,4 +1,4 @@
-"""Convolutional dictionary learning: coding and projected gradient steps in turn."""
+"""Convolutional dictionary learning: alternates between sparse coding and projected gradient steps."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.typing import ArrayLike
@@ -16,17 +17,17 @@ from cscjax.learning._kernels import Kernel, as_kernel, full_size, project, supp
 from cscjax.ops import common_float, expand_rank, highest_precision, scaled, vary_alike
 from cscjax.solvers import fista
 
-DEFAULT_OPTIMIZER = optax.sgd(0.3, momentum=0.9)  # one object: calls share their compiled loop
+DEFAULT_OPTIMIZER = optax.sgd(0.3, momentum=0.9)  # one object, so that calls share a compiled loop
 
 
 class LearningState(NamedTuple):
-  """All that the next step needs: a pytree of arrays, which can be saved and passed back.
+  """The state of dictionary learning: a pytree of arrays that can be saved and passed to a later call.
 
   Attributes:
-    filters: [kh, kw, C, m], or [k, C, m].
-    optimizer: The Optax optimizer's own state.
-    key: uint32 [2], the randomness of the minibatches.
-    step: int32 scalar, steps done.
+    filters: The filters, [kh, kw, C, m] or [k, C, m].
+    optimizer: State of the Optax optimizer.
+    key: Key data of the random minibatches, uint32 [2].
+    step: Number of steps done so far, an int32 scalar.
   """
 
   filters: jax.Array
@@ -36,15 +37,15 @@ class LearningState(NamedTuple):
 
 
 class LearningResult(NamedTuple):
-  """A learned dictionary.
+  """The result of `learn_dictionary`.
 
   Attributes:
-    dictionary: Its atoms have norm 1.
-    objective: [steps], mean over the minibatch of 1/2 ||x - D code||^2 + beta ||code||_1, before the
-      step changed the atoms.
-    support_size: [steps, m], how many coefficients of each atom were not 0, mean over the minibatch. An
-      atom that was never used kept its value.
-    state: To go on from.
+    dictionary: The learned dictionary, whose atoms have norm 1.
+    objective: Mean of 1/2 ||x - D code||^2 + beta ||code||_1 over the minibatch of each step, before the
+      step changes the atoms: [steps].
+    support_size: Number of nonzero coefficients of each atom, averaged over the minibatch of each step:
+      [steps, m]. An atom that is never used keeps its initial value.
+    state: The state after the last step, from which a later call can continue.
   """
 
   dictionary: ConvDictionary
@@ -54,13 +55,13 @@ class LearningResult(NamedTuple):
 
 
 class _Settings(NamedTuple):
-  """What the compiled loop depends on."""
+  """The static arguments of the compiled loop."""
 
   kernel: Kernel
   steps: int
   batch_size: int
   coding_iterations: int
-  padding: str
+  padding: Literal["CIRCULAR", "SAME"]
   nonnegative: bool
   optimizer: optax.GradientTransformation
 
@@ -81,56 +82,75 @@ def learn_dictionary(
   key: jax.Array | None = None,
   state: LearningState | None = None,
 ) -> LearningResult:
-  """Learns the filters of a convolutional dictionary from images, or one-dimensional signals.
+  """Learns the filters of a convolutional dictionary from images or one-dimensional signals.
 
-      min over D, codes of mean over images of 1/2 ||x - D code||^2 + beta ||code||_1,  ||d_j|| = 1
+      min over D and codes: mean over images of 1/2 ||x - D code||^2 + beta ||code||_1,   ||d_j|| = 1
 
-  Each step codes a minibatch by `fista` from 0 (step "adaptive"), takes one step of the optimizer along
-  the gradient of the data term at these codes, and projects each atom onto its support and the unit
-  sphere. The gradient is divided by the largest mean ||code_j||^2 of an atom, the curvature along an
-  atom whose copies do not overlap: rates have no unit, and beyond 1 a plain step overshoots. Images
-  should come without their low-pass part (`x - tikhonov_lowpass(x, 5)`): small atoms cannot express it.
+  Each step encodes a minibatch with `fista` (from the zero code, with an adaptive step), takes one step
+  of the optimizer along the gradient of the data term for these codes, and projects each atom onto its
+  support and the unit sphere. The gradient is divided by the largest mean ||code_j||^2 of an atom, which
+  is the curvature along an atom whose copies do not overlap. Hence learning rates do not depend on the
+  scale of the images, and a plain gradient step with a rate above 1 overshoots.
 
-      r = learn_dictionary(images, 0.05, kernel=((8, 16), (12, 8)))             # 16 atoms 8x8, 8 12x12
-      r = learn_dictionary(images, 0.05, kernel=((8, 16), (12, 8)), state=r.state)         # goes on
+  Subtract the low-pass component of the images first (`x - cscjax.tikhonov_lowpass(x, 5)`), because
+  small atoms cannot represent it.
 
-  The second call, with the same images and arguments, ends with the same bits on one device as a
-  single call of all steps.
+  To continue, pass `state=result.state` with the same images and arguments: on one device, the result is
+  then equal, bit for bit, to that of a single call with all steps.
 
   Args:
-    images: [N, H, W, C], or signals [N, L, C]; integers are converted.
-    beta: Penalty >= 0, a scalar or one an atom [m]. As large as the standard deviation of the images
-      leaves few non-zeros; smaller ones rebuild more and take more `coding_iterations`.
-    kernel: Pairs (size, count) of atoms, a size one integer for all axes or one an axis. Smaller atoms
-      stand in the middle of an array of the largest size, zeros around them.
-    steps: How many, >= 1.
-    batch_size: Images in a step, 1 to N, drawn without replacement until all have had their turn (but
-      for a rest below `batch_size`); all of them if None.
-    coding_iterations: Of FISTA in each step, >= 1.
-    padding: "CIRCULAR" (images wrap around) or "SAME" (zeros beyond the border).
-    nonnegative: Whether the codes are constrained to be >= 0.
-    optimizer: Of Optax; SGD with rate 0.3 and momentum 0.9 by default (Adam, which moves each tap
-      equally far, leaves noise in the atoms). One object for several calls spares compiling again.
-    init: Filters to start from, [kh, kw, C, m] as the result's; Gaussian noise if None, or where an
-      atom is 0. They are projected first.
-    key: Of the noise and the minibatches; jax.random.key(0) if None.
-    state: A result's, to go on from, in place of `init` and `key`.
+    images: Images [N, H, W, C] or signals [N, L, C]; integers are converted to floating point.
+    beta: Penalty, nonnegative: a scalar, or one value per atom [m]. A penalty as large as the standard
+      deviation of the images leaves few nonzero coefficients; a smaller one gives better reconstructions
+      and needs more `coding_iterations`.
+    kernel: Pairs (size, count) of atoms, such as ((8, 16), (12, 8)) for 16 atoms of 8x8 and 8 atoms of
+      12x12. A size is one integer for all axes, or one per axis. Smaller atoms are centred in an array
+      of the largest size and padded with zeros.
+    steps: Number of steps, positive.
+    batch_size: Number of images in the minibatch of a step, 1 to N; all images if None. Minibatches are
+      drawn without replacement in each epoch, and the last N mod `batch_size` images of an epoch are
+      left out.
+    coding_iterations: Number of FISTA iterations in each step, positive.
+    padding: `"CIRCULAR"` (images are periodic) or `"SAME"` (zero beyond the border).
+    nonnegative: Whether the codes are constrained to be nonnegative.
+    optimizer: An Optax optimizer; by default SGD with learning rate 0.3 and momentum 0.9. Adam moves
+      each filter tap by about the same amount, which leaves noise in the atoms. Calls with the same
+      optimizer object share their compilation.
+    init: Initial filters, [kh, kw, C, m] or [k, C, m], which are projected first. Gaussian noise if
+      None, and for each atom that is zero.
+    key: Random key of the initial noise and the minibatches; `jax.random.key(0)` if None.
+    state: The state of an earlier result from which to continue. It replaces `init` and `key`.
 
   Returns:
-    The dictionary, its traces and the state.
+    A `LearningResult`: the dictionary, the objective and the support sizes of each step, and the state.
 
   Raises:
-    ValueError: If images are empty or not finite, atoms are larger than images, shapes do not fit, or
-      an argument is out of range or contradicts `state`.
+    ValueError: If images are empty or not finite, atoms are larger than images, shapes do not fit, or an
+      argument is out of range or does not fit `state`.
+
+  Example:
+    >>> import jax
+    >>> import cscjax
+    >>> images = jax.random.normal(jax.random.key(0), (4, 12, 12, 1))
+    >>> result = cscjax.learn_dictionary(images, 0.5, kernel=[(5, 6), (3, 2)], steps=10)
+    >>> result.dictionary.filters.shape, result.objective.shape
+    ((5, 5, 1, 8), (10,))
+    >>> bool(result.objective[-1] < result.objective[0])
+    True
+    >>> more = cscjax.learn_dictionary(
+    ...   images, 0.5, kernel=[(5, 6), (3, 2)], steps=10, state=result.state
+    ... )
+    >>> int(more.state.step)
+    20
   """
   images = _as_images(images)
   kernel = as_kernel(kernel, images.ndim - 2)
   mask = support_mask(kernel)
   if any(k > n for k, n in zip(full_size(kernel), images.shape[1:-1], strict=True)):
-    checks.fail("kernel", kernel, f"sizes within those of the images {images.shape[1:-1]}")
+    checks.fail("kernel", kernel, f"sizes of at most those of the images, {images.shape[1:-1]}")
   checks.all_at_least("beta", beta, 0)
   if jnp.shape(beta) not in ((), mask.shape[-1:]):
-    checks.fail("beta", jnp.shape(beta), f"a scalar, or one for each of {mask.shape[-1]} atoms")
+    checks.fail("beta", jnp.shape(beta), f"a scalar, or one value for each of {mask.shape[-1]} atoms")
   checks.positive_int("steps", steps)
   batch_size = len(images) if batch_size is None else checks.positive_int("batch_size", batch_size)
   if batch_size > len(images):
@@ -139,7 +159,7 @@ def learn_dictionary(
   checks.one_of("padding", padding, ("CIRCULAR", "SAME"))
   checks.boolean("nonnegative", nonnegative)
   if not isinstance(optimizer, optax.GradientTransformation):
-    checks.fail("optimizer", optimizer, "one of Optax")
+    checks.fail("optimizer", optimizer, "an Optax optimizer")
   shape = jax.ShapeDtypeStruct((*mask.shape[:-2], images.shape[-1], mask.shape[-1]), images.dtype)
   if state is None:
     state = _start(shape, mask, optimizer, init, key)
@@ -150,15 +170,18 @@ def learn_dictionary(
 
 
 @partial(jax.jit, static_argnames="settings")
-def _learn(images, beta, state, steps, settings):
+def _learn(
+  images: jax.Array, beta: jax.Array, state: LearningState, steps: int, settings: _Settings
+) -> LearningResult:
+  """Runs the loop over all steps."""
   images, beta, state = vary_alike((images, beta, state))
   batch_size = settings.batch_size
   mask = support_mask(settings.kernel)
-  # The atoms do not depend on the unit, with which no square leaves the range of float32.
+  # In this unit, squares stay in the range of float32; the atoms do not depend on it.
   images, unit = scaled(images)
   beta = beta / unit
 
-  def update(state):
+  def update(state: LearningState) -> tuple[LearningState, jax.Array, jax.Array]:
     batch = _minibatch(images, batch_size, state)
     dictionary = ConvDictionary(state.filters, padding=settings.padding)
     code = fista(
@@ -171,13 +194,13 @@ def _learn(images, beta, state, steps, settings):
       record=(),
     ).code
 
-    def data_term(filters):
+    def data_term(filters: jax.Array) -> jax.Array:
       residual = dictionary.replace(filters=filters).residual(code, batch)
       return 0.5 * jnp.sum(jnp.square(residual)) / batch_size
 
     value, gradient = jax.value_and_grad(data_term)(state.filters)
     energy = jnp.max(jnp.sum(jnp.square(code), axis=tuple(range(code.ndim - 1)))) / batch_size
-    # What leaves the support must not reach the optimizer's momentum either.
+    # The momentum of the optimizer must not see the gradient outside the support either.
     gradient = jnp.where(mask & (energy > 0), gradient / jnp.where(energy > 0, energy, 1), 0)
     changes, optimizer_state = settings.optimizer.update(gradient, state.optimizer, state.filters)
     moved = jnp.asarray(optax.apply_updates(state.filters, changes))
@@ -188,7 +211,7 @@ def _learn(images, beta, state, steps, settings):
     )
     return state, objective, support.astype(objective.dtype)
 
-  def body(i, carry):
+  def body(i: jax.Array, carry: Any) -> Any:
     state, objectives, supports = carry
     state, objective, support = update(state)
     return state, objectives.at[i].set(objective), supports.at[i].set(support)
@@ -197,15 +220,15 @@ def _learn(images, beta, state, steps, settings):
     jnp.zeros_like(images, shape=settings.steps),
     jnp.zeros_like(images, shape=(settings.steps, mask.shape[-1])),
   )
-  # A number of steps that the compiler knows would let it treat short loops differently, to the bit.
+  # `steps` is traced: with a static number, the compiler could round short loops differently.
   state, objectives, supports = lax.fori_loop(0, steps, body, (state, *traces))
   return LearningResult(
     ConvDictionary(state.filters, padding=settings.padding), objectives * unit * unit, supports, state
   )
 
 
-def _minibatch(images, batch_size, state):
-  """This step's part of this epoch's permutation."""
+def _minibatch(images: jax.Array, batch_size: int, state: LearningState) -> jax.Array:
+  """Returns the images of this step: a part of the permutation of this epoch."""
   if batch_size == len(images):
     return images
   epoch, position = jnp.divmod(state.step, len(images) // batch_size)
@@ -214,23 +237,31 @@ def _minibatch(images, batch_size, state):
   return images[lax.dynamic_slice_in_dim(order, position * batch_size, batch_size)]
 
 
-def _as_images(images):
+def _as_images(images: ArrayLike) -> jax.Array:
+  """Checks the images and converts them to floating point."""
   images = checks.real_array("images", images)
   if images.ndim not in (3, 4) or images.size == 0:
-    checks.fail("images", images.shape, "[N, H, W, C] or [N, L, C], no axis empty")
+    checks.fail("images", images.shape, "[N, H, W, C] or [N, L, C] with no empty axis")
   images = images.astype(common_float(images))
   if not checks.is_traced(images) and not bool(jnp.all(jnp.isfinite(images))):
     checks.fail("images", "NaN or infinity", "finite values")
   return images
 
 
-def _start(shape, mask, optimizer, init, key):
+def _start(
+  shape: jax.ShapeDtypeStruct,
+  mask: np.ndarray,
+  optimizer: optax.GradientTransformation,
+  init: ArrayLike | None,
+  key: jax.Array | None,
+) -> LearningState:
+  """Returns the initial state."""
   try:
     noise_key, batch_key = jax.random.split(
       jax.random.key(0, impl="threefry2x32") if key is None else key
     )
   except TypeError:
-    checks.fail("key", key, "one made by jax.random.key")
+    checks.fail("key", key, "a key made by jax.random.key")
   noise = jax.random.normal(noise_key, shape.shape, shape.dtype)
   filters = project(noise, mask, noise)
   if init is not None:
@@ -242,16 +273,24 @@ def _start(shape, mask, optimizer, init, key):
   return LearningState(filters, optimizer.init(filters), data, jnp.zeros((), jnp.int32))
 
 
-def _check_state(state, shape, mask, optimizer, init, key):
+def _check_state(
+  state: LearningState,
+  shape: jax.ShapeDtypeStruct,
+  mask: np.ndarray,
+  optimizer: optax.GradientTransformation,
+  init: ArrayLike | None,
+  key: jax.Array | None,
+) -> None:
+  """Raises ValueError if a state does not fit the other arguments."""
   if init is not None or key is not None:
-    checks.fail("state", "init or key beside it", "neither: it holds both")
+    checks.fail("state", "init or key", "no init or key with it (it contains both)")
   expected = jax.eval_shape(lambda: _start(shape, mask, optimizer, None, None))
   if jax.tree.structure(state) != jax.tree.structure(expected):
-    checks.fail("state", jax.tree.structure(state), "a LearningState of this optimizer")
+    checks.fail("state", jax.tree.structure(state), "a LearningState with the state of this optimizer")
   for got, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
     if jnp.shape(got) != wanted.shape or jnp.result_type(got) != wanted.dtype:
       checks.fail(
         "state",
         (jnp.shape(got), jnp.result_type(got)),
-        f"an array like {wanted.shape}, {wanted.dtype}, as for these images and this kernel",
+        f"arrays that fit images and kernel, such as {wanted.shape} {wanted.dtype}",
       )

@@ -1,4 +1,4 @@
-"""Atoms of several sizes in one array of filters: where each may be non-zero, and its projection."""
+"""Atoms of several sizes in one array of filters: their supports, and the projection onto them."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,15 @@ import numpy as np
 from cscjax import checks, ops
 
 Kernel = tuple[tuple[tuple[int, ...], int], ...]
-"""Pairs (size along each axis, number of atoms)."""
+"""Pairs (size along each axis, number of atoms of this size)."""
 
 
 def as_kernel(kernel: Sequence, rank: int) -> Kernel:
-  """Checked pairs, from (size, count) ones whose size is one for all axes or one an axis."""
-  expected = "pairs (size, count), a size one integer >= 1 or one an axis"
+  """Checks pairs (size, count), and converts them to a `Kernel`.
+
+  A size is one integer for all axes, or one per axis.
+  """
+  expected = "pairs (size, count) whose size is an integer >= 1, or one per axis"
   try:
     pairs = [(size, count) for size, count in kernel]
   except (TypeError, ValueError):
@@ -32,12 +35,12 @@ def as_kernel(kernel: Sequence, rank: int) -> Kernel:
 
 
 def full_size(kernel: Kernel) -> tuple[int, ...]:
-  """The smallest size that holds all atoms."""
+  """Returns the smallest size that contains all atoms."""
   return tuple(map(max, zip(*(size for size, _ in kernel), strict=True)))
 
 
 def support_mask(kernel: Kernel) -> np.ndarray:
-  """Bool [kh, kw, 1, m], or [k, 1, m]: the taps of each atom, in the middle of the array."""
+  """Returns the support of each atom, centred in the array: bool [kh, kw, 1, m], or [k, 1, m]."""
   full = full_size(kernel)
   masks = []
   for size, count in kernel:
@@ -48,10 +51,13 @@ def support_mask(kernel: Kernel) -> np.ndarray:
 
 
 def project(filters: jax.Array, mask: np.ndarray, previous: jax.Array) -> jax.Array:
-  """Each atom on its support and of norm 1; `previous` where nothing of it is left."""
+  """Projects each atom onto its support and the unit sphere.
+
+  An atom that is zero on its support is taken from `previous`.
+  """
   filters = jnp.where(mask, filters, 0)
   axes = tuple(range(filters.ndim - 1))
   largest = jnp.max(jnp.abs(filters), axis=axes, keepdims=True)
-  filters = filters / jnp.where(largest > 0, largest, 1)  # so that no square leaves the range of float32
+  filters = filters / jnp.where(largest > 0, largest, 1)  # keeps the squares in range
   norms = jnp.sqrt(jnp.sum(jnp.square(filters), axis=axes, keepdims=True))
   return jnp.where(norms > 0, filters / jnp.where(norms > 0, norms, 1), previous)

@@ -1,8 +1,14 @@
-"""Pursuits: pure functions from a dictionary and a signal to a sparse code.
+"""Sparse coding algorithms: pure functions from a dictionary and a signal to a sparse code.
 
-Solvers compute float32 products and convolutions at the highest precision, see
-`cscjax.ops.highest_precision`. What networks are made of keeps the setting of JAX:
-`initialized_thresholding`, `layered_pursuit`, `multilayer_pursuit` and `unfolded_pursuit`.
+- One layer: `ista`, `fista` and `admm` solve the Lasso, min 1/2 ||x - D code||^2 + beta ||code||_1;
+  `beta_max`, `duality_gap` and `polished` bound, certify and refine its solutions. `omp` selects atoms
+  greedily.
+- Several layers: `layered_thresholding`, `layered_bp`, `ml_ista` and `ml_fista`.
+- Networks: `unfolded_pursuit`, `initialized_thresholding`, `layered_pursuit` and `multilayer_pursuit`
+  unfold (also called unroll) the iterations, with a proximal operator of its own for each.
+
+The solvers compute float32 products and convolutions at the highest precision, see
+`cscjax.ops.highest_precision`. The functions for networks follow `jax.default_matmul_precision`.
 """
 
 from cscjax.solvers._lasso._admm import admm

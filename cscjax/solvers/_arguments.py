@@ -1,4 +1,4 @@
-"""What the solvers make of their arguments: a step, and a penalty for each part of a code."""
+"""Conversion of the arguments that solvers share: the step, and a penalty for each part of a code."""
 
 from typing import Any
 
@@ -13,7 +13,10 @@ from cscjax.ops import expand_rank
 
 
 def as_step(name: str, step: ArrayLike | None, dictionary: Dictionary, x: jax.Array) -> jax.Array:
-  """A positive scalar step in the type of `x`; 1/L if None, without a gradient (1 where D = 0)."""
+  """Returns the step as a positive scalar in the type of `x`.
+
+  If `step` is None, it is 1/L, through which no gradient flows, or 1 if D = 0.
+  """
   if step is None:
     bound = lax.stop_gradient(lipschitz(dictionary, x.shape[x.ndim - dictionary.signal_ndim :]))
     step = 1 / jnp.where(bound > 0, bound, 1)
@@ -25,28 +28,31 @@ def as_step(name: str, step: ArrayLike | None, dictionary: Dictionary, x: jax.Ar
 
 
 def list_as_code(name: str, values: Any, code: Code) -> Any:
-  """A list of numbers as an array, where a code is a single array; other values unchanged."""
+  """Converts a list of numbers to an array if the code is a single array; keeps all other values."""
   is_single = jax.tree_util.treedef_is_leaf(jax.tree.structure(code))
   return checks.list_as_array(name, values) if is_single else values
 
 
 def per_part(name: str, values: Any, code: Code) -> Any:
-  """An array for each part of the code, of its type, from values of its structure or one for all."""
+  """Returns an array for each part of the code, in the part's type and rank.
+
+  `values` has the structure of the code, or is a single value for all parts.
+  """
   values = list_as_code(name, values, code)
   structure = jax.tree.structure(code)
   if jax.tree.structure(values) != structure:
     if values is None or not jax.tree_util.all_leaves([values]):
       parts = str(structure).removeprefix("PyTreeDef(").removesuffix(")")
-      checks.fail(name, values, f"one array, or one for each part of a code {parts}")
+      checks.fail(name, values, f"one array, or arrays in the structure of the code, {parts}")
     values = jax.tree.map(lambda _: values, code)
 
-  def fit(value, part):
+  def fit(value: ArrayLike, part: Any) -> jax.Array:
     value = jnp.asarray(value, part.dtype)
     trailing = part.shape[max(part.ndim - value.ndim, 0) :]
     if len(trailing) != value.ndim or any(
       v not in (1, p) for v, p in zip(value.shape, trailing, strict=True)
     ):
-      checks.fail(name, value.shape, f"a shape that broadcasts to the code's {part.shape}")
+      checks.fail(name, value.shape, f"a shape that broadcasts to the code's shape {part.shape}")
     return expand_rank(value, part.ndim)
 
   return jax.tree.map(fit, values, code)

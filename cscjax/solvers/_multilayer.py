@@ -29,15 +29,16 @@ from cscjax.solvers._unrolled import Chain, bottom_up, top_down
 
 
 class MultilayerResult(NamedTuple):
-  """What a multi-layer solver found.
+  """The result of a multi-layer solver.
 
   Attributes:
-    codes: Of all layers, batch axes as in the signal.
-    objective: [iterations + 1, batch...], see `ml_ista`, before the first iteration and after each;
-      [layers, iterations + 1, batch...] of `layered_bp`, where each layer has an objective of its own.
-    iterations: int32 scalar, how many were done (in each layer).
-    diverged: [batch...], whether the objective (of a layer) is not finite, or above twice that of the
-      code 0: a step was too large.
+    codes: The codes of all layers, the deepest one last, with the batch axes of the signal.
+    objective: The objective of each signal before the first iteration and after each iteration:
+      [iterations + 1, batch...]. In `layered_bp`, each layer has an objective of its own: [layers,
+      iterations + 1, batch...].
+    iterations: Number of iterations (of each layer, for `layered_bp`), an int32 scalar.
+    diverged: Whether the final objective (of any layer, for `layered_bp`) is not finite, or more than
+      twice that of the zero code: [batch...]. If so, a step was too large.
   """
 
   codes: list[Code]
@@ -55,28 +56,55 @@ def layered_thresholding(
   steps: Sequence[ArrayLike] | None = None,
   nonnegative: bool = False,
 ) -> list[Code]:
-  """One ISTA iteration from code 0 in each layer, the layer below as its signal (eq. 3).
+  """Encodes a signal with layered thresholding: one ISTA iteration from the zero code in each layer.
+
+  The code of a layer is the signal of the next one (eq. 3 of Zhang & Zhang 2020):
 
       code_i = S_{beta_i step_i}(step_i D_i^T code_{i-1}),   code_0 = x
 
-  With `nonnegative` and steps 1 it is a plain network: filters D_i, biases -beta_i. Over
-  `IdentityAugmented` dictionaries it is the MSDNet (Proposition 1); a code (a, z) is joined along the
-  channels to be the next signal.
+  S_b is the soft threshold. With `nonnegative=True` and steps of 1, the codes are the features of a
+  plain convolutional network with filters D_i, biases -beta_i and ReLUs; with `IdentityAugmented`
+  dictionaries, they are those of an MSDNet (Proposition 1 there). If a code has several parts, they are
+  concatenated along the channels to be the signal of the next layer.
 
   Args:
-    dictionaries: D_1 ... D_k, the first for signals shaped like `x`.
-    x: Signals, batch axes first.
-    betas: One a layer, >= 0 with the signed threshold (the bias of a ReLU is free); for a code of
-      several parts a tuple, one for each part, or one for all.
-    steps: One a layer, > 0; 1/L each by `lipschitz` if None (no gradient flows through it).
-    nonnegative: Whether to use S^+ (ReLU) in place of the signed soft threshold.
+    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
+      the others the code of the one before.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    betas: Penalties, one entry per layer: a scalar, one value per channel, or an array that broadcasts
+      against the code. A code of several parts takes one entry for all parts, or a tuple of one for
+      each. Nonnegative, unless `nonnegative=True`: the bias of a ReLU may have either sign.
+    steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
+      gradient flows through it.
+    nonnegative: Whether to use the nonnegative soft threshold, a ReLU with a bias.
 
   Returns:
-    The codes of all layers.
+    A list of the codes of all layers, the deepest one last.
 
   Raises:
-    ValueError: If the numbers of dictionaries, betas and steps differ, a value is out of range, or
+    ValueError: If the numbers of dictionaries, `betas` and `steps` differ, a value is out of range, or
       shapes do not fit.
+
+  References:
+    Papyan, V., Romano, Y. & Elad, M. (2017). Convolutional neural networks analyzed via convolutional
+    sparse coding. Journal of Machine Learning Research 18(83).
+
+    Zhang, Z. & Zhang, S. (2020). Towards understanding residual and dilated dense neural networks via
+    convolutional sparse coding. National Science Review 8(3).
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> first = cscjax.ConvDictionary(jax.random.normal(jax.random.key(0), (3, 3, 1, 4)), stride=2)
+    >>> second = cscjax.ConvDictionary(jax.random.normal(jax.random.key(1), (3, 3, 4, 8)), stride=2)
+    >>> x = jnp.ones((16, 16, 1))
+    >>> betas = [jnp.full(4, 0.1), jnp.full(8, 0.2)]  # one bias per channel, as in a CNN with ReLUs
+    >>> codes = cscjax.layered_thresholding(
+    ...   [first, second], x, betas, steps=[1.0, 1.0], nonnegative=True
+    ... )
+    >>> [code.shape for code in codes]
+    [(8, 8, 4), (4, 4, 8)]
   """
   check_one_per_dictionary(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   shrink = nonnegative_soft_threshold if checks.boolean("nonnegative", nonnegative) else soft_threshold
@@ -103,32 +131,59 @@ def ml_ista(
   steps: Sequence[ArrayLike] | None = None,
   nonnegative: bool = False,
 ) -> MultilayerResult:
-  """Multi-layer ISTA (Sulam et al. 2020), from codes 0.
+  """Solves the multi-layer basis pursuit approximately with ML-ISTA (Sulam et al. 2020).
 
-  For the multi-layer basis pursuit
+  The problem is
 
-      min over code_K of 1/2 ||x - D_1 code_1||^2 + sum_i beta_i ||code_i||_1,  code_{i-1} = D_i code_i,
+      min_{code_K} 1/2 ||x - D_1 code_1||^2 + sum_i beta_i ||code_i||_1,   code_{i-1} = D_i code_i,
 
-  whose value is the objective returned. An iteration is that of `multilayer_pursuit` with soft
-  thresholds beta_i step_1 ... step_i: the gradient reaches layer i through the updates of those below,
-  so that this is its step as seen from the objective. It ends near the minimum, not in it: the smaller
-  the steps, the nearer, and the more iterations. The codes returned are the thresholded ones, for which
-  code_{i-1} = D_i code_i holds but approximately.
+  and an iteration, from zero codes, is
+
+      p_K = code_K,   p_{i-1} = D_i p_i                                           (from the top down)
+      code_i <- S_{b_i}(p_i - step_i D_i^T (D_i p_i - code_{i-1})),   code_0 = x   (from the bottom up)
+
+  with soft thresholds b_i = beta_i step_1 ... step_i: the gradient reaches layer i through the updates
+  of the layers below it, so that the effective step size of layer i is the product of the steps.
+
+  The iterations converge to a point near the minimum, not to the minimum; smaller steps bring it nearer
+  and take more iterations. The codes returned are the thresholded ones, for which code_{i-1} = D_i
+  code_i holds only approximately. The objective is that of the codes which the deepest one implies.
 
   Args:
-    dictionaries: D_1 ... D_K, the first for signals shaped like `x`.
-    x: Signals, batch axes first.
-    betas: One a layer, >= 0, each as in `ista`.
-    iterations: How many, >= 0.
-    steps: One a layer, > 0; 1/L each by `lipschitz` if None (no gradient flows through it).
-    nonnegative: Whether the codes are constrained to be >= 0.
+    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
+      the others the code of the one before.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
+      broadcasts against the code. A code of several parts takes one entry for all parts, or one for
+      each.
+    iterations: Number of iterations, nonnegative.
+    steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
+      gradient flows through it.
+    nonnegative: Whether the codes are constrained to be nonnegative.
 
   Returns:
-    A `MultilayerResult`: the codes, the trace of the objective, and whether it diverged.
+    A `MultilayerResult`: the codes, the objective after each iteration, and whether the solver diverged.
 
   Raises:
-    ValueError: If the numbers of dictionaries, betas and steps differ, a value is out of range, or
+    ValueError: If the numbers of dictionaries, `betas` and `steps` differ, a value is out of range, or
       shapes do not fit.
+
+  References:
+    Sulam, J., Aberdam, A., Beck, A. & Elad, M. (2020). On multi-layer basis pursuit, efficient
+    algorithms and convolutional neural networks. IEEE Transactions on Pattern Analysis and Machine
+    Intelligence 42(8).
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> first = cscjax.MatrixDictionary(jax.random.normal(jax.random.key(0), (16, 24)) / 4)
+    >>> second = cscjax.MatrixDictionary(jax.random.normal(jax.random.key(1), (24, 32)) / 5)
+    >>> result = cscjax.ml_ista([first, second], jnp.ones(16), [0.1, 0.1], iterations=50)
+    >>> [code.shape for code in result.codes]
+    [(24,), (32,)]
+    >>> bool(result.objective[-1] < result.objective[0])
+    True
   """
   return _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver="ista")
 
@@ -143,9 +198,60 @@ def ml_fista(
   steps: Sequence[ArrayLike] | None = None,
   nonnegative: bool = False,
 ) -> MultilayerResult:
-  """Multi-layer FISTA (Sulam et al. 2020): `ml_ista` with the deepest code extrapolated.
+  """Solves the multi-layer basis pursuit approximately with ML-FISTA (Sulam et al. 2020).
 
-  Arguments, result and errors are those of `ml_ista`.
+  The problem is
+
+      min_{code_K} 1/2 ||x - D_1 code_1||^2 + sum_i beta_i ||code_i||_1,   code_{i-1} = D_i code_i,
+
+  and an iteration, from zero codes, is
+
+      p_K = code_K + w (code_K - code_K_old),   p_{i-1} = D_i p_i                  (from the top down)
+      code_i <- S_{b_i}(p_i - step_i D_i^T (D_i p_i - code_{i-1})),   code_0 = x   (from the bottom up)
+
+  with FISTA's weights w and soft thresholds b_i = beta_i step_1 ... step_i: the gradient reaches layer i
+  through the updates of the layers below it, so that the effective step size of layer i is the product
+  of the steps.
+
+  The iterations converge to a point near the minimum, not to the minimum; smaller steps bring it nearer
+  and take more iterations. The codes returned are the thresholded ones, for which code_{i-1} = D_i
+  code_i holds only approximately. The objective is that of the codes which the deepest one implies.
+
+  Args:
+    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
+      the others the code of the one before.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
+      broadcasts against the code. A code of several parts takes one entry for all parts, or one for
+      each.
+    iterations: Number of iterations, nonnegative.
+    steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
+      gradient flows through it.
+    nonnegative: Whether the codes are constrained to be nonnegative.
+
+  Returns:
+    A `MultilayerResult`: the codes, the objective after each iteration, and whether the solver diverged.
+
+  Raises:
+    ValueError: If the numbers of dictionaries, `betas` and `steps` differ, a value is out of range, or
+      shapes do not fit.
+
+  References:
+    Sulam, J., Aberdam, A., Beck, A. & Elad, M. (2020). On multi-layer basis pursuit, efficient
+    algorithms and convolutional neural networks. IEEE Transactions on Pattern Analysis and Machine
+    Intelligence 42(8).
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> first = cscjax.MatrixDictionary(jax.random.normal(jax.random.key(0), (16, 24)) / 4)
+    >>> second = cscjax.MatrixDictionary(jax.random.normal(jax.random.key(1), (24, 32)) / 5)
+    >>> result = cscjax.ml_fista([first, second], jnp.ones(16), [0.1, 0.1], iterations=50)
+    >>> [code.shape for code in result.codes]
+    [(24,), (32,)]
+    >>> bool(result.objective[-1] < result.objective[0])
+    True
   """
   return _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver="fista")
 
@@ -161,22 +267,49 @@ def layered_bp(
   nonnegative: bool = False,
   solver: str = "fista",
 ) -> MultilayerResult:
-  """Layered basis pursuit (Papyan et al. 2017): each layer solved before the next, whose signal it is.
+  """Encodes a signal with layered basis pursuit (Papyan et al. 2017): solves one layer after the other.
+
+  The code of a layer is the signal of the next one:
+
+      code_i = argmin_code 1/2 ||code_{i-1} - D_i code||^2 + beta_i ||code||_1,   code_0 = x
+
+  If a code has several parts, they are concatenated along the channels to be the signal of the next
+  layer.
 
   Args:
-    dictionaries: As in `ml_ista`.
-    x: As in `ml_ista`.
-    betas: As in `ml_ista`.
-    iterations: In each layer.
-    steps: As in `ml_ista`.
-    nonnegative: As in `ml_ista`.
-    solver: "fista" or "ista", by which a layer is solved.
+    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
+      the others the code of the one before.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
+      broadcasts against the code. A code of several parts takes one entry for all parts, or one for
+      each.
+    iterations: Number of iterations in each layer, nonnegative.
+    steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
+      gradient flows through it.
+    nonnegative: Whether the codes are constrained to be nonnegative.
+    solver: The solver of each layer, `"fista"` or `"ista"`.
 
   Returns:
-    A `MultilayerResult`: the codes, each layer's trace of its objective, and whether one diverged.
+    A `MultilayerResult`: the codes, the objective of each layer after each iteration, and whether the
+    solver diverged in any layer.
 
   Raises:
-    ValueError: As `ml_ista`.
+    ValueError: If the numbers of dictionaries, `betas` and `steps` differ, a value is out of range,
+      `solver` is unknown, or shapes do not fit.
+
+  References:
+    Papyan, V., Romano, Y. & Elad, M. (2017). Convolutional neural networks analyzed via convolutional
+    sparse coding. Journal of Machine Learning Research 18(83).
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> first = cscjax.MatrixDictionary(jax.random.normal(jax.random.key(0), (16, 24)) / 4)
+    >>> second = cscjax.MatrixDictionary(jax.random.normal(jax.random.key(1), (24, 32)) / 5)
+    >>> result = cscjax.layered_bp([first, second], jnp.ones(16), [0.1, 0.1], iterations=50)
+    >>> [code.shape for code in result.codes], result.objective.shape
+    ([(24,), (32,)], (2, 51))
   """
   check_one_per_dictionary(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   checks.all_at_least("betas", betas, 0)
@@ -199,10 +332,10 @@ def layered_bp(
 
 
 class _Problem(NamedTuple):
-  """Checked arguments, one entry a layer."""
+  """The checked arguments of a multi-layer solver; the lists have one entry per layer."""
 
   x: jax.Array
-  codes: list[Code]  # zeros
+  codes: list[Code]  # zero codes
   betas: list[Code]
   steps: list[jax.Array]
   thresholds: list[Code]
@@ -210,13 +343,22 @@ class _Problem(NamedTuple):
 
 class _State(NamedTuple):
   codes: list[Code]
-  chain: Chain  # of the deepest code
+  chain: Chain  # the chain of the deepest code
   previous: Chain
-  t: jax.Array  # scalar, FISTA's t
-  weight: jax.Array  # scalar, of the next extrapolation
+  t: jax.Array  # FISTA's t, a scalar
+  weight: jax.Array  # weight of the next extrapolation, a scalar
 
 
-def _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver):
+def _solve(
+  dictionaries: Sequence[Dictionary],
+  x: ArrayLike,
+  betas: Sequence[Any],
+  iterations: int,
+  steps: Sequence[ArrayLike] | None,
+  nonnegative: bool,
+  solver: str,
+) -> MultilayerResult:
+  """Checks the arguments of a multi-layer solver and runs it."""
   checks.int_at_least("iterations", iterations, 0)
   checks.boolean("nonnegative", nonnegative)
   problem = _problem(dictionaries, x, betas, steps)
@@ -224,23 +366,29 @@ def _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver):
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
-def _iterate(dictionaries, problem, iterations, nonnegative, solver):
+def _iterate(
+  dictionaries: tuple[Dictionary, ...],
+  problem: _Problem,
+  iterations: int,
+  nonnegative: bool,
+  solver: str,
+) -> MultilayerResult:
   dictionaries, problem = vary_alike((dictionaries, problem))
   x, codes, betas, steps, thresholds = problem
   shrink = nonnegative_soft_threshold if nonnegative else soft_threshold
   proxes = [lambda point, t=threshold: jax.tree.map(shrink, point, t) for threshold in thresholds]
   batch = x.ndim - dictionaries[0].signal_ndim
 
-  def objective(chain):
+  def objective(chain: Chain) -> jax.Array:
     value = 0.5 * sum_signals(jnp.square(x - chain.signals[0]), batch)
     for point, beta in zip(chain.points, betas, strict=True):
       penalty = jax.tree.map(lambda p, b: sum_signals(b * jnp.abs(p), batch), point, beta)
       value += sum(jax.tree.leaves(penalty))
     return value.astype(x.dtype)
 
-  def body(state, _):
+  def body(state: _State, _: None) -> tuple[_State, jax.Array]:
     chain = state.chain
-    if solver == "fista":  # by linearity the whole chain is extrapolated with the deepest code
+    if solver == "fista":  # by linearity, this extrapolates the whole chain
       chain = extrapolate(chain, state.previous, state.weight.astype(x.dtype))
     codes = bottom_up(dictionaries, x, chain, steps, proxes)
     chain = top_down(dictionaries, codes[-1], codes, x)
@@ -255,7 +403,13 @@ def _iterate(dictionaries, problem, iterations, nonnegative, solver):
   return MultilayerResult(state.codes, trace, jnp.int32(iterations), diverged)
 
 
-def _problem(dictionaries, x, betas, steps) -> _Problem:
+def _problem(
+  dictionaries: Sequence[Dictionary],
+  x: ArrayLike,
+  betas: Sequence[Any],
+  steps: Sequence[ArrayLike] | None,
+) -> _Problem:
+  """Checks the arguments and computes the zero codes, steps and thresholds of all layers."""
   check_one_per_dictionary(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   given = [None] * len(dictionaries) if steps is None else steps
   problem = _Problem(as_signal(dictionaries[0], x), [], [], [], [])

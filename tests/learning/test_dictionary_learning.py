@@ -1,4 +1,4 @@
-"""learn_dictionary: planted dictionaries, one step against dense algebra, supports, resuming."""
+"""Tests of learn_dictionary: planted dictionaries, a step in dense algebra, supports, resuming."""
 
 import functools
 
@@ -16,7 +16,7 @@ ATOMS, SIZE = 4, 5
 
 
 def _planted(rank=2, side=24, channels=1, images=12, nonnegative=False):
-  """(filters [k.., C, m] of norm 1, images): two per cent of the codes are not 0, wrapped around."""
+  """Returns filters [k.., C, m] of norm 1 and periodic images, with codes that are 2 % nonzero."""
   rng = np.random.default_rng(0)
   filters = rng.normal(size=(*(SIZE,) * rank, channels, ATOMS))
   filters /= _norms(filters)
@@ -33,12 +33,12 @@ def _norms(filters):
 
 
 def _recovered(learned, planted, signed):
-  """How many planted atoms have a learned one that correlates with them above 0.95 at some shift."""
+  """Returns how many planted atoms have a correlation above 0.95 with a learned atom at some shift."""
   found = 0
   for a in np.moveaxis(planted, -1, 0):
     best = 0
     for b in np.moveaxis(np.asarray(learned, np.float64), -1, 0):
-      # The channels fit at shift 0 alone, the middle of the last axis.
+      # The channels must not be shifted: shift 0 is in the middle of the last axis.
       correlation = scipy.signal.correlate(a, b)[..., a.shape[-1] - 1]
       best = max(best, np.max(correlation if signed else np.abs(correlation)))
     found += best > 0.95
@@ -50,7 +50,7 @@ def _recovered(learned, planted, signed):
   ("rank", "side", "channels", "nonnegative"), [(2, 16, 3, True), (1, 200, 1, False)]
 )
 def test_recovers_a_planted_dictionary(rank, side, channels, nonnegative):
-  """With room for the shift and two atoms too many."""
+  """The kernel has room for a shift, and there are two atoms too many."""
   planted, x = _planted(rank, side, channels, nonnegative=nonnegative)
   arguments = {"kernel": ((SIZE + 2, ATOMS + 2),), "batch_size": 4, "nonnegative": nonnegative}
   result = learn_dictionary(x, 0.3, steps=100, key=jax.random.key(1), **arguments)
@@ -58,7 +58,7 @@ def test_recovers_a_planted_dictionary(rank, side, channels, nonnegative):
   assert _recovered(learned, planted, nonnegative) >= 3
   np.testing.assert_allclose(_norms(learned), 1, rtol=1e-5)
   assert np.mean(result.objective[-10:]) < 0.75 * result.objective[0]
-  # Noise is not near them: the criterion would tell.
+  # Noise does not meet the criterion.
   noise = np.random.default_rng(1).normal(size=learned.shape)
   assert _recovered(noise / _norms(noise), planted, nonnegative) == 0
 
@@ -100,7 +100,8 @@ def test_one_step_against_dense_algebra(padding, nonnegative):
   for index in np.ndindex(filters.shape):
     step = np.zeros_like(filters)
     step[index] = 0.5
-    gradient[index] = data_term(filters + step) - data_term(filters - step)  # exact: it is quadratic
+    # This difference is exact, because the data term is quadratic.
+    gradient[index] = data_term(filters + step) - data_term(filters - step)
   energy = np.mean([np.sum(code.reshape(20, 3) ** 2, axis=0) for code, _ in codes], axis=0)
   expected = filters - rate * gradient / energy.max()
   np.testing.assert_allclose(result.dictionary.filters, expected / _norms(expected), atol=1e-6)
@@ -135,7 +136,7 @@ def test_a_resumed_run_ends_with_the_same_bits():
   for steps in (1, 3):
     key = jax.random.key(3) if state is None else None
     parts.append(learn_dictionary(x, 0.5, steps=steps, key=key, state=state, **arguments))
-    state = jax.tree.map(np.asarray, parts[-1].state)  # as it comes from a file
+    state = jax.tree.map(np.asarray, parts[-1].state)  # as if it came from a file
   for got, expected in zip(jax.tree.leaves(state), jax.tree.leaves(whole.state), strict=True):
     np.testing.assert_array_equal(got, expected)
   np.testing.assert_array_equal(np.concatenate([p.objective for p in parts]), whole.objective)
@@ -144,7 +145,7 @@ def test_a_resumed_run_ends_with_the_same_bits():
 
 
 def test_minibatches_take_their_turns():
-  """Image i holds energy 4^i alone and is not coded: the objective tells which images were drawn."""
+  """Image i has energy 4^i and a zero code, so that the objective shows which images were drawn."""
   x = np.zeros((5, 4, 4, 1), np.float32)
   x[:, 0, 0, 0] = np.sqrt(2 * 2 * 4.0 ** np.arange(5))
   result = learn_dictionary(x, 1e3, kernel=((2, 1),), steps=8, batch_size=2, key=jax.random.key(4))
@@ -220,7 +221,7 @@ _STATE = LearningState(
     ("padding", {"padding": ((1, 1), (1, 1))}),
     ("init", {"init": np.ones((3, 3, 1, 3))}),
     ("init", {"init": np.full((3, 3, 1, 2), np.inf)}),
-    ("state", {"state": _STATE}),  # of another optimizer
+    ("state", {"state": _STATE}),  # the state of another optimizer
     ("state", {"state": _STATE, "optimizer": optax.sgd(0.1), "kernel": ((3, 3),)}),
     ("state", {"state": _STATE, "optimizer": optax.sgd(0.1), "key": jax.random.key(0)}),
   ],
@@ -232,7 +233,7 @@ def test_bad_input_names_the_argument(name, arguments):
 
 
 def test_the_scale_of_the_images_does_not_matter():
-  """In float32, where the squares of these images are 0 or infinite."""
+  """The squares of these images underflow or overflow in float32."""
   images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
   run = functools.partial(learn_dictionary, kernel=((3, 4),), steps=3, coding_iterations=5)
   expected = run(images, 0.1)

@@ -1,6 +1,6 @@
-"""Solvers on a mesh of two devices, by `jax.shard_map` and on explicit axes; prints errors as JSON.
+"""Runs solvers on a mesh of two devices, in `jax.shard_map` and on explicit axes; prints errors as JSON.
 
-A process of its own (see test_meshes.py), since the number of devices is set before JAX starts.
+test_meshes.py starts it as a process, because the number of devices is set before JAX starts.
 """
 
 import json

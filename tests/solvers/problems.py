@@ -1,4 +1,4 @@
-"""Problems that the tests of the solvers share: a dictionary, its dense matrix, signals."""
+"""Problems that the tests of the solvers share: a dictionary, its dense matrix and a signal."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from tests import references
 
 class Problem(NamedTuple):
   dictionary: cscjax.Dictionary
-  d: np.ndarray  # the dense D
+  d: np.ndarray  # D as a dense matrix
   x: np.ndarray  # one signal
 
   @property
@@ -50,7 +50,7 @@ PROBLEMS = {
 
 
 def flat(code):
-  """A code as one vector, or its parts one after the other."""
+  """Flattens a code to one vector; several parts are concatenated."""
   return np.concatenate([np.ravel(part) for part in jax.tree.leaves(code)])
 
 

@@ -1,4 +1,4 @@
-"""Wrong calls over the whole core: each is a ValueError that begins with the name of the argument."""
+"""Wrong calls of all core functions raise a ValueError that begins with the name of the argument."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def layered(dictionaries=(MATRIX,), x=VECTOR, betas=(0.1,), **options):
   return cscjax.layered_thresholding(dictionaries, x, betas, **options)
 
 
-# What is wrong: (argument that the message names, call).
+# Maps what is wrong to (the argument that the message names, the call).
 CALLS = {
   # convolution
   "conv: channels of x": ("x", lambda: CONV.analysis(jnp.ones((6, 5, 3)))),
@@ -189,7 +189,7 @@ def test_shapes_are_checked_while_tracing():
     jax.eval_shape(lambda x, beta: ista(x=x, beta=beta), VECTOR, jnp.ones(3))
 
 
-# Unusual, and right.
+# Unusual but correct calls.
 @pytest.mark.parametrize(
   "call",
   [

@@ -1,4 +1,4 @@
-"""Ways to call ISTA and FISTA: warm starts, batches, vmap, jit, gradients, types."""
+"""Tests of the ways to call ISTA and FISTA: warm starts, batches, vmap, jit, gradients, types."""
 
 import functools
 
@@ -91,7 +91,7 @@ def test_vmap_jit_and_eager(x64, solver, name):
 
 @pytest.mark.parametrize("name", ["dense", "circular", "same_strided", "augmented"])
 def test_everything_traces_under_jit(name):
-  """Default step, penalty and signal as tracers: nothing asks for a concrete value."""
+  """The penalty and the signal may be tracers, also with the default step."""
   problem = PROBLEMS[name]()
   shapes = jax.eval_shape(
     lambda d, x, beta: cscjax.fista(d, x, beta, iterations=2), problem.dictionary, problem.x, 0.1
@@ -121,7 +121,7 @@ def test_vmap_over_dictionaries(x64, solve):
   ],
 )
 def test_gradients_against_finite_differences(x64, solver, name, nonnegative):
-  """Through all iterations, by atoms, signal, penalty, step and initial code together."""
+  """Differentiates all iterations with respect to atoms, signal, penalty, step and initial code."""
   problem = PROBLEMS[name]()
   rng = np.random.default_rng(7)
   shapes = jax.eval_shape(problem.dictionary.analysis, problem.x)
@@ -174,7 +174,7 @@ def _typed(name, dtype):
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["dense", "circular", "augmented"])
 def test_types_are_kept(x64, name, dtype, solve):
-  """Also where penalty and step are float64 scalars or arrays, which would promote."""
+  """Penalties and steps in float64 do not promote the result."""
   beta = np.full(3, 0.1) if name == "circular" else np.float64(0.1)
   for step in (None, np.float64(0.1)):
     run = functools.partial(solve, beta=beta, iterations=2, step=step)
@@ -188,7 +188,7 @@ def test_types_are_kept(x64, name, dtype, solve):
   ("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.03), ("float16", 0.01)]
 )
 def test_precision_and_many_iterations(dtype, tolerance, solve):
-  """Half precision stays finite after t^2 has left its range."""
+  """Results in half precision stay finite when t^2 overflows half precision."""
   problem = dense(0)
   dictionary, x = _typed("dense", dtype)
   expected = references.pursue(problem.d, problem.x, 0.1, 400, accelerate=solve is cscjax.fista)[1]

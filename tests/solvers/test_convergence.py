@@ -1,4 +1,4 @@
-"""What `converged` means: at every start, step and scale, where the solution is 0, on photographs."""
+"""Tests of `converged` for various starts, steps and scales, zero solutions, and photographs."""
 
 import functools
 
@@ -49,13 +49,13 @@ def test_a_warm_start_that_passes_through_zero():
 @pytest.mark.parametrize("solve", [cscjax.ista, cscjax.fista])
 @pytest.mark.parametrize("init", [0.0, 0.5, 1.0])
 def test_a_short_step_does_not_converge(solve, init):
-  """Also where rounding leaves the code as it is."""
+  """This includes steps so short that rounding leaves the code unchanged."""
   result = solve(ONE, [1.0], 0.1, step=1e-9, init=[init], tolerance=1e-3, max_iterations=50)
   assert not bool(result.converged)
 
 
 def test_a_step_too_long_does_not_converge():
-  """From its 1, the code jumps to 0 and mapping = code / step is tiny."""
+  """The code jumps from 1 to 0, where the mapping, code / step, is tiny."""
   result = cscjax.ista(ONE, [1.0], 0.1, step=1e6, init=[1.0], tolerance=1e-3, max_iterations=1)
   np.testing.assert_array_equal(result.code, 0)
   assert not bool(result.converged)
@@ -66,7 +66,7 @@ def test_a_step_too_long_does_not_converge():
 @pytest.mark.parametrize("name", ["dense", "circular"])
 @each_solver
 def test_solutions_that_are_zero(solve, name, nonnegative, stop):
-  """From any start they are flagged by the first test, in a batch beside others too."""
+  """Zero solutions converge in the first test from any start, also in a batch with others."""
   problem = PROBLEMS[name]()
   x = jnp.asarray(problem.x, jnp.float32)
   beta = 1.01 * float(cscjax.beta_max(problem.dictionary, x))
@@ -88,8 +88,8 @@ def test_solutions_that_are_zero(solve, name, nonnegative, stop):
 
 @pytest.mark.optimized
 @pytest.mark.parametrize("stop", ["gradient_mapping", "gap"])
-def test_a_zero_beside_longer_searches(stop):
-  """ADMM, which leaves 0 on its way to it, keeps a solution that is 0 while it iterates for others."""
+def test_a_zero_solution_in_a_batch_with_others(stop):
+  """ADMM keeps a zero solution, which its iterates leave temporarily, while it iterates for others."""
   problem = PROBLEMS["circular"]()
   x = jnp.asarray(problem.x, jnp.float32)
   beta = 1.01 * float(cscjax.beta_max(problem.dictionary, x))
@@ -98,16 +98,15 @@ def test_a_zero_beside_longer_searches(stop):
   assert int(result.iterations) > 10
   np.testing.assert_array_equal(result.code[0], 0)
   np.testing.assert_array_equal(result.support_size[:, 0], 0)
-  assert np.all(
-    getattr(result, stop)[:, 0] <= np.finfo(np.float32).eps
-  )  # what the gap counts as rounding
+  # The gap is at least the rounding error of the objective.
+  assert np.all(getattr(result, stop)[:, 0] <= np.finfo(np.float32).eps)
   np.testing.assert_allclose(result.objective[:, 0], 0.5 * jnp.sum(x**2), rtol=1e-6)
   assert np.any(result.code[1] != 0)
 
 
 @each_solver
 def test_nothing_to_code(solve):
-  """A dictionary of zeros, a signal of zeros and a mask of zeros."""
+  """The code is zero for a zero dictionary, a zero signal or a zero mask."""
   problem = dense(0)
   init = jnp.ones(12)
   for dictionary, options in (
@@ -125,7 +124,7 @@ def test_nothing_to_code(solve):
 @pytest.mark.parametrize("shape", [(5, 4), (4, 9)], ids=["overdetermined", "underdetermined"])
 @pytest.mark.parametrize("solver", ["fista", "fista_adaptive", "admm"])
 def test_no_penalty(x64, solver, shape):
-  """Least squares: some solution of the normal equations."""
+  """Without a penalty, the code solves the normal equations of least squares."""
   rng = np.random.default_rng(0)
   d, x = rng.normal(size=shape), rng.normal(size=shape[0])
   result = SOLVERS[solver](
@@ -135,7 +134,7 @@ def test_no_penalty(x64, solver, shape):
   np.testing.assert_allclose(d.T @ (d @ np.asarray(result.code) - x), 0, atol=1e-5)
 
 
-SCALES = {  # powers of two of dictionary and signal
+SCALES = {  # exponents of two of the dictionary and the signal
   "magnetometers": (-27, -43),
   "large atoms": (33, 0),
   "small atoms": (-33, 0),
@@ -151,7 +150,7 @@ SCALES = {  # powers of two of dictionary and signal
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
 @each_solver
 def test_scale_does_not_matter(solve, scale):
-  """In float32, where the squares of most of these numbers are out of range."""
+  """The squares of most of these numbers are out of range in float32."""
   problem = PROBLEMS["circular"]()
   dictionary, x = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (problem.dictionary, problem.x))
   expected = solve(dictionary, x, 0.2, tolerance=1e-4, record=("gap",))
@@ -174,7 +173,7 @@ def test_signals_of_a_batch_have_their_own_scale(solver):
   scales = jnp.asarray([2.0**-80, 1, 2.0**80], jnp.float32)[:, None, None, None]
   result = SOLVERS[solver](dictionary, scales * x[None], 0.2 * scales, tolerance=1e-4)
   assert np.all(result.converged)
-  # The same program runs on all three, and in float64 they agree to the bit: only rounding is left.
+  # The scales are powers of two: in float64 the codes are equal, and in float32 up to rounding.
   rounding = 4 * np.finfo(np.float32).eps * np.max(np.abs(result.code[1]))
   np.testing.assert_allclose(result.code[0] / scales[0], result.code[1], rtol=0, atol=rounding)
   np.testing.assert_allclose(result.code[2] / scales[2], result.code[1], rtol=0, atol=rounding)
@@ -221,7 +220,7 @@ def test_what_rounding_does_not_allow_is_not_converged(solve):
 
 @functools.cache
 def _photograph(case, size=48):
-  """A part of a problem of the benchmark, and its minimum in float64."""
+  """Returns a crop of a problem of the benchmark, and its minimum in float64."""
   whole = problems.make(case)
   h, w = (n // 2 for n in whole.x.shape[1:3])
   problem = whole._replace(x=whole.x[:1, h : h + size, w : w + size])
@@ -233,7 +232,7 @@ def _photograph(case, size=48):
 
 
 def _cases():
-  """Quick ones are those of ADMM, which needs the fewest iterations, on the problems of few filters."""
+  """Marks as fast the cases of ADMM, with the fewest iterations, on the problems with few filters."""
   for case in problems.available():
     for name in SOLVERS:
       quick = name == "admm" and case in problems.BASE_CASES
@@ -242,14 +241,14 @@ def _cases():
 
 @pytest.mark.parametrize(("solver", "case"), list(_cases()))
 def test_a_tolerance_means_the_same_for_all_solvers(solver, case):
-  """1e-3 ends between 1e-4 and 1e-2 above the minimum, judged in float64 by code that is not ours."""
+  """With 1e-3, an independent objective in float64 exceeds the minimum by a fraction of 1e-4 to 1e-2."""
   problem, minimum = _photograph(case)
   dictionary = cscjax.ConvDictionary(jnp.asarray(problem.filters), padding="CIRCULAR")
   result = SOLVERS[solver](
     dictionary, problem.x, problem.beta, tolerance=1e-3, max_iterations=20000, record=()
   )
   assert np.all(result.converged)
-  # The judge places an atom from its first tap, a ConvDictionary around its middle.
+  # The independent objective places atoms by their first tap, a ConvDictionary by their middle.
   before = (problem.filters.shape[0] - 1) // 2
   code = np.roll(np.asarray(result.code), (-before, -before), axis=(1, 2))
   above = Objective(*problem)(code) / minimum - 1

@@ -1,4 +1,4 @@
-"""Derivatives through the iterations, with rematerialisation, and of the solution itself."""
+"""Tests of derivatives: of unrolled iterations, with rematerialisation, and of the solution."""
 
 import functools
 
@@ -44,7 +44,7 @@ def case(name):
 
 
 def directions(arguments, rng):
-  """A random direction in each argument, the others at rest."""
+  """Yields a random direction in each argument, with zeros in the others."""
   for i in range(len(arguments)):
     yield tuple(
       jax.tree.map(lambda a, on=i == j: rng.normal(size=np.shape(a)) * on, argument)
@@ -67,7 +67,7 @@ def moved(arguments, direction, h):
 )
 @pytest.mark.parametrize("nonnegative", [False, True], ids=["signed", "nonnegative"])
 def test_implicit_against_finite_differences(x64, solver, name, nonnegative):
-  """By dictionary, signal, penalty and mask; forward mode is reverse mode's transpose."""
+  """Differentiates with respect to dictionary, signal, penalty and mask, in forward and reverse mode."""
   solve = functools.partial(CONVERGED[solver], nonnegative=nonnegative)
   weights, arguments, rng = case(name)
   function = jax.jit(functools.partial(loss, solve, weights))
@@ -163,7 +163,7 @@ def memory(mode, iterations):
 
 @pytest.mark.slow
 def test_memory_against_iterations():
-  """Unrolled grows as they do, with rematerialisation as their square root, implicit not at all."""
+  """Memory grows linearly when unrolled, as the square root with remat, and not at all if implicit."""
   unrolled, remat, implicit = (
     memory(mode, 400) / memory(mode, 25) for mode in ("unrolled", "remat", "implicit")
   )
@@ -182,7 +182,7 @@ def test_memory_against_iterations():
   ],
 )
 def test_admm_at_its_defaults_against_finite_differences(x64, padding, nonnegative):
-  """By dictionary, signal, penalty and mask, for a batch of which one signal is 0."""
+  """Differentiates with respect to dictionary, signal, penalty and mask; one signal is zero."""
   problem = convolutional(3, kernel=(3, 3), padding=padding)
   rng = np.random.default_rng(8)
   x = np.stack([problem.x, np.zeros_like(problem.x)])
@@ -195,7 +195,8 @@ def test_admm_at_its_defaults_against_finite_differences(x64, padding, nonnegati
   assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradients))
   h = 1e-6
   for direction in directions(arguments, rng):
-    if jax.tree.leaves(direction)[1].any():  # the zero signal stays: the code has a kink nowhere near
+    # The zero signal is not changed, so that the code has no kink nearby.
+    if jax.tree.leaves(direction)[1].any():
       direction[1][1] = 0
     products = jax.tree.map(lambda g, d: jnp.sum(g * d), gradients, direction)
     difference = function(*moved(arguments, direction, h)) - function(*moved(arguments, direction, -h))
@@ -231,7 +232,7 @@ def test_gradients_at_edges_are_finite(solver, edge):
 
 
 def accurate(atoms, x, beta, mask, nonnegative):
-  """The solution, by many iterations in float64."""
+  """Returns the solution after many iterations in float64."""
   weighted = atoms.T * mask
   step = 1 / np.linalg.norm(weighted @ atoms, 2)
   code = point = np.zeros(atoms.shape[1])
@@ -249,7 +250,7 @@ def accurate(atoms, x, beta, mask, nonnegative):
 
 @pytest.mark.parametrize("case", ["signed", "nonnegative", "mask", "betas", "scaled"])
 def test_a_loose_tolerance_has_the_derivatives_of_the_solution(case):
-  """In float32, against dense solves in float64 on the support of the solution."""
+  """Compares float32 with dense solves in float64 on the support of the solution."""
   rng = np.random.default_rng(9)
   atoms, x = rng.normal(size=(50, 100)) / 7, rng.normal(size=50)
   mask = rng.uniform(0.2, 1, 50) if case == "mask" else np.ones(50)
@@ -284,7 +285,7 @@ def test_a_loose_tolerance_has_the_derivatives_of_the_solution(case):
 
 @pytest.mark.slow
 def test_polished_tells_whether_the_solution_was_found(monkeypatch):
-  """On an over-complete dictionary: right from a rough code, and honest after one round."""
+  """For an overcomplete dictionary, many rounds find the solution, and one round reports a violation."""
   rng = np.random.default_rng(10)
   atoms, x = rng.normal(size=(50, 100)) / 7, rng.normal(size=(2, 50))
   arguments = jax.tree.map(jnp.asarray, (cscjax.MatrixDictionary(np.float32(atoms)), np.float32(x)))
@@ -303,7 +304,7 @@ def test_polished_tells_whether_the_solution_was_found(monkeypatch):
 
 @pytest.mark.parametrize("decades", [2, 6])
 def test_polished_tells_that_the_norms_of_the_atoms_are_too_far_apart(decades):
-  """At 6 the conditions of the small atoms drown in the rounding of the large ones."""
+  """At 6 decades, the conditions of the small atoms are below the rounding of the large ones."""
   rng = np.random.default_rng(2)
   atoms = rng.normal(size=(10, 6)) / 3 * 10.0 ** np.linspace(-decades / 2, decades / 2, 6)
   x, beta = rng.normal(size=10), 0.01 * 10 ** (-decades / 2)
@@ -320,7 +321,7 @@ def test_polished_tells_that_the_norms_of_the_atoms_are_too_far_apart(decades):
 
 @pytest.mark.slow
 def test_implicit_second_derivatives(x64):
-  """By a change of dictionary and penalty together; the first derivative by finite differences."""
+  """Compares with finite differences of the first derivative, for a change of dictionary and penalty."""
   problem = dense(5)
   direction = np.random.default_rng(11).normal(size=problem.d.shape)
 
@@ -356,7 +357,7 @@ def readme_problem(dtype):
 
 @pytest.mark.slow
 def test_readme_gradient():
-  """Against a dense solve in float64 on the support of a solution whose optimality is checked."""
+  """Compares with a dense solve in float64 on the support of a solution whose optimality is checked."""
   with jax.enable_x64(True):
     dictionary, x = readme_problem(np.float64)
     code = cscjax.admm(dictionary, x, 0.2, tolerance=1e-12, max_iterations=8000).code

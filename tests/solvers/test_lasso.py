@@ -1,4 +1,4 @@
-"""ISTA and FISTA against scikit-learn's Lasso, NumPy, the optimality conditions and their theorems."""
+"""Tests of ISTA and FISTA against scikit-learn, NumPy, optimality conditions and convergence bounds."""
 
 import functools
 import warnings
@@ -20,17 +20,17 @@ BETA = 0.1
 
 
 def solution(problem, beta, nonnegative):
-  """The Lasso's solution by coordinate descent, to high precision."""
+  """Returns the solution of the Lasso by coordinate descent, to high precision."""
   n = problem.x.size
   lasso = Lasso(alpha=beta / n, fit_intercept=False, positive=nonnegative, tol=1e-15, max_iter=200_000)
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it may not reach 1e-15
+    warnings.simplefilter("ignore")  # scikit-learn warns if it does not reach 1e-15
     return lasso.fit(problem.d, problem.x.ravel()).coef_
 
 
 @functools.cache
 def _dense_run(solver, nonnegative):
-  """The shapes of the dense problems are one, so that each solver is compiled once."""
+  """All dense problems have the same shape, so that each solver is compiled once."""
   return jax.jit(
     lambda dictionary, x, step, init: SOLVERS[solver](
       dictionary, x, BETA, iterations=2000, nonnegative=nonnegative, step=step, init=init
@@ -58,7 +58,7 @@ def test_agrees_with_scikit_learn(x64, seed, nonnegative):
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("seed", range(6))
 def test_convergence_bounds(x64, seed, nonnegative):
-  """2 L ||x0 - x*||^2 / (k + 1)^2 and L ||x0 - x*||^2 / 2k at every k (Beck & Teboulle 2009)."""
+  """The bounds 2 L ||x0 - x*||^2 / (k + 1)^2 and L ||x0 - x*||^2 / 2k of Beck & Teboulle (2009) hold."""
   problem = dense(seed, n=8)
   best_code = solution(problem, BETA, nonnegative)
   best = references.lasso_objective(problem.d, problem.x, best_code, BETA)
@@ -77,7 +77,7 @@ def test_convergence_bounds(x64, seed, nonnegative):
   ("name", "nonnegative"), [*((name, False) for name in PROBLEMS), ("dense", True), ("augmented", True)]
 )
 def test_every_iterate_is_that_of_numpy(x64, name, solver, nonnegative):
-  """A wrong extrapolation first shows at the third iteration, and plainly at the thirtieth."""
+  """A wrong extrapolation shows at the third iteration at first, and clearly at the thirtieth."""
   problem = PROBLEMS[name]()
   code, trace = references.pursue(
     problem.d, problem.x.ravel(), BETA, 30, nonnegative=nonnegative, accelerate=solver == "fista"
@@ -147,17 +147,17 @@ def test_fista_leaves_ista_at_the_third_iteration(x64, name):
 
 @pytest.mark.parametrize(("solver", "shape"), [("ista", "per_channel"), ("fista", "per_coefficient")])
 def test_optimality_for_several_penalties(x64, solver, shape):
-  """|D^T (x - D code)| <= beta, with equality and the code's sign where it is not 0."""
+  """|D^T (x - D code)| <= beta, with equality and the sign of the code on its support."""
   problem = convolutional(3, padding="CIRCULAR")
   rng = np.random.default_rng(3)
   beta = rng.uniform(0.05, 0.5, (3,) if shape == "per_channel" else (5, 4, 3))
   result = SOLVERS[solver](problem.dictionary, problem.x, beta, iterations=3000, step=problem.step)
   code, penalties = np.ravel(result.code), np.ravel(np.broadcast_to(beta, (5, 4, 3)))
-  pull = problem.d.T @ (problem.x.ravel() - problem.d @ code)
-  assert np.all(np.abs(pull) <= penalties + 1e-5)
+  correlation = problem.d.T @ (problem.x.ravel() - problem.d @ code)
+  assert np.all(np.abs(correlation) <= penalties + 1e-5)
   support = code != 0
   assert 3 < np.count_nonzero(support) < code.size
-  np.testing.assert_allclose(pull[support], (penalties * np.sign(code))[support], atol=1e-5)
+  np.testing.assert_allclose(correlation[support], (penalties * np.sign(code))[support], atol=1e-5)
   expected = references.lasso_objective(problem.d, problem.x.ravel(), code, penalties)
   np.testing.assert_allclose(result.objective[-1], expected, rtol=1e-12)
 
@@ -187,7 +187,7 @@ def test_penalties_of_a_pair(x64, solver):
 @pytest.mark.parametrize("nonnegative", [False, True])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_ill_conditioned_example(solver, nonnegative):
-  """The paper's: no atom of D answers x = (1, 1) by more than beta, so the code is 0."""
+  """The example of the paper: no atom of D has a correlation above beta with x = (1, 1)."""
   dictionary = cscjax.MatrixDictionary(jnp.array([[0.1, 0.1, 0.2], [0.1, 0.2, 0.1]]))
   run = functools.partial(SOLVERS[solver], dictionary, jnp.ones(2), nonnegative=nonnegative)
   np.testing.assert_array_equal(run(1 / 3).code, 0)
@@ -202,7 +202,7 @@ def test_a_dictionary_of_zeros_gives_a_code_of_zeros(solver):
 
 
 def test_problems_are_not_trivial():
-  """The references above mean something only if the solutions are sparse and not 0."""
+  """The references above are meaningful only if the solutions are sparse and nonzero."""
   for seed in range(6):
     support = np.count_nonzero(solution(dense(seed), BETA, False))
     assert 2 <= support < 12

@@ -1,4 +1,4 @@
-"""Layered thresholding against networks written with explicit matrices."""
+"""Tests of layered thresholding against networks written with explicit matrices."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ BATCH = 2
 
 
 def _network(layers, spatial, channels):
-  """Dictionaries and dense matrices of layers (kernel, m, geometry), for [*spatial, channels]."""
+  """Returns dictionaries and dense matrices of layers (kernel, m, geometry) for [*spatial, channels]."""
   rng = np.random.default_rng(0)
   dictionaries, matrices = [], []
   for kernel, m, geometry in layers:
@@ -32,7 +32,7 @@ LAYERS = [
 
 @pytest.mark.parametrize("nonnegative", [True, False])
 def test_plain_network(x64, nonnegative):
-  """With steps 1: relu(W x + b) layer after layer, filters D_i, biases -beta_i."""
+  """With steps of 1, it is relu(W x + b) in each layer, with filters D_i and biases -beta_i."""
   dictionaries, matrices = _network(LAYERS, (7, 6), 2)
   x = np.random.default_rng(1).normal(size=(BATCH, 7, 6, 2))
   betas = [0.1, np.array([0.0, 0.2, 0.1, 0.3]), 0.05]
@@ -55,7 +55,7 @@ def test_a_bias_of_a_relu_is_free(x64):
 
 
 def test_default_steps(x64):
-  """code = S_{beta/L}(D^T x / L): one ISTA iteration from 0 in each layer."""
+  """Each layer is an ISTA iteration from zero: code = S_{beta/L}(D^T x / L)."""
   dictionaries, matrices = _network([((3,), 3, {"padding": "CIRCULAR"})] * 2, (6,), 3)
   x = np.random.default_rng(2).normal(size=(6, 3))
   codes = cscjax.layered_thresholding(dictionaries, x, [0.1, 0.02], nonnegative=True)
@@ -68,7 +68,7 @@ def test_default_steps(x64):
 
 @pytest.mark.parametrize("kept_threshold", [0.0, 0.15])
 def test_msdnet(x64, kept_threshold):
-  """Proposition 1: thresholding over [I, F^T] is a dense connection with dilated filters."""
+  """Thresholding with [I, F^T] is a dense connection with dilated filters (Proposition 1)."""
   spatial, channels, width = (5, 4), 2, 3
   rng = np.random.default_rng(3)
   x = np.abs(rng.normal(size=(BATCH, *spatial, channels)))

@@ -1,4 +1,4 @@
-"""Solvers on two devices: loops that start from the types that their bodies give back."""
+"""Tests of solvers on two devices, where the types of all loop carries must match."""
 
 import pathlib
 
@@ -11,5 +11,5 @@ from tests.several_devices import report_of
 def test_shard_map_and_explicit_meshes():
   report = report_of(pathlib.Path(__file__).with_name("mesh_check.py"), devices=2)
   for name, error in report["errors"].items():
-    # To a tolerance each device stops for its own signals, a few iterations before or after.
+    # With a tolerance, each device stops for its own signals, a few iterations earlier or later.
     assert error < (1e-4 if "tolerance" in name or "adaptive" in name else 1e-9), (name, error)

@@ -1,4 +1,4 @@
-"""Multi-layer pursuits against dense NumPy written from Sulam et al. 2020."""
+"""Tests of multi-layer pursuits against a dense NumPy implementation of Sulam et al. (2020)."""
 
 import itertools
 import math
@@ -24,14 +24,14 @@ def matrices(seed=0, sizes=(8, 10, 12, 9)):
 
 
 def dense(seed=0):
-  """(dictionaries, their matrices, a signal)."""
+  """Returns dictionaries, their matrices and a signal."""
   ds = matrices(seed)
   x = jnp.asarray(np.random.default_rng(seed + 1).normal(size=ds[0].shape[0]))
   return [cscjax.MatrixDictionary(jnp.asarray(d)) for d in ds], ds, x
 
 
 def convolutional(seed=0):
-  """Strided, valid and circular; odd sizes, which the code above does not tell."""
+  """Strided, valid and circular layers, with sizes that the code above does not determine."""
   rng = np.random.default_rng(seed)
   geometries = (
     {"stride": 2, "padding": ((1, 1), (1, 1))},
@@ -52,7 +52,7 @@ PROBLEMS = {"dense": dense, "convolutional": convolutional}
 
 
 def weights_of_fista(count):
-  """Of the iterations after the first one."""
+  """Yields the weights of the iterations after the first one."""
   t = 1.0
   for _ in range(count):
     t_next = (1 + math.sqrt(1 + 4 * t * t)) / 2
@@ -61,7 +61,7 @@ def weights_of_fista(count):
 
 
 def iterate(ds, x, codes, old, weight, shrinks, steps):
-  """One iteration of ML-FISTA, of ML-ISTA at weight 0: (codes, the deepest before)."""
+  """Returns (codes, the previous deepest code) after an iteration of ML-FISTA (ML-ISTA at weight 0)."""
   guesses = [codes[-1] + weight * (codes[-1] - old)]
   for d in reversed(ds[1:]):
     guesses.insert(0, d @ guesses[0])
@@ -73,7 +73,7 @@ def iterate(ds, x, codes, old, weight, shrinks, steps):
 
 
 def objective(ds, x, deepest, betas):
-  """1/2 ||x - D_1 ... D_K code||^2 + the penalties of all codes that the deepest one implies."""
+  """Returns 1/2 ||x - D_1 ... D_K code||^2 + the penalties of all codes that the deepest one implies."""
   value, code = 0.0, deepest
   for d, beta in zip(reversed(ds), reversed(betas), strict=True):
     value += np.sum(beta * np.abs(code))
@@ -82,7 +82,7 @@ def objective(ds, x, deepest, betas):
 
 
 def proxes(unfolding):
-  """Another threshold for each layer and iteration, so that their order shows."""
+  """Returns different thresholds for all layers and iterations, so that a wrong order is noticed."""
   return [
     [lambda c, b=0.02 * (i + 1) + 0.01 * k: cscjax.soft_threshold(c, b) for k in range(unfolding + 1)]
     for i in range(3)
@@ -123,7 +123,7 @@ def test_one_layer_is_the_unfolded_pursuit(x64, solver):
 
 
 def test_codes_of_several_parts(x64):
-  """Over [I, F^T] a layer's pair is the next one's signal, and is rebuilt as a pair."""
+  """With [I, F^T], the pair of a layer is the signal of the next one, and is reconstructed as a pair."""
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(4, 4, 1)))
   filters = [jnp.asarray(rng.normal(size=(3, 3, c, 2)) / 3) for c in (1, 3)]
@@ -178,7 +178,7 @@ def test_one_layer_is_the_single_solver(x64, solve, single):
 
 
 def test_ends_near_the_minimum(x64):
-  """The smaller the steps, the nearer; the objective is convex, so a local minimum tells it."""
+  """Smaller steps end nearer to the minimum; the objective is convex, so a local minimum suffices."""
   dictionaries, ds, x = dense()
   steps = [1 / references.lipschitz(d) for d in ds]
   results = [

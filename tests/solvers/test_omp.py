@@ -1,4 +1,4 @@
-"""OMP against scikit-learn, Tropp's recovery condition and dictionaries that are hard for it."""
+"""Tests of OMP against scikit-learn, Tropp's recovery condition and difficult dictionaries."""
 
 import sys
 
@@ -22,7 +22,7 @@ def _problem(seed, n=12, m=20, batch=()):
 
 
 def _reference(atoms, x, sparsity):
-  """Scikit-learn's code; it expects unit atoms."""
+  """Returns the code of scikit-learn, which expects unit atoms."""
   norms = np.linalg.norm(atoms, axis=0)
   return sklearn.linear_model.orthogonal_mp(atoms / norms, x, n_nonzero_coefs=sparsity) / norms
 
@@ -41,7 +41,7 @@ def test_against_scikit_learn(sparsity):
 
 @pytest.mark.usefixtures("x64")
 def test_picks_and_norms_step_by_step():
-  """The first j picks are those of a pursuit that ends after j, with its residual."""
+  """The first j picks and the residual are those of a pursuit that ends after j picks."""
   dictionary, atoms, x = _problem(1)
   result = omp(dictionary, x, sparsity=6)
   assert result.residual_norm[0] == pytest.approx(np.linalg.norm(x))
@@ -74,7 +74,7 @@ def test_tolerance_stops_each_signal_on_its_own():
 @pytest.mark.usefixtures("x64")
 @hypothesis.given(st.integers(0, 10**6))
 def test_recovers_codes_within_tropps_bound(seed):
-  """Identity and rotated identity in R^16: mu = 1/4, so that two non-zeros are below 2.5."""
+  """For the identity and a rotation in R^16, mu = 1/4: two nonzeros are below the bound of 2.5."""
   rng = np.random.default_rng(seed)
   hadamard = np.array([[1.0]])
   for _ in range(4):
@@ -85,7 +85,7 @@ def test_recovers_codes_within_tropps_bound(seed):
   code[rng.choice(32, 2, replace=False)] = rng.choice([-1, 1], 2) * rng.uniform(0.1, 2, 2)
   result = omp(cscjax.MatrixDictionary(jnp.asarray(atoms)), atoms @ code, sparsity=4)
   np.testing.assert_allclose(result.code, code, atol=1e-12)
-  assert result.support.tolist()[2:] == [-1, -1]  # nothing left beyond rounding
+  assert result.support.tolist()[2:] == [-1, -1]  # the residual is rounding error
 
 
 def test_float32():
@@ -99,7 +99,7 @@ def test_float32():
 
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
 def test_dependent_and_zero_atoms(size):
-  """Copies, multiples and sums of atoms, and zeros: never NaN, never a dependent pick."""
+  """With copies, multiples and sums of atoms, and zeros, there are no NaNs and no dependent picks."""
   rng = np.random.default_rng(4)
   a = rng.normal(size=(8, 3))
   atoms = np.hstack([np.zeros((8, 1)), a, a, -3 * a, a[:, :1] + a[:, 1:2]]) * size
@@ -114,7 +114,7 @@ def test_dependent_and_zero_atoms(size):
 
 @pytest.mark.usefixtures("x64")
 def test_nearly_dependent_atoms_stay_orthogonal():
-  """Atoms 1e-6 apart: Gram-Schmidt done once would lose half of the digits."""
+  """The atoms are 1e-6 apart, where a single Gram-Schmidt would lose half of the digits."""
   rng = np.random.default_rng(5)
   atoms = rng.normal(size=(10, 1)) + 1e-6 * rng.normal(size=(10, 6))
   x = atoms @ rng.normal(size=6) + rng.normal(size=10)
@@ -141,7 +141,7 @@ def test_jit_vmap_and_empty_batch():
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_gradient_against_finite_differences():
-  """Also after a stop: two atoms of six span the signal, the other picks do nothing."""
+  """This includes a stop: two of six atoms span the signal, and the other picks have no effect."""
   rng = np.random.default_rng(7)
   atoms = np.linalg.qr(rng.normal(size=(6, 6)))[0] * np.arange(1, 7)
   weights = rng.normal(size=6)
@@ -159,7 +159,7 @@ def test_gradient_against_finite_differences():
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_signals():
-  """Beyond a block, only the arguments and the result do."""
+  """Beyond one block, only the arguments and the result grow."""
 
   def temporary(count):
     shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((64, 128), (count, 64)))
@@ -172,9 +172,8 @@ def test_memory_does_not_grow_with_the_number_of_signals():
 
 @pytest.mark.usefixtures("x64")
 def test_blocks_give_what_single_signals_give(monkeypatch):
-  monkeypatch.setattr(
-    sys.modules[omp.__module__], "BLOCK", 700
-  )  # two blocks of three signals, and a rest
+  # Two blocks of three signals, and one signal.
+  monkeypatch.setattr(sys.modules[omp.__module__], "BLOCK", 700)
   dictionary, _, x = _problem(8, n=13, batch=(7,))
   result = omp(dictionary, x, sparsity=11)
   for i, signal in enumerate(x):
@@ -186,7 +185,7 @@ def test_blocks_give_what_single_signals_give(monkeypatch):
 @pytest.mark.parametrize("atom_scale", [1e-25, 1e-10, 1e10, 1e18])
 @pytest.mark.parametrize("signal_scale", [1e-20, 1.0, 1e18])
 def test_any_scale(atom_scale, signal_scale):
-  """Picks and fit in float32 are those at scale 1."""
+  """The picks and the fit in float32 are those at scale 1."""
   _, atoms, x = _problem(9, batch=(3,))
   atoms, x = np.float32(atoms), np.float32(x)
   expected = omp(cscjax.MatrixDictionary(jnp.asarray(atoms)), x, tolerance=1.0)

@@ -1,4 +1,4 @@
-"""Every solver, step rule and dictionary ends where the optimality conditions of the Lasso hold."""
+"""Tests that all solvers and step rules meet the optimality conditions for all dictionaries."""
 
 import functools
 
@@ -36,11 +36,11 @@ SOLVERS = {
 
 
 def violation(d, x, code, beta, mask, nonnegative):
-  """How far a code is from the conditions: |pull| <= beta, and pull = beta sign(code) on the support."""
-  pull = d.T @ (mask * (x - d @ code))
+  """Returns the violation of |correlation| <= beta, and = beta sign(code) on the support."""
+  correlation = d.T @ (mask * (x - d @ code))
   beta = np.broadcast_to(beta, code.shape)
-  off = np.maximum(pull if nonnegative else np.abs(pull), 0) - beta
-  on = np.abs(pull - beta * np.sign(code))
+  off = np.maximum(correlation if nonnegative else np.abs(correlation), 0) - beta
+  on = np.abs(correlation - beta * np.sign(code))
   return np.max(np.where(code == 0, np.maximum(off, 0), on))
 
 
@@ -78,7 +78,7 @@ def test_optimality_conditions(x64, solver, name, nonnegative):
   ("solver", "name"), [("fista_adaptive", "circular"), ("admm", "circular"), ("admm", "same")]
 )
 def test_optimality_with_a_mask(x64, solver, name):
-  """Weights of 0, 1/2 and 1; what stands in a missing pixel, NaN too, does not matter."""
+  """The weights are 0, 1/2 and 1; the value of a missing pixel is ignored, even if it is NaN."""
   problem = EVERY[name]()
   rng = np.random.default_rng(0)
   mask = rng.choice([0, 0.5, 1], (2, *problem.x.shape))
@@ -102,7 +102,7 @@ def test_optimality_with_a_mask(x64, solver, name):
 @pytest.mark.parametrize("solver", ["fista_adaptive", "admm"])
 @pytest.mark.parametrize("name", ["circular", "same"])
 def test_optimality_for_a_penalty_of_each_coefficient(x64, solver, name):
-  """0 leaves a coefficient unpenalised, a very large one keeps it at 0."""
+  """A coefficient with penalty 0 is free, and one with a very large penalty is zero."""
   problem = EVERY[name]()
   shape = jax.eval_shape(problem.dictionary.analysis, problem.x).shape
   beta = np.random.default_rng(1).choice([0, 0.1, 0.4, 1e3], shape)
@@ -133,21 +133,21 @@ def _compiled(solver, nonnegative):
 @pytest.mark.parametrize("solver", ["fista_adaptive", "fista_backtracking", "admm"])
 @given(
   seed=st.integers(0, 10**6),
-  share=st.floats(0.02, 0.9),
+  fraction=st.floats(0.02, 0.9),
   scale=st.floats(0.01, 100),
   amplitude=st.floats(0.01, 100),
   nonnegative=st.booleans(),
 )
 @settings(max_examples=20)
-def test_optimality_of_random_problems(x64, solver, seed, share, scale, amplitude, nonnegative):
-  """At every scale of dictionary and signal; beta is a share of the one that makes the code 0."""
+def test_optimality_of_random_problems(x64, solver, seed, fraction, scale, amplitude, nonnegative):
+  """Scales of dictionary and signal vary; beta is a fraction of the one for which the code is zero."""
   rng = np.random.default_rng(seed)
   d, x = scale * rng.normal(size=(7, 10)), amplitude * rng.normal(size=7)
   mask = rng.uniform(0, 1, 7)
   largest = float(
     cscjax.beta_max(cscjax.MatrixDictionary(jnp.asarray(d)), x, nonnegative=nonnegative, mask=mask)
   )
-  beta = share * max(largest, 1e-3)
+  beta = fraction * max(largest, 1e-3)
   result = _compiled(solver, nonnegative)(d, x, beta, mask)
   assert bool(result.converged)
   assert violation(d, x, np.asarray(result.code), beta, mask, nonnegative) < 1e-4 * max(largest, 1e-3)
@@ -156,7 +156,7 @@ def test_optimality_of_random_problems(x64, solver, seed, share, scale, amplitud
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", ["fista_adaptive", "admm", "admm_rho"])
 def test_a_batch_is_each_signal_alone(x64, solver):
-  """Steps, restarts and rho are each signal's own."""
+  """Each signal has its own steps, restarts and rho."""
   problem = EVERY["circular"]()
   x = np.stack([problem.x, 30 * problem.x[::-1], 0 * problem.x])
   run = functools.partial(
@@ -194,7 +194,7 @@ def test_a_searched_step_needs_no_lipschitz_constant(x64, solver, monkeypatch):
 
 @pytest.mark.slow
 def test_fewer_iterations_than_fista_with_a_fixed_step():
-  """On a high-passed photograph over cosines, to 1e-4 of the optimum."""
+  """Encodes a high-passed photograph with cosine atoms, to a relative excess of 1e-4."""
   photograph = load_sample_image("china.jpg")[200:264, 300:364].mean(-1, keepdims=True) / 255
   x = jnp.asarray(photograph - tikhonov_lowpass(jnp.asarray(photograph), 5.0))
   t = np.arange(6)

@@ -1,4 +1,4 @@
-"""The same optimum as SPORCO's ConvBPDN, where it is installed (extra `bench`)."""
+"""Tests that the optimum is that of SPORCO's ConvBPDN, if it is installed (extra `bench`)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ util = pytest.importorskip("sporco.util")
 
 @pytest.mark.parametrize("solve", [cscjax.fista, cscjax.admm])
 def test_objective_of_conv_bpdn(x64, solve):
-  """Its first dictionary, 32 atoms of 8x8; codes are placed differently, the objective is the same."""
+  """The first dictionary of SPORCO has 32 atoms of 8x8; its codes are shifted, with equal objective."""
   filters = np.asarray(util.convdicts()["G:8x8x32"], np.float64)
   x = np.random.default_rng(0).normal(size=(20, 24))
   x = x - x.mean()

@@ -1,4 +1,4 @@
-"""Tolerances, traces, the flags, and what certifies a result."""
+"""Tests of tolerances, traces, flags and certificates."""
 
 import functools
 
@@ -87,7 +87,7 @@ def test_what_is_recorded(x64, solve):
 
 @pytest.mark.parametrize("solve", [cscjax.ista, cscjax.fista, cscjax.admm])
 def test_the_gradient_mapping_against_numpy(x64, solve):
-  """At the code for ISTA and for FISTA's first two iterations; for ADMM the smallest subgradient."""
+  """ISTA and two iterations of FISTA take it at the code; for ADMM it is the smallest subgradient."""
   problem, beta = dense(3), 0.1
   weight = {cscjax.ista: 0.45, cscjax.fista: 1.25, cscjax.admm: 5.0}[solve]
   results = [
@@ -111,7 +111,7 @@ def test_the_gradient_mapping_against_numpy(x64, solve):
 
 
 def test_what_is_not_recorded_is_not_computed():
-  """A measure of ADMM takes an analysis in every iteration, the gap of FISTA a pass over the code."""
+  """A criterion of ADMM costs an analysis per iteration, and the gap of FISTA a pass over the code."""
   problem = PROBLEMS["circular"]()
 
   def flops(solve, record):
@@ -154,8 +154,10 @@ def test_beta_max(x64, name, nonnegative):
   x = np.stack([problem.x, -3 * problem.x])
   largest = cscjax.beta_max(problem.dictionary, x, nonnegative=nonnegative)
   for i in range(2):
-    pull = problem.d.T @ x[i].ravel()
-    np.testing.assert_allclose(largest[i], np.max(pull if nonnegative else np.abs(pull)), rtol=1e-12)
+    correlation = problem.d.T @ x[i].ravel()
+    np.testing.assert_allclose(
+      largest[i], np.max(correlation if nonnegative else np.abs(correlation)), rtol=1e-12
+    )
     for factor, is_zero in ((1.001, True), (0.999, False)):
       result = cscjax.fista(
         problem.dictionary, x[i], factor * largest[i], iterations=3, nonnegative=nonnegative

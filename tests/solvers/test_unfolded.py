@@ -1,4 +1,4 @@
-"""The unfolded pursuit of the networks against dense NumPy."""
+"""Tests of the unfolded pursuit of the networks against dense NumPy."""
 
 import math
 
@@ -11,11 +11,11 @@ import cscjax
 from tests import references
 from tests.solvers.problems import PROBLEMS, augmented, dense, flat
 
-THRESHOLDS = (0.1, 0.03, 0.2, 0.05)  # another one each time, so that their order shows
+THRESHOLDS = (0.1, 0.03, 0.2, 0.05)  # all different, so that a wrong order is noticed
 
 
 def _reference(d, x, shrinks, step, solver):
-  """The dense recursion; shrinks[k] acts on the flat code."""
+  """Returns the code of the dense recursion, where shrinks[k] acts on the flat code."""
   code = shrinks[0](d.T @ x)
   old, t = code, 1.0
   for shrink in shrinks[1:]:
@@ -47,7 +47,7 @@ def test_against_numpy(x64, name, unfolding, solver):
 @pytest.mark.parametrize("solver", ["ista", "fista"])
 @pytest.mark.parametrize("unfolding", [0, 1, 2, 3])
 def test_layer_of_the_networks(x64, unfolding, solver):
-  """The kept part starts as the signal itself; its first channel stays signed, the other is clipped."""
+  """The kept part starts as the signal; its first channel may be negative, the other is clipped."""
   problem = augmented(padding="SAME", dilation=2)
   size = problem.x.size
 

@@ -1,4 +1,4 @@
-"""What a solver is to the loops that run it, and how far from the solution it is."""
+"""The interface between a solver and the loops that run it, and its stopping criteria."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
@@ -12,21 +12,21 @@ from cscjax.solvers._lasso._problem import Lasso
 Stop = Literal["gradient_mapping", "gap"]
 STOPS = ("gradient_mapping", "gap")
 
-LEAST_ROOT = 0.01  # where beta is so small that the objective goes to 0
+MIN_ROOT = 0.01  # bound of the root below, for a beta so small that the objective is near zero
 
 
 class Algorithm(NamedTuple):
-  """An iterative solver of one problem. What nobody reads of all these is not computed.
+  """An iterative solver of one problem: functions of its state. XLA removes outputs that are not used.
 
   Attributes:
-    state: To start from.
-    advance: State -> (next state, evidence): what the iteration computed on the way.
-    solution: State -> (code, D code).
-    mapping: (State, evidence) -> norm of the gradient mapping, [batch...], in units.
-    dual: (State, evidence) -> a value of the dual objective, [batch...], in unit^2.
-    objective_weight: w where the mapping is compared with ||D^T x|| sqrt(w F(code) / F(0)), F the
-      objective. At one norm of the mapping a method is farther from the minimum if its error lies
-      where the curvature is least.
+    state: The initial state.
+    advance: Maps a state to (the next state, aux), where aux holds intermediate values of the iteration.
+    solution: Maps a state to (code, D code).
+    mapping: Maps (state, aux) to the norm of the gradient mapping, [batch...], in units.
+    dual: Maps (state, aux) to a value of the dual objective, [batch...], in unit^2.
+    objective_weight: The factor w in the criterion that compares the gradient mapping with ||D^T x||
+      sqrt(w F(code) / F(0)), where F is the objective. At the same norm, a solver is farther from the
+      minimum if its error lies where the curvature is small; a smaller w makes up for this.
   """
 
   state: Any
@@ -38,29 +38,29 @@ class Algorithm(NamedTuple):
 
 
 class Method(Protocol):
-  """Sets up an algorithm; hashable, so that a second call with like arguments compiles nothing."""
+  """A function that sets up an `Algorithm`; hashable, so that equal methods share a compiled loop."""
 
   def __call__(self, problem: Lasso, parameter: jax.Array | None, init: Code) -> Algorithm:
-    """The algorithm for a problem, from a step size or the like (None: its own) and a code."""
+    """Sets up the algorithm for a problem, with a parameter (None: its default) and an initial code."""
     ...
 
 
 def relative(size: jax.Array, scale: jax.Array) -> jax.Array:
-  """size / scale, 0 where both are 0, with finite derivatives where scale is 0."""
+  """Returns size / scale, 0 if both are 0, with finite derivatives where `scale` is 0."""
   quotient = size / jnp.where(scale == 0, 1, scale)
   return jnp.where(scale == 0, jnp.where(size == 0, 0, jnp.inf), quotient)
 
 
-class Measure:
-  """How far from the solution the states of an algorithm are.
+class StoppingCriteria:
+  """The stopping criteria of an algorithm, as functions of its state.
 
   Attributes:
-    unknown: [batch...], infinity.
-    lowest: [batch...], 0: a lower bound of every objective.
+    unknown: Infinity for each signal, [batch...]: the criteria before the first iteration.
+    lowest: Zero for each signal, [batch...]: a lower bound of every objective.
   """
 
   def __init__(self, problem: Lasso, algorithm: Algorithm):
-    """Of an algorithm for that problem."""
+    """Computes what the criteria compare with: norms of `problem`."""
     self._problem, self._algorithm = problem, algorithm
     self._at_zero = 0.5 * problem.energy(problem.x)
     self._correlation = problem.norm(problem.correlation())
@@ -68,17 +68,27 @@ class Measure:
     self.unknown = self.lowest + jnp.inf
 
   def __call__(
-    self, names: Sequence[str], state: Any, evidence: Any, best: jax.Array
+    self, names: Sequence[str], state: Any, aux: Any, best: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The largest value of the dual so far, given that before, and the measures named: [batch...]."""
+    """Computes criteria after an iteration.
+
+    Args:
+      names: The criteria to compute, some of `STOPS`.
+      state: The state after the iteration.
+      aux: The intermediate values of the iteration.
+      best: The largest dual value before the iteration, [batch...].
+
+    Returns:
+      The largest dual value so far, and a dictionary of the criteria, each [batch...].
+    """
     measures = {}
     objective = self._problem.objective(*self._algorithm.solution(state))
     if "gradient_mapping" in names:
       root = jnp.sqrt(self._algorithm.objective_weight * relative(objective, self._at_zero))
-      scale = jnp.clip(root, LEAST_ROOT, 1) * self._correlation
-      measures["gradient_mapping"] = relative(self._algorithm.mapping(state, evidence), scale)
+      scale = jnp.clip(root, MIN_ROOT, 1) * self._correlation
+      measures["gradient_mapping"] = relative(self._algorithm.mapping(state, aux), scale)
     if "gap" in names:
-      best = jnp.maximum(best, self._algorithm.dual(state, evidence))
+      best = jnp.maximum(best, self._algorithm.dual(state, aux))
       rounding = float(jnp.finfo(self._problem.x.dtype).eps) * objective
       measures["gap"] = relative(jnp.maximum(objective - best, rounding), objective)
     return best, measures

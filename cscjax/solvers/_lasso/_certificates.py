@@ -1,4 +1,4 @@
-"""What tells how good a code is, or that it must be 0: the gradient mapping and the Lasso's dual."""
+"""Certificates of a code: the gradient mapping, the dual of the Lasso, and the largest useful beta."""
 
 from typing import Any
 
@@ -15,19 +15,34 @@ from cscjax.solvers._lasso._problem import Lasso, per_signal
 def beta_max(
   dictionary: Dictionary, x: ArrayLike, *, nonnegative: bool = False, mask: ArrayLike | None = None
 ) -> jax.Array:
-  """The smallest beta for which the code 0 is a solution: max |D^T mask x|, or max (D^T mask x)_+.
+  """Returns the smallest beta for which the zero code solves the Lasso: max |D^T mask x|.
+
+  A useful penalty is a fraction of it. For nonnegative codes, it is the largest positive entry of D^T
+  mask x, or 0 if there is none.
 
   Args:
-    dictionary: As in `ista`.
-    x: As in `ista`.
-    nonnegative: As in `ista`.
-    mask: As in `ista`.
+    dictionary: The dictionary D.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    nonnegative: Whether the code is constrained to be nonnegative.
+    mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
+      is zero, the value of `x` is ignored, even if it is NaN.
 
   Returns:
-    [batch...].
+    One value per signal, [batch...].
 
   Raises:
-    ValueError: If shapes do not fit or the mask is out of range.
+    ValueError: If shapes do not fit, or `mask` is out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> dictionary = cscjax.MatrixDictionary(jnp.array([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]]))
+    >>> x = jnp.array([2.0, -4.0])
+    >>> beta = cscjax.beta_max(dictionary, x)
+    >>> float(beta), float(cscjax.beta_max(dictionary, x, nonnegative=True))
+    (4.0, 2.0)
+    >>> bool(jnp.all(cscjax.ista(dictionary, x, 1.01 * beta).code == 0))
+    True
   """
   problem = Lasso.make(dictionary, x, 0, mask, nonnegative)
   correlation = jax.tree.map(problem.magnitude, problem.correlation())
@@ -44,25 +59,40 @@ def duality_gap(
   nonnegative: bool = False,
   mask: ArrayLike | None = None,
 ) -> jax.Array:
-  """How far the objective of a code can lie above the minimum, at most.
+  """Returns the duality gap of a code: an upper bound of how far its objective is above the minimum.
 
-  The objective less the dual's value at the residual scaled into the dual's feasible set (Fercoq,
-  Gramfort & Salmon 2015; scikit-learn's stopping rule). It is 0 at a solution alone. Where a beta is 0
-  the dual set is flat and the bound stays wide.
+  The gap is the objective, 1/2 ||x - D code||^2 + beta ||code||_1, minus the dual objective at the
+  residual, scaled into the dual feasible set (Fercoq, Gramfort & Salmon 2015; scikit-learn's stopping
+  criterion). It is zero only at a solution. If some values of beta are zero, the dual feasible set has
+  no interior, and the bound stays wide.
 
   Args:
-    dictionary: As in `ista`.
-    x: As in `ista`.
-    code: Of `ista` or any other; >= 0 if `nonnegative`.
-    beta: As in `ista`.
-    nonnegative: As in `ista`.
-    mask: As in `ista`.
+    dictionary: The dictionary D.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    code: The code, of the shape of `dictionary.analysis(x)`; nonnegative if `nonnegative`.
+    beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
+      the code. A code of several parts takes one value for all parts, or one for each part.
+    nonnegative: Whether the code is constrained to be nonnegative.
+    mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
+      is zero, the value of `x` is ignored, even if it is NaN.
 
   Returns:
-    [batch...], >= 0 but for rounding.
+    One value per signal, [batch...]; nonnegative up to rounding.
 
   Raises:
-    ValueError: If shapes do not fit or a value is out of range.
+    ValueError: If shapes do not fit, or a value is out of range.
+
+  References:
+    Fercoq, O., Gramfort, A. & Salmon, J. (2015). Mind the duality gap: safer rules for the Lasso. ICML.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> dictionary = cscjax.MatrixDictionary(jnp.eye(2))
+    >>> x = jnp.array([1.0, 0.0])
+    >>> codes = [jnp.zeros(2), jnp.array([0.5, 0.0])]  # the second one is the solution
+    >>> [float(cscjax.duality_gap(dictionary, x, code, beta=0.5)) for code in codes]
+    [0.125, 0.0]
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   code = problem.as_code(code, "code")
@@ -73,7 +103,7 @@ def duality_gap(
 
 
 def dual_value(problem: Lasso, reconstruction: jax.Array, correlation: Code) -> jax.Array:
-  """The dual objective at mask (x - reconstruction), scaled into the dual's feasible set.
+  """Returns the dual objective at mask (x - reconstruction), scaled into the dual feasible set.
 
   Args:
     problem: The problem.
@@ -81,7 +111,7 @@ def dual_value(problem: Lasso, reconstruction: jax.Array, correlation: Code) -> 
     correlation: D^T mask (x - reconstruction).
 
   Returns:
-    [batch...], in unit^2: at most the minimum of the problem.
+    A lower bound of the minimum of the problem, [batch...], in unit^2.
   """
   ratio = jax.tree.map(
     lambda c, b: jnp.where(c > 0, b / jnp.where(c > 0, c, 1), jnp.inf),
@@ -95,13 +125,13 @@ def dual_value(problem: Lasso, reconstruction: jax.Array, correlation: Code) -> 
 
 
 def gradient_mapping(problem: Lasso, point: Code, gradient: Code, step: jax.Array) -> jax.Array:
-  """||point - prox(point - step gradient)|| / step: [batch...], in units; 0 at a solution alone.
+  """Returns ||point - prox(point - step gradient)|| / step: [batch...], in units.
 
-  Where the prox is not 0 the difference is computed as gradient + beta sign(prox): if the step is
-  short, the difference of two almost equal codes is lost to rounding.
+  It is zero only at a solution. Where the prox is not zero, the difference is computed as gradient +
+  beta sign(prox): with a short step, the difference of two almost equal codes would be lost to rounding.
   """
 
-  def part(point, gradient, after, beta):
+  def part(point: jax.Array, gradient: jax.Array, after: jax.Array, beta: jax.Array) -> jax.Array:
     return jnp.where(after != 0, gradient + beta * jnp.sign(after), point / per_signal(step, point))
 
   moved = jax.tree.map(lambda p, g: p - per_signal(step, p) * g, point, gradient)
@@ -109,7 +139,7 @@ def gradient_mapping(problem: Lasso, point: Code, gradient: Code, step: jax.Arra
   return problem.norm(jax.tree.map(part, point, gradient, after, problem.beta))
 
 
-def _largest(problem, code):
-  """Over all coefficients of each signal."""
+def _largest(problem: Lasso, code: Code) -> jax.Array:
+  """Returns the maximum over all coefficients of each signal, [batch...]."""
   parts = [jnp.max(c, axis=tuple(range(problem.batch_ndim, c.ndim))) for c in jax.tree.leaves(code)]
   return jnp.stack(parts).max(axis=0)

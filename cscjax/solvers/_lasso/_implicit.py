@@ -1,5 +1,6 @@
-"""Derivatives of the solution by the implicit function theorem."""
+"""Derivatives of the solution of the Lasso by the implicit function theorem."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +15,12 @@ from cscjax.solvers._lasso._problem import Lasso
 
 
 class PolishedCode(NamedTuple):
-  """A code, polished.
+  """The result of `polished`.
 
   Attributes:
-    code: The solution near the code that was given.
-    violation: [batch...], by how much it violates the optimality conditions beyond rounding, relative to
-      the largest |D^T x|: 0 where the solution was found.
+    code: The solution near the given code.
+    violation: How much the code violates the optimality conditions beyond rounding, relative to the
+      largest |D^T x| of each signal: [batch...]. It is 0 if the solution was found.
   """
 
   code: Code
@@ -36,65 +37,75 @@ def polished(
   nonnegative: bool = False,
   mask: ArrayLike | None = None,
 ) -> PolishedCode:
-  """Finds the solution of the problem of `ista` near a code, the point of implicit derivatives.
+  """Finds the solution of the Lasso near a code, at which implicit derivatives are computed.
 
-  Derivatives by `differentiate="implicit"` are those of the solution, whose support and signs are found
-  when a derivative is taken. This does the same, and tells whether it succeeded: where `violation` is 0,
-  a derivative is right up to the condition of the support's atoms; elsewhere do not rely on it.
+  With `differentiate="implicit"`, the derivatives of a solver are those of the exact solution of
+  min_code 1/2 ||x - D code||^2 + beta ||code||_1 near the returned code. Its support and signs are found
+  when a derivative is taken. This function does the same, and reports whether it succeeded: if
+  `violation` is 0, the error of the derivatives depends only on the condition number of the atoms in the
+  support; otherwise, do not rely on them.
 
   Args:
     dictionary: The dictionary D.
-    x: Signals, batch axes first.
-    code: The code of a solver, shaped like `dictionary.analysis(x)`.
-    beta: Penalty >= 0, as it was given to the solver.
-    nonnegative: Whether the code is constrained to be >= 0.
-    mask: Weights in 0..1 of the squared errors that broadcast against `x`; all 1 if None.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    code: The code from a solver, of the shape of `dictionary.analysis(x)`.
+    beta: The penalty that was given to the solver, nonnegative: a scalar, one value per channel [m], or
+      an array that broadcasts against the code. A code of several parts takes one value for all parts,
+      or one for each part.
+    nonnegative: Whether the code is constrained to be nonnegative.
+    mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
+      is zero, the value of `x` is ignored, even if it is NaN.
 
   Returns:
-    The polished code and its violation of the optimality conditions, without derivatives.
+    A `PolishedCode`: the solution and its violation of the optimality conditions. No gradient flows
+    through either.
 
   Raises:
-    ValueError: If shapes do not fit or a value is out of range.
+    ValueError: If shapes do not fit, or a value is out of range.
 
   Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
     >>> dictionary = cscjax.MatrixDictionary(jnp.eye(2))
-    >>> result = cscjax.polished(dictionary, jnp.array([1.0, 0.1]), jnp.array([0.7, 0.0]), 0.2)
-    >>> result.code.round(3).tolist(), float(result.violation)
-    ([0.8, 0.0], 0.0)
+    >>> x = jnp.array([1.0, 0.1])
+    >>> result = cscjax.polished(dictionary, x, jnp.array([0.7, 0.0]), beta=0.25)
+    >>> [round(value, 3) for value in result.code.tolist()], float(result.violation)
+    ([0.75, 0.0], 0.0)
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   return _polished(problem, problem.as_code(code, "code"))
 
 
 @jax.jit
-def _polished(problem, code):
+def _polished(problem: Lasso, code: Code) -> PolishedCode:
   solution, violation = polish(*lax.stop_gradient(_precise(problem, code)))
   solution = jax.tree.map(lambda s, c: s.astype(c.dtype), solution, code)
   return lax.stop_gradient(PolishedCode(solution, violation.astype(problem.x.dtype)))
 
 
 def implicitly_differentiable(problem: Lasso, code: Code) -> Code:
-  """Returns the same code, with the derivatives of the solution near it.
+  """Returns the code unchanged, with the derivatives of the solution near it.
 
-  On the support S of a solution, with its signs s, D_S^T mask (D_S code_S - x) + beta s = 0, and a small
-  change of the problem leaves S and s as they are (where no coefficient outside S is on the verge of
-  entering). So the derivatives solve D_S^T mask D_S u = v, by conjugate residuals in code space, whose
-  memory does not depend on the number of iterations that found the code. Where atoms of the support
-  depend on each other the solution is not unique, and the derivative is that of least norm.
+  On the support S of a solution with signs s, D_S^T mask (D_S code_S - x) + beta s = 0. A small change
+  of the problem does not change S and s, unless a coefficient outside S is about to enter it. Hence the
+  derivatives solve D_S^T mask D_S u = v. The method of conjugate residuals solves this system in code
+  space, with memory that does not depend on the number of iterations that found the code. If the atoms
+  of the support are linearly dependent, the solution is not unique, and the derivative is that of least
+  norm.
 
-  S is not that of `code`, which was stopped at a tolerance, but that of the solution, which `polish`
-  finds when a derivative is taken: a call without one costs nothing more. Forward and reverse mode, any
-  order.
+  S is not the support of `code`, which was stopped at a tolerance, but that of the solution, which
+  `polish` finds when a derivative is taken; without derivatives, there is no extra cost. Forward and
+  reverse mode of any order are supported.
   """
   exact = _near_solution(*_precise(problem, code))
   return jax.tree.map(lambda e, c: e.astype(c.dtype), exact, code)
 
 
-def _precise(problem, code):
-  """Both in float32 at least; a dictionary's integers, such as indices, stay as they are."""
+def _precise(problem: Lasso, code: Code) -> tuple[Lasso, Code]:
+  """Converts the problem and the code to float32 or wider; integer leaves are kept."""
   precise = at_least_float32(problem.x.dtype)
 
-  def convert(leaf):
+  def convert(leaf: jax.Array) -> jax.Array:
     return leaf.astype(precise) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
   return jax.tree.map(convert, (problem, code))
@@ -108,20 +119,20 @@ def _near_solution(problem: Lasso, code: Code) -> Code:
 
 @_near_solution.defjvp
 @highest_precision
-def _(primals, tangents):
+def _(primals: tuple[Lasso, Code], tangents: tuple[Lasso, Code]) -> tuple[Code, Code]:
   problem, code = primals
   solution, _ = lax.stop_gradient(polish(*lax.stop_gradient(primals)))
   _, tangent = jax.jvp(lambda p: _solution(p, solution), (problem,), tangents[:1])
-  return _near_solution(problem, code), tangent  # and so any order
+  return _near_solution(problem, code), tangent  # this call has the rule again: any order works
 
 
-def _solution(problem, solution):
-  """The solution, as a function of the problem that can be differentiated."""
+def _solution(problem: Lasso, solution: Code) -> Code:
+  """Returns the solution as a differentiable function of the problem."""
   face = face_of(problem, solution)
   constants = lax.stop_gradient(problem)
 
-  def optimality(point):
-    """0 at the solution; symmetric in the point, and the identity outside the support."""
+  def optimality(point: Code) -> Code:
+    """Returns 0 at the solution; symmetric in `point`, and the identity outside the support."""
     on = face.restrict(point)
     reconstruction = problem.dictionary.synthesis(on, problem.x.shape)
     gradient = problem.dictionary.analysis(problem.residual(reconstruction))
@@ -130,12 +141,12 @@ def _solution(problem, solution):
       *(point, on, face.free, gradient, problem.beta, face.signs),
     )
 
-  def solve(_, v):
+  def solve(_: Callable[[Code], Code], v: Code) -> Code:
     on = face.restrict(v)
     u = solve_on_face(constants, face, on)
     return jax.tree.map(lambda u, v, o: u + (v - o), u, v, on)
 
-  def tangent_solve(matvec, v):
+  def tangent_solve(matvec: Callable[[Code], Code], v: Code) -> Code:
     return lax.custom_linear_solve(matvec, v, solve, symmetric=True)
 
   return lax.custom_root(optimality, solution, lambda _, found: found, tangent_solve)

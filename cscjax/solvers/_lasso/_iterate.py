@@ -1,7 +1,7 @@
-"""Loops: a fixed number of iterations, or as many as a tolerance asks for; records; derivatives."""
+"""The loops that run a solver, for a number of iterations or to a tolerance; traces and derivatives."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -13,36 +13,43 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code
 from cscjax.ops import shard_batch, vary_alike
-from cscjax.solvers._lasso._algorithm import STOPS, Measure, Method, Stop
+from cscjax.solvers._lasso._algorithm import STOPS, Algorithm, Method, Stop, StoppingCriteria
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
 from cscjax.solvers._lasso._problem import Lasso, per_signal
 
 Differentiate = Literal["unrolled", "remat", "implicit"]
+"""How derivatives of a code are computed; see the argument `differentiate` of `fista`."""
+
 DIFFERENTIATE = ("unrolled", "remat", "implicit")
-TEST_PERIOD = 10  # iterations between tests of a tolerance: a test costs as much as half an iteration
+TEST_PERIOD = 10  # a test costs as much as half an iteration
+"""Number of iterations between two tests of a tolerance."""
+
 RECORDS = ("objective", "gradient_mapping", "gap", "support_size")
 
 
 class SolverResult(NamedTuple):
-  """What a solver found.
+  """The result of `ista`, `fista` or `admm`.
 
-  Traces are None unless named in `record`. With a tolerance they have the length of max_iterations,
-  and the last value is repeated after the stop.
+  The traces (`objective`, `gradient_mapping`, `gap` and `support_size`) are None unless `record` names
+  them. With a tolerance, they have the length of `max_iterations`, and repeat their last value after the
+  stop.
 
   Attributes:
-    code: The code, batch axes as in the signal.
-    objective: [iterations + 1, batch...], 1/2 ||x - D code||^2 + beta ||code||_1 of each signal
-      before the first iteration and after each.
-    iterations: int32 scalar, how many were done.
-    converged: [batch...], whether the measure named by `stop` has been within the tolerance; None
-      without one. In a batch, a signal that has converged is iterated until all have.
-    diverged: [batch...], whether the objective is not finite, or above twice the larger of 1/2 ||x||^2
-      and what it started from: the step was too large.
-    gradient_mapping: [iterations, batch...], the relative gradient mapping after each iteration, see
-      the argument `tolerance` of the solvers.
-    gap: [iterations, batch...], the objective less the largest value of the dual found so far, relative
-      to the objective: the code's objective exceeds the minimum by no more than this share of it.
-    support_size: [iterations + 1, batch...], int32, how many coefficients are not 0.
+    code: The code, with the batch axes of the signal.
+    objective: 1/2 ||x - D code||^2 + beta ||code||_1 of each signal, before the first iteration and
+      after each iteration: [iterations + 1, batch...].
+    iterations: Number of iterations that were run, an int32 scalar.
+    converged: Whether the stopping criterion has been within the tolerance, for each signal: [batch...].
+      None without a tolerance. In a batch, all signals are iterated until all have converged.
+    diverged: Whether the final objective is not finite, or more than twice the larger one of 1/2 ||x||^2
+      and the initial objective: [batch...]. If so, the step was too large.
+    gradient_mapping: The relative gradient mapping after each iteration, [iterations, batch...]: the
+      criterion of `stop="gradient_mapping"`.
+    gap: The relative duality gap after each iteration, [iterations, batch...]: the objective minus the
+      largest dual value found so far, as a fraction of the objective. The objective exceeds the minimum
+      by at most this fraction of it.
+    support_size: Number of nonzero coefficients, int32, before the first iteration and after each
+      iteration: [iterations + 1, batch...].
   """
 
   code: Code
@@ -56,13 +63,13 @@ class SolverResult(NamedTuple):
 
 
 class Loop(NamedTuple):
-  """How a solver iterates: the checked arguments that all of them share, hashable.
+  """The checked arguments that all solvers share; hashable, as a static argument of a compiled loop.
 
   Attributes:
-    iterations: How many; at most so many with a tolerance.
-    stop: One of `STOPS`: what a tolerance is compared with.
-    record: Some of `RECORDS`.
-    differentiate: One of `DIFFERENTIATE`.
+    iterations: Number of iterations; with a tolerance, the largest number.
+    stop: The stopping criterion of a tolerance, one of `STOPS`.
+    record: The traces to keep, some of `RECORDS`.
+    differentiate: How derivatives are computed, one of `DIFFERENTIATE`.
   """
 
   iterations: int
@@ -81,35 +88,40 @@ class Loop(NamedTuple):
     record: Sequence[str],
     differentiate: Differentiate | None,
     *,
-    searches: bool,
+    searches_step: bool,
   ) -> "Loop":
-    """Checks them for a problem; `searches` tells that an iteration holds a loop of unknown length."""
+    """Checks the arguments of a solver for a problem, and raises ValueError if they do not fit.
+
+    `searches_step` tells that an iteration contains a loop of unknown length, which cannot be unrolled.
+    """
     checks.one_of("stop", stop, STOPS)
     if tolerance is None:
       if stop != STOPS[0]:
-        checks.fail("stop", stop, "a tolerance beside it")
+        checks.fail("stop", stop, "the default, gradient_mapping, if tolerance is None")
       if max_iterations is not None:
-        checks.fail("max_iterations", max_iterations, "a tolerance beside it; else set iterations")
+        checks.fail("max_iterations", max_iterations, "None if tolerance is None (use iterations)")
       count = checks.int_at_least("iterations", 100 if iterations is None else iterations, 0)
     else:
       if iterations is not None:
-        checks.fail("iterations", iterations, "no tolerance beside it; its bound is max_iterations")
+        checks.fail("iterations", iterations, "None if tolerance is given (use max_iterations)")
       checks.all_at_least("tolerance", tolerance, 0)
       if jnp.ndim(tolerance) != 0:
         checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
       count = checks.positive_int("max_iterations", 1000 if max_iterations is None else max_iterations)
     if isinstance(record, str) or not isinstance(record, Iterable):
-      checks.fail("record", record, f"a sequence of names among {', '.join(RECORDS)}")
+      checks.fail("record", record, f"a sequence of names out of {', '.join(RECORDS)}")
     for name in record:
       checks.one_of("record", name, RECORDS)
     if "gap" in (stop, *record) and not _all_positive(problem.beta):
-      checks.fail("beta", "a penalty of 0", "positive values where the duality gap is asked for")
-    endless = searches or tolerance is not None
+      checks.fail("beta", "a penalty of 0", "positive values for the duality gap")
+    is_unbounded = searches_step or tolerance is not None
     if differentiate is None:
-      differentiate = "implicit" if endless else "unrolled"
+      differentiate = "implicit" if is_unbounded else "unrolled"
     checks.one_of("differentiate", differentiate, DIFFERENTIATE)
-    if endless and differentiate != "implicit":
-      checks.fail("differentiate", differentiate, "'implicit' with a tolerance or a searched step")
+    if is_unbounded and differentiate != "implicit":
+      checks.fail(
+        "differentiate", differentiate, "'implicit' if tolerance is given or the step is searched"
+      )
     return cls(count, stop, tuple(record), differentiate)
 
 
@@ -122,8 +134,8 @@ def solve(
   method: Method,
   loop: Loop,
 ) -> SolverResult:
-  """Runs a method from `init`, or 0, a number of iterations or to a tolerance."""
-  init = None if init is None else problem.as_code(init)  # jit would refuse what is no array its way
+  """Runs a method from `init`, or the zero code, for a number of iterations or to a tolerance."""
+  init = None if init is None else problem.as_code(init)  # raises a clearer error than jit
   return shard_batch(
     lambda _, *arguments: _solve(*arguments, method=method, loop=loop),
     *(problem.x, problem, parameter, init, tolerance),
@@ -133,29 +145,45 @@ def solve(
 
 
 @partial(jax.jit, static_argnames=("method", "loop"))
-def _solve(problem, parameter, init, tolerance, *, method, loop):
+def _solve(
+  problem: Lasso,
+  parameter: jax.Array | None,
+  init: Code | None,
+  tolerance: jax.Array | None,
+  *,
+  method: Method,
+  loop: Loop,
+) -> SolverResult:
   problem, parameter, init, tolerance = vary_alike((problem, parameter, init, tolerance))
   start = problem.zero_code() if init is None else init
   if loop.differentiate != "implicit":
     return _run(problem, parameter, start, tolerance, method, loop)
-  # The solution depends on neither start nor step; and the loop itself is not to be differentiated.
+  # The solution depends on neither `start` nor the step, and the loop itself is not differentiated.
   result = lax.stop_gradient(
     _run(*lax.stop_gradient((problem, parameter, start, tolerance)), method, loop)
   )
   return result._replace(code=implicitly_differentiable(problem, result.code))
 
 
-def _run(problem, parameter, start, tolerance, method, loop):
+def _run(
+  problem: Lasso,
+  parameter: jax.Array | None,
+  start: Code,
+  tolerance: jax.Array | None,
+  method: Method,
+  loop: Loop,
+) -> SolverResult:
+  """Runs the loop and collects its result."""
   if tolerance is None:
     algorithm = method(problem, parameter, start)
-  else:  # no search for a solution that is known
+  else:  # a solution that is zero is known without iterations
     zero = problem.is_solved_by_zero()
     start = _zero_where(zero, start)
     algorithm = _stay_at_zero(problem, method(problem, parameter, start), zero)
-  measure = Measure(problem, algorithm)
+  criteria = StoppingCriteria(problem, algorithm)
   recorded = [name for name in STOPS if name in loop.record]
 
-  def record(state, measured):
+  def record(state: Any, measured: dict[str, jax.Array]) -> dict[str, jax.Array]:
     code, reconstruction = algorithm.solution(state)
     values = {
       "objective": lambda: _scaled_back(problem, problem.objective(code, reconstruction)),
@@ -165,19 +193,19 @@ def _run(problem, parameter, start, tolerance, method, loop):
     trace = {name: values[name]() for name in loop.record}
     return {k: v if k == "support_size" else v.astype(problem.x.dtype) for k, v in trace.items()}
 
-  def advance(carry):
+  def advance(carry: Any) -> tuple[Any, dict[str, jax.Array]]:
     state, best = carry
-    state, evidence = algorithm.advance(state)
-    best, measured = measure(recorded, state, evidence, best)
+    state, aux = algorithm.advance(state)
+    best, measured = criteria(recorded, state, aux, best)
     return (state, best), record(state, measured)
 
   start = algorithm.state
-  first = record(start, dict.fromkeys(STOPS, measure.unknown))
+  first = record(start, dict.fromkeys(STOPS, criteria.unknown))
   converged, done = None, jnp.asarray(loop.iterations, jnp.int32)
   if tolerance is None:
-    (state, _), trace = _scan(advance, (start, measure.lowest), loop)
+    (state, _), trace = _scan(advance, (start, criteria.lowest), loop)
   else:
-    state, trace, done, converged = _while(algorithm, measure, record, first, tolerance, loop)
+    state, trace, done, converged = _while_loop(algorithm, criteria, record, first, tolerance, loop)
   trace = {
     name: values if name in STOPS else jnp.concatenate([first[name][None], values])
     for name, values in trace.items()
@@ -192,8 +220,8 @@ def _run(problem, parameter, start, tolerance, method, loop):
   )
 
 
-def _stay_at_zero(problem, algorithm, zero):
-  """The algorithm, where the solution of some signals is 0: ADMM leaves it for a while on its way."""
+def _stay_at_zero(problem: Lasso, algorithm: Algorithm, zero: jax.Array) -> Algorithm:
+  """Returns an algorithm that keeps the code of some signals at zero, which ADMM leaves temporarily."""
   at_zero = 0.5 * problem.energy(problem.x)
   return algorithm._replace(
     solution=lambda state: _zero_where(zero, algorithm.solution(state)),
@@ -202,25 +230,28 @@ def _stay_at_zero(problem, algorithm, zero):
   )
 
 
-def _zero_where(zero, tree):
+def _zero_where(zero: jax.Array, tree: Any) -> Any:
+  """Sets the arrays of some signals to zero."""
   return jax.tree.map(lambda a: jnp.where(per_signal(zero, a), 0, a), tree)
 
 
-def _scaled_back(problem, value):
-  """A value in unit^2 as it is without units."""
+def _scaled_back(problem: Lasso, value: jax.Array) -> jax.Array:
+  """Converts a value in unit^2 to the scale of the signals."""
   unit = problem.unit.astype(value.dtype)
   return value * unit * unit
 
 
-def _scan(advance, state, loop):
-  """`lax.scan`; with "remat" in about sqrt(n) segments, of which only the starts are kept."""
+def _scan(
+  advance: Callable[[Any], tuple[Any, Any]], state: Any, loop: Loop
+) -> tuple[Any, dict[str, jax.Array]]:
+  """Scans the iterations; with "remat", in about sqrt(n) segments, of which only the starts are kept."""
   if loop.differentiate != "remat" or loop.iterations < 2:
     return lax.scan(lambda s, _: advance(s), state, length=loop.iterations)
   length = math.isqrt(loop.iterations)
   count, rest = divmod(loop.iterations, length)
 
   @jax.checkpoint
-  def segment(state, _):
+  def segment(state: Any, _: None) -> tuple[Any, Any]:
     return lax.scan(lambda s, _: jax.checkpoint(advance)(s), state, length=length)
 
   state, trace = lax.scan(segment, state, length=count)
@@ -229,57 +260,69 @@ def _scan(advance, state, loop):
   return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), trace, tail)
 
 
-def _while(algorithm, measure, record, first, tolerance, loop):
-  """Until the measure of each signal has been within the tolerance, or is NaN.
+def _while_loop(
+  algorithm: Algorithm,
+  criteria: StoppingCriteria,
+  record: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]],
+  first: dict[str, jax.Array],
+  tolerance: jax.Array,
+  loop: Loop,
+) -> tuple[Any, dict[str, jax.Array], jax.Array, jax.Array]:
+  """Iterates until the criterion of each signal has been within the tolerance, or is NaN.
 
-  A turn of the loop is `TEST_PERIOD` iterations, of which the last is tested: a GPU hands the loop's
-  condition back to the host in each turn, which takes about as long as an iteration.
+  The body of the loop runs `TEST_PERIOD` iterations and tests the last one: a GPU returns the condition
+  of the loop to the host each time, which takes about as long as an iteration.
+
+  Returns:
+    The last state, the traces, the number of iterations, and which signals converged.
   """
   recorded = [name for name in STOPS if name in loop.record]
   tested = [name for name in STOPS if name == loop.stop or name in loop.record]
   traces = jax.tree.map(lambda v: jnp.zeros_like(v, shape=(loop.iterations, *v.shape)), first)
-  nowhere = jnp.zeros_like(measure.unknown, bool)
+  false = jnp.zeros_like(criteria.unknown, bool)
 
-  def advance(names, k, carry):
+  def advance(names: Sequence[str], k: ArrayLike, carry: Any) -> tuple[Any, dict[str, jax.Array]]:
     state, best, traces = carry
-    state, evidence = algorithm.advance(state)
-    best, measured = measure(names, state, evidence, best)
+    state, aux = algorithm.advance(state)
+    best, measured = criteria(names, state, aux, best)
     values = record(state, measured)
     return (state, best, jax.tree.map(lambda trace, v: trace.at[k].set(v), traces, values)), measured
 
-  def unfinished(carry):
+  def unfinished(carry: Any) -> jax.Array:
     k, _, converged, broken = carry
     return (k < loop.iterations) & ~jnp.all(converged | broken)
 
-  def turn(carry):
+  def test_period(carry: Any) -> Any:
     k, carry, converged, _ = carry
     untested = TEST_PERIOD - 1
-    if loop.iterations % TEST_PERIOD:  # else the compiler knows the number, and does not wait for it
+    if loop.iterations % TEST_PERIOD:  # else the count is static, and a GPU need not wait for it
       untested = jnp.minimum(untested, loop.iterations - 1 - k)
     carry = lax.fori_loop(0, untested, lambda i, carry: advance(recorded, k + i, carry)[0], carry)
     carry, measured = advance(tested, k + untested, carry)
     value = measured[loop.stop]
     return k + untested + 1, carry, converged | (value <= tolerance), jnp.isnan(value)
 
-  carry = (0, (algorithm.state, measure.lowest, traces), nowhere, nowhere)
-  done, (state, _, traces), converged, _ = lax.while_loop(unfinished, turn, carry)
+  carry = (0, (algorithm.state, criteria.lowest, traces), false, false)
+  done, (state, _, traces), converged, _ = lax.while_loop(unfinished, test_period, carry)
   index = jnp.minimum(jnp.arange(loop.iterations), done - 1)
   return state, jax.tree.map(lambda trace: trace[index], traces), jnp.int32(done), converged
 
 
-def _diverged(problem, algorithm, code, reconstruction):
+def _diverged(problem: Lasso, algorithm: Algorithm, code: Code, reconstruction: jax.Array) -> jax.Array:
+  """Returns which signals have an objective that is not finite, or has doubled: [batch...]."""
   at_zero = 0.5 * problem.energy(problem.x)
   at_start = problem.objective(*algorithm.solution(algorithm.state))
   return ~(problem.objective(code, reconstruction) <= 2 * jnp.maximum(at_start, at_zero))
 
 
-def _all_positive(beta):
-  """False where a concrete value is 0: the dual's feasible set is flat there."""
+def _all_positive(beta: Any) -> bool:
+  """Returns whether no concrete value is zero, where the dual feasible set has no interior."""
   leaves = jax.tree.leaves(beta)
   return all(checks.is_traced(leaf) or bool(jnp.all(leaf > 0)) for leaf in leaves)
 
 
-def _support_size(problem, code):
+def _support_size(problem: Lasso, code: Code) -> jax.Array:
+  """Returns the number of nonzero coefficients of each signal, [batch...]."""
   counts = jax.tree.map(
     lambda c: jnp.count_nonzero(c, axis=tuple(range(problem.batch_ndim, c.ndim))), code
   )

@@ -1,4 +1,4 @@
-"""Orthogonal matching pursuit over dense dictionaries."""
+"""Orthogonal matching pursuit with dense dictionaries."""
 
 from functools import partial
 from typing import NamedTuple
@@ -12,19 +12,21 @@ from cscjax import checks
 from cscjax.dictionaries import MatrixDictionary, as_signal
 from cscjax.ops import highest_precision, shard_batch, vary_alike
 
-BLOCK = 2**22  # numbers in the factorisations that are computed at a time
+BLOCK = 2**22  # number of entries of the factorisations in a block of signals
 
 
 class OMPResult(NamedTuple):
-  """What orthogonal matching pursuit found, after k picks at most.
+  """The result of orthogonal matching pursuit with at most k picks.
 
   Attributes:
-    code: [batch..., m], the least-squares fit on the support.
-    residual_norm: [k + 1, batch...], ||x - D code|| before the first pick and after each; after a stop
-      the last one is repeated.
-    iterations: [batch...] int32, how many atoms were picked.
-    converged: [batch...], whether the residual's norm is within the tolerance; None without one.
-    support: [batch..., k] int32, the atoms in the order of their picking, then -1 after a stop.
+    code: The least-squares fit of the signal on the support, [batch..., m].
+    residual_norm: ||x - D code|| before the first pick and after each pick, [k + 1, batch...]; after a
+      stop, the last value is repeated.
+    iterations: Number of atoms picked for each signal, int32 [batch...].
+    converged: Whether the norm of the residual is within the tolerance, [batch...]; None without a
+      tolerance.
+    support: Indices of the atoms in the order in which they were picked, int32 [batch..., k]; -1 after a
+      stop.
   """
 
   code: jax.Array
@@ -35,15 +37,18 @@ class OMPResult(NamedTuple):
 
 
 class _State(NamedTuple):
-  """Of one signal. Picks to come have zero columns in `basis`, and those of the unit in `triangle`."""
+  """The state of the pursuit of one signal.
 
-  basis: jax.Array  # Q [n, k], orthonormal, with A = Q R for the unit atoms A picked
+  For picks that have not been made, `basis` has zero columns, and `triangle` those of the identity.
+  """
+
+  basis: jax.Array  # Q [n, k], orthonormal; A = Q R, where A are the picked atoms at unit norm
   triangle: jax.Array  # R [k, k]
   weights: jax.Array  # Q^T x [k]
   residual: jax.Array  # [n]
   picked: jax.Array  # bool [m]
-  norm: jax.Array  # of the residual
-  running: jax.Array  # bool
+  norm: jax.Array  # norm of the residual
+  running: jax.Array  # bool: the pursuit has not stopped
 
 
 @highest_precision
@@ -54,48 +59,75 @@ def omp(
   sparsity: int | None = None,
   tolerance: ArrayLike | None = None,
 ) -> OMPResult:
-  """Orthogonal matching pursuit (Pati et al. 1993), greedily for min ||x - D code||, few non-zeros.
+  """Finds a code with few nonzero coefficients by orthogonal matching pursuit (Pati et al. 1993).
 
-  Each pick is the atom that correlates most with the residual, by |<d, r>| / ||d||; the code is then
-  the least-squares fit on all atoms picked, by a QR factorisation that grows by a column (Gram-Schmidt,
-  done twice). Finds a code of s non-zeros exactly if s < (1 + 1/mu)/2 (Tropp 2004, Lemma 1's bound).
+  Greedy minimisation of ||x - D code||: each iteration picks the atom d with the largest correlation
+  `|<d, r>| / ||d||` with the residual r, and then fits the signal by least squares on all atoms picked
+  so far (by a QR factorisation that grows by one column, with Gram-Schmidt applied twice). A code with s
+  nonzero coefficients is recovered exactly if s < (1 + 1/mu) / 2, where mu is the mutual coherence of D
+  (Tropp 2004).
 
-  A signal stops early where its residual is within `tolerance`, or no atom that is left correlates with
-  it beyond rounding. Works under jit, vmap and grad (of the fit, at the support found). The scale of
-  signals and atoms does not matter. The code of a signal that holds a NaN or an infinity is NaN, and
-  every code where an atom holds one. Signals are coded in blocks, so that beyond a block only the memory
-  of the result grows with their number.
+  A signal stops early if its residual is within `tolerance`, or if no remaining atom correlates with the
+  residual beyond rounding. The result does not depend on the scale of signals and atoms. The code of a
+  signal that contains NaN or infinity is NaN, and so are all codes if an atom contains one. Signals are
+  encoded in blocks, so that the memory of the factorisations does not grow with their number.
+
+  The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a gradient is that of the least-squares
+  fit on the support found.
 
   Args:
-    dictionary: D, dense; atoms of any norm, one of norm 0 is never picked.
-    x: Signals [batch..., n].
-    sparsity: How many picks, 1 to min(n, m); min(n, m) if None.
-    tolerance: Stop where ||x - D code||_2 <= tolerance, a scalar >= 0; 0 if None.
+    dictionary: The dictionary D, a `MatrixDictionary`. Its atoms may have any norm; an atom of norm zero
+      is never picked.
+    x: Signal of shape [..., n].
+    sparsity: Largest number of atoms to pick, from 1 to min(n, m), which is also the default.
+    tolerance: Stops a signal when ||x - D code|| is at most this value, a nonnegative scalar; 0 if None.
+      At least one of `sparsity` and `tolerance` must be given.
 
   Returns:
-    An `OMPResult`: the code and its support, the residual's norms, and whether it converged.
+    An `OMPResult`: the code and its support, the norm of the residual after each pick, and whether the
+    pursuit converged.
 
   Raises:
-    ValueError: If neither `sparsity` nor `tolerance` is given, one is out of range, the dictionary is
-      not dense or shapes do not fit.
+    ValueError: If neither `sparsity` nor `tolerance` is given, a value is out of range, the dictionary
+      is not dense, or shapes do not fit.
+
+  References:
+    Pati, Y. C., Rezaiifar, R. & Krishnaprasad, P. S. (1993). Orthogonal matching pursuit: recursive
+    function approximation with applications to wavelet decomposition. Asilomar Conference on Signals,
+    Systems and Computers.
+
+    Tropp, J. A. (2004). Greed is good: algorithmic results for sparse approximation. IEEE Transactions
+    on Information Theory 50(10).
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> atoms = jax.random.normal(jax.random.key(0), (32, 64))
+    >>> x = 2 * atoms[:, 5] - 3 * atoms[:, 40]
+    >>> result = cscjax.omp(cscjax.MatrixDictionary(atoms), x, sparsity=2)
+    >>> sorted(result.support.tolist())
+    [5, 40]
+    >>> bool(jnp.allclose(result.code[jnp.array([5, 40])], jnp.array([2.0, -3.0]), atol=1e-4))
+    True
   """
   if not isinstance(dictionary, MatrixDictionary):
     checks.fail("dictionary", type(dictionary).__name__, "a MatrixDictionary")
   if sparsity is None and tolerance is None:
-    checks.fail("sparsity", None, "a number of picks, or a tolerance")
+    checks.fail("sparsity", None, "a number of picks if there is no tolerance")
   x = as_signal(dictionary, x)
-  jax.eval_shape(dictionary.analysis, x)  # raises where the shapes do not fit
+  jax.eval_shape(dictionary.analysis, x)  # raises if the shapes do not fit
   atoms = dictionary.atoms.astype(x.dtype)
   largest = min(atoms.shape)
   picks = largest if sparsity is None else checks.positive_int("sparsity", sparsity)
   if picks > largest:
-    checks.fail("sparsity", sparsity, f"at most {largest}, the smaller size of D {atoms.shape}")
+    checks.fail("sparsity", sparsity, f"at most {largest}, the smaller axis of D {atoms.shape}")
   has_tolerance, tolerance = tolerance is not None, 0 if tolerance is None else tolerance
   checks.all_at_least("tolerance", tolerance, 0)
   if jnp.ndim(tolerance) != 0:
     checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
 
-  def pursue(x, atoms, tolerance):
+  def pursue(x: jax.Array, atoms: jax.Array, tolerance: jax.Array) -> OMPResult:
     flat = _pursue_all(atoms, x.reshape(-1, x.shape[-1]), tolerance, picks)
     code, support, norms = (part.reshape(*x.shape[:-1], part.shape[-1]) for part in flat)
     return OMPResult(
@@ -112,18 +144,24 @@ def omp(
 
 
 @partial(jax.jit, static_argnames="picks")
-def _pursue_all(atoms, x, tolerance, picks):
-  """OMP of signals [b, n], in blocks whose factorisations take about `BLOCK` numbers."""
+def _pursue_all(
+  atoms: jax.Array, x: jax.Array, tolerance: jax.Array, picks: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Encodes signals [b, n] in blocks whose factorisations have about `BLOCK` entries.
+
+  Returns:
+    The codes [b, m], supports [b, picks] and residual norms [b, picks + 1].
+  """
   size, n = x.shape
   atoms, x, tolerance = vary_alike((atoms, x, tolerance))
-  # Atoms and signals of any scale: the largest entry becomes 1 before anything is squared.
+  # Atoms and signals are scaled to a largest entry of 1, so that no square overflows or underflows.
   largest = _largest(atoms)
   norms = largest * _norm(atoms / largest[None])
-  scale = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))  # NaN stays
+  scale = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))  # NaN stays NaN
   atoms = (atoms / largest[None]) * (scale * largest)[None]
 
-  @jax.checkpoint  # a backward pass does not keep the factorisations of all signals either
-  def pursue(signal):
+  @jax.checkpoint  # the backward pass does not keep the factorisations of all signals
+  def pursue(signal: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     unit = _largest(signal)
     code, support, norms = _pursue(atoms, scale, signal / unit, picks, tolerance / unit)
     return code * unit, support, norms * unit
@@ -132,15 +170,21 @@ def _pursue_all(atoms, x, tolerance, picks):
   return lax.map(pursue, x, batch_size=max(1, min(block, size)))
 
 
-def _pursue(atoms, scale, x, picks, tolerance):
-  """OMP of one signal over unit atoms; the code is of the atoms that `scale` made them from."""
+def _pursue(
+  atoms: jax.Array, scale: jax.Array, x: jax.Array, picks: int, tolerance: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Encodes one signal with unit atoms, which are the original ones times `scale`.
+
+  Returns:
+    The code over the original atoms [m], the support [picks] and the residual norms [picks + 1].
+  """
   n, m = atoms.shape
   rounding = 4 * jnp.finfo(x.dtype).eps * n**0.5
 
-  def pick(state, k):
+  def pick(state: _State, k: jax.Array) -> tuple[_State, tuple[jax.Array, jax.Array]]:
     correlation = jnp.where(state.picked, 0, jnp.abs(state.residual @ atoms))
     best = jnp.argmax(correlation)
-    # Beyond this bound the atom's part outside the span is more than rounding as well.
+    # Above this bound, the component of the atom outside the span exceeds rounding, too.
     running = state.running & (state.norm > tolerance) & (correlation[best] > rounding * start.norm)
     atom = atoms[:, best]
     column = state.basis.T @ atom
@@ -184,13 +228,13 @@ def _pursue(atoms, scale, x, picks, tolerance):
   return code, support, norms
 
 
-def _largest(array):
-  """The largest |entry| along the first axis, 1 where that is 0: a scale, without a derivative."""
+def _largest(array: jax.Array) -> jax.Array:
+  """Returns the largest |entry| along the first axis, 1 where it is 0, without a gradient: a scale."""
   largest = lax.stop_gradient(jnp.max(jnp.abs(array), axis=0))
   return jnp.where(largest == 0, 1, largest)
 
 
-def _norm(array):
-  """Norms over the first axis, with derivative 0 instead of NaN at 0."""
+def _norm(array: jax.Array) -> jax.Array:
+  """Returns the norms along the first axis, with derivative 0 at 0 instead of NaN."""
   square = jnp.sum(jnp.square(array), axis=0)
   return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))

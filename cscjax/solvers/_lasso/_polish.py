@@ -1,47 +1,53 @@
-"""The solution near a code that was stopped early: its support first, then its values."""
+"""Finds the solution near a code that was stopped early: first its support, then its values."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code
 from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
 from cscjax.solvers._steps import momentum
 
-ROUNDS = 40  # at most, each a step to the minimum on the face
-EXPLORATION = 30  # iterations of FISTA between two rounds, which change the face
-STEP_ITERATIONS = 40  # of conjugate residuals for such a step: the next one continues where it ends
-SOLVE_ITERATIONS = 1000  # of conjugate residuals for a derivative, at most
-HALVINGS = 6  # at most, of a step that does not lower the objective
-NOISE = 32  # rounding errors, of the largest |D^T x|, that the optimality conditions may be off
-BETA_PART = 0.1  # and at most so much of beta: beyond, nothing tells that a coefficient is not 0
+ROUNDS = 40  # largest number of rounds, each a step to the minimum on the face
+EXPLORATION = 30  # FISTA iterations between two rounds, which change the face
+STEP_ITERATIONS = 40  # conjugate residual iterations per step; the next step continues where it ends
+SOLVE_ITERATIONS = 1000  # largest number of conjugate residual iterations for a derivative
+HALVINGS = 6  # largest number of times that a step which does not lower the objective is halved
+# A code counts as a solution if it violates the optimality conditions by at most NOISE rounding errors
+# of the largest |D^T x|, and by at most BETA_FRACTION of a positive beta.
+NOISE = 32
+BETA_FRACTION = 0.1
 
 
 class Face(NamedTuple):
-  """The coefficients of a code that may move, and the signs that they keep.
+  """A face of the penalty: the coefficients that may change while all signs stay the same.
 
   Attributes:
-    free: For each coefficient 1 if it may move, 0 if it is held at 0.
-    signs: For each coefficient -1, 0 or 1.
+    free: 1 for each coefficient that may change, 0 for each that is fixed at zero.
+    signs: The sign of each coefficient: -1, 0 or 1.
   """
 
   free: Code
   signs: Code
 
   def restrict(self, code: Code) -> Code:
-    """Sets the coefficients that are held to 0."""
+    """Sets the fixed coefficients of a code to zero."""
     return jax.tree.map(jnp.multiply, self.free, code)
 
 
 def face_of(problem: Lasso, code: Code) -> Face:
-  """The face of a code: the coefficients that are not 0, or have neither penalty nor constraint."""
+  """Returns the face of a code.
 
-  def is_free(c, b):
+  Free are the nonzero coefficients, and those that have neither a penalty nor a constraint.
+  """
+
+  def is_free(c: jax.Array, b: jax.Array) -> jax.Array:
     free = ((c != 0) | _is_smooth(problem, b)).astype(c.dtype)
-    return jnp.where(jnp.isnan(c), c, free)  # a broken code has no derivative either
+    return jnp.where(jnp.isnan(c), c, free)  # the derivatives of a NaN are NaN
 
   return Face(jax.tree.map(is_free, code, problem.beta), jax.tree.map(jnp.sign, code))
 
@@ -49,34 +55,35 @@ def face_of(problem: Lasso, code: Code) -> Face:
 def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
   """Finds the solution near a code.
 
-  Alternates between a Newton step, which is a linear system for the minimum on the face of the code, and
-  a few iterations of FISTA, which change the face, until the optimality conditions hold to rounding.
+  Alternates between a Newton step, which solves a linear system for the minimum on the face of the code,
+  and a few iterations of FISTA, which change the face, until the optimality conditions hold up to
+  rounding.
 
   Args:
-    problem: The problem, in float32 at least.
+    problem: The problem, in float32 or wider.
     code: The code to start from.
 
   Returns:
-    The code, and for each signal [batch...] by how much it violates the optimality conditions beyond
-    rounding (or a tenth of beta, where that is less), relative to the largest |D^T x|: 0 where the
+    The solution, and for each signal how much it violates the optimality conditions beyond rounding (or
+    beyond a tenth of beta, if that is less), relative to the largest |D^T x|: [batch...], 0 if the
     solution was found.
   """
   correlation = problem.dictionary.analysis(problem.weigh(problem.x))
   scale = _largest(problem, correlation)
   noise = NOISE * jnp.finfo(problem.x.dtype).eps * scale
 
-  def body(carry):
+  def body(carry: Any) -> Any:
     k, code, step, excess = carry
     explored, step = _explore(problem, code, step, jnp.where(k == 0, 0, EXPLORATION))
     moved = _newton(problem, explored)
-    code = _select(problem, excess > 0, moved, code)
+    code = _select(excess > 0, moved, code)
     return k + 1, code, step, _violation(problem, code, noise)
 
-  def unfinished(carry):
+  def unfinished(carry: Any) -> jax.Array:
     k, *_, excess = carry
     return (k < ROUNDS) & jnp.any(excess > 0)  # False for NaN
 
-  step = _longest_step(problem, correlation)
+  step = _initial_step(problem, correlation)
   _, code, _, excess = lax.while_loop(unfinished, body, (0, code, step, jnp.ones_like(scale)))
   return code, _ratio(excess, scale)
 
@@ -84,7 +91,7 @@ def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
 def solve_on_face(problem: Lasso, face: Face, v: Code, iterations: int = SOLVE_ITERATIONS) -> Code:
   """Solves D_S^T mask D_S u = v on the face S, with u = 0 elsewhere."""
 
-  def gram(u):
+  def gram(u: Code) -> Code:
     image = problem.dictionary.synthesis(face.restrict(u), problem.x.shape)
     return face.restrict(problem.dictionary.analysis(problem.weigh(image)))
 
@@ -94,25 +101,26 @@ def solve_on_face(problem: Lasso, face: Face, v: Code, iterations: int = SOLVE_I
 def conjugate_residuals(
   problem: Lasso, matvec: Callable[[Code], Code], v: Code, iterations: int
 ) -> Code:
-  """Minimises ||v - A u|| for a symmetric A >= 0, each signal on its own, and again for what is left.
+  """Minimises ||v - A u|| for a symmetric positive semidefinite A, for each signal, with one refinement.
 
-  Unlike conjugate gradients it converges also where A is singular and v is not in its range.
+  Unlike conjugate gradients, the method also converges if A is singular and v is not in its range. The
+  refinement solves the system again for the residual of the first solution.
   """
   eps = jnp.finfo(problem.x.dtype).eps
 
-  def solve(v):
+  def solve(v: Code) -> Code:
     size = _largest(problem, v)
     v = _divide(v, size)
-    unit = _largest(problem, matvec(v))  # with which no square overflows or underflows
+    unit = _largest(problem, matvec(v))  # in this unit, squares neither overflow nor underflow
 
-    def product(u):
+    def product(u: Code) -> Code:
       return _divide(matvec(u), unit)
 
-    def unfinished(carry):
+    def unfinished(carry: Any) -> jax.Array:
       k, *_, active = carry
       return (k < iterations) & jnp.any(active)
 
-    def body(carry):
+    def body(carry: Any) -> Any:
       k, u, r, p, image_p, energy, largest, active = carry
       alpha = jnp.where(active, _ratio(energy, _dot(problem, image_p, image_p)), 0)
       u, r = _add(u, alpha, p), _add(r, -alpha, image_p)
@@ -136,42 +144,50 @@ def conjugate_residuals(
   return _add(u, 1, solve(_add(v, -1, matvec(u))))
 
 
-def _newton(problem, code):
-  """A step to the minimum on the face, halved until it lowers the objective.
+def _newton(problem: Lasso, code: Code) -> Code:
+  """Takes a step to the minimum on the face, halved until it lowers the objective.
 
-  Coefficients whose sign would change become 0.
+  Coefficients whose sign would change are set to zero.
   """
   face = face_of(problem, code)
   slope = jax.tree.map(lambda g, b, s: g + b * s, _gradient(problem, code), problem.beta, face.signs)
   direction = solve_on_face(problem, face, slope, STEP_ITERATIONS)
   before = _objective(problem, code)
 
-  def attempt(length):
+  def attempt(length: jax.Array) -> Code:
     return jax.tree.map(
       lambda m, s, b: jnp.where((m * s > 0) | _is_smooth(problem, b), m, 0),
       *(_add(code, -length, direction), face.signs, problem.beta),
     )
 
-  def body(carry):
+  def body(carry: Any) -> Any:
     k, length, _ = carry
     lower = _objective(problem, attempt(length)) <= before
     return k + 1, jnp.where(lower, length, length / 2), lower
 
-  def unfinished(carry):
+  def unfinished(carry: Any) -> jax.Array:
     k, _, lower = carry
     return (k < HALVINGS) & ~jnp.all(lower)
 
   start = (0, jnp.ones_like(before), jnp.zeros_like(before, bool))
   _, length, lower = lax.while_loop(unfinished, body, start)
-  return _select(problem, lower, attempt(length), code)
+  return _select(lower, attempt(length), code)
 
 
-def _explore(problem, code, step, iterations):
-  """FISTA with restarts and a searched step; an iteration whose step was too long moves nothing."""
+def _explore(
+  problem: Lasso, code: Code, step: jax.Array, iterations: ArrayLike
+) -> tuple[Code, jax.Array]:
+  """Runs FISTA with restarts and a searched step.
+
+  An iteration whose step is too long does not move the code, and the step is halved.
+
+  Returns:
+    The code and the step of each signal.
+  """
   eps = jnp.finfo(problem.x.dtype).eps
 
-  def body(_, carry):
-    now, before, t, step = carry  # pairs (code, D code)
+  def body(_: Any, carry: Any) -> Any:
+    now, before, t, step = carry  # `now` and `before` are pairs (code, D code)
     next_t, weight = momentum(t)
     point, image = jax.tree.map(lambda c, p: c + per_signal(weight, c) * (c - p), now, before)
     gradient = problem.dictionary.analysis(problem.residual(image))
@@ -180,13 +196,13 @@ def _explore(problem, code, step, iterations):
     move = _add(code, -1, point)
     size = _largest(problem, move)
     move, change, level = _divide(move, size), _divide(new[1] - image, size), _divide(image, size)
-    # What rounding leaves in the difference of two almost equal images.
+    # The rounding error in the difference of two almost equal images.
     noise = (4 * eps) ** 2 * sum_signals(jnp.square(level), problem.batch_ndim)
     curvature = sum_signals(problem.weigh(jnp.square(change)), problem.batch_ndim)
     too_long = curvature > _dot(problem, move, move) / step + noise
     against = _dot(problem, move, _divide(_add(code, -1, now[0]), size)) < 0
     next_t = jnp.where(too_long | against, 1, next_t)
-    new = _select(problem, too_long, now, new)
+    new = _select(too_long, now, new)
     return new, now, next_t, step * jnp.where(too_long, 0.5, 1 / 0.97)
 
   start = code, problem.dictionary.synthesis(code, problem.x.shape)
@@ -195,69 +211,72 @@ def _explore(problem, code, step, iterations):
   return code, step
 
 
-def _longest_step(problem, direction):
-  """1 / the curvature along a direction, [batch...]: at least 1/L; 1 where that is not known."""
+def _initial_step(problem: Lasso, direction: Code) -> jax.Array:
+  """Returns 1 / the curvature along a direction, [batch...]: at least 1/L, or 1 if it is unknown."""
   direction = _divide(direction, _largest(problem, direction))
   image = problem.dictionary.synthesis(direction, problem.x.shape)
   curvature = sum_signals(problem.weigh(jnp.square(image)), problem.batch_ndim)
   return jnp.where(curvature > 0, _ratio(_dot(problem, direction, direction), curvature), 1)
 
 
-def _violation(problem, code, noise):
-  """By how much 0 is farther from the subdifferential than `noise`, at most, of each signal."""
+def _violation(problem: Lasso, code: Code, noise: jax.Array) -> jax.Array:
+  """Returns the largest excess over `noise` of the distance of 0 to the subdifferential: [batch...]."""
 
-  def excess(g, b, c):
+  def excess(g: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
     inside = -g - b if problem.nonnegative else jnp.abs(g) - b
     distance = jnp.where(c == 0, inside, jnp.abs(g + b * jnp.sign(c)))
     level = per_signal(noise, g)
-    return jnp.maximum(distance - jnp.where(b > 0, jnp.minimum(level, BETA_PART * b), level), 0)
+    return jnp.maximum(distance - jnp.where(b > 0, jnp.minimum(level, BETA_FRACTION * b), level), 0)
 
   return _largest(problem, jax.tree.map(excess, _gradient(problem, code), problem.beta, code))
 
 
-def _gradient(problem, code):
+def _gradient(problem: Lasso, code: Code) -> Code:
+  """Returns the gradient of the data term at a code."""
   reconstruction = problem.dictionary.synthesis(code, problem.x.shape)
   return problem.dictionary.analysis(problem.residual(reconstruction))
 
 
-def _objective(problem, code):
+def _objective(problem: Lasso, code: Code) -> jax.Array:
+  """Returns the objective of a code, [batch...]."""
   return problem.objective(code, problem.dictionary.synthesis(code, problem.x.shape))
 
 
-def _is_smooth(problem, beta):
-  """Whether a coefficient has neither penalty nor constraint."""
+def _is_smooth(problem: Lasso, beta: jax.Array) -> jax.Array:
+  """Returns which coefficients have neither a penalty nor a constraint."""
   return (beta == 0) & (not problem.nonnegative)
 
 
-def _select(problem, where, one, other):
-  """One code or the other, for each signal."""
+def _select(where: jax.Array, one: Code, other: Code) -> Code:
+  """Returns one code or the other for each signal, as `jnp.where` does."""
   return jax.tree.map(
     lambda a, b: jnp.where(where.reshape(where.shape + (1,) * (a.ndim - where.ndim)), a, b), one, other
   )
 
 
-def _add(a, weight, b):
-  """a + weight b, the weight one for each signal."""
+def _add(a: Code, weight: ArrayLike, b: Code) -> Code:
+  """Returns a + weight b, where the weight is a scalar or one per signal."""
   return jax.tree.map(lambda p, q: p + per_signal(jnp.asarray(weight), q) * q, a, b)
 
 
-def _divide(code, size):
-  """code / size, a code of 0 where that is 0."""
+def _divide(code: Code, size: jax.Array) -> Code:
+  """Returns code / size for each signal; a code of size 0 stays 0."""
   return jax.tree.map(lambda c: c / per_signal(jnp.where(size > 0, size, 1), c), code)
 
 
-def _ratio(a, b):
-  """a / b, 0 where b is 0."""
+def _ratio(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Returns a / b, 0 where b is 0."""
   return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
 
 
-def _dot(problem, a, b):
+def _dot(problem: Lasso, a: Code, b: Code) -> Any:
+  """Returns the inner product of two codes for each signal, [batch...]."""
   products = jax.tree.map(lambda p, q: sum_signals(p * q, problem.batch_ndim), a, b)
   return sum(jax.tree.leaves(products))
 
 
-def _largest(problem, code):
-  """The largest |coefficient| of each signal, [batch...]."""
+def _largest(problem: Lasso, code: Code) -> jax.Array:
+  """Returns the largest |coefficient| of each signal, [batch...]."""
   axes = [tuple(range(problem.batch_ndim, c.ndim)) for c in jax.tree.leaves(code)]
   parts = [jnp.max(jnp.abs(c), axis=a) for c, a in zip(jax.tree.leaves(code), axes, strict=True)]
   return jnp.stack(parts).max(axis=0)

@@ -1,4 +1,4 @@
-"""The problem that the one-layer solvers solve, with its data in one floating type."""
+"""The Lasso that the one-layer solvers solve, with all of its data in one floating type."""
 
 import functools
 from typing import Any, Self
@@ -23,16 +23,16 @@ from cscjax.solvers._arguments import list_as_code, per_part
 
 
 class Lasso(struct.PyTreeNode):
-  """min 1/2 sum mask (x - D code)^2 + sum beta |code|, optionally code >= 0.
+  """The problem min 1/2 sum mask (x - D code)^2 + sum beta |code|, with code >= 0 if `nonnegative`.
 
   Attributes:
-    dictionary: D.
-    x: Signals, batch axes first; 0 where the mask is.
-    beta: For each part of the code an array that broadcasts against it.
-    mask: Weights in 0..1 that broadcast against `x`; None where all are 1.
-    unit: [batch...], a power of two near the largest value of each signal. Squares are taken in this
-      unit, because those of a signal of 1e-30 or 1e30 are not in the range of float32.
-    nonnegative: Whether the code is constrained to be >= 0.
+    dictionary: The dictionary D.
+    x: Signals, batch axes first; zero where the mask is zero.
+    beta: Penalty: for each part of the code an array that broadcasts against it.
+    mask: Weights in 0..1 that broadcast against `x`; None if all are 1.
+    unit: A power of two near the largest magnitude of each signal, [batch...]. Squares are computed in
+      this unit, because those of a signal of 1e-30 or 1e30 are outside the range of float32.
+    nonnegative: Whether the code is constrained to be nonnegative.
   """
 
   dictionary: Dictionary
@@ -46,27 +46,27 @@ class Lasso(struct.PyTreeNode):
   def make(
     cls, dictionary: Dictionary, x: ArrayLike, beta: Any, mask: ArrayLike | None, nonnegative: bool
   ) -> Self:
-    """Checks the arguments of a solver; ValueError where they do not fit."""
+    """Checks the arguments of a solver, and raises ValueError if they do not fit."""
     x = as_signal(dictionary, x)
     checks.all_at_least("beta", beta, 0)
     checks.boolean("nonnegative", nonnegative)
     if mask is not None:
       mask = _as_mask(mask, x)
-      x = jnp.where(mask > 0, x, 0)  # a missing pixel may hold a NaN
+      x = jnp.where(mask > 0, x, 0)  # a missing pixel may be NaN
     beta = per_part("beta", beta, jax.eval_shape(dictionary.analysis, x))
     return cls(dictionary, x, beta, mask, unit_of(x, x.ndim - dictionary.signal_ndim), nonnegative)
 
   @property
   def batch_ndim(self) -> int:
-    """How many leading axes of `x` are batch."""
+    """Number of leading axes of `x` that are batch axes."""
     return self.x.ndim - self.dictionary.signal_ndim
 
   def zero_code(self) -> Code:
-    """The code 0."""
+    """Returns the zero code."""
     return jax.tree.map(jnp.zeros_like, self.dictionary.analysis(self.x))
 
   def as_code(self, init: Code, name: str = "init") -> Code:
-    """A code in the problem's type; ValueError that begins with `name` where it does not fit."""
+    """Converts a code to the type of the problem; raises ValueError about `name` if it does not fit."""
     code = jax.eval_shape(self.dictionary.analysis, self.x)
     init = list_as_code(name, init, code)
     got, expected = jax.tree.structure(init), jax.tree.structure(code)
@@ -79,24 +79,24 @@ class Lasso(struct.PyTreeNode):
     return jax.tree.map(lambda part, zeros: jnp.asarray(part, zeros.dtype), init, code)
 
   def residual(self, reconstruction: jax.Array) -> jax.Array:
-    """mask (D code - x), the gradient of the data term with respect to D code."""
+    """Returns mask (D code - x), the gradient of the data term with respect to D code."""
     return self.weigh(reconstruction - self.x)
 
   def weigh(self, signal: jax.Array) -> jax.Array:
-    """The mask times a signal."""
+    """Returns the mask times a signal."""
     return signal if self.mask is None else self.mask * signal
 
   def prox(self, point: Code, step: jax.Array) -> Code:
-    """argmin_g 1/2 ||g - point||^2 + step sum beta |g|, `step` one for all or one a signal."""
+    """Returns argmin_g 1/2 ||g - point||^2 + step sum beta |g|; `step` is a scalar or one per signal."""
     shrink = nonnegative_soft_threshold if self.nonnegative else soft_threshold
     return jax.tree.map(lambda p, b: shrink(p, b * per_signal(step, p)), point, self.beta)
 
   def correlation(self) -> Code:
-    """D^T mask x, the negative gradient of the data term at the code 0."""
+    """Returns D^T mask x, the negative gradient of the data term at the zero code."""
     return self.dictionary.analysis(self.weigh(self.x))
 
   def is_solved_by_zero(self) -> jax.Array:
-    """Whether the code 0 is a solution for each signal: [batch...]."""
+    """Returns whether the zero code is a solution, for each signal: [batch...]."""
     fits = jax.tree.map(
       lambda c, b: jnp.all(self.magnitude(c) <= b, axis=tuple(range(self.batch_ndim, c.ndim))),
       *(self.correlation(), self.beta),
@@ -104,13 +104,13 @@ class Lasso(struct.PyTreeNode):
     return functools.reduce(jnp.logical_and, jax.tree.leaves(fits))
 
   def magnitude(self, correlation: jax.Array) -> jax.Array:
-    """How strongly a correlation calls for a coefficient: its size, or its positive part."""
+    """Returns what `beta` is compared with: |correlation|, or its positive part if `nonnegative`."""
     return jnp.maximum(correlation, 0) if self.nonnegative else jnp.abs(correlation)
 
   def objective(self, code: Code, reconstruction: jax.Array) -> jax.Array:
-    """The value at `code`, given D code: [batch...], in unit^2, in float32 at least."""
+    """Returns the objective of `code`, given D code: [batch...], in unit^2, in float32 or wider."""
 
-    def penalty(code, beta):
+    def penalty(code: jax.Array, beta: jax.Array) -> jax.Array:
       return sum_signals(beta * jnp.abs(self.in_units(code)), self.batch_ndim)
 
     penalties = jax.tree.leaves(jax.tree.map(penalty, code, self.beta))
@@ -119,12 +119,12 @@ class Lasso(struct.PyTreeNode):
     )
 
   def energy(self, signal: jax.Array) -> jax.Array:
-    """sum mask signal^2 of each signal: [batch...], in unit^2."""
+    """Returns sum mask signal^2 for each signal: [batch...], in unit^2."""
     return sum_signals(self.weigh(jnp.square(self.in_units(signal))), self.batch_ndim)
 
   def norm(self, code: Code) -> jax.Array:
-    """Euclidean norm of each signal's code, or of each signal: [batch...], in units."""
-    # Not in units: the squares of D^T x, and of a code, depend on the scale of D too.
+    """Returns the Euclidean norm of the code of each signal, or of each signal: [batch...], in units."""
+    # The unit does not bring these squares into range: D^T x and the code also depend on the scale of D.
     norms = [
       norm(leaf.astype(at_least_float32(leaf.dtype)), tuple(range(self.batch_ndim, leaf.ndim)))
       for leaf in jax.tree.leaves(code)
@@ -133,32 +133,32 @@ class Lasso(struct.PyTreeNode):
     return total / self.unit.astype(total.dtype)
 
   def inner(self, a: Code, b: Code) -> jax.Array:
-    """Inner product of two codes, or signals: [batch...], in unit^2, in float32 at least."""
+    """Returns the inner products of codes or signals: [batch...], in unit^2, in float32 or wider."""
     products = jax.tree.map(
       lambda u, v: sum_signals(self.in_units(u) * self.in_units(v), self.batch_ndim), a, b
     )
     return functools.reduce(jnp.add, jax.tree.leaves(products))
 
   def in_units(self, array: jax.Array) -> jax.Array:
-    """An array of a code or a signal divided by the unit of its signal."""
+    """Divides the array of a code or a signal by the unit of each signal."""
     return array * per_signal(1 / self.unit, array)
 
 
 def sum_signals(array: jax.Array, batch_ndim: int) -> jax.Array:
-  """Sum over all axes but the first `batch_ndim`, in float32 at least."""
+  """Returns the sum over all axes but the first `batch_ndim`, in float32 or wider."""
   precise = at_least_float32(array.dtype)
   return jnp.sum(array, axis=tuple(range(batch_ndim, array.ndim)), dtype=precise)
 
 
 def per_signal(value: jax.Array, array: jax.Array) -> jax.Array:
-  """A scalar, or one value a signal [batch...], in the type and with the axes of `array`."""
+  """Returns a scalar, or one value per signal [batch...], in the type and rank of `array`."""
   return value.astype(array.dtype).reshape(
     value.shape + (1,) * (array.ndim - value.ndim) * bool(value.ndim)
   )
 
 
 def safe_sqrt(square: jax.Array) -> jax.Array:
-  """The square root, with derivative 0 instead of infinity at 0."""
+  """Returns the square root, with derivative 0 at 0 instead of infinity."""
   return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
 
@@ -174,14 +174,17 @@ def _as_mask(mask: ArrayLike, x: jax.Array) -> jax.Array:
   except ValueError:
     fits = False
   if not fits:
-    checks.fail("mask", mask.shape, f"a shape that broadcasts to the signal's {x.shape}")
+    checks.fail("mask", mask.shape, f"a shape that broadcasts to the signal's shape {x.shape}")
   return expand_rank(mask, x.ndim)
 
 
 def unit_of(x: jax.Array, batch_ndim: int) -> jax.Array:
-  """A power of two near the largest value of each signal: [batch...]; 1 if that is 0 or not finite."""
+  """Returns a power of two near the largest magnitude of each signal: [batch...].
+
+  It is 1 if that magnitude is zero or not finite.
+  """
   largest = jnp.max(jnp.abs(lax.stop_gradient(x)), axis=tuple(range(batch_ndim, x.ndim)), initial=0)
   _, exponent = jnp.frexp(largest.astype(at_least_float32(x.dtype)))
-  bound = -int(jnp.finfo(x.dtype).minexp)  # so that 1 / unit is in range too
+  bound = -int(jnp.finfo(x.dtype).minexp)  # 1 / unit must be in range, too
   unit = jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -bound, bound))
   return jnp.where((largest > 0) & (largest < jnp.inf), unit, 1)

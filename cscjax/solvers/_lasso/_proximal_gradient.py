@@ -1,6 +1,6 @@
 """ISTA and FISTA for one layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -20,11 +20,14 @@ from cscjax.solvers._lasso._problem import Lasso, per_signal
 from cscjax.solvers._steps import momentum
 
 Step = ArrayLike | Literal["adaptive", "backtracking"] | None
-"""A scalar, 1/L if None, or a rule that searches it for each signal."""
+"""A step size: a scalar, 1/L if None, or the name of a rule that searches a step for each signal."""
 
-GROWTH = {"adaptive": 1 / 0.97, "backtracking": 1.0}  # of the step from one iteration to the next
-OBJECTIVE_WEIGHT = {"ista": 0.45, "fista": 1.25}  # of the stopping rule, see `Algorithm`
-SHRINK = 0.8  # of a step that was too long
+GROWTH = {"adaptive": 1 / 0.97, "backtracking": 1.0}  # growth of the step per iteration
+OBJECTIVE_WEIGHT = {"ista": 0.45, "fista": 1.25}  # see `Algorithm`
+SHRINK = 0.8  # factor by which a step that is too long is shortened
+
+
+_Attempt = tuple[jax.Array, Code, jax.Array]  # step, code and reconstruction
 
 
 class _State(NamedTuple):
@@ -33,13 +36,13 @@ class _State(NamedTuple):
   previous: Code
   previous_reconstruction: jax.Array
   t: jax.Array  # FISTA's t: a scalar, or [batch...] with restarts
-  weight: jax.Array  # of the next extrapolation, likewise
-  step: jax.Array  # a scalar, or [batch...] where it is searched
+  weight: jax.Array  # weight of the next extrapolation, shaped like t
+  step: jax.Array  # a scalar, or [batch...] if it is searched
 
 
-class _Evidence(NamedTuple):
-  before: _State  # the iteration's
-  gradient: Code  # of the data term where it started
+class _Aux(NamedTuple):
+  before: _State  # the state before the iteration
+  gradient: Code  # gradient of the data term at the point from which the iteration starts
 
 
 @highest_precision
@@ -59,72 +62,113 @@ def ista(
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
 ) -> SolverResult:
-  """Iterative soft thresholding (eq. 1) for min 1/2 ||x - D code||^2 + beta ||code||_1.
+  """Solves the Lasso, min_code 1/2 ||x - D code||^2 + beta ||code||_1, with ISTA.
+
+  The iterative shrinkage-thresholding algorithm takes proximal gradient steps (eq. 1 of Zhang & Zhang
+  2020):
 
       code <- S_{beta step}(code - step D^T (D code - x))
 
-  Works under jit, vmap and grad; a second call with like shapes and options compiles nothing.
+  S_b(z) = sign(z) max(|z| - b, 0) is the soft threshold. With a step of at most 1/L, where L is the
+  largest eigenvalue of D^T D, the objective never rises. `fista` usually needs far fewer iterations.
+
+  `iterations=` runs a fixed number of iterations; `tolerance=` stops at convergence. The default
+  criterion is the norm of the gradient mapping G at the code y from which an iteration starts,
+
+      G = (y - S_{beta step}(y - step D^T (D y - x))) / step,
+      ||G|| <= tolerance ||D^T x|| sqrt(0.45 F(code) / F(0)),
+
+  where F is the objective and the root is clipped to 0.01..1. G is zero only at a solution, and the
+  criterion does not depend on the scale of D and x. With a step of at most 1/L or a searched step,
+  convexity guarantees F(code) - min F <= ||G|| ||y - solution||; because the distance to the solution is
+  unknown, this is not a numerical bound. The factor 0.45 makes a tolerance mean about the same for
+  `ista`, `fista` and `admm`: on 48x48 crops of four photographs, with `tolerance=1e-3`, the final
+  objective exceeded the minimum by 0.08 % to 0.81 %.
+
+  With `stop="gap"`, the criterion is the duality gap for the best dual point found so far, relative to
+  F(code). It guarantees (F(code) - min F) / F(code) <= tolerance up to rounding, but takes about five
+  times as many iterations, and `beta` must be positive (if it is traced and zero, the solver never
+  converges).
+
+  In float32, rounding leaves about 1e-6 of either criterion: with a smaller tolerance, the solver may
+  stop at `max_iterations` with `converged` False. A signal whose solution is zero starts from the zero
+  code and passes the first test.
+
+  The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a second call with the same shapes and
+  options does not compile again.
 
   Args:
-    dictionary: D.
-    x: Signals [batch..., n], [batch..., L, C] or [batch..., H, W, C] after the dictionary.
-    beta: Penalty >= 0: a scalar, per channel [m], or whatever broadcasts against the code. A code of
-      several parts takes one for all or one for each part.
-    iterations: How many, >= 0; 100 if neither this nor a tolerance is given.
-    tolerance: Instead of a number of iterations: stop when the measure named by `stop` has been at most
-      this for each signal. It is computed in iterations 10, 20, ... and in the last one.
-    max_iterations: With a tolerance, the largest number of iterations; 1000 if None.
-    stop: "gradient_mapping" or "gap".
-      "gradient_mapping" is the norm of G = (y - S_{beta step}(y - step D^T (D y - x))) / step, y the
-      point at which the iteration took its gradient, relative to ||D^T x|| sqrt(w F(code) / F(0))
-      with the objective F and w = 0.45 (the root is kept within 0.01..1). G is 0 at a solution alone,
-      and the measure does not depend on the scale of D and x. For a step <= 1/L or a searched one,
-      convexity guarantees
-
-          F(code) - min F <= ||G|| ||y - solution||.
-
-      The distance is not known, so this is no bound in numbers: ask for the gap where you need one. The
-      weight w, 0.45 for `ista`, 1.25 for `fista` and 5 for `admm`, makes a tolerance mean about the same
-      for all three: on 48x48 parts of four photographs of the benchmark 1e-3 ended between 8e-4 and
-      8.1e-3 (`ista`), 1.4e-4 and 3.5e-3 (`fista`), 1.0e-4 and 6.1e-4 (`admm`) above the minimum,
-      relative to it.
-      "gap" is the duality gap with the best dual point so far, relative to F(code):
-      (F(code) - min F) / F(code) <= tolerance is guaranteed but for rounding. It takes about five times
-      the iterations, and every beta must be positive (one that is traced and 0 never converges).
-      In float32 rounding leaves about 1e-6 of either: a smaller tolerance may end at max_iterations with
-      `converged` False. A signal whose solution is 0 starts from 0 and passes the first test.
-    step: A scalar > 0, and < 2/L to converge; 1/L by `lipschitz` if None, at most 1 % shorter where
-      that is a bound (no gradient flows through it). "backtracking" needs no L: it starts from a guess
-      that is too long and shrinks it until ||D d||^2 <= ||d||^2 / step for the iteration's own move d.
-      "adaptive" does so too and lets it grow by 3 % an iteration in between: it follows the curvature
-      where the code moves, often far below L.
-    nonnegative: Whether the code is constrained to be >= 0 (eq. 2).
-    mask: Weights in 0..1 of the squared errors, broadcast against `x`: 0 where a pixel is missing (its
-      value, even NaN, does not matter).
-    init: Code to start from; 0 if None.
-    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support_size"; what is not named
-      costs nothing.
-    differentiate: "unrolled" differentiates through the iterations; "remat" does the same and computes
-      them again in the backward pass, with memory of about the square root of their number; "implicit"
-      is the derivative of the solution near the code, found when a derivative is taken (see `polished`):
-      its memory does not grow with the iterations, and traces have no derivative. If None, unrolled for
-      a fixed number of iterations of given step, else implicit.
+    dictionary: The dictionary D.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
+      the code. A code of several parts takes one value for all parts, or one for each part.
+    iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
+    tolerance: Stops the solver at convergence, instead of after a fixed number of iterations: when the
+      criterion named by `stop` has been at most this value, a nonnegative scalar, for each signal. The
+      criterion is computed every 10 iterations and after the last one.
+    max_iterations: Largest number of iterations with a tolerance; 1000 if None. It cannot be combined
+      with `iterations`.
+    stop: Stopping criterion of `tolerance`, `"gradient_mapping"` or `"gap"`, as described above.
+    step: Step size: a positive scalar, below 2/L for convergence. If None, it is 1/L by `lipschitz` (up
+      to 1 % shorter where that is an upper bound), and no gradient flows through it. `"backtracking"`
+      and `"adaptive"` search a step for each signal and do not need L. `"backtracking"` starts from a
+      step that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move d of the
+      iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration, so that it
+      follows the curvature where the code moves, which is often far below L.
+    nonnegative: Whether the code is constrained to be nonnegative (eq. 2 of Zhang & Zhang 2020).
+    mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
+      is zero, the value of `x` is ignored, even if it is NaN.
+    init: The code to start from; the zero code if None.
+    record: Traces to keep, any of `"objective"`, `"gradient_mapping"`, `"gap"` and `"support_size"`. A
+      trace that is not named is not computed.
+    differentiate: How derivatives of the code are computed. `"unrolled"` differentiates through the
+      iterations. `"remat"` does the same, but recomputes the iterations in the backward pass, so that
+      the memory grows as the square root of their number. `"implicit"` computes the derivative of the
+      solution near the code by the implicit function theorem (see `polished`): the memory does not grow
+      with the number of iterations, and the traces have no derivative. If None, it is `"implicit"` with
+      a tolerance or a searched step, and `"unrolled"` otherwise.
 
   Returns:
-    The code, what was recorded, and whether it converged or diverged. The objective never rises at a
-    step <= 1/L.
+    A `SolverResult`: the code (`result.code` has the shape of `dictionary.analysis(x)`), the traces that
+    were recorded, and whether the solver converged or diverged.
 
   Raises:
-    ValueError: If shapes do not fit, an argument is out of range, or two of them contradict each other.
+    ValueError: If shapes do not fit, an argument is out of range, or two arguments contradict each
+      other, such as `iterations` and `tolerance`.
+
+  References:
+    Beck, A. & Teboulle, M. (2009). A fast iterative shrinkage-thresholding algorithm for linear inverse
+    problems. SIAM Journal on Imaging Sciences 2(1).
+
+    Zhang, Z. & Zhang, S. (2020). Towards understanding residual and dilated dense neural networks via
+    convolutional sparse coding. National Science Review 8(3).
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> dictionary = cscjax.MatrixDictionary(jax.random.normal(jax.random.key(0), (16, 32)) / 4)
+    >>> x = jax.random.normal(jax.random.key(1), (16,))
+    >>> result = cscjax.ista(dictionary, x, beta=0.5, iterations=50)
+    >>> result.code.shape, result.objective.shape
+    ((32,), (51,))
+    >>> bool(jnp.all(jnp.diff(result.objective) < 1e-5))  # the objective never rises
+    True
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   growth = _searched_growth(step)
-  searches = growth is not None
   loop = Loop.make(
-    problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
+    problem,
+    iterations,
+    tolerance,
+    max_iterations,
+    stop,
+    record,
+    differentiate,
+    searches_step=growth is not None,
   )
   method = ProximalGradient("ista", growth)
-  return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
+  return solve(problem, _checked_step(step, problem), init, tolerance, method=method, loop=loop)
 
 
 @highest_precision
@@ -145,69 +189,129 @@ def fista(
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
 ) -> SolverResult:
-  """Fast iterative soft thresholding (Beck & Teboulle 2009) for the problem of `ista`.
+  """Solves the Lasso, min_code 1/2 ||x - D code||^2 + beta ||code||_1, with FISTA.
 
-      y     <- code + (t_old - 1) / t (code - code_old),   t <- (1 + sqrt(1 + 4 t^2)) / 2
-      code  <- S_{beta step}(y - step D^T (D y - x))
+  The fast iterative shrinkage-thresholding algorithm takes proximal gradient steps from extrapolated
+  points y (Beck & Teboulle 2009, eq. 4.1-4.3), starting with y_1 = init and t_1 = 1:
 
-  At step 1/L its objective is within 2 L ||init - code*||^2 / (k + 1)^2 of the optimum after k
-  iterations (their Theorem 4.4), where ISTA's bound falls as 1/k. It can rise in between. D y comes from
-  D code by linearity, so an iteration costs one analysis and one synthesis, as ISTA's.
+      code_k  = S_{beta step}(y_k - step D^T (D y_k - x))
+      t_{k+1} = (1 + sqrt(1 + 4 t_k^2)) / 2
+      y_{k+1} = code_k + (t_k - 1) / t_{k+1} (code_k - code_{k-1})
 
-  Works under jit, vmap and grad; a second call with like shapes and options compiles nothing.
+  S_b(z) = sign(z) max(|z| - b, 0) is the soft threshold. With a step of 1/L, where L is the largest
+  eigenvalue of D^T D, the objective exceeds the minimum by at most 2 L ||init - solution||^2 / (k + 1)^2
+  after k iterations (their Theorem 4.4); it need not fall in each iteration. An iteration costs one
+  analysis and one synthesis, because D y is extrapolated like y.
+
+  `iterations=` runs a fixed number of iterations; `tolerance=` stops at convergence. The default
+  criterion is the norm of the gradient mapping G at the extrapolated point y,
+
+      G = (y - S_{beta step}(y - step D^T (D y - x))) / step,
+      ||G|| <= tolerance ||D^T x|| sqrt(1.25 F(code) / F(0)),
+
+  where F is the objective and the root is clipped to 0.01..1. G is zero only at a solution, and the
+  criterion does not depend on the scale of D and x. With a step of at most 1/L or a searched step,
+  convexity guarantees F(code) - min F <= ||G|| ||y - solution||; because the distance to the solution is
+  unknown, this is not a numerical bound. The factor 1.25 makes a tolerance mean about the same for
+  `ista`, `fista` and `admm`: on 48x48 crops of four photographs, with `tolerance=1e-3`, the final
+  objective exceeded the minimum by 0.014 % to 0.35 %.
+
+  With `stop="gap"`, the criterion is the duality gap for the best dual point found so far, relative to
+  F(code). It guarantees (F(code) - min F) / F(code) <= tolerance up to rounding, but takes about five
+  times as many iterations, and `beta` must be positive (if it is traced and zero, the solver never
+  converges).
+
+  In float32, rounding leaves about 1e-6 of either criterion: with a smaller tolerance, the solver may
+  stop at `max_iterations` with `converged` False. A signal whose solution is zero starts from the zero
+  code and passes the first test.
+
+  The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a second call with the same shapes and
+  options does not compile again.
 
   Args:
     dictionary: The dictionary D.
-    x: Signals [batch..., n], [batch..., L, C] or [batch..., H, W, C] after the dictionary.
-    beta: Penalty >= 0: a scalar, per channel [m], or an array that broadcasts against the code. A code
-      of several parts takes one for all parts or one for each.
-    iterations: Number of iterations, >= 0; 100 if neither this nor a tolerance is given.
-    tolerance: Instead of a number of iterations: stop when the measure named by `stop` has been at most
-      this, >= 0, for each signal. It is computed in iterations 10, 20, ... and in the last one.
-    max_iterations: With a tolerance, the largest number of iterations; 1000 if None.
-    stop: "gradient_mapping" or "gap". The first is the norm of the gradient mapping G at the
-      extrapolated point y, relative to ||D^T x|| sqrt(1.25 F(code) / F(0)) with the objective F; the
-      second is the duality gap relative to F(code), a bound of (F(code) - min F) / F(code). What each
-      guarantees and measured is described in `ista`.
-    step: A scalar > 0, 1/L by `lipschitz` if None; a step above 1/L can diverge. "backtracking" and
-      "adaptive" search it for each signal, as described in `ista`.
-    restart: Whether t is set back to 1 for each signal whose last move went against the momentum
-      (O'Donoghue & Candes 2015, gradient scheme): on a sharp minimum this saves iterations.
-    nonnegative: Whether the code is constrained to be >= 0 (eq. 2).
-    mask: Weights in 0..1 of the squared errors that broadcast against `x`; all 1 if None. The value of
-      a pixel of weight 0, even NaN, does not matter.
-    init: Code to start from; 0 if None.
-    record: Traces to keep, of "objective", "gradient_mapping", "gap", "support_size"; what is not named
-      costs nothing.
-    differentiate: "unrolled" differentiates through the iterations; "remat" does the same and computes
-      them again in the backward pass, with memory of about the square root of their number; "implicit"
-      is the derivative of the solution near the code, found when a derivative is taken (see `polished`;
-      traces have no derivative then). If None, unrolled for a fixed number of iterations of given step,
-      else implicit.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
+      the code. A code of several parts takes one value for all parts, or one for each part.
+    iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
+    tolerance: Stops the solver at convergence, instead of after a fixed number of iterations: when the
+      criterion named by `stop` has been at most this value, a nonnegative scalar, for each signal. The
+      criterion is computed every 10 iterations and after the last one.
+    max_iterations: Largest number of iterations with a tolerance; 1000 if None. It cannot be combined
+      with `iterations`.
+    stop: Stopping criterion of `tolerance`, `"gradient_mapping"` or `"gap"`, as described above.
+    step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is 1/L by `lipschitz`
+      (up to 1 % shorter where that is an upper bound), and no gradient flows through it.
+      `"backtracking"` and `"adaptive"` search a step for each signal and do not need L. `"backtracking"`
+      starts from a step that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move
+      d of the iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration, so
+      that it follows the curvature where the code moves, which is often far below L.
+    restart: Whether to reset t to 1 for each signal whose last move opposes the momentum (the gradient
+      scheme of O'Donoghue & Candes 2015). This saves iterations if the minimum is sharp.
+    nonnegative: Whether the code is constrained to be nonnegative.
+    mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
+      is zero, the value of `x` is ignored, even if it is NaN.
+    init: The code to start from; the zero code if None.
+    record: Traces to keep, any of `"objective"`, `"gradient_mapping"`, `"gap"` and `"support_size"`. A
+      trace that is not named is not computed.
+    differentiate: How derivatives of the code are computed. `"unrolled"` differentiates through the
+      iterations. `"remat"` does the same, but recomputes the iterations in the backward pass, so that
+      the memory grows as the square root of their number. `"implicit"` computes the derivative of the
+      solution near the code by the implicit function theorem (see `polished`): the memory does not grow
+      with the number of iterations, and the traces have no derivative. If None, it is `"implicit"` with
+      a tolerance or a searched step, and `"unrolled"` otherwise.
 
   Returns:
-    A `SolverResult`: the code, what was recorded, and whether it converged or diverged.
+    A `SolverResult`: the code (`result.code` has the shape of `dictionary.analysis(x)`), the traces that
+    were recorded, and whether the solver converged or diverged.
 
   Raises:
-    ValueError: If shapes do not fit, an argument is out of range, or two of them contradict each other.
+    ValueError: If shapes do not fit, an argument is out of range, or two arguments contradict each
+      other, such as `iterations` and `tolerance`.
+
+  References:
+    Beck, A. & Teboulle, M. (2009). A fast iterative shrinkage-thresholding algorithm for linear inverse
+    problems. SIAM Journal on Imaging Sciences 2(1).
+
+    O'Donoghue, B. & Candes, E. (2015). Adaptive restart for accelerated gradient schemes. Foundations of
+    Computational Mathematics 15(3).
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> filters = jax.random.normal(jax.random.key(0), (5, 5, 1, 8)) / 5  # 8 atoms of 5x5 pixels
+    >>> dictionary = cscjax.ConvDictionary(filters)
+    >>> x = jax.random.normal(jax.random.key(1), (16, 16, 1))
+    >>> result = cscjax.fista(dictionary, x, beta=1.0, tolerance=1e-3)
+    >>> bool(result.converged), result.code.shape
+    (True, (16, 16, 8))
+    >>> float(jnp.mean(result.code != 0)) < 0.1  # the code is sparse
+    True
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   growth = _searched_growth(step)
-  searches = growth is not None
   loop = Loop.make(
-    problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches=searches
+    problem,
+    iterations,
+    tolerance,
+    max_iterations,
+    stop,
+    record,
+    differentiate,
+    searches_step=growth is not None,
   )
   method = ProximalGradient("fista", growth, restart=checks.boolean("restart", restart))
-  return solve(problem, _given(step, problem), init, tolerance, method=method, loop=loop)
+  return solve(problem, _checked_step(step, problem), init, tolerance, method=method, loop=loop)
 
 
 class ProximalGradient(NamedTuple):
-  """The method, see `Method`.
+  """The `Method` that sets up ISTA or FISTA.
 
   Attributes:
-    solver: "ista" or "fista".
+    solver: `"ista"` or `"fista"`.
     growth: Factor of a searched step from one iteration to the next; None for a given step.
-    restart: Of its momentum.
+    restart: Whether FISTA restarts its momentum.
   """
 
   solver: str
@@ -215,11 +319,11 @@ class ProximalGradient(NamedTuple):
   restart: bool = False
 
   def __call__(self, problem: Lasso, parameter: jax.Array | None, init: Code) -> Algorithm:
-    """ISTA or FISTA with step `parameter`."""
+    """Returns the algorithm with step `parameter`, None for 1/L or a searched step."""
     synthesis = partial(problem.dictionary.synthesis, signal_shape=problem.x.shape)
 
-    def start(state):
-      """The point from which an iteration starts, and D of it."""
+    def start(state: _State) -> tuple[Code, jax.Array]:
+      """Returns the point from which an iteration starts, and its reconstruction."""
       point, reconstruction = state.code, state.reconstruction
       if self.solver == "fista":
         point, reconstruction = (
@@ -228,11 +332,11 @@ class ProximalGradient(NamedTuple):
         )
       return point, reconstruction
 
-    def advance(state):
+    def advance(state: _State) -> tuple[_State, _Aux]:
       point, reconstruction = start(state)
       gradient = problem.dictionary.analysis(problem.residual(reconstruction))
 
-      def attempt(step):
+      def attempt(step: jax.Array) -> _Attempt:
         moved = jax.tree.map(lambda p, g: p - per_signal(step, p) * g, point, gradient)
         code = problem.prox(moved, step)
         return step, code, synthesis(code)
@@ -240,7 +344,7 @@ class ProximalGradient(NamedTuple):
       if self.growth is None:
         step, code, new_reconstruction = attempt(state.step)
       else:
-        step, code, new_reconstruction = _search(
+        step, code, new_reconstruction = _backtrack(
           problem, attempt, self.growth * state.step, point, reconstruction
         )
       t, weight = momentum(state.t)
@@ -253,25 +357,25 @@ class ProximalGradient(NamedTuple):
         against = problem.inner(move, progress) < 0
         t, weight = jnp.where(against, 1, t), jnp.where(against, 0, weight)
       new = _State(code, new_reconstruction, state.code, state.reconstruction, t, weight, step)
-      return new, _Evidence(state, gradient)
+      return new, _Aux(state, gradient)
 
-    def mapping(state, evidence):
-      point, reconstruction = start(evidence.before)
-      norm = gradient_mapping(problem, point, evidence.gradient, state.step)
-      if self.growth is None:  # beyond 2/L a small mapping says nothing of the code, which is far away
-        excess = _excess(problem, state.step, state.code, state.reconstruction, point, reconstruction)
-        norm = norm * jnp.maximum(excess, 1)
+    def mapping(state: _State, aux: _Aux) -> jax.Array:
+      point, reconstruction = start(aux.before)
+      norm = gradient_mapping(problem, point, aux.gradient, state.step)
+      if self.growth is None:  # above 2/L, the mapping can be small far from a solution
+        ratio = _step_ratio(problem, state.step, state.code, state.reconstruction, point, reconstruction)
+        norm = norm * jnp.maximum(ratio, 1)
       return norm
 
-    def dual(_, evidence):
-      correlation = jax.tree.map(jnp.negative, evidence.gradient)
-      return dual_value(problem, start(evidence.before)[1], correlation)
+    def dual(_: _State, aux: _Aux) -> jax.Array:
+      correlation = jax.tree.map(jnp.negative, aux.gradient)
+      return dual_value(problem, start(aux.before)[1], correlation)
 
     reconstruction = synthesis(init)
     step = (
       as_step("step", parameter, problem.dictionary, problem.x)
       if self.growth is None
-      else _longest_step(problem, reconstruction)
+      else _initial_step(problem, reconstruction)
     )
     precise = at_least_float32(problem.x.dtype)  # t^2 overflows in half precision
     one = jnp.ones_like(problem.unit, precise) if self.restart else jnp.ones((), precise)
@@ -283,45 +387,65 @@ class ProximalGradient(NamedTuple):
 
 
 def _searched_growth(step: Step) -> float | None:
-  """Of a step that is searched, by name; None for others."""
+  """Returns the growth of a step that is searched, None for a given step."""
   return GROWTH[checks.one_of("step", step, GROWTH)] if isinstance(step, str) else None
 
 
-def _given(step, problem):
-  """A step that was given as a number, checked."""
+def _checked_step(step: Step, problem: Lasso) -> jax.Array | None:
+  """Returns a step that is given as a number, None for any other."""
   if step is None or isinstance(step, str):
     return None
   return as_step("step", step, problem.dictionary, problem.x)
 
 
-def _longest_step(problem, reconstruction):
-  """1 / the curvature along the first gradient, [batch...]: at least 1/L; 1 where the gradient is 0."""
+def _initial_step(problem: Lasso, reconstruction: jax.Array) -> jax.Array:
+  """Returns the step from which a search starts, [batch...]: 1 / the curvature along the gradient.
+
+  It is at least 1/L, or 1 if the gradient is zero.
+  """
   residual = problem.residual(reconstruction)
   gradient = problem.dictionary.analysis(residual)
   size = problem.norm(gradient)
   inverse = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
-  unit = power_of_two(problem.norm(residual) * inverse, axis=())  # D of a code of this norm is near 1
+  # A code of this norm has a reconstruction of norm near 1.
+  unit = power_of_two(problem.norm(residual) * inverse, axis=())
   direction = jax.tree.map(lambda g: g * per_signal(inverse, g) * per_signal(unit, g), gradient)
   curvature = problem.energy(problem.dictionary.synthesis(direction, problem.x.shape)) / unit**2
   return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 1)
 
 
-def _search(problem, attempt, step, point, reconstruction):
-  """Shrinks each signal's step until the data term lies below its quadratic bound there."""
+def _backtrack(
+  problem: Lasso,
+  attempt: Callable[[jax.Array], _Attempt],
+  step: jax.Array,
+  point: Code,
+  reconstruction: jax.Array,
+) -> _Attempt:
+  """Shortens the step of each signal until the data term lies below its quadratic upper bound."""
 
-  def is_too_long(carry):  # False for NaN: that one is left to the divergence flag
+  def is_too_long(carry: _Attempt) -> jax.Array:  # False for NaN, which `diverged` reports
     step, code, new_reconstruction = carry
-    return _excess(problem, step, code, new_reconstruction, point, reconstruction) > 1
+    return _step_ratio(problem, step, code, new_reconstruction, point, reconstruction) > 1
 
-  def shorten(carry):
+  def shorten(carry: _Attempt) -> _Attempt:
     return attempt(jnp.where(is_too_long(carry), SHRINK * carry[0], carry[0]))
 
   return lax.while_loop(lambda carry: jnp.any(is_too_long(carry)), shorten, attempt(step))
 
 
-def _excess(problem, step, code, reconstruction, point, point_reconstruction):
-  """step ||D d||^2 / ||d||^2 for the move d from point to code, [batch...]: at most 1 at step 1/L."""
-  # What rounding leaves in a difference of two almost equal images.
+def _step_ratio(
+  problem: Lasso,
+  step: jax.Array,
+  code: Code,
+  reconstruction: jax.Array,
+  point: Code,
+  point_reconstruction: jax.Array,
+) -> jax.Array:
+  """Returns step ||D d||^2 / ||d||^2, [batch...], for the move d from `point` to `code`.
+
+  It is at most 1 if the step is at most 1/L.
+  """
+  # The rounding error in the difference of two almost equal reconstructions.
   noise = (4 * float(jnp.finfo(reconstruction.dtype).eps)) ** 2 * problem.inner(
     point_reconstruction, point_reconstruction
   )
@@ -331,6 +455,6 @@ def _excess(problem, step, code, reconstruction, point, point_reconstruction):
   return step / unit**2 * relative(jnp.maximum(change, 0), problem.inner(move, move))
 
 
-def _unit_of_move(step):
-  """A power of two near sqrt(step): divided by it a move is about as large as D of it."""
+def _unit_of_move(step: jax.Array) -> jax.Array:
+  """Returns a power of two near sqrt(step): a move divided by it is about as large as its image D d."""
   return power_of_two(jnp.sqrt(step), axis=())
