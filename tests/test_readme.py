@@ -8,6 +8,7 @@ import re
 import pytest
 from absl import flags as absl_flags
 
+import cscjax
 import experiments.flags
 from experiments import report, reproduce
 from experiments.reproduction.paper import ROWS
@@ -15,7 +16,7 @@ from experiments.reproduction.paper import ROWS
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EXPERIMENTS = (ROOT / "experiments" / "README.md").read_text()
-OTHERS = [(ROOT / name).read_text() for name in ("CONTRIBUTING.md", "CHANGELOG.md")]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 PRINTED = r"```python\n((?:(?!```).)*)```\n\n```\n(.*?)```"  # a block of code and what it prints
 
 
@@ -59,7 +60,7 @@ def test_examples_of_the_experiments(tmp_path, monkeypatch):
   assert names["gradient"].shape == (256, 1)
 
 
-@pytest.mark.parametrize("text", [README, EXPERIMENTS, *OTHERS])
+@pytest.mark.parametrize("text", [README, EXPERIMENTS, CONTRIBUTING])
 def test_files_and_modules_exist(text):
   for name in re.findall(r"--flagfile=(\S+?\.flags)", text):
     assert (ROOT / name).is_file(), name
@@ -95,3 +96,21 @@ def test_accuracies_of_the_paper():
     assert accuracy == f"{paper['resnet20' if network == 'ResNet-20' else 'msdnet6']:.1f}"
   gains = [paper[name] - paper["msdnet6"] for name in ("msdcsc6_u1", "msdcsc6_u2")]
   assert f"| +{gains[0]:.1f}, +{gains[1]:.1f} points |" in table
+
+
+def test_files_named_in_contributing():
+  names = re.findall(r"`((?:cscjax|experiments|tests|\.ci)/[\w./]*\w)`", CONTRIBUTING)
+  assert len(names) > 20
+  assert [name for name in names if not (ROOT / name).exists()] == []
+
+
+def test_the_api_pages_are_built_in_ci_as_contributing_says():
+  [command] = re.findall(r"-W error -m pdoc .*", CONTRIBUTING)
+  assert command in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_citation_is_of_this_version():
+  citation = (ROOT / "CITATION.cff").read_text()
+  assert f"\nversion: {cscjax.__version__}\n" in citation
+  [doi] = re.findall(r"\n  doi: (\S+)", citation)
+  assert doi in README
