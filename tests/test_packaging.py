@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 # Not for a user of the library on a CPU.
-OTHERS = {"all", "cuda12", "cuda13", "notebooks", "bench", "test"}
+OTHERS = {"all", "cuda12", "cuda13", "notebooks", "bench", "docs", "test"}
 
 
 def own_extras(requirement):
