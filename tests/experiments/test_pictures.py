@@ -131,8 +131,8 @@ REFUSED = {
   "a flag out of range": ("epochs", change('"epochs": 150', '"epochs": 0')),
   "a network that is none": ("model", change('"model": "msd_csc"', '"model": "vgg"')),
   "a field of another network": ("depth", change('"model": "msd_csc"', '"model": "res_csc"')),
-  "no checkpoints": ("no whole checkpoint", remove_checkpoints),
-  "an empty folder": ("no whole checkpoint", empty_checkpoints),
+  "no checkpoints": ("no complete checkpoint", remove_checkpoints),
+  "an empty folder": ("no complete checkpoint", empty_checkpoints),
 }
 
 

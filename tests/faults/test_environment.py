@@ -83,7 +83,7 @@ def test_what_must_not_matter(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert "Traceback" not in done.stderr
-  assert done.stderr.count("compiled programs are not kept") == 1
+  assert done.stderr.count("compiled programs are not cached") == 1
   assert (tmp_path / "run" / "curves.png").stat().st_size > 0
 
 

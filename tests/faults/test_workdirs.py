@@ -234,7 +234,7 @@ def test_what_changes_the_bits_is_told_on_resuming(tmp_path, monkeypatch):
     run(tmp_path, EPOCHS - 1)
   assert json.loads((tmp_path / "config.json").read_text())["xla_threads"] == 3
   monkeypatch.setenv("NPROC", "5")
-  with pytest.warns(match="as the run had xla_threads 3, now 5$"):
+  with pytest.warns(match="because the run had xla_threads 3, now 5$"):
     run(tmp_path, EPOCHS)
 
 

@@ -118,6 +118,6 @@ def test_curves_are_left_out_without_their_library(tmp_path, monkeypatch):
     raise ImportError("there is no such package: pip install 'it'")
 
   monkeypatch.setattr(_execute, "learning_curves", missing)
-  with pytest.warns(match=r"curves\.png is not drawn: .*pip install 'it'"):
+  with pytest.warns(match=r"cannot draw curves\.png: .*pip install 'it'"):
     _execute._write_results(TINY, tmp_path, {"status": "ok"}, [])
   assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
