@@ -148,13 +148,13 @@ class Config:
   unroll: int | None = _flag(
     None,
     "Residual blocks in each iteration of the loop over a stage of res_csc, res_csc_simplified, resnet"
-    " and plain. Chosen for the device if not given; results are the same.",
+    " and plain. Chosen for the device if not given; it does not change the network.",
     _integer(1),
   )
   channel_multiple: int | None = _flag(
     None,
     "The images of msd_csc and msdnet are padded with zero channels to a multiple of this number. Chosen"
-    " for the device if not given; results are the same.",
+    " for the device if not given; it does not change the network.",
     _integer(1, 2**14),
   )
 

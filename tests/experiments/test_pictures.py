@@ -150,13 +150,13 @@ def test_refuses_signals(run, monkeypatch):
   trained = load_run(run)
   config = dataclasses.replace(trained.config, dataset="gaussian_centers")
   monkeypatch.setattr(pictures, "load_run", lambda _: dataclasses.replace(trained, config=config))
-  with pytest.raises(RunError, match=r"^workdir: the examples of gaussian_centers are no images"):
+  with pytest.raises(RunError, match=r"^workdir: the examples of gaussian_centers are not images"):
     pictures.draw(run)
 
 
 @pytest.mark.parametrize("example", [-1, 360])
 def test_refuses_an_example_that_is_not_there(run, example):
-  with pytest.raises(RunError, match=r"^example: expected one of 0\.\.359"):
+  with pytest.raises(RunError, match=r"^example: expected an integer in 0\.\.359"):
     pictures.draw(run, example=example)
 
 
