@@ -39,8 +39,8 @@ def build(
     The trainer, which defines a training step, and the plan, which says when the run evaluates and ends.
 
   Raises:
-    RunError: If the batch is larger than the training set, cannot be split equally among the devices, or
-      the run has a step above 2^31 - 1.
+    RunError: If the batch is larger than the training set or cannot be split equally among the devices,
+      or if one of the configured epochs lies beyond step 2^31 - 1.
 
   Example:
     >>> from cscjax import data, runs
@@ -226,7 +226,8 @@ def make_plan(config: Config, dataset: Dataset) -> training.Plan:
     the test split.
 
   Raises:
-    RunError: If the batch is larger than the training set, or the run has a step above 2^31 - 1.
+    RunError: If the batch is larger than the training set, or one of the configured epochs lies beyond
+      step 2^31 - 1.
 
   Example:
     >>> from cscjax import data, runs

@@ -102,6 +102,7 @@ class Config:
     (150, 128, 'standard')
   """
 
+  # `_attributes` makes the entries of "Attributes" from the help texts and ranges below.
   model: str = _flag("msd_csc", "Network to train.", tuple(MODELS))
   depth: int | None = _flag(
     None,
@@ -189,7 +190,7 @@ class Config:
     _integer(1),
   )
   decay_factor: float = _flag(
-    0.1, "Factor of the learning rate at each of decay_epochs.", _real(1e-30, 1)
+    0.1, "Factor by which the learning rate is multiplied at each of decay_epochs.", _real(1e-30, 1)
   )
   warmup_epochs: float = _flag(
     0.0, "Number of epochs over which the learning rate rises linearly from 0 at the start.", _real(0)
@@ -206,8 +207,10 @@ class Config:
     (AUTO, *AUGMENTATIONS),
   )
   # The default None is replaced by the value that `augmentation` stands for.
-  shift: int = _flag(None, "Deprecated, use augmentation. Largest random shift in pixels.", _integer(0))
-  flip: bool = _flag(None, "Deprecated, use augmentation. Whether to flip images at random.")
+  shift: int = _flag(
+    None, "Deprecated; use augmentation instead. Largest random shift in pixels.", _integer(0)
+  )
+  flip: bool = _flag(None, "Deprecated; use augmentation instead. Whether to flip images at random.")
   seed: int = _flag(
     0,
     "Random seed of the initial parameters, the order of the examples and the augmentation.",

@@ -83,9 +83,8 @@ def make_run(config: Config) -> Run:
   connect(config)
   with _settings(), together(config):
     num_classes = dataset_shape(config.dataset)[1]
-    model = make_model(
-      for_device(config, jax.default_backend()), num_classes
-    )  # fails before any data is read
+    # An error of the network is raised before any data are read.
+    model = make_model(for_device(config, jax.default_backend()), num_classes)
     dataset = _load(config)
     trainer, plan = build(config, model, dataset, training.create_mesh())
     check_network(config, model, dataset)
@@ -112,7 +111,7 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
     there was no evaluation), "parameters", "epochs", "steps", "seconds" and "images_per_second".
 
   Raises:
-    RunError: If the workdir cannot be written or holds another run, another process is using it, or a
+    RunError: If the workdir cannot be written, holds another run or is used by another process, or if a
       checkpoint cannot be read or does not fit the network.
     DataError: If the data directory, which holds the cache of compiled programs, does not exist.
 
@@ -193,7 +192,7 @@ def _load(config: Config) -> Dataset:
 def _restore(
   checkpoints: training.Checkpoints, state: training.TrainState, workdir: pathlib.Path
 ) -> tuple[training.TrainState, float] | None:
-  """Returns the last checkpoint, None if there is none, in host memory."""
+  """Returns the last checkpoint (state in host memory, seconds), None if there is none."""
   try:
     return checkpoints.restore(state)
   except (training.CheckpointError, OSError) as error:

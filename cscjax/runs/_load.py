@@ -30,7 +30,7 @@ class LoadedRun:
     step: Number of training steps of the checkpoint.
 
   Example:
-    >>> import cscjax.data, jax, jax.numpy as jnp
+    >>> import jax.numpy as jnp
     >>> from cscjax import runs
     >>> config = runs.Config(
     ...   model="msdnet", dataset="digits", depth=1, width=4, max_steps=1, workdir="runs/a",

@@ -91,9 +91,8 @@ def _is_same_everywhere(value: Any) -> bool:
 def _check_port(port: int) -> None:
   """Raises RunError if a port is in use, in which case JAX would crash."""
   with socket.socket() as probe:
-    probe.setsockopt(
-      socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-    )  # a port that a run has just released is free
+    # With this option a port that a run has just released counts as free.
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
       probe.bind(("", port))
     except OSError as error:
