@@ -1,4 +1,4 @@
-"""Checks environment variables that would make a command fail with a traceback or in its middle."""
+"""Detects environment variables that would make a command crash or fail late."""
 
 import os
 import re

@@ -33,14 +33,14 @@ class LoadedRun:
     >>> import jax.numpy as jnp
     >>> from cscjax import runs
     >>> config = runs.Config(
-    ...   model="msdnet", dataset="digits", depth=1, width=4, max_steps=1, workdir="runs/a",
-    ...   compilation_cache="off",
+    ...   model="msdnet", dataset="digits", depth=1, width=4, workdir="runs/a", compilation_cache="off"
     ... )
-    >>> summary = runs.execute(runs.make_run(config), progress=False)
+    >>> run = runs.make_run(config)
+    >>> _ = runs.execute(run, stopped=lambda: True, progress=False)  # only saves the initial state
     >>> loaded = runs.load_run("runs/a")
     >>> logits = loaded.model.apply(loaded.variables, jnp.zeros((5, 8, 8, 1)), train=False)
     >>> loaded.step, logits.shape
-    (1, (5, 10))
+    (0, (5, 10))
   """
 
   config: Config
@@ -88,13 +88,13 @@ def load_run(workdir: str | os.PathLike[str]) -> LoadedRun:
   Example:
     >>> from cscjax import runs
     >>> config = runs.Config(
-    ...   model="msdnet", dataset="digits", depth=1, width=4, max_steps=1, workdir="runs/a",
-    ...   compilation_cache="off",
+    ...   model="msdnet", dataset="digits", depth=1, width=4, workdir="runs/a", compilation_cache="off"
     ... )
-    >>> summary = runs.execute(runs.make_run(config), progress=False)
+    >>> run = runs.make_run(config)
+    >>> _ = runs.execute(run, stopped=lambda: True, progress=False)  # only saves the initial state
     >>> loaded = runs.load_run("runs/a")
     >>> loaded.step, loaded.config == config
-    (1, True)
+    (0, True)
   """
   workdir = pathlib.Path(workdir)
   path = workdir / "config.json"
