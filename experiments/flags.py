@@ -102,7 +102,7 @@ def _recorded(path: pathlib.Path) -> dict[str, Any]:
   except ValueError as error:
     raise UsageError(f"--from_config: {path}: {in_flags(error)}") from error
   except OSError as error:
-    raise UsageError(f"--from_config: {error}") from error
+    raise UsageError(f"--from_config: cannot read {path}: {error.strerror}") from error
   return {name: value for name, value in (fields | paths).items() if name not in NOT_REPEATED}
 
 
