@@ -77,7 +77,7 @@ CALLS = {
     lambda: cscjax.ConvDictionary(jnp.ones((9, 9, 2, 4)), padding="VALID").analysis(IMAGE),
   ),
   "atoms a ragged list": ("atoms", lambda: cscjax.MatrixDictionary([[1.0], [1.0, 2.0]])),
-  "atoms a list of words": ("atoms", lambda: cscjax.MatrixDictionary([["a"]])),
+  "atoms a list of words": ("atoms", lambda: cscjax.MatrixDictionary([["word"]])),
   "atoms None": ("atoms", lambda: cscjax.MatrixDictionary(None).analysis(VECTOR)),
   "no atoms": ("atoms", lambda: cscjax.MatrixDictionary(jnp.ones((3, 0))).analysis(VECTOR)),
   "atoms complex": (
