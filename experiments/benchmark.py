@@ -1,19 +1,27 @@
-"""Speed and memory, one row a measurement: python -m experiments.benchmark --suite=train --json.
+"""Measures speed and memory.
 
-Suites: `train` (median time of a training step, beside PyTorch's), `compile` (time to trace and compile
-one), `memory` (time and XLA's plan of its memory against what is computed again), `convolutions` (those
-of the networks one by one, beside PyTorch's), `dense` (ways to write the dense connection), `gradients`
-(differentiating a solver against the number of its iterations), `solvers` (time to a relative objective
-gap, beside SPORCO and SCICO), `loop` (the host's part of the time of a short epoch), `gpu` (the steps of
-the networks on a GPU beside PyTorch's, in five minutes), `kernels` (what a step or a solver's iteration
-launches on a GPU, counted without one; needs the CUDA plugin: pip install 'cscjax[cuda12]'). Peers are
-measured where they are installed: pip install 'cscjax[bench]'. Prints one JSON object a row with --json,
-else a table.
+    python -m experiments.benchmark --suite=train --json
+
+Suites:
+  train         median time of a training step, compared with PyTorch
+  compile       time to trace and compile a training step
+  memory        time of a step and memory planned by XLA, for each amount of rematerialization
+  convolutions  the convolutions of the networks one by one, compared with PyTorch
+  dense         several implementations of the dense connection
+  gradients     differentiation of a solver, for several numbers of iterations
+  solvers       time to a relative objective gap, compared with SPORCO and SCICO
+  loop          the part of the time of a short epoch that is spent on the host
+  gpu           training steps on a GPU, compared with PyTorch, in five minutes
+  kernels       kernels that a training step or an iteration launches on a GPU; needs no GPU, but JAX's
+                CUDA plugin: pip install 'cscjax[cuda12]'
+
+Other libraries are measured if they are installed: pip install 'cscjax[bench]'. Prints one row per
+measurement, as a table or, with --json, as JSON objects.
 """
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import flags
@@ -35,7 +43,7 @@ SUITES = (*training.SUITES, "convolutions", "dense", "gradients", "solvers", "lo
 
 
 def main() -> None:
-  """Prints a row for each case of the suite."""
+  """Measures the cases of the suite and prints a row for each of them."""
   args = flags.FLAGS
   if not 1 <= args.batch_size <= 2**16:
     raise cli.UsageError(f"--batch_size: expected an integer in 1..{2**16}, got {args.batch_size}")
@@ -43,7 +51,7 @@ def main() -> None:
   if args.suite == "solvers":
     cases = _known(args.cases, problems.CASES) or problems.available()
     if not args.cases and cases != tuple(problems.CASES):
-      print("without SPORCO and scikit-image only", *cases, file=sys.stderr)
+      print("SPORCO or scikit-image is not installed; measuring only", *cases, file=sys.stderr)
     _print(solvers.rows(cases, args.solvers, args.scico_python), solvers.line)
   elif args.suite == "gradients":
     cases = _known(args.cases, gradients.CASES) or tuple(gradients.CASES)
@@ -68,34 +76,39 @@ def main() -> None:
     _print(training.rows(args.suite, cases, args.batch_size, precision), training.line)
 
 
-def _known(cases, names):
+def _known(cases: Sequence[str] | None, names: Iterable[str]) -> Sequence[str] | None:
+  """Returns the cases that the flag names; UsageError if the suite does not have one of them."""
   unknown = [case for case in cases or () if case not in names]
   if unknown:
-    raise cli.UsageError(f"--cases: unknown {', '.join(unknown)}; there are {', '.join(names)}")
+    raise cli.UsageError(f"--cases: unknown {', '.join(unknown)}; choose from {', '.join(names)}")
   return cases
 
 
-def _print(rows: Iterable[dict[str, Any]], line) -> None:
+def _print(rows: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str]) -> None:
+  """Prints each row as soon as it is measured, as JSON or as a line of the table."""
   for row in rows:
     print(json.dumps(row) if flags.FLAGS.json else line(row), flush=True)
 
 
 def define_flags() -> None:
-  """Defines this command's flags."""
-  flags.DEFINE_enum("suite", "train", SUITES, "What to measure.")
-  flags.DEFINE_list("cases", None, "Cases to run; those of the suite if none are named.")
-  flags.DEFINE_integer("batch_size", 128, "Images a step (not solvers, gradients).")
+  """Defines the flags of this command."""
+  flags.DEFINE_enum("suite", "train", SUITES, "Suite to run; see above.")
+  flags.DEFINE_list("cases", None, "Cases to run; all of the suite if not given.")
+  flags.DEFINE_integer("batch_size", 128, "Images per training step (not for solvers and gradients).")
   flags.DEFINE_enum(
     "precision",
     None,
     ("float32", "bfloat16"),
-    "Of convolutions (training, convolutions, loop, kernels): float32 if None, in kernels bfloat16.",
+    "Data type of the convolutions (not for solvers, gradients, dense and gpu). If not given, bfloat16"
+    " for kernels and float32 for the other suites.",
   )
-  flags.DEFINE_list("solvers", list(solvers.SOLVERS), "Solvers to run (solvers).")
+  flags.DEFINE_list("solvers", list(solvers.SOLVERS), "Solvers to run, for the suite solvers.")
   cli.define_path(
-    "scico_python", sys.executable, "Interpreter that has SCICO, which pins its own JAX (solvers)."
+    "scico_python",
+    sys.executable,
+    "Python interpreter with SCICO, which needs its own version of JAX, for the suite solvers.",
   )
-  flags.DEFINE_bool("json", False, "One JSON object a row.")
+  flags.DEFINE_bool("json", False, "Print one JSON object per row instead of a table.")
 
 
 if __name__ == "__main__":

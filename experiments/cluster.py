@@ -1,4 +1,4 @@
-"""Commands of several processes: how one ends that finds no others, or loses one."""
+"""Connects the processes of a command, and ends a process that cannot find or has lost the others."""
 
 import contextlib
 import faulthandler
@@ -19,29 +19,30 @@ from experiments.environment import platform_problem
 
 @contextlib.contextmanager
 def connected(config: runs.Config) -> Iterator[None]:
-  """Within, this process is one of those that --coordinator asks for; to be entered before JAX is used.
+  """Connects this process to the others of --coordinator; must be entered before JAX is used.
 
-  After an exception that was not raised on all processes, this one ends here: Python's own exit would
-  wait for the others, which wait for this one. The exit code is 2 after one line of an error that is the
-  user's, 1 after one line that another process was lost, or a traceback.
+  After an exception inside the context that was not raised on all processes, this process ends at once,
+  because the normal exit of Python would wait for the others, which wait for this one. The exit code is
+  2 after one line about a usage error, and 1 after one line about a lost process or after a traceback.
 
   Raises:
     UsageError: If the devices that the environment asks for cannot be used.
-    RunError: If the processes do not find each other.
+    RunError: If the coordinator does not exist or cannot be used.
   """
   if config.coordinator is None:
     yield
     return
-  faulthandler.disable()  # absl's; a dump of all threads would bury JAX's message of a lost process
+  # absl enables it, and its dump of all threads would hide JAX's message about a lost process.
+  faulthandler.disable()
 
-  def give_up():
+  def give_up() -> None:
     cli.say(
       f"--coordinator: the processes did not find each other at {config.coordinator}"
       f" within {config.peer_timeout} s"
     )
     os._exit(2)
 
-  timer = threading.Timer(config.peer_timeout, give_up)  # JAX would end with SIGABRT and a stack trace
+  timer = threading.Timer(config.peer_timeout, give_up)  # JAX would abort with a stack trace
   timer.start()
   try:
     with signals.ending():

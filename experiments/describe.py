@@ -1,12 +1,16 @@
-"""The layers of a network: python -m experiments.describe --flagfile=experiments/msdcsc12.flags.
+"""Prints the layers of a network.
 
-A table of output shapes, dictionaries, dilations, weights and forward FLOPs (of one example, 2 a
-multiply-add) for whatever the flags of experiments.run name. With --json one object: parameters,
-filter_parameters, forward_flops, layers.
+    python -m experiments.describe --flagfile=experiments/msdcsc12.flags
+
+Takes the flags of experiments.run. Prints a table with the output shape, dictionary, stride, dilation,
+weights and FLOPs of each layer. The FLOPs are those of the forward pass of one example, where a
+multiply-add counts as 2. With --json it prints one JSON object: parameters, filter_parameters,
+forward_flops and layers.
 """
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +25,7 @@ from experiments import cli, flags
 
 
 def main() -> None:
-  """Prints what the flags name."""
+  """Prints the layers of the network that the flags describe."""
   config = flags.config_from_flags()
   if absl_flags.FLAGS.json:
     print(json.dumps(summarize(config)))
@@ -30,7 +34,7 @@ def main() -> None:
 
 
 def summarize(config: Config) -> dict[str, Any]:
-  """The object that --json prints."""
+  """Returns the JSON object of --json: the layers of the configured network, and its totals."""
   example_shape, num_classes = dataset_shape(config.dataset)
   model = make_model(config, num_classes)
   x = jax.ShapeDtypeStruct((1, *example_shape), jnp.float32)
@@ -47,7 +51,7 @@ def summarize(config: Config) -> dict[str, Any]:
 
 
 def table(summary: dict[str, Any]) -> str:
-  """The same as a table for people."""
+  """Returns the table of a summary, one line per layer and a line of totals."""
   rows = [("layer", "output", "dictionary", "stride", "dilation", "weights", "MFLOPs")]
   for layer in summary["layers"]:
     repeats = f"{layer['repeats']} x " if layer["repeats"] > 1 else ""
@@ -71,12 +75,12 @@ def table(summary: dict[str, Any]) -> str:
   return "\n".join([*(line.rstrip() for line in lines), totals])
 
 
-def _shape(sizes):
+def _shape(sizes: Sequence[int]) -> str:
   return "x".join(map(str, sizes)) or "-"
 
 
 if __name__ == "__main__":
   flags.define_flags()
   absl_flags.adopt_module_key_flags(flags)  # so that --help lists them
-  absl_flags.DEFINE_bool("json", False, "One JSON object instead of a table.")
+  absl_flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
   cli.run(main, prints_only=True)

@@ -1,15 +1,15 @@
-"""Environment variables that would end a command in a traceback, or in the middle of its work."""
+"""Detects environment variables that would make a command crash or fail late."""
 
 import os
 import re
 import subprocess
 import sys
 
-SECONDS = 60  # for an interpreter to start on a busy machine
+SECONDS = 60  # time limit for an interpreter to start on a busy machine
 
 
 def import_jax() -> None:
-  """Imports JAX, which reads the JAX_* variables; exits with one line and code 2 if it refuses one."""
+  """Imports JAX, which reads the JAX_* variables; exits with one line and code 2 if one is invalid."""
   try:
     import jax  # noqa: F401
   except ValueError as error:
@@ -18,14 +18,17 @@ def import_jax() -> None:
 
 
 def prepare(*, use_devices: bool) -> str | None:
-  """Makes the environment fit for a command; returns what is wrong with it in one line, or None.
+  """Prepares the environment for a command, and returns what is wrong with it, if anything.
 
-  Matplotlib is given its backend for files, as commands open no window, and JAX adds nothing to seeds
-  (JAX_RANDOM_SEED_OFFSET).
+  Matplotlib gets its backend for files, because commands open no window, and JAX_RANDOM_SEED_OFFSET is
+  ignored, so that seeds mean the same everywhere.
 
   Args:
-    use_devices: Whether to look for the devices that variables of JAX ask for. This must not be done
-      before the processes of a run have found each other, nor where it leaves the devices to others.
+    use_devices: Whether to initialize the devices that variables of JAX ask for. This must not be done
+      before the processes of a run are connected, or if other processes will use the devices.
+
+  Returns:
+    One line that names the variable at fault, or None.
   """
   import jax
 
@@ -35,7 +38,7 @@ def prepare(*, use_devices: bool) -> str | None:
 
 
 def platform_problem() -> str | None:
-  """Why the devices that variables of JAX ask for cannot be used; None where they can or none is set."""
+  """Returns why the devices that the JAX_* variables ask for cannot be used, or None if they can."""
   import jax
 
   given = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("JAX_"))
@@ -43,17 +46,17 @@ def platform_problem() -> str | None:
     return None
   try:
     jax.devices()
-  except Exception as error:  # JAX raises RuntimeError, or AssertionError for a plugin that is missing.
-    reason = " ".join(str(error).split()).removesuffix(".") or "there is none"
+  except Exception as error:  # RuntimeError, or AssertionError if a plugin is missing
+    reason = " ".join(str(error).split()).removesuffix(".") or "none found"
     return f"the environment: JAX has no devices with {' '.join(given)} ({reason[:200]})"
   return None
 
 
-def _xla_problem():
-  """What XLA says against XLA_FLAGS, which it would end the process with."""
+def _xla_problem() -> str | None:
+  """Returns XLA's error message about XLA_FLAGS, with which it would abort the process, or None."""
   if "XLA_FLAGS" not in os.environ:
     return None
-  # The least that makes XLA read them.
+  # The cheapest call that makes XLA parse the flags.
   read = "from jaxlib import xla_client; xla_client.CompileOptions().executable_build_options"
   try:
     done = subprocess.run(

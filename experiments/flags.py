@@ -1,4 +1,4 @@
-"""The command-line flags of a run: one for each field of `Config`."""
+"""The command-line flags of a run, one for each field of `Config`."""
 
 import dataclasses
 import functools
@@ -13,17 +13,20 @@ from absl import flags
 from cscjax.runs import Config, read_config, recorded_fields
 from experiments.cli import UsageError, define_path, expanded, in_flags, say
 
-OF_A_CALL = frozenset({"workdir", "coordinator", "num_processes", "process_id"})
-"""Fields that a run which is repeated does not take over."""
+NOT_REPEATED = frozenset({"workdir", "coordinator", "num_processes", "process_id"})
+"""Fields that --from_config does not take from the repeated run."""
 PATHS = ("data_dir", "compilation_cache", "workdir")
-"""Fields that are paths, in whose flags `~` is replaced."""
+"""Fields that are paths, in which `~` is replaced."""
 DEPRECATED = ("shift", "flip")
-"""Fields that --augmentation replaces."""
+"""Fields that are replaced by --augmentation."""
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
   """Defines a flag for each field of `Config`, with its default, help and choices, and --from_config."""
-  text = "config.json of a run to repeat but for its workdir and processes; flags beside it replace its."
+  text = (
+    "config.json of a run whose settings are used, except for its workdir and processes. Other flags"
+    " take precedence."
+  )
   define_path("from_config", None, text, values)
   hints = typing.get_type_hints(Config)
   for field in dataclasses.fields(Config):
@@ -42,15 +45,15 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
       flags.DEFINE_float(name, default, text, flag_values=values)
     elif kind is str:
       flags.DEFINE_string(name, default, text, flag_values=values)
-    else:  # a list flag, so that a later one replaces an earlier one
+    else:  # a list flag: its last occurrence replaces earlier ones
       flags.DEFINE_list(name, default and [str(v) for v in default], text, flag_values=values)
 
 
 def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
-  """The configuration that the parsed flags ask for; warns of those that are deprecated.
+  """Returns the configuration of the parsed flags; warns about deprecated flags.
 
   Raises:
-    UsageError: Where a value is out of range, or the file of --from_config is none of a run.
+    UsageError: If a value is out of range, or the file of --from_config cannot be used.
   """
   try:
     given = _given(parsed)
@@ -67,10 +70,10 @@ def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
 
 @functools.cache
 def read_flagfile(path: pathlib.Path) -> dict[str, Any]:
-  """The fields of `Config` that a flagfile sets.
+  """Returns the fields of `Config` that a flagfile sets.
 
   Raises:
-    flags.Error: Where a flag is unknown or its value unreadable.
+    flags.Error: If a flag is unknown or its value cannot be parsed.
   """
   values = flags.FlagValues()
   define_flags(values)
@@ -79,11 +82,11 @@ def read_flagfile(path: pathlib.Path) -> dict[str, Any]:
 
 
 def parse(arguments: Sequence[str]) -> Config:
-  """The configuration of a command line of experiments.run, apart from this process's own flags.
+  """Returns the configuration of a command line of experiments.run; the flags of this process stay.
 
   Raises:
-    UsageError: Where a value is out of range.
-    flags.Error: Where a flag is unknown or its value unreadable.
+    UsageError: If a value is out of range, or the file of --from_config cannot be used.
+    flags.Error: If a flag is unknown or its value cannot be parsed.
   """
   values = flags.FlagValues()
   define_flags(values)
@@ -92,32 +95,33 @@ def parse(arguments: Sequence[str]) -> Config:
 
 
 def _recorded(path: pathlib.Path) -> dict[str, Any]:
-  """The fields of a run's config.json that a run which repeats it takes over."""
+  """Returns the fields that --from_config takes from the config.json of a run."""
   try:
     fields = recorded_fields(read_config(path)["flags"])
     paths = {name: expanded(fields[name]) for name in PATHS if name in fields}
   except ValueError as error:
     raise UsageError(f"--from_config: {path}: {in_flags(error)}") from error
   except OSError as error:
-    raise UsageError(f"--from_config: {error}") from error
-  return {name: value for name, value in (fields | paths).items() if name not in OF_A_CALL}
+    raise UsageError(f"--from_config: cannot read {path}: {error.strerror}") from error
+  return {name: value for name, value in (fields | paths).items() if name not in NOT_REPEATED}
 
 
 def _given(parsed: flags.FlagValues) -> dict[str, Any]:
-  """The fields of `Config` whose flags are given; those that are not have its defaults."""
+  """Returns the fields of `Config` whose flags are given."""
   names = [field.name for field in dataclasses.fields(Config) if parsed[field.name].present]
   values = {name: parsed[name].value for name in names}
   return {k: _integers(k, v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def _integers(name, texts):
+def _integers(name: str, texts: Sequence[str]) -> tuple[int, ...]:
   try:
     return tuple(map(int, texts))
   except ValueError:
     raise ValueError(f"{name}: expected integers, got {','.join(texts)!r}") from None
 
 
-def _without_none(hint):
+def _without_none(hint: Any) -> Any:
+  """Returns the type of a type hint such as `int | None` without None."""
   if isinstance(hint, types.UnionType):
     return next(part for part in typing.get_args(hint) if part is not types.NoneType)
   return hint

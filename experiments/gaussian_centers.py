@@ -1,14 +1,18 @@
-"""Figure 3 of the paper: python -m experiments.gaussian_centers --workdir=DIR.
+"""Reproduces Figure 3 of the paper, on points around Gaussian centers.
 
-Points around 100 Gaussian centres in R^100, 10,000 to train on and 2,000 to test, are classified by
-ML-CSC and MSD-CSC with two hidden layers; after each training iteration the dimensions of X are
-counted that the code fails to reconstruct (Definition 1). With two pursuits: the Lasso solved for signed
-codes, which Theorem 1 is about, and the forward pass of a network, one iteration for codes >= 0.
-Writes figure3.png and figure3.json to --workdir; the last line on stdout is one JSON object with
-the outcome. Some minutes on two cores.
+    python -m experiments.gaussian_centers --workdir=DIR
 
-Exit code 2 for bad flags or where the files cannot be written; 128 + n where signal n has ended the
-command before its results were known: then nothing is written.
+Draws points around 100 Gaussian centers in R^100, 10,000 for training and 2,000 for testing. ML-CSC and
+MSD-CSC with two hidden layers classify them. After each training iteration the command counts the
+dimensions of X that the code fails to reconstruct (Definition 1). It compares two pursuits: the Lasso
+with signed codes, to which Theorem 1 applies, and the forward pass of a network, which is one iteration
+for nonnegative codes.
+
+Writes figure3.png and figure3.json to --workdir. The last line on stdout is a JSON object with the
+outcome. The command takes some minutes on two cores.
+
+Exit code 2: bad flags, or the files cannot be written. Exit code 128 + n: signal n ended the command
+before its results were complete; then nothing is written.
 """
 
 import datetime
@@ -17,6 +21,8 @@ import pathlib
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 from absl import flags
@@ -28,20 +34,20 @@ from experiments.signals import remembered
 
 
 def main() -> None:
-  """Runs what the flags ask for."""
+  """Runs the experiment with the settings of the flags, and writes its results."""
   settings, workdir = settings_from_flags(), pathlib.Path(flags.FLAGS.workdir)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
-      pass  # refused now, not after minutes
+      pass  # fail now, not after minutes
   except OSError as error:
     raise cli.UsageError(f"--workdir: cannot write to {workdir}: {error.strerror}") from error
   start = time.monotonic()
-  with jax.threefry_partitionable(True):  # whatever the environment says
+  with jax.threefry_partitionable(True):  # the same random numbers in every environment
     results = figure3.run(settings, lambda line: print(line, file=sys.stderr, flush=True))
   seconds = round(time.monotonic() - start, 1)
   made = {"date": datetime.date.today().isoformat(), "seconds": seconds, **environment()}
-  with remembered():  # a signal comes too late to matter
+  with remembered():  # the results are complete: a signal no longer stops the command
     try:
       write_json(workdir / "figure3.json", {**made, **results})
       with replaced(workdir / "figure3.png") as scratch:
@@ -57,7 +63,7 @@ def main() -> None:
 
 
 def settings_from_flags() -> figure3.Settings:
-  """The settings that the parsed flags ask for; UsageError where a value is out of range."""
+  """Returns the settings of the parsed flags; raises UsageError if a value is out of range."""
   given = flags.FLAGS
   try:
     return figure3.Settings(
@@ -75,7 +81,7 @@ def settings_from_flags() -> figure3.Settings:
     raise cli.UsageError(f"--{error}") from error
 
 
-def _numbers(name, kind):
+def _numbers(name: str, kind: type[int] | type[float]) -> tuple[Any, ...]:
   texts = getattr(flags.FLAGS, name)
   try:
     return tuple(map(kind, texts))
@@ -85,25 +91,45 @@ def _numbers(name, kind):
 
 
 def define_flags() -> None:
-  """Defines this command's flags."""
+  """Defines the flags of this command."""
   default = figure3.Settings()
-  cli.define_path("workdir", "runs/figure3", "Where figure3.png and figure3.json are written.")
-  flags.DEFINE_list("beta", _texts(default.beta), "Penalty of each layer; 2 beta of the first counts.")
-  flags.DEFINE_integer("iterations", default.iterations, "Training iterations, minibatches of 128.")
-  flags.DEFINE_float("learning_rate", default.learning_rate, "Rate of SGD with momentum 0.9.")
-  flags.DEFINE_integer("width", default.width, "Atoms of each layer, beside the identity's.")
-  flags.DEFINE_integer("unfolding", default.unfolding, "Iterations of the forward pass after the first.")
-  flags.DEFINE_integer(
-    "lasso_iterations", default.lasso_iterations, "Iterations of FISTA in each layer."
+  cli.define_path(
+    "workdir", "runs/figure3", "Directory to which figure3.png and figure3.json are written."
   )
-  flags.DEFINE_bool("nonnegative", default.nonnegative, "Non-negative codes for the Lasso too.")
-  flags.DEFINE_list("seeds", _texts(default.seeds), "Of data, parameters and order.")
   flags.DEFINE_list(
-    "beta_factors", _texts(default.beta_factors), "Of the penalties, to repeat the first seed with."
+    "beta",
+    _texts(default.beta),
+    "Penalty beta of each layer. A dimension fails if its error exceeds 2 beta of the first layer.",
+  )
+  flags.DEFINE_integer(
+    "iterations", default.iterations, "Number of training iterations, with minibatches of 128 points."
+  )
+  flags.DEFINE_float("learning_rate", default.learning_rate, "Learning rate of SGD with momentum 0.9.")
+  flags.DEFINE_integer(
+    "width", default.width, "Number of atoms in each layer, without those of the identity."
+  )
+  flags.DEFINE_integer(
+    "unfolding", default.unfolding, "Iterations of the forward pass after the first one."
+  )
+  flags.DEFINE_integer(
+    "lasso_iterations", default.lasso_iterations, "Iterations of FISTA for the Lasso, in each layer."
+  )
+  flags.DEFINE_bool(
+    "nonnegative", default.nonnegative, "Whether the codes of the Lasso are nonnegative too."
+  )
+  flags.DEFINE_list(
+    "seeds",
+    _texts(default.seeds),
+    "Random seeds of the data, the parameters and the order; one run for each.",
+  )
+  flags.DEFINE_list(
+    "beta_factors",
+    _texts(default.beta_factors),
+    "Factors of the penalties with which the first seed is repeated.",
   )
 
 
-def _texts(values):
+def _texts(values: Sequence[float]) -> list[str]:
   return [f"{value:g}" for value in values]
 
 

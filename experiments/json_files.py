@@ -1,4 +1,4 @@
-"""Strict reading of JSON files that people may have edited and disks may have damaged."""
+"""Reads JSON files strictly, because they may have been edited or damaged."""
 
 import json
 import math
@@ -9,11 +9,11 @@ from cscjax.training import read_file
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """Returns what a JSON file holds, see `parse_json`.
+  """Reads a JSON file with `parse_json` and returns its value.
 
   Raises:
-    OSError: If it cannot be read or is not a regular file.
-    ValueError: If it is not JSON.
+    OSError: If the file cannot be read or is not a regular file.
+    ValueError: If its content is not valid, as for `parse_json`.
   """
   return parse_json(read_file(path))
 
@@ -22,8 +22,8 @@ def parse_json(content: bytes) -> Any:
   """Returns the value of a JSON text.
 
   Raises:
-    ValueError: If it is not UTF-8, not JSON, has numbers that are not finite or objects that have a key
-      twice, or is nested too deep.
+    ValueError: If the text is not UTF-8 or not JSON, contains a number that is not finite or an object
+      with a duplicate key, or is nested too deeply.
   """
   try:
     return json.loads(
@@ -33,10 +33,11 @@ def parse_json(content: bytes) -> Any:
       parse_constant=_finite,
     )
   except RecursionError:
-    raise ValueError("it is nested too deep") from None
+    raise ValueError("it is nested too deeply") from None
 
 
-def _object(pairs):
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Returns a JSON object; ValueError if a key is not unique."""
   found = dict(pairs)
   if len(found) < len(pairs):
     keys = [key for key, _ in pairs]
@@ -44,7 +45,8 @@ def _object(pairs):
   return found
 
 
-def _finite(text):
+def _finite(text: str) -> float:
+  """Returns the number; ValueError if it is not finite."""
   number = float(text)
   if not math.isfinite(number):
     raise ValueError(f"it has the number {text[:20]}, which is not finite")

@@ -1,9 +1,12 @@
-"""Dictionaries and codes of a trained run: python -m experiments.pictures --workdir=DIR.
+"""Plots the dictionaries and the codes of a trained run.
 
-Reads the last checkpoint of the run in --workdir, codes an example of its test set, and writes there
-atoms.png, the filters of the first layer; layers.png, atoms, code and reconstruction of several layers;
-and layers.json, of each layer the share of coefficients that are not 0 and the error of the
-reconstruction. The last line on stdout is that object. The run may be going on.
+    python -m experiments.pictures --workdir=DIR
+
+Reads the last checkpoint of the run in --workdir, encodes an example of its test set, and writes three
+files to --workdir: atoms.png with the filters of the first layer; layers.png with atoms, code and
+reconstruction of several layers; and layers.json with the fraction of nonzero coefficients and the
+reconstruction error of each layer. The last line on stdout is the object in layers.json. The run may
+still be training.
 """
 
 import json
@@ -31,47 +34,50 @@ from cscjax.runs import RunError, load_run, replaced, write_json
 from experiments import cli
 from experiments.cli import UsageError
 
-EXAMPLES = 64  # over which the shares are taken
+EXAMPLES = 64  # for the fractions of nonzero coefficients
 DPI = 100
 
 
 def define_flags() -> None:
-  """Defines this command's flags; not at import, where they would clash with other commands'."""
+  """Defines the flags of this command; not at import, where they would clash with other commands."""
   cli.define_path("workdir", None, "Directory of the run.")
-  cli.define_path("data_dir", None, "Directory of its data; the run's own if none.")
-  absl_flags.DEFINE_integer("example", 0, "Which example of the test set is drawn, from 0.")
+  cli.define_path("data_dir", None, "Data directory of the run, if it has moved.")
+  absl_flags.DEFINE_integer("example", 0, "Index of the plotted example in the test set, from 0.")
 
 
 def main() -> None:
-  """Draws what the flags ask for."""
+  """Draws the plots for the run that the flags name."""
   args = absl_flags.FLAGS
   if args.workdir is None:
-    raise UsageError("--workdir: expected the directory of a run, got none")
+    raise UsageError("--workdir: expected the directory of a run, got None")
   print(json.dumps(draw(args.workdir, args.data_dir, args.example), allow_nan=False))
 
 
 def draw(
   workdir: str | os.PathLike[str], data_dir: str | None = None, example: int = 0
 ) -> dict[str, Any]:
-  """Writes the pictures of a run and layers.json into its directory; returns what the latter holds.
+  """Writes the plots of a run and layers.json to its directory.
 
   Args:
-    workdir: Of the run.
-    data_dir: Of its data; None: where the run had them.
-    example: Of the test set, from 0.
+    workdir: Directory of the run.
+    data_dir: Data directory; None for that of the run.
+    example: Index of the plotted example in the test set, from 0.
+
+  Returns:
+    The contents of layers.json.
 
   Raises:
-    RunError: If there is no run or no whole checkpoint, its examples are no images, there is no such
-      example, or nothing can be written.
-    DataError: If the data cannot be had.
+    RunError: If there is no run or no complete checkpoint, the data set does not consist of images, the
+      index is out of range, or the files cannot be written.
+    DataError: If the data are missing or damaged.
   """
   workdir = pathlib.Path(workdir)
   run = load_run(workdir)
   if len(dataset_shape(run.config.dataset)[0]) != 3:
-    raise RunError(f"the examples of {run.config.dataset} are no images", "workdir")
+    raise RunError(f"the examples of {run.config.dataset} are not images", "workdir")
   dataset = run.load_dataset(data_dir)
   if not 0 <= example < len(dataset.test):
-    raise RunError(f"expected one of 0..{len(dataset.test) - 1}, got {example}", "example")
+    raise RunError(f"expected an integer in 0..{len(dataset.test) - 1}, got {example}", "example")
 
   others = [i for i in range(min(EXAMPLES, len(dataset.test))) if i != example]
   images = dataset.test.images[[example, *others[: EXAMPLES - 1]]]
@@ -104,10 +110,10 @@ def draw(
 
 
 def _code(model: Any, variables: Any, images: jax.Array) -> tuple[list[CodedLayer], np.ndarray]:
-  """The layers with signal and code of the first image, and the shares of non-zeros over all."""
+  """Returns the layers with the code of the first image, and the nonzero fractions over all images."""
 
   @jax.jit
-  def code(variables, images):
+  def code(variables: Any, images: jax.Array) -> tuple[list[CodedLayer], jax.Array]:
     found = model.bind(variables).pursuit_layers(images)
     dictionaries, signals, codes = zip(*found, strict=True)
     first = jax.tree.map(lambda array: array[:1], (signals, codes))
@@ -117,8 +123,10 @@ def _code(model: Any, variables: Any, images: jax.Array) -> tuple[list[CodedLaye
   return coded, np.asarray(fractions)
 
 
-def _table(coded, fractions, errors) -> list[dict[str, Any]]:
-  """A row for each layer; null for what is not finite."""
+def _table(
+  coded: list[CodedLayer], fractions: np.ndarray, errors: np.ndarray | jax.Array
+) -> list[dict[str, Any]]:
+  """Returns a row for each layer; a value that is not finite is None."""
   return [
     {
       "layer": i + 1,
@@ -132,16 +140,16 @@ def _table(coded, fractions, errors) -> list[dict[str, Any]]:
   ]
 
 
-def _rounded(value):
+def _rounded(value: Any) -> float | None:
   return round(float(value), 6) if math.isfinite(value) else None
 
 
-def _first_filters(coded):
-  dictionary = coded[0].dictionary
+def _first_filters(coded: list[CodedLayer]) -> jax.Array:
+  dictionary: Any = coded[0].dictionary
   return (dictionary.conv if isinstance(dictionary, IdentityAugmented) else dictionary).filters
 
 
-def _save(figure, workdir, name):
+def _save(figure: Any, workdir: pathlib.Path, name: str) -> None:
   with replaced(workdir / f"{name}.png") as scratch:
     figure.savefig(scratch, format="png", dpi=DPI)
 

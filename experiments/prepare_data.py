@@ -1,11 +1,11 @@
-"""Fills the cache of a data set ahead of a run.
+"""Fills the cache of a data set before a run.
 
     python -m experiments.prepare_data --dataset=cifar10 --data_dir=DIR
     python -m experiments.prepare_data --dataset=cifar10 --data_dir=DIR --shards=FOLDER
 
-The first reads what TFDS has prepared in DIR, or downloads. The second reads a folder of image
-sheets (see `experiments.image_sheets`) and needs neither TFDS nor a network. Copied to another machine,
-DIR/cscjax_cache is all that a run needs there.
+The first command reads the data that TensorFlow Datasets (TFDS) has prepared in DIR, or downloads them.
+The second one reads a folder of image sheets (see `experiments.image_sheets`) and needs neither TFDS nor
+a network. A run on another machine needs nothing but a copy of DIR/cscjax_cache.
 """
 
 from absl import flags
@@ -16,14 +16,20 @@ from experiments.image_sheets import read_sheets
 
 
 def define_flags() -> None:
-  """Defines this command's flags; not at import, where they would clash with other commands'."""
+  """Defines the flags of this command; not at import, where they would clash with other commands."""
   flags.DEFINE_enum("dataset", "cifar10", tuple(IMAGE_SETS), "Data set to prepare.")
-  cli.define_path("data_dir", None, "TFDS's data directory; TFDS's own by default.")
-  cli.define_path("shards", None, "Folder of image sheets to read instead of TFDS.")
+  cli.define_path(
+    "data_dir",
+    None,
+    "Data directory of TensorFlow Datasets. $TFDS_DATA_DIR or ~/tensorflow_datasets if not given.",
+  )
+  cli.define_path(
+    "shards", None, "Folder of image sheets to read instead of the data of TensorFlow Datasets."
+  )
 
 
 def main() -> None:
-  """Fills the cache that the flags ask for and says in one line what is there now."""
+  """Fills the cache of the data set and prints the number of its images and their folder."""
   name, data_dir, shards = flags.FLAGS.dataset, flags.FLAGS.data_dir, flags.FLAGS.shards
   splits = None if shards is None else read_sheets(shards, name)
   train, test = fill_cache(name, data_dir=data_dir, splits=splits)

@@ -1,9 +1,11 @@
-"""Tables, figures and verdicts: python -m experiments.report --results=DIR --out=DIR.
+"""Writes a report with the tables, figures and verdicts of the reproduction.
 
-Reads what experiments.reproduce and experiments.gaussian_centers left in --results and trains nothing.
-Writes report.md and its figures to --out; pictures of trained networks it links where they are. With
---readme=FILE the part of that file between the two comments `<!-- results -->` and
-`<!-- /results -->` is replaced by a summary.
+    python -m experiments.report --results=DIR --out=DIR
+
+Reads the results of experiments.reproduce and experiments.gaussian_centers in --results, without any
+training. Writes report.md and its figures to --out, and links to the plots of trained networks in
+--results. With --readme=FILE a summary replaces the part of that file between the two comments
+`<!-- results -->` and `<!-- /results -->`.
 """
 
 import contextlib
@@ -26,7 +28,7 @@ MARKS = ("<!-- results -->\n", "<!-- /results -->")
 
 
 def main(args: flags.FlagValues = flags.FLAGS) -> None:
-  """Writes what the flags ask for and says where it is."""
+  """Writes the report, and the summary if asked for, and prints the path of the report."""
   results = pathlib.Path(args.results)
   out = pathlib.Path(args.out) if args.out else results / "report"
   if not results.is_dir():
@@ -53,12 +55,12 @@ def main(args: flags.FlagValues = flags.FLAGS) -> None:
 
 
 def draw(found: Sequence[Record], simulated: dict[str, Any] | None, out: pathlib.Path) -> list[str]:
-  """Writes the figures to `out`; returns their names there."""
+  """Writes the figures of the report to `out` and returns their file names."""
   drawn = {name: figures.figure(name, found) for name in figures.FIGURES}
   for study in document.studies(found):
     drawn[f"{study.name}-curves"] = figures.curves(study, found)
   drawn["figure3"] = figure3.figure(simulated) if simulated else None
-  # The filter and the image of the paper's example.
+  # The filter and the image size of the example in the paper.
   drawn["figureS1"] = convolutional_matrices(jnp.array([[1.0, 2], [3, 4]])[..., None, None], (4, 4, 1))
   names = []
   for name, figure in drawn.items():
@@ -69,13 +71,16 @@ def draw(found: Sequence[Record], simulated: dict[str, Any] | None, out: pathlib
 
 
 def read_simulation(results: pathlib.Path) -> dict[str, Any] | None:
-  """What experiments.gaussian_centers left; None if nothing, or, after a warning, if it is damaged."""
+  """Returns the results of experiments.gaussian_centers; None if there are none, or if they are damaged.
+
+  A damaged file also gives a warning.
+  """
   path = results / "figure3.json"
   return read_checked(path, figure3_schema.checked) if path.exists() else None
 
 
-def _around(readme):
-  """The text before and after what is replaced."""
+def _around(readme: pathlib.Path) -> tuple[str, str]:
+  """Returns the text of the file before and after the part that is replaced."""
   try:
     before, rest = readme.read_text(encoding="utf-8").split(MARKS[0])
     return before + MARKS[0], MARKS[1] + rest.split(MARKS[1])[1]
@@ -87,6 +92,7 @@ def _around(readme):
 
 @contextlib.contextmanager
 def _writing(flag: str, path: pathlib.Path) -> Iterator[None]:
+  """Turns an error of the disk into a usage error of the flag that names the path."""
   try:
     yield
   except OSError as error:
@@ -94,11 +100,13 @@ def _writing(flag: str, path: pathlib.Path) -> Iterator[None]:
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines this command's flags."""
-  cli.define_path("results", "runs/reproduction", "Folder that experiments.reproduce fills.", values)
-  text = "Where report.md and its pictures go; DIR/report of --results if not given."
+  """Defines the flags of this command."""
+  cli.define_path(
+    "results", "runs/reproduction", "Folder of the results of experiments.reproduce.", values
+  )
+  text = "Folder for report.md and its figures; the folder report in --results if not given."
   cli.define_path("out", None, text, values)
-  cli.define_path("readme", None, "File whose marked part becomes a summary.", values)
+  cli.define_path("readme", None, "File in which a summary replaces the marked part.", values)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,22 @@
-"""Makes the runs of the paper's tables: python -m experiments.reproduce --table=3 --dataset=cifar10.
+"""Trains the networks in the tables of the paper.
 
-A queue that resumes: what is finished in --results is left alone, what was interrupted goes on from its
-last checkpoint, what is missing or has a damaged record is run, the most telling first. Each run leaves
-runs/STUDY/ROW-seedN.json in --results, and in work/STUDY/ROW-seedN what experiments.run leaves. In the
-end the tables are printed. With --dry_run the command only shows the queue and the minutes that it will
-take, one run after the other.
+    python -m experiments.reproduce --table=3 --dataset=cifar10
 
-With --jobs=K the command makes K runs side by side, each in a process of its own with its part of a
-GPU's memory. Several commands may share one --results: a lock gives each run to one of them.
+The command works through a queue of runs, the most informative first, and can be stopped and repeated:
+finished runs in --results are kept, interrupted runs are resumed from their last checkpoint, and runs
+that are missing or have a damaged record are started. Each run writes a record
+runs/STUDY/ROW-seedN.json in --results, and the files of experiments.run to work/STUDY/ROW-seedN. At the
+end the tables are printed. With --dry_run the command only prints the queue and an estimate of the time
+that it takes, one run after the other.
 
-Exit code 0 at the end of the queue or of --budget_minutes, 1 where a run failed (the others are made
-all the same), 2 for bad flags or data, 128 + n after a clean stop on signal n, as experiments.run.
+With --jobs=K the command trains K runs at a time, each in its own process with an equal part of the
+memory of a GPU. Several commands may use the same --results: a lock assigns each run to one of them.
+
+Exit codes:
+  0        the queue or the time of --budget_minutes is over
+  1        a run failed; the other runs were made nevertheless
+  2        bad flags or data, or the files cannot be written
+  128 + n  signal n stopped the command, as for experiments.run
 """
 
 import contextlib
@@ -22,7 +28,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 from absl import flags
@@ -39,12 +46,16 @@ from experiments.reproduction.studies import PROTOCOLS, Job, Study, create_study
 from experiments.run import Signals, execute
 from experiments.signals import received, remembered
 
-START_SECONDS = 30  # with less left no run is begun: it would hardly come to its first step
+START_SECONDS = 30  # if less time is left, no run is started: it would hardly reach its first step
 _RATES = pathlib.Path(__file__).with_name("results") / "train.jsonl"
 
 
 class Budget(Signals):
-  """Signals, and the end of the time that the queue was given. Asking uses no device."""
+  """Stops runs on a signal or at the end of a time budget; only for a single process per run.
+
+  Args:
+    minutes: The budget; None for no limit.
+  """
 
   def __init__(self, minutes: float | None):
     super().__init__()
@@ -52,7 +63,7 @@ class Budget(Signals):
 
   @property
   def seconds_left(self) -> float:
-    """Until the end of the budget."""
+    """Seconds until the end of the budget."""
     return self._end - time.monotonic()
 
   def stopped(self) -> bool:
@@ -61,12 +72,12 @@ class Budget(Signals):
     return self.agreed != 0 or self.seconds_left <= 0
 
   def allows_start(self) -> bool:
-    """Whether a run may be begun."""
+    """Whether another run may be started."""
     return not self.stopped() and self.seconds_left >= START_SECONDS
 
 
 def main(args: flags.FlagValues = flags.FLAGS) -> int:
-  """Does what the flags ask for and returns the exit code."""
+  """Works through the queue of the flags, prints the tables and returns the exit code."""
   runs, results = wanted(args), pathlib.Path(args.results)
   known = {record.job: record for record in records.read(results)}
   if args.dry_run:
@@ -83,12 +94,12 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
     make_all = make_in_turn if args.jobs == 1 else functools.partial(make_side_by_side, jobs=args.jobs)
     code = make_all(todo, results, args.data_dir, budget)
     known |= {job: found for job in todo if (found := records.find(results, job))}
-    for job in runs:  # what was killed before it was drawn, or deleted to be drawn anew
+    for job in runs:  # plots that are missing because a run was killed or they were deleted
       if job in known and not budget.stopped():
         draw(known[job], results, args.data_dir)
   left = sum(not _is_finished(known.get(job)) for job in todo)
   if left:
-    _say(f"{left} runs are left; the same command goes on")
+    _say(f"{left} runs are left; repeat the command to continue")
   present, _ = records.by_architecture(known.values())
   print(tables.markdown(present, list(dict.fromkeys((r.study, r.row.table) for r in runs))))
   return 128 + budget.agreed if budget.agreed else code
@@ -97,19 +108,19 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
 def make_in_turn(
   todo: Sequence[Job], results: pathlib.Path, data_dir: str | None, budget: Budget
 ) -> int:
-  """Makes the runs that no other command is making; returns 1 where one failed, else 0."""
+  """Makes the runs that no other command is making; returns 1 if one failed, else 0."""
   code = 0
   for i, job in enumerate(todo):
     if not budget.allows_start():
       break
     with claimed(results, job.name) as is_mine:
       if not is_mine:
-        _say(f"{job.name}: another command is making it")
+        _say(f"{job.name}: skipped, another command is making this run")
       elif not _is_finished(records.find(results, job)):
         _say(f"run {i + 1} of {len(todo)}: {job.name}")
         try:
           make(job, results, data_dir, budget)
-        except jax.errors.JaxRuntimeError as error:  # out of memory, mostly: another network may fit
+        except jax.errors.JaxRuntimeError as error:  # mostly out of memory: another network may fit
           cli.say(f"{job.name} failed: {str(error).splitlines()[0]}")
           code = 1
   return code
@@ -118,18 +129,18 @@ def make_in_turn(
 def make_side_by_side(
   todo: Sequence[Job], results: pathlib.Path, data_dir: str | None, budget: Budget, *, jobs: int
 ) -> int:
-  """Makes the runs as `make_in_turn`, several at a time, each by this command in a process of its own.
+  """Makes several runs at a time, each by this command in its own process.
 
   Returns:
-    2 where a process was refused its flags, data or files, else 1 where a run failed, else 0.
+    2 if a process ended with a usage error, else 1 if a run failed, else 0.
   """
 
-  def is_wanted(job):
+  def is_wanted(job: Job) -> bool:
     with claimed(results, job.name) as is_mine:
       is_open = is_mine and not _is_finished(records.find(results, job))
     return is_open and budget.allows_start()
 
-  def command(job):
+  def command(job: Job) -> list[str]:
     study = [f"--{name}={value}" for name, value in job.study._asdict().items()]
     which = (f"--rows={job.row.name}", f"--seeds={job.seed}", f"--results={results}")
     data = () if data_dir is None else (f"--data_dir={data_dir}",)
@@ -144,19 +155,19 @@ def make_side_by_side(
 
 
 def make(job: Job, results: pathlib.Path, data_dir: str | None, budget: Signals) -> Record:
-  """Does a run, or what is left of it, and records it."""
+  """Makes a run or resumes it, and writes and returns its record."""
   workdir = results / records.WORK / job.name
   config = job.config(workdir=str(workdir), data_dir=data_dir)
   summary = execute(config, budget)
   record = records.write(results, job, summary, workdir)
   draw(record, results, data_dir)
-  jax.clear_caches()  # of programs that no other run uses
+  jax.clear_caches()  # no other run uses these programs
   gc.collect()
   return record
 
 
 def draw(record: Record, results: pathlib.Path, data_dir: str | None) -> None:
-  """Keeps a picture of a run that could be trained, unless its cell has one or its state is gone."""
+  """Stores the plot of a trained run, unless its cell has a plot already or its checkpoints are gone."""
   workdir = results / records.WORK / record.job.name
   target = results / records.PICTURES / f"{record.job.name}.png"
   cell = record.job.name.rpartition("-seed")[0]
@@ -172,7 +183,8 @@ def draw(record: Record, results: pathlib.Path, data_dir: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _writing(results):
+def _writing(results: pathlib.Path) -> Iterator[None]:
+  """Turns an error of the disk into a usage error of --results."""
   try:
     yield
   except OSError as error:
@@ -180,10 +192,10 @@ def _writing(results):
 
 
 def wanted(args: flags.FlagValues) -> list[Job]:
-  """The runs that the flags ask for, in order.
+  """Returns the runs that the flags ask for, in the order of the queue.
 
   Raises:
-    UsageError: If a row, a data set or a seed is none, or none of the rows is in the table.
+    UsageError: If a row, a data set, a seed or the budget is invalid, or no row is in the table.
   """
   _known("rows", args.rows or [], ROWS)
   _known("dataset", args.dataset, TITLES)
@@ -192,10 +204,10 @@ def wanted(args: flags.FlagValues) -> list[Job]:
   if not rows:
     raise cli.UsageError(f"--rows: expected rows of table {args.table}, got {','.join(args.rows)}")
   if args.protocol == "paper" and "digits" in args.dataset:
-    raise cli.UsageError("--dataset: the paper has no digits; expected --protocol=reduced beside them")
+    raise cli.UsageError("--dataset: the paper has no results for digits; add --protocol=reduced")
   seeds = [_seed(text) for text in args.seeds]
   if not args.dataset or not seeds:
-    raise cli.UsageError(f"--{'seeds' if args.dataset else 'dataset'}: expected one at least, got none")
+    raise cli.UsageError(f"--{'seeds' if args.dataset else 'dataset'}: expected at least one, got none")
   if args.budget_minutes is not None and not args.budget_minutes > 0:
     raise cli.UsageError(f"--budget_minutes: expected minutes > 0, got {args.budget_minutes}")
   what = args.protocol, args.augmentation, args.precision
@@ -204,7 +216,7 @@ def wanted(args: flags.FlagValues) -> list[Job]:
 
 
 def plan(runs: Sequence[Job], known: dict[Job, Record], rates: Rates, device: str) -> str:
-  """The queue as a table for people, a line for each cell."""
+  """Returns the queue as a table with a line for each cell, and the estimated time."""
   cells: dict[tuple[Study, str], list[Job]] = {}
   for job in runs:
     cells.setdefault((job.study, job.row.name), []).append(job)
@@ -212,8 +224,8 @@ def plan(runs: Sequence[Job], known: dict[Job, Record], rates: Rates, device: st
   total, unknown = 0.0, 0
   for (study, name), cell in cells.items():
     minutes = rates.minutes(cell[0])
-    done = [_share_done(known.get(job), job) for job in cell]
-    left = None if minutes is None else minutes * sum(1 - share for share in done)
+    done = [_fraction_done(known.get(job), job) for job in cell]
+    left = None if minutes is None else minutes * sum(1 - fraction for fraction in done)
     total, unknown = total + (left or 0), unknown + (left is None)
     paper = ROWS[name].accuracy[study.dataset] if study.is_papers else "-"
     mark = "" if minutes is None or rates.is_measured(cell[0]) else "~"
@@ -222,7 +234,7 @@ def plan(runs: Sequence[Job], known: dict[Job, Record], rates: Rates, device: st
         study.name,
         name,
         "x" if paper is None else str(paper),
-        f"{sum(share == 1 for share in done)} of {len(cell)}",
+        f"{sum(fraction == 1 for fraction in done)} of {len(cell)}",
         "?" if minutes is None else f"{mark}{minutes:.1f}",
         "?" if left is None else f"{mark}{left:.1f}",
       )
@@ -231,70 +243,78 @@ def plan(runs: Sequence[Job], known: dict[Job, Record], rates: Rates, device: st
   text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
   seeds = list(dict.fromkeys(job.seed for job in runs))
   text.append(
-    f"{len(cells)} cells, {len(runs)} runs: of each data set all rows in this order with seed {seeds[0]}"
+    f"{len(cells)} cells, {len(runs)} runs: per data set all rows in this order, with seed {seeds[0]}"
     + (f", then with {', '.join(map(str, seeds[1:]))}" if seeds[1:] else "")
   )
   text.append(
-    f"{total / 60:.1f} hours to go on {device} (~: scaled by operations, not measured there)"
-    + (f"; {unknown} cells unknown, measure with experiments.benchmark --suite=train" if unknown else "")
+    f"{total / 60:.1f} hours to go on {device} (~: estimated from operations, not measured there)"
+    + (
+      f"; {unknown} cells unknown, measure them with experiments.benchmark --suite=train"
+      if unknown
+      else ""
+    )
   )
   return "\n".join(text)
 
 
-def _is_finished(record):
+def _is_finished(record: Record | None) -> bool:
   return record is not None and record.is_finished
 
 
-def _share_done(record, job):
+def _fraction_done(record: Record | None, job: Job) -> float:
   if record is None:
     return 0.0
   return 1.0 if record.is_finished else record.epochs / job.config().epochs
 
 
-def _known(flag, names, known):
+def _known(flag: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
+  """Raises UsageError if the flag has a name that is not a key of `known`."""
   unknown = [name for name in names if name not in known]
   if unknown:
-    raise cli.UsageError(f"--{flag}: unknown {', '.join(unknown)}; there are {', '.join(known)}")
+    raise cli.UsageError(f"--{flag}: unknown {', '.join(unknown)}; choose from {', '.join(known)}")
 
 
-def _seed(text):
+def _seed(text: str) -> int:
   text = text.strip()
   if not re.fullmatch("[0-9]{1,10}", text) or int(text) >= 2**32:
-    raise cli.UsageError(f"--seeds: expected integers >= 0 and below 2^32, got {text!r}")
+    raise cli.UsageError(f"--seeds: expected integers in 0..{2**32 - 1}, got {text!r}")
   return int(text)
 
 
-def _say(text):
+def _say(text: str) -> None:
   print(text, file=sys.stderr, flush=True)
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-  """Defines this command's flags."""
-  flags.DEFINE_enum("table", None, ("2", "3"), "The table; both if none is named.", flag_values=values)
-  flags.DEFINE_list(
-    "dataset", list(DATASETS), "Data sets; the paper's if none are named.", flag_values=values
+  """Defines the flags of this command."""
+  flags.DEFINE_enum(
+    "table", None, ("2", "3"), "Table of the paper; both if not given.", flag_values=values
   )
+  flags.DEFINE_list("dataset", list(DATASETS), "Data sets.", flag_values=values)
+  flags.DEFINE_list("rows", None, "Names of table rows; all if not given.", flag_values=values)
   flags.DEFINE_list(
-    "rows", None, "Rows of the table, by name; all if none are named.", flag_values=values
+    "seeds", ["0", "1", "2"], "Random seeds; each row is run once per seed.", flag_values=values
   )
-  flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of each row.", flag_values=values)
-  text = "The paper's epochs and images, or few of both for two CPU cores."
+  text = "paper: the epochs and images of the paper; reduced: fewer of both, for two CPU cores."
   flags.DEFINE_enum("protocol", "paper", PROTOCOLS, text, flag_values=values)
-  text = "Augmentation of the training images. auto: the paper's, as of experiments.run."
+  text = "Augmentation of the training images, as for experiments.run. auto: that of the paper."
   flags.DEFINE_enum("augmentation", AUTO, (AUTO, *AUGMENTATIONS), text, flag_values=values)
-  text = "Type of the convolutions. Runs of different precisions are kept and shown apart."
+  text = "Data type of the convolutions. Runs of different precision are stored and shown separately."
   flags.DEFINE_enum("precision", "float32", PRECISIONS, text, flag_values=values)
   flags.DEFINE_float(
-    "budget_minutes", None, "Stop after so long; the next call goes on.", flag_values=values
+    "budget_minutes",
+    None,
+    "Stop after this many minutes; the same command continues.",
+    flag_values=values,
   )
-  text = "Runs that are made side by side, in processes that divide a GPU's memory among them."
+  text = "Number of runs at a time, in processes that share the memory of a GPU."
   flags.DEFINE_integer("jobs", 1, text, lower_bound=1, upper_bound=256, flag_values=values)
-  text = "Folder of the records and of what runs leave."
+  text = "Folder of the records and of the files of the runs."
   cli.define_path("results", "runs/reproduction", text, values)
-  cli.define_path("data_dir", None, "As of experiments.run.", values)
-  text = "Show the queue and how long it will take, and do nothing."
+  cli.define_path("data_dir", None, "Data directory, as for experiments.run.", values)
+  text = "Only print the queue and how long it will take."
   flags.DEFINE_bool("dry_run", False, text, flag_values=values)
-  text = "Measured rows of experiments.benchmark --suite=train --json, for --dry_run."
+  text = "Output of experiments.benchmark --suite=train --json, from which --dry_run estimates the time."
   cli.define_path("rates", str(_RATES), text, values)
 
 

@@ -1,11 +1,23 @@
-"""Trains a network: python -m experiments.run --flagfile=experiments/quickstart.flags.
+"""Trains a network.
 
-Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to --workdir and resumes
-what that holds. The last line on stdout is the summary. Exit code 0 for a run that ended, also a
-diverged one; 2 for bad flags or data, or where the files cannot be written (a full disk); 128 + n after
-a clean stop on signal n: SIGHUP, SIGINT, SIGQUIT, SIGTERM or SIGUSR1, of which a second one ends the
-process at once. Of several processes (--coordinator) the first prints and writes; each of them exits
-with the run's code.
+    python -m experiments.run --flagfile=experiments/quickstart.flags
+
+Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to --workdir. If --workdir
+already holds the run, the command resumes it from its last checkpoint. The last line on stdout is the
+summary, a JSON object.
+
+The network of --model is changed by --depth, --width, --dilations, --solver, --unfolding, --pursuit,
+--step, --c, --norm, --remat, --unroll and --channel_multiple. If one of them is not given, the network
+uses its own default; one that the network does not have is an error.
+
+Exit codes:
+  0        the run is complete, even if it diverged
+  2        bad flags or data, or the files cannot be written (for example a full disk)
+  128 + n  signal n (SIGHUP, SIGINT, SIGQUIT, SIGTERM or SIGUSR1) stopped the run after a checkpoint; a
+           second signal ends the process at once
+
+With several processes (--coordinator) only process 0 prints and writes files; all of them exit with the
+same code.
 """
 
 import contextlib
@@ -21,23 +33,24 @@ from experiments.signals import received, remembered
 
 
 class Signals:
-  """Whether a signal asks a run to end.
+  """Stops a run on a signal, on all of its processes together.
 
   Attributes:
-    agreed: The number of one that a process of the run has received, 0 while they know of none.
+    agreed: Number of a signal that a process of the run has received, 0 if there is none. It is the same
+      on all processes, as of the last call of `stopped`.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.agreed = 0
 
   def stopped(self) -> bool:
-    """Whether a process has received one; every process has to ask at the same point."""
+    """Whether a process has received a signal; all processes must call this at the same point."""
     self.agreed = training.process_max(received())
     return self.agreed != 0
 
 
 def main() -> int:
-  """Runs what the flags ask for and returns the exit code."""
+  """Executes the run that the flags describe and returns the exit code."""
   signals = Signals()
   summary = execute(flags.config_from_flags(), signals)
   if training.is_first():
@@ -46,15 +59,16 @@ def main() -> int:
 
 
 def execute(config: runs.Config, signals: Signals) -> dict[str, Any]:
-  """Makes and executes a run, which a signal ends at a checkpoint; returns its summary.
+  """Makes and executes a run, which a signal ends with a checkpoint; returns its summary.
 
   Raises:
     UsageError: If the devices that the environment asks for cannot be used.
-    RunError: As `runs.make_run` and `runs.execute`.
-    DataError: As these.
+    RunError: If the run cannot be made or executed, see `runs.make_run` and `runs.execute`.
+    DataError: If the data are missing or damaged.
+    MissingExtraError: If a package that reads the data is not installed.
   """
   with connected(config), contextlib.ExitStack() as held:
-    if config.coordinator:  # the others would wait for a process that ends alone
+    if config.coordinator:  # otherwise the other processes would wait for this one
       held.enter_context(remembered())
     run = runs.make_run(config)
     held.enter_context(remembered())

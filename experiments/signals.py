@@ -1,13 +1,13 @@
-"""What a command does on SIGHUP, SIGINT, SIGQUIT, SIGTERM and SIGUSR1: it ends, with exit code 128 + n.
+"""Handles SIGHUP, SIGINT, SIGQUIT, SIGTERM and SIGUSR1: a command ends with exit code 128 + n.
 
-While a command starts, the first signal ends it at once. While it works, the first one raises
-`Interrupted`, so that temporary files are removed. Within `remembered` the first one is only remembered,
-and the work ends where nothing is lost. A second signal always ends the process at once. A signal that
-was ignored when the command was started (nohup) stays ignored.
+While a command starts, the first signal ends it at once. Later, the first signal raises `Interrupted`,
+so that temporary files are removed. Inside `remembered` the first signal is only recorded, and the
+command ends at a point where no work is lost. A second signal always ends the process at once. A signal
+that was ignored when the command started (nohup) stays ignored.
 
-Python calls a signal handler only between two instructions of the main thread, which may wait for a
-compilation for a minute. Therefore a thread of its own reads the numbers from a pipe, to which the
-interpreter writes each one as it arrives.
+Python calls a signal handler only between two instructions of the main thread, which may spend a minute
+in a compilation. Therefore another thread reads the signal numbers from a pipe, to which the interpreter
+writes each of them when it arrives.
 """
 
 import contextlib
@@ -16,21 +16,22 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Literal
 
 Mode = Literal["end", "interrupt", "remember"]
-"""The first signal ends the process, raises `Interrupted` on the main thread, or is remembered."""
+"""The first signal ends the process, raises `Interrupted` on the main thread, or is recorded."""
 
 STOPPING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1)
 REPEATED_SECONDS = 0.1
-"""Within which the same signal again is the same event: a terminal that closes sends SIGHUP twice."""
+"""Repeats of a signal within this time are one event: a terminal that closes sends SIGHUP twice."""
 
 
 class Interrupted(KeyboardInterrupt):
   """A signal has interrupted a command.
 
   Attributes:
-    code: The exit code.
+    code: Exit code of the command, 128 + the number of the signal.
   """
 
   def __init__(self, number: int):
@@ -39,7 +40,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _State:
-  """Of this process; `mode` changes on the main thread alone."""
+  """The state of this process; `mode` is only changed on the main thread."""
 
   mode: Mode = "end"
   received = 0
@@ -47,14 +48,14 @@ class _State:
 
 
 def watch() -> Callable[[], None]:
-  """Handles signals from now on as `mode` says; returns a function that undoes it.
+  """Starts to handle signals according to the current mode; returns a function that undoes it.
 
-  Does nothing where they are handled already.
+  Does nothing if signals are handled already.
   """
   if _State.watching:
     return lambda: None
   old = {number: signal.getsignal(number) for number in STOPPING}
-  # None is a handler of a library, which Python cannot put back.
+  # None stands for a handler of a C library, which Python could not restore.
   old = {number: handler for number, handler in old.items() if handler not in (signal.SIG_IGN, None)}
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
@@ -64,7 +65,7 @@ def watch() -> Callable[[], None]:
   threading.Thread(target=_watch, args=(reader,), name="signals", daemon=True).start()
   _State.watching = True
 
-  def undo():
+  def undo() -> None:
     _State.watching = False
     for number, handler in old.items():
       signal.signal(number, handler)
@@ -75,13 +76,13 @@ def watch() -> Callable[[], None]:
 
 
 def set_mode(mode: Mode) -> None:
-  """Sets what the first signal does."""
+  """Sets the mode: what the first signal does."""
   _State.mode = mode
 
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-  """Within, a signal ends the process at once, for work that the main thread cannot be called from."""
+  """Inside this context a signal ends the process at once, for calls that block the main thread."""
   before, _State.mode = _State.mode, "end"
   try:
     yield
@@ -91,7 +92,7 @@ def ending() -> Iterator[None]:
 
 @contextlib.contextmanager
 def remembered() -> Iterator[None]:
-  """Within, the first signal is remembered, to be asked for by `received`."""
+  """Inside this context the first signal is only recorded; `received` returns it."""
   before, undo = _State.mode, watch()
   if before != "remember":
     _State.received = 0
@@ -104,16 +105,16 @@ def remembered() -> Iterator[None]:
 
 
 def received() -> int:
-  """The number of the signal that was remembered, 0 if there was none."""
+  """Returns the number of the recorded signal, 0 if there is none."""
   return _State.received
 
 
-def _on_main_thread(number, _):
+def _on_main_thread(number: int, _: FrameType | None) -> None:
   if _State.mode == "interrupt":
     raise Interrupted(number)
 
 
-def _watch(reader):
+def _watch(reader: int) -> None:
   last = (0, 0.0)
   with open(reader, "rb", buffering=0) as pipe:
     while found := pipe.read(1):

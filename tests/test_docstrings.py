@@ -57,24 +57,40 @@ def listed(section):
 @functools.cache
 def raised(function):
   """Names of the exceptions that a function raises, also through other functions of its package."""
-  return frozenset(_raised(function, set()))
+  return frozenset(_raised(function, frozenset(), set()))
 
 
-def _raised(function, seen):
+def _raised(function, caught, seen):
+  """Names of the exceptions that leave a function called where those in `caught` are handled."""
   function = inspect.unwrap(getattr(function, "__func__", function))
-  if function in seen or not isinstance(function, types.FunctionType):
+  if (function, caught) in seen or not isinstance(function, types.FunctionType):
     return
-  seen.add(function)
+  seen.add((function, caught))
   package = function.__module__.rpartition(".")[0]
-  for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))):
+  for node, handled in _walk(ast.parse(textwrap.dedent(inspect.getsource(function))), caught):
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-      yield ast.unparse(node.exc.func).partition(".")[0]
+      name = ast.unparse(node.exc.func).partition(".")[0]
+      if name not in handled:
+        yield name
     elif isinstance(node, ast.Call):
       called = _resolved(node.func, function.__globals__)
       if getattr(called, "__module__", None) in (cscjax.checks.__name__, function.__module__) or (
         package != "cscjax" and str(getattr(called, "__module__", "")).startswith(f"{package}.")
       ):
-        yield from _raised(called, seen)
+        yield from _raised(called, handled, seen)
+
+
+def _walk(node, handled):
+  """Each node below one, with the names of the exceptions that a `try` around it handles."""
+  yield node, handled
+  inside = handled
+  if isinstance(node, ast.Try):
+    for handler in node.handlers:
+      if handler.type and not any(isinstance(n, ast.Raise) and not n.exc for n in ast.walk(handler)):
+        inside |= set(re.findall(r"\w+", ast.unparse(handler.type)))
+  for child in ast.iter_child_nodes(node):
+    is_inside = isinstance(node, ast.Try) and child in node.body
+    yield from _walk(child, inside if is_inside else handled)
 
 
 def _resolved(node, names):

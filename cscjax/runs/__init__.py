@@ -1,4 +1,8 @@
-"""Training runs: what makes, executes, resumes and reloads one as a function of its configuration."""
+"""Training runs: makes, executes, resumes and loads a run as given by its configuration.
+
+`make_run` turns a `Config` into a `Run`, `execute` trains it or resumes it from its last checkpoint, and
+`load_run` reads a trained network back from the directory of the run.
+"""
 
 from cscjax.runs._build import automatic_fields, build, for_device, make_model, make_plan, start
 from cscjax.runs._config import (

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that a second start of the same command compiles nothing."""
+"""Sets up JAX's cache of compiled programs on disk, so that a repeated run does not compile anything."""
 
 import os
 import pathlib
@@ -14,15 +14,16 @@ OFF = "off"
 
 
 def use_compilation_cache(config: Config) -> None:
-  """Turns on JAX's persistent cache; to be called before anything is compiled.
+  """Turns on JAX's persistent compilation cache; must be called before anything is compiled.
 
-  Its entries depend on the program, the options, the device and the versions. Damaged ones are compiled
-  again. Where the environment has a cache already (JAX_COMPILATION_CACHE_DIR) and the configuration
-  names none, that one is used; where this or the default place cannot be written, none, with a warning.
+  The key of an entry includes the program, the options, the device and the versions. A damaged entry is
+  compiled again. The cache is in `config.compilation_cache`; if that is None, in the directory named by
+  JAX_COMPILATION_CACHE_DIR; and if that is not set, beside the cache of decoded images. If such a
+  default cannot be written, a warning is given and there is no cache.
 
   Raises:
-    RunError: If the directory `config.compilation_cache` cannot be made.
-    DataError: If `config.data_dir` is not there.
+    RunError: If the directory `config.compilation_cache` cannot be written.
+    DataError: If `config.data_dir` does not exist.
   """
   if config.compilation_cache == OFF:
     jax.config.update("jax_enable_compilation_cache", False)
@@ -31,28 +32,23 @@ def use_compilation_cache(config: Config) -> None:
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
   of_jax = os.environ.get("JAX_COMPILATION_CACHE_DIR")
   if config.compilation_cache is None and of_jax and "://" in of_jax:
-    return  # a bucket, which is JAX's business
+    return  # a bucket, which JAX opens itself
   try:
-    folder = pathlib.Path(config.compilation_cache or of_jax or _beside_the_data(config)).expanduser()
+    given = config.compilation_cache or of_jax
+    folder = given or cache_folder(find_data_dir(config.data_dir), "compiled")
+    folder = pathlib.Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
       pass
-  except (OSError, RuntimeError) as error:  # the latter where there is no home directory
+  except (DataError, OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
+    if isinstance(error, DataError) and config.data_dir is not None:
+      raise
     if config.compilation_cache is not None:
       problem = f"cannot write to {config.compilation_cache}: {error}"
       raise RunError(problem, "compilation_cache") from error
-    warnings.warn(f"compiled programs are not kept ({error})", stacklevel=2)
+    warnings.warn(f"compiled programs are not cached ({error})", stacklevel=2)
     jax.config.update("jax_enable_compilation_cache", False)
     return
-  # Of a disk that fails later JAX would warn once for each program.
+  # If the disk fails later, JAX would warn once for each program.
   warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
   jax.config.update("jax_compilation_cache_dir", str(folder))
-
-
-def _beside_the_data(config):
-  try:
-    return cache_folder(find_data_dir(config.data_dir), "compiled")
-  except DataError as error:
-    if config.data_dir is None:
-      raise RuntimeError(error) from error
-    raise

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -15,22 +16,28 @@ PRECISIONS = ("float32", "bfloat16")
 DEFAULT = "default"
 AUTO = "auto"
 AUGMENTATIONS = {"none": (0, False), "standard": (4, True)}
-"""Largest shift in pixels and whether to flip at random, by the name of the augmentation."""
+"""The largest shift in pixels and whether images are flipped at random, for each augmentation."""
 KEYS = "threefry2x32"
-"""Implementation of a run's random keys, whatever JAX_DEFAULT_PRNG_IMPL says."""
+"""Implementation of the random keys of a run, which JAX_DEFAULT_PRNG_IMPL does not change."""
 INT32 = 2**31 - 1
-"""The largest step: steps are counted in int32 on the device."""
+"""The largest step, because steps are counted in int32 on the device."""
+LARGE = 1e30
+"""Upper bound of real-valued fields: a float32 can hold it, with room for computing."""
 
 Check = Callable[[str, Any], Any]
 
 
 class RunError(ValueError):
-  """A run cannot be made as it was asked for, or its files cannot be used.
+  """A run cannot be made as configured, or its files cannot be used.
+
+  `RunError(problem, argument)` has the message "argument: problem", and without an argument "problem".
 
   Attributes:
-    argument: The field of `Config`, or the argument, that is to blame; the message begins with it. None
-      if there is none.
+    argument: The field of `Config`, or the argument of a function, that causes the error. None if no
+      single argument does.
   """
+
+  argument: str | None
 
   def __init__(self, problem: str, argument: str | None = None):
     super().__init__(problem if argument is None else f"{argument}: {problem}")
@@ -38,13 +45,20 @@ class RunError(ValueError):
 
   @classmethod
   def from_check(cls, error: ValueError) -> "RunError":
-    """Returns the error of a check (see `cscjax.checks`), whose message begins with the argument."""
+    """Converts the error of an argument check.
+
+    Args:
+      error: An error whose message has the form "argument: problem", as those of `cscjax.checks` have.
+
+    Returns:
+      A `RunError` with the same message and argument.
+    """
     argument, _, problem = str(error).partition(": ")
     return cls(problem, argument)
 
 
 def _flag(default: Any, help_text: str, valid: tuple | Check | None = None) -> Any:
-  """A field: its default, its help, and its choices or the check of each of its values."""
+  """Returns a dataclass field with a help text, and either its choices or the check of its values."""
   choices = valid if isinstance(valid, tuple) else None
   check = None if isinstance(valid, tuple) else valid
   return dataclasses.field(
@@ -52,156 +66,221 @@ def _flag(default: Any, help_text: str, valid: tuple | Check | None = None) -> A
   )
 
 
-def _whole(low: int, high: int = INT32) -> Check:
+def _integer(low: int, high: int = INT32) -> Check:
+  """Returns the check of an integer in low..high."""
   return functools.partial(checks.int_between, low=low, high=high)
 
 
-def _real(low: float, high: float = 1e30) -> Check:
-  """By default what fits in a float32 with room to compute."""
+def _real(low: float, high: float = LARGE) -> Check:
+  """Returns the check of a number in [low, high)."""
   return functools.partial(checks.in_range, low=low, high=high)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """All settings of a run.
+  """All settings of a training run.
 
-  The constructor resolves the augmentation: afterwards `shift` and `flip` are what the run does, and
-  `augmentation` is the name of the two, or "auto" if they have none. A `parallel` of "auto"
-  becomes "jit".
+  The constructor resolves automatic values: afterwards `shift` and `flip` hold the augmentation that the
+  run uses, `augmentation` is its name ("auto" if that combination has no name), and a `parallel` of
+  "auto" has become "jit".
+
+  The fields from `depth` to `channel_multiple` belong to the network. None (and "auto" for `remat`)
+  stands for the default of the network, or for the value that suits the device. `make_model` raises an
+  error if the network does not have a field that is set.
+
+  Attributes:
+    ...
 
   Raises:
-    ValueError: Where a value is out of range; the message names the field.
+    ValueError: If a value is out of range, or some values contradict each other. The message begins with
+      the name of the field.
+
+  Example:
+    >>> from cscjax.runs import Config
+    >>> config = Config(model="msd_csc", dataset="cifar10", depth=6, unfolding=1)
+    >>> config.epochs, config.batch_size, config.augmentation
+    (150, 128, 'standard')
   """
 
+  # `_attributes` makes the entries of "Attributes" from the help texts and ranges below.
   model: str = _flag("msd_csc", "Network to train.", tuple(MODELS))
-  # The network's own fields. None and "auto" are its default, or what suits the device; one that it does
-  # not take is an error.
-  depth: int | None = _flag(None, "Layers d; 6 n + 2 for the Res-CSC family.", _whole(1, 2000))
+  depth: int | None = _flag(
+    None,
+    "Number of layers d. For res_csc, res_csc_simplified, resnet and plain it must be 6 n + 2.",
+    _integer(1, 2000),
+  )
   width: int | None = _flag(
-    None, "Channels: new ones of a layer, or those of the first layer or stage.", _whole(1, 2**14)
+    None,
+    "Number of channels: the new channels of each layer for msd_csc and msdnet, those of the first layer"
+    " or stage for the other networks.",
+    _integer(1, 2**14),
   )
   dilations: tuple[int, ...] | None = _flag(
-    None, "Dilations s, taken in turn by the layers of MSD-CSC.", _whole(1)
+    None, "Dilations s of msd_csc and msdnet, which the layers use in turn.", _integer(1)
   )
-  solver: str | None = _flag(None, "Iteration that the pursuit unfolds.", SOLVERS)
-  unfolding: int | None = _flag(None, "Iterations of the pursuit after the first one.", _whole(0, 1000))
+  solver: str | None = _flag(None, "Solver whose iterations are unfolded into the layers.", SOLVERS)
+  unfolding: int | None = _flag(
+    None, "Number of iterations of the solver after the first one.", _integer(0, 1000)
+  )
   pursuit: str | None = _flag(
-    None, "Layer by layer, over several layers, or ML-LISTA.", (*PURSUITS, "lista")
+    None,
+    "How the layers are coded. layer: each one on its own; multilayer: several layers together; lista:"
+    " ML-LISTA, for ml_csc.",
+    (*PURSUITS, "lista"),
   )
   step: str | None = _flag(
-    None, "Step of the unfoldings: a trained multiple of 1/L, or a free scalar.", STEPS
+    None,
+    "Step size of the unfolded iterations. bounded: a trained multiple of 1/L, below 2/L; free: a"
+    " trained scalar without a bound.",
+    STEPS,
   )
   c: float | None = _flag(
-    None, "Constant c of Res-CSC (eq. 5) in place of the trained one.", _real(-1e30)
+    None,
+    "Constant c of res_csc and res_csc_simplified (eq. 5); it is trained if not given.",
+    _real(-LARGE),
   )
-  norm: bool | None = _flag(None, "Batch norm; else a bias alone.")
+  norm: bool | None = _flag(None, "Whether layers use batch normalization; otherwise they have a bias.")
   remat: str = _flag(
     AUTO,
-    "What the backward pass computes again: nothing, cheap operations, or all of a block; auto: what"
-    " suits the device.",
+    "What the backward pass recomputes instead of storing it. none: nothing; elementwise: cheap"
+    " operations; all: everything inside a block; auto: chosen for the device.",
     (AUTO, *REMAT),
   )
   unroll: int | None = _flag(
     None,
-    "Blocks of Res-CSC in a turn of the loop over those of a stage; what suits the device if none.",
-    _whole(1),
+    "Residual blocks in each iteration of the loop over a stage of res_csc, res_csc_simplified, resnet"
+    " and plain. Chosen for the device if not given; it does not change the network.",
+    _integer(1),
   )
   channel_multiple: int | None = _flag(
     None,
-    "Pad the images of MSD-CSC with zero channels to a multiple of this; what suits the device if none.",
-    _whole(1, 2**14),
+    "The images of msd_csc and msdnet are padded with zero channels to a multiple of this number. Chosen"
+    " for the device if not given; it does not change the network.",
+    _integer(1, 2**14),
   )
 
-  dataset: str = _flag("cifar10", "Data set.", DATASETS)
-  data_dir: str | None = _flag(None, "Directory of TFDS's data and of the cache of decoded images.")
-  download: bool = _flag(True, "Whether a data set that is not there may be downloaded.")
+  dataset: str = _flag("cifar10", "Data set to train on.", DATASETS)
+  data_dir: str | None = _flag(
+    None,
+    "Data directory of TensorFlow Datasets, which also holds the cache of decoded images."
+    " $TFDS_DATA_DIR or ~/tensorflow_datasets if not given.",
+  )
+  download: bool = _flag(True, "Whether to download a missing data set.")
   validation_fraction: float = _flag(
     0.0,
-    "Share of the training set to evaluate on; the test set is then used once, at the end.",
+    "Fraction of the training set that is held out and evaluated instead of the test set, which is then"
+    " evaluated only once, at the end.",
     _real(0, 1),
   )
   train_examples: int | None = _flag(
     None,
-    "Train on a fixed random part of the training set with so many examples; on all if none.",
-    _whole(1),
+    "Number of examples to train on, a fixed random subset of the training set. All if not given.",
+    _integer(1),
   )
 
-  epochs: int = _flag(150, "Passes over the training set.", _whole(1))
+  epochs: int = _flag(150, "Number of passes over the training set.", _integer(1))
   max_steps: int | None = _flag(
-    None, "Stop after so many steps, if the epochs are not over before.", _whole(1)
+    None, "Stop after this number of training steps, even if epochs remain.", _integer(1)
   )
-  batch_size: int = _flag(128, "Examples a step, over all devices.", _whole(1))
-  learning_rate: float = _flag(0.05, "Rate of SGD before the first decay.", _real(1e-30))
+  batch_size: int = _flag(128, "Examples per training step, over all devices.", _integer(1))
+  learning_rate: float = _flag(0.05, "Learning rate of SGD before the first decay.", _real(1e-30))
   decay_epochs: tuple[int, ...] = _flag(
-    (75, 115), "Epochs after which the rate is multiplied.", _whole(1)
+    (75, 115),
+    "Epochs after which the learning rate is multiplied by decay_factor, in increasing order.",
+    _integer(1),
   )
-  decay_factor: float = _flag(0.1, "By what.", _real(1e-30, 1))
-  warmup_epochs: float = _flag(0.0, "Epochs over which the rate rises linearly at first.", _real(0))
-  momentum: float = _flag(0.9, "Of SGD.", _real(0, 1))
-  nesterov: bool = _flag(False, "Nesterov's momentum.")
-  weight_decay: float = _flag(1e-4, "L2 penalty of filters and kernels.", _real(0))
+  decay_factor: float = _flag(
+    0.1, "Factor by which the learning rate is multiplied at each of decay_epochs.", _real(1e-30, 1)
+  )
+  warmup_epochs: float = _flag(
+    0.0, "Number of epochs over which the learning rate rises linearly from 0 at the start.", _real(0)
+  )
+  momentum: float = _flag(0.9, "Momentum of SGD.", _real(0, 1))
+  nesterov: bool = _flag(False, "Whether to use Nesterov momentum.")
+  weight_decay: float = _flag(
+    1e-4, "Factor of the L2 penalty on filters and kernels; other parameters have none.", _real(0)
+  )
   augmentation: str = _flag(
     AUTO,
     "Augmentation of the training images. standard: a random shift by up to 4 pixels and a random"
     " horizontal flip; auto: standard for CIFAR-10 and CIFAR-100, none for the other data sets.",
     (AUTO, *AUGMENTATIONS),
   )
-  # None, before the augmentation is resolved, is what `augmentation` says.
-  shift: int = _flag(None, "Deprecated, use augmentation. Largest random shift in pixels.", _whole(0))
-  flip: bool = _flag(None, "Deprecated, use augmentation. Whether to flip at random.")
-  seed: int = _flag(0, "Of parameters, order and augmentation; at most 2^32 - 1.", _whole(0, 2**32 - 1))
+  # The default None is replaced by the value that `augmentation` stands for.
+  shift: int = _flag(
+    None, "Deprecated; use augmentation instead. Largest random shift in pixels.", _integer(0)
+  )
+  flip: bool = _flag(None, "Deprecated; use augmentation instead. Whether to flip images at random.")
+  seed: int = _flag(
+    0,
+    "Random seed of the initial parameters, the order of the examples and the augmentation.",
+    _integer(0, 2**32 - 1),
+  )
 
-  precision: str = _flag("float32", "Type of the convolutions; parameters stay float32.", PRECISIONS)
+  precision: str = _flag(
+    "float32", "Data type of the convolutions; the parameters are always float32.", PRECISIONS
+  )
   matmul_precision: str = _flag(
     DEFAULT,
-    "Precision of products and convolutions in float32. default: that of JAX, which is TF32 on recent"
-    " GPUs; highest: all of float32.",
+    "Precision of matrix products and convolutions in float32. default: the setting of JAX, which is"
+    " TF32 on recent GPUs; highest: full float32.",
     (DEFAULT, "highest"),
   )
   parallel: str = _flag(
     AUTO,
-    "How several devices share a batch. jit (or auto): as if they were one device; pmap: batch norm uses"
-    " each device's own statistics, and gradients are averaged.",
+    "How several devices share a batch. jit (or auto): batch norm and gradients are computed over the"
+    " whole batch, as on one device; pmap: batch norm uses the statistics of each device's part, and"
+    " gradients are averaged.",
     MODES,
   )
   coordinator: str | None = _flag(
-    None, "For several processes: host:port of the first, or 'auto': what SLURM or Kubernetes tells."
+    None,
+    "For a run on several processes: the address host:port of process 0, or 'auto' to get it from SLURM"
+    " or Kubernetes.",
   )
   num_processes: int | None = _flag(
-    None, "How many processes, with the same flags but for the next.", _whole(1, 2**16)
+    None,
+    "Number of processes of the run. All of them need the same settings, except for process_id, workdir,"
+    " data_dir, download and compilation_cache.",
+    _integer(1, 2**16),
   )
   process_id: int | None = _flag(
-    None, "Which one this is, from 0. The first prints and writes.", _whole(0)
+    None, "Index of this process, from 0. Only process 0 logs and writes files.", _integer(0)
   )
   peer_timeout: int = _flag(
-    100, "Seconds after which a process that does not answer counts as lost.", _whole(1, 10**6)
+    100, "Seconds after which a process that does not answer counts as lost.", _integer(1, 10**6)
   )
 
   compilation_cache: str | None = _flag(
     None,
-    "Directory of compiled programs, beside the cache of decoded images if none; 'off': keep none.",
+    "Directory of the cache of compiled programs, or 'off' for no cache. $JAX_COMPILATION_CACHE_DIR, or"
+    " else a folder beside the cache of decoded images, if not given.",
   )
-  workdir: str | None = _flag(None, "Where the run is kept and resumed; a new one under runs/ if none.")
-  evaluate_epochs: int = _flag(1, "Epochs between evaluations.", _whole(1))
+  workdir: str | None = _flag(
+    None,
+    "Directory where the run is stored, and resumed if it exists. A new one under runs/ if not given.",
+  )
+  evaluate_epochs: int = _flag(1, "Number of epochs between evaluations.", _integer(1))
   checkpoint_seconds: float = _flag(
     300.0,
-    "Seconds after which a checkpoint is written, also within an epoch. After an evaluation one is"
-    " written sooner if checkpoints then take at most 2 % of the time.",
+    "Seconds after which a new checkpoint is written, also within an epoch. After an evaluation it is"
+    " written earlier if checkpoints then take at most 2 % of the time.",
     _real(0, 1e9),
   )
   dispatch_seconds: float = _flag(
     1.0,
-    "Seconds of work given to the device at once: between looks at progress, signals and the clock.",
+    "Seconds of work in each call of the device. Progress, signals and the clock are checked between"
+    " calls.",
     _real(0, 1e9),
   )
 
   @property
   def title(self) -> str:
-    """The data set, the network, and what was given of its depth, solver and unfolding, for plots."""
+    """The title of plots: data set, network, and its depth, solver and unfolding where they are set."""
     given = [f"{name} {getattr(self, name)}" for name in ("depth", "solver", "unfolding")]
     return ", ".join([self.dataset, self.model, *(g for g in given if not g.endswith(" None"))])
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
       value, check = getattr(self, field.name), field.metadata["check"]
       if value is None and field.default is None:
@@ -212,14 +291,14 @@ class Config:
         for item in value if isinstance(value, tuple) else (value,):
           check(field.name, item)
     if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
-      checks.fail("decay_epochs", self.decay_epochs, "rising epochs")
+      checks.fail("decay_epochs", self.decay_epochs, "epochs in increasing order")
     self._check_shape()
     self._check_processes()
     self._resolve_augmentation()
     if self.parallel == AUTO:
       object.__setattr__(self, "parallel", "jit")
 
-  def _resolve_augmentation(self):
+  def _resolve_augmentation(self) -> None:
     is_auto = self.augmentation == AUTO
     shift, flip = AUGMENTATIONS[own_augmentation(self.dataset) if is_auto else self.augmentation]
     shift = shift if self.shift is None else self.shift
@@ -228,38 +307,54 @@ class Config:
     for name, value in values.items():
       object.__setattr__(self, name, value)
 
-  def _check_shape(self):
+  def _check_shape(self) -> None:
     sides = dataset_shape(self.dataset)[0][:-1]
     if self.shift is not None and self.shift >= min(sides):
-      checks.fail("shift", self.shift, f"less than the {min(sides)} pixels of {self.dataset}'s examples")
+      checks.fail(
+        "shift", self.shift, f"a value below {min(sides)}, the size of the examples of {self.dataset}"
+      )
     for dilation in self.dilations or ():
       if dilation >= max(sides):
-        expected = f"dilations less than the {max(sides)} pixels of {self.dataset}'s examples"
+        expected = f"values below {max(sides)}, the size of the examples of {self.dataset}"
         checks.fail("dilations", dilation, expected)
 
-  def _check_processes(self):
+  def _check_processes(self) -> None:
     if self.coordinator in (None, AUTO):
       for name in ("num_processes", "process_id"):
         if getattr(self, name) is not None:
-          beside = "without a coordinator" if self.coordinator is None else "with coordinator 'auto'"
-          checks.fail(name, getattr(self, name), f"none {beside}")
+          case = "without a coordinator" if self.coordinator is None else "with coordinator 'auto'"
+          checks.fail(name, getattr(self, name), f"no value {case}")
       return
     host, _, port = self.coordinator.rpartition(":")
     if not (re.fullmatch(r"\S+", host) and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16):
       checks.fail("coordinator", self.coordinator, "host:port or 'auto'")
     if self.num_processes is None:
-      checks.fail("num_processes", None, f"how many processes meet at {self.coordinator}")
+      checks.fail("num_processes", None, f"the number of processes that connect to {self.coordinator}")
     if self.process_id not in range(self.num_processes):
-      checks.fail("process_id", self.process_id, f"one of 0..{self.num_processes - 1}")
+      checks.fail("process_id", self.process_id, f"an integer in 0..{self.num_processes - 1}")
 
 
 def own_augmentation(dataset: str) -> str:
-  """What augmentation "auto" means for a data set: the paper augments CIFAR, and not SVHN."""
+  """Returns the augmentation that "auto" stands for.
+
+  As in the paper, CIFAR-10 and CIFAR-100 are augmented, and SVHN is not.
+
+  Args:
+    dataset: Name of the data set, one of `cscjax.data.DATASETS`.
+
+  Returns:
+    "standard" or "none", a key of `AUGMENTATIONS`.
+
+  Example:
+    >>> from cscjax import runs
+    >>> runs.own_augmentation("cifar10"), runs.own_augmentation("svhn_cropped")
+    ('standard', 'none')
+  """
   return "standard" if dataset in ("cifar10", "cifar100") else "none"
 
 
 def augmentation_name(shift: Any, flip: Any) -> str:
-  """The name of an augmentation, see `AUGMENTATIONS`; "auto" if it has none."""
+  """Returns the name of an augmentation in `AUGMENTATIONS`, or "auto" if it has no name."""
   return next((name for name, known in AUGMENTATIONS.items() if known == (shift, flip)), AUTO)
 
 
@@ -277,11 +372,11 @@ MODEL_FIELDS = (
   "unroll",
   "channel_multiple",
 )
-"""Fields that go to the network."""
+"""Fields that are passed to the network."""
 
 
 def network_fields(config: Config) -> dict[str, Any]:
-  """The network's fields that the configuration gives; of the others the network has defaults."""
+  """Returns the fields of the network that are set; for the others the network has its defaults."""
   given = {name: getattr(config, name) for name in MODEL_FIELDS}
   return {name: value for name, value in given.items() if value not in (None, AUTO)}
 
@@ -305,7 +400,34 @@ RESUMABLE = frozenset(
     "channel_multiple",
   }
 )
-"""Fields that may differ when a run is resumed; any other difference would make it another run."""
+"""Fields that may change when a run is resumed; a change of another field is an error."""
 
 OWN = frozenset({"process_id", "workdir", "data_dir", "download", "compilation_cache"})
 """Fields that may differ between the processes of a run."""
+
+
+def _attributes() -> str:
+  """Returns the entries of the fields in the docstring of `Config`, from their help texts and ranges."""
+  lines = []
+  for field in dataclasses.fields(Config):
+    parts = [field.metadata["help"], _range(field.metadata["choices"], field.metadata["check"])]
+    text = f"{field.name}: {' '.join(filter(None, parts))}"
+    lines += textwrap.wrap(text, 101, initial_indent="    ", subsequent_indent="      ")
+  return "\n".join(lines)
+
+
+def _range(choices: tuple | None, check: Any) -> str:
+  """Returns the sentence that states the choices or the range of a field, empty if it has neither."""
+  if choices:
+    return f"One of {', '.join(map(repr, choices))}."
+  if check is None:
+    return ""
+  low, high = check.keywords["low"], check.keywords["high"]
+  if check.func is checks.int_between:
+    return f"Range: >= {low}." if high == INT32 else f"Range: {low}..{high}."
+  if high == LARGE:
+    return {-LARGE: "", 1e-30: "Range: > 0."}.get(low, f"Range: >= {low:g}.")
+  return f"Range: [{low:g}, {high:g})." if low != 1e-30 else f"Range: (0, {high:g})."
+
+
+Config.__doc__ = (Config.__doc__ or "").replace("    ...", _attributes())  # None under python -OO

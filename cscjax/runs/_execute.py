@@ -1,4 +1,4 @@
-"""A run from its configuration to its summary."""
+"""Makes and executes a run: from its configuration to its summary."""
 
 import contextlib
 import dataclasses
@@ -30,13 +30,19 @@ from cscjax.runs._workdir import open_workdir, replaced, run_name, write_config,
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A run that can be executed; made by `make_run`.
+  """A run that can be executed, made by `make_run`.
 
   Attributes:
-    config: What was asked for.
-    dataset: The data that it names, in host memory.
-    trainer: What a training step is: the network, the optimizer, the devices.
-    plan: When the run evaluates and ends.
+    config: The configuration.
+    dataset: Its data set, in host memory.
+    trainer: Defines a training step: the network, the optimizer and the devices.
+    plan: When the run evaluates, saves checkpoints and ends.
+
+  Example:
+    >>> from cscjax import runs
+    >>> run = runs.make_run(runs.Config(dataset="digits", depth=2, batch_size=64, epochs=3))
+    >>> len(run.dataset.train), run.plan.total_steps, type(run.trainer.model).__name__
+    (1437, 66, 'MSDCSC')
   """
 
   config: Config
@@ -46,25 +52,39 @@ class Run:
 
 
 def never() -> bool:
-  """Returns False: nothing stops the run."""
+  """Returns False, so that the run is never stopped."""
   return False
 
 
 def make_run(config: Config) -> Run:
-  """Loads the data of a run and checks that all of its parts fit; writes no file of the run.
+  """Loads the data of a run, builds its parts, and checks that they fit together.
+
+  Nothing is written except for the cache of the data set.
 
   Args:
-    config: The configuration. With a coordinator this process joins the others first.
+    config: The configuration. If it has a coordinator, this process first connects to the others.
+
+  Returns:
+    The run, for `execute`.
 
   Raises:
-    RunError: If the fields fit neither each other nor the data and the devices.
-    DataError: If the data cannot be had.
-    MissingExtraError: If a package that reads them is not installed.
+    RunError: If a field does not fit the network, the data or the devices, or the processes of the run
+      cannot connect or have different configurations.
+    DataError: If the data are missing or damaged.
+    MissingExtraError: If a package that reads the data is not installed.
+
+  Example:
+    >>> from cscjax import runs
+    >>> config = runs.Config(model="msdnet", dataset="digits", depth=3, width=8, epochs=2)
+    >>> run = runs.make_run(config)
+    >>> run.plan.steps_per_epoch, run.plan.total_steps
+    (11, 22)
   """
   connect(config)
   with _settings(), together(config):
     num_classes = dataset_shape(config.dataset)[1]
-    model = make_model(for_device(config, jax.default_backend()), num_classes)  # before any data is read
+    # An error of the network is raised before any data are read.
+    model = make_model(for_device(config, jax.default_backend()), num_classes)
     dataset = _load(config)
     trainer, plan = build(config, model, dataset, training.create_mesh())
     check_network(config, model, dataset)
@@ -72,26 +92,38 @@ def make_run(config: Config) -> Run:
 
 
 def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = True) -> dict[str, Any]:
-  """Trains from the last checkpoint of the run's workdir, or from the start, and returns its summary.
+  """Trains a run from its last checkpoint, or from the start, to its end.
 
-  Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to the workdir, and turns
-  on JAX's persistent compilation cache as the configuration says. Of several processes the first one
-  writes and shows for all.
+  Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to the directory
+  `run.config.workdir`. Turns on JAX's persistent compilation cache, or turns it off, as
+  `run.config.compilation_cache` says; this setting remains after the run. If there are several
+  processes, only process 0 logs and writes files.
 
   Args:
-    run: From `make_run`.
-    stopped: Asked after every call of the device, and has to answer the same on every process; once it
-      returns True the run ends with a checkpoint, and may be executed again to go on.
-    progress: Whether to show a bar, or lines where stderr is no terminal.
+    run: The run, from `make_run`.
+    stopped: Called after every call of the device; it must return the same on every process. Once it
+      returns True, the run ends with a checkpoint. Executing the run again resumes it.
+    progress: Whether to show a progress bar on stderr, or lines if stderr is not a terminal.
 
   Returns:
-    What summary.json holds: status ("ok", "diverged" or "interrupted"), accuracies in 0..1 (None where
-    there was no evaluation), numbers of parameters, epochs and steps, seconds, images a second.
+    The contents of summary.json: "status" ("ok"; "diverged" if the loss or the parameters were not
+    finite, or the final accuracy is not above chance; or "interrupted"), accuracies in 0..1 (None if
+    there was no evaluation), "parameters", "epochs", "steps", "seconds" and "images_per_second".
 
   Raises:
-    RunError: If the workdir cannot be used, is another run's, or cannot be written any more, or a
+    RunError: If the workdir cannot be written, holds another run or is used by another process, or if a
       checkpoint cannot be read or does not fit the network.
-    DataError: If there is no data directory to keep compiled programs in.
+    DataError: If the data directory, which holds the cache of compiled programs, does not exist.
+
+  Example:
+    >>> from cscjax import runs
+    >>> config = runs.Config(
+    ...   model="msdnet", dataset="digits", depth=1, width=4, max_steps=1, workdir="runs/a",
+    ...   compilation_cache="off",
+    ... )
+    >>> summary = runs.execute(runs.make_run(config), progress=False)
+    >>> summary["status"], summary["steps"], summary["parameters"]
+    ('ok', 1, 104)
   """
   config = run.config
   with _settings(), contextlib.ExitStack() as held:
@@ -137,12 +169,12 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
 
 @contextlib.contextmanager
 def _settings() -> Iterator[None]:
-  """JAX_THREEFRY_PARTITIONABLE would change the random numbers; JAX_TRANSFER_GUARD would end the run."""
+  """Overrides two settings of the environment: one changes random numbers, the other ends the run."""
   with jax.threefry_partitionable(True), jax.transfer_guard("allow"):
     yield
 
 
-def _load(config):
+def _load(config: Config) -> Dataset:
   try:
     return load_dataset(
       config.dataset,
@@ -153,19 +185,22 @@ def _load(config):
     )
   except DataError:
     raise
-  except ValueError as error:  # a number of examples that is right for other data
+  except ValueError as error:  # an argument that does not fit this data set
     raise RunError.from_check(error) from error
 
 
-def _restore(checkpoints, state, workdir):
+def _restore(
+  checkpoints: training.Checkpoints, state: training.TrainState, workdir: pathlib.Path
+) -> tuple[training.TrainState, float] | None:
+  """Returns the last checkpoint (state in host memory, seconds), None if there is none."""
   try:
     return checkpoints.restore(state)
   except (training.CheckpointError, OSError) as error:
     raise RunError(f"{workdir}: {error}", "workdir") from error
 
 
-def _summarize(run, outcome, rows) -> dict[str, Any]:
-  """summary.json. A run that has gone through all its epochs to no better than chance diverged, too."""
+def _summarize(run: Run, outcome: training.Outcome, rows: list[dict[str, Any]]) -> dict[str, Any]:
+  """Returns the summary; a complete run whose accuracy is not above chance counts as diverged."""
   accuracies = {
     split: [row["accuracy"] for row in rows if row["split"] == split] for split in ("test", "validation")
   }
@@ -198,8 +233,10 @@ def _summarize(run, outcome, rows) -> dict[str, Any]:
   return summary
 
 
-def _write_results(config: Config, workdir: pathlib.Path, summary: dict[str, Any], rows) -> None:
-  """Writes summary.json and curves.png; only warns where the latter, which adds nothing, cannot be."""
+def _write_results(
+  config: Config, workdir: pathlib.Path, summary: dict[str, Any], rows: list[dict[str, Any]]
+) -> None:
+  """Writes summary.json and curves.png; a plot that cannot be made only gives a warning."""
   write_json(workdir / "summary.json", summary)
   try:
     with replaced(workdir / "curves.png") as scratch:
@@ -207,4 +244,4 @@ def _write_results(config: Config, workdir: pathlib.Path, summary: dict[str, Any
   except OSError as error:
     warnings.warn(f"cannot write {workdir / 'curves.png'}: {error.strerror}", stacklevel=2)
   except ImportError as error:
-    warnings.warn(f"curves.png is not drawn: {error}", stacklevel=2)
+    warnings.warn(f"cannot draw curves.png: {error}", stacklevel=2)

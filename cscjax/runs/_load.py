@@ -1,4 +1,4 @@
-"""A run that was made, from its workdir."""
+"""Loads a run from its directory."""
 
 import contextlib
 import dataclasses
@@ -21,13 +21,26 @@ from cscjax.runs._recorded import read_config, recorded_fields
 
 @dataclasses.dataclass(frozen=True)
 class LoadedRun:
-  """A run as its last checkpoint has it.
+  """A run as of its last checkpoint, loaded by `load_run`.
 
   Attributes:
-    config: Its configuration.
-    model: Its network.
-    variables: Parameters and running statistics, in host memory, for `model.apply`.
-    step: Steps done.
+    config: The configuration of the run.
+    model: The network.
+    variables: Parameters and running statistics for `model.apply`, in host memory.
+    step: Number of training steps of the checkpoint.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import runs
+    >>> config = runs.Config(
+    ...   model="msdnet", dataset="digits", depth=1, width=4, workdir="runs/a", compilation_cache="off"
+    ... )
+    >>> run = runs.make_run(config)
+    >>> _ = runs.execute(run, stopped=lambda: True, progress=False)  # only saves the initial state
+    >>> loaded = runs.load_run("runs/a")
+    >>> logits = loaded.model.apply(loaded.variables, jnp.zeros((5, 8, 8, 1)), train=False)
+    >>> loaded.step, logits.shape
+    (0, (5, 10))
   """
 
   config: Config
@@ -36,34 +49,57 @@ class LoadedRun:
   step: int
 
   def load_dataset(self, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Returns the data that the run was made with, from where it had them or from `data_dir`.
+    """Loads the data set of the run, with the same splits and normalization.
+
+    Args:
+      data_dir: The data directory; by default that of the run.
+
+    Returns:
+      The data set, in host memory.
 
     Raises:
-      DataError: If the data cannot be had.
+      DataError: If the data are missing or damaged.
+      MissingExtraError: If a package that reads the data is not installed.
     """
     return load_dataset(
       self.config.dataset,
       data_dir=self.config.data_dir if data_dir is None else data_dir,
       validation_fraction=self.config.validation_fraction,
-      train_examples=self.config.train_examples,  # which the normalisation depends on
+      train_examples=self.config.train_examples,  # the normalization depends on them
       download=self.config.download,
     )
 
 
 def load_run(workdir: str | os.PathLike[str]) -> LoadedRun:
-  """Loads a run from its workdir, which may be going on, and changes nothing there.
+  """Loads a run from its directory.
+
+  Nothing in the directory is changed, and the run may still be training.
 
   Args:
     workdir: Directory of the run.
 
+  Returns:
+    The configuration, the network, and its variables as of the last checkpoint.
+
   Raises:
-    RunError: If there is no run, its files are damaged, or it has no whole checkpoint that fits the
-      network.
+    RunError: If there is no run in the directory, its files are damaged, or it has no complete
+      checkpoint that fits the network.
+
+  Example:
+    >>> from cscjax import runs
+    >>> config = runs.Config(
+    ...   model="msdnet", dataset="digits", depth=1, width=4, workdir="runs/a", compilation_cache="off"
+    ... )
+    >>> run = runs.make_run(config)
+    >>> _ = runs.execute(run, stopped=lambda: True, progress=False)  # only saves the initial state
+    >>> loaded = runs.load_run("runs/a")
+    >>> loaded.step, loaded.config == config
+    (0, True)
   """
   workdir = pathlib.Path(workdir)
   path = workdir / "config.json"
   if not path.is_file():
-    raise RunError(f"no run in {workdir}, which has no config.json", "workdir")
+    raise RunError(f"no run in {workdir}: it has no config.json", "workdir")
   try:
     found = read_config(path)
     config = Config(**recorded_fields(found["flags"]))
@@ -75,9 +111,11 @@ def load_run(workdir: str | os.PathLike[str]) -> LoadedRun:
   return LoadedRun(config, model, {"params": state.params, **state.variables}, int(state.step))
 
 
-def _restore(workdir, name, config, model, shape) -> training.TrainState:
-  """The last state that was saved, in host memory."""
-  schedule, optimizer = make_optimizer(config, steps_per_epoch=1)  # only the state's structure counts
+def _restore(
+  workdir: pathlib.Path, name: str | None, config: Config, model: nn.Module, shape: tuple[int, ...]
+) -> training.TrainState:
+  """Returns the state of the last checkpoint, in host memory."""
+  schedule, optimizer = make_optimizer(config, steps_per_epoch=1)  # only for the structure of the state
   trainer = training.Trainer(model, optimizer, schedule, config.batch_size)
   like = jax.eval_shape(functools.partial(trainer.create_state, shape), jax.random.key(0))
   like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
@@ -92,5 +130,5 @@ def _restore(workdir, name, config, model, shape) -> training.TrainState:
     except (training.CheckpointError, OSError) as error:
       raise RunError(f"{workdir}: {error}", "workdir") from error
   if restored is None:
-    raise RunError(f"no whole checkpoint in {workdir}", "workdir")
+    raise RunError(f"no complete checkpoint in {workdir}", "workdir")
   return restored.state

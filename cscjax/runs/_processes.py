@@ -1,4 +1,4 @@
-"""A run of several processes: how they find each other, and are refused together."""
+"""Runs of several processes: connecting them, and raising an error on all of them together."""
 
 import contextlib
 import dataclasses
@@ -6,6 +6,7 @@ import json
 import socket
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -16,22 +17,30 @@ from cscjax.runs._config import AUTO, OWN, Config, RunError
 
 
 def connect(config: Config) -> None:
-  """Makes this process one of those that `config.coordinator` asks for; to be called before JAX is used.
+  """Connects this process to the other processes of a run; must be called before JAX is used.
 
-  Does nothing where there is no coordinator, or where they are connected. Where another process is lost
-  later on, JAX ends this one, with SIGABRT and a message, after `config.peer_timeout` seconds, unless an
-  exception of a collective operation tells sooner. So it does where the processes do not find each other
-  within twice that time.
+  Does nothing if `config.coordinator` is None, or if the processes are already connected.
+
+  If another process is lost later, a collective operation raises an exception, or JAX ends this process
+  with SIGABRT and a message after `config.peer_timeout` seconds. JAX also ends it if the processes do
+  not find each other within twice that time.
+
+  Args:
+    config: The configuration, with `coordinator`, `num_processes` and `process_id`.
 
   Raises:
-    RunError: If there is no such coordinator, or it cannot be used.
+    RunError: If the coordinator does not exist or cannot be used.
+
+  Example:
+    >>> from cscjax import runs
+    >>> runs.connect(runs.Config())  # a run of a single process: nothing to do
   """
   if config.coordinator is None or jax.distributed.is_initialized():
     return
   automatic = config.coordinator == AUTO
   if config.process_id == 0:
     _check_port(int(config.coordinator.rpartition(":")[2]))
-  jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+  jax.config.update("jax_enable_preemption_service", False)  # it would handle SIGTERM
   try:
     jax.distributed.initialize(
       None if automatic else config.coordinator,
@@ -43,43 +52,47 @@ def connect(config: Config) -> None:
       shutdown_timeout_seconds=config.peer_timeout,
     )
   except ValueError as error:
-    problem = f"no SLURM or Kubernetes to ask for {AUTO!r} ({error})"
+    problem = f"{AUTO!r} needs SLURM or Kubernetes ({error})"
     raise RunError(problem, "coordinator") from error
   except RuntimeError as error:
-    raise RunError(f"cannot use {config.coordinator} ({error})", "coordinator") from error
+    raise RunError(f"cannot connect to {config.coordinator} ({error})", "coordinator") from error
 
 
 @contextlib.contextmanager
 def together(config: Config) -> Iterator[None]:
-  """Does the block on every process of the run; where one is refused, all of them end.
+  """Runs a block on every process of a run; an error on one of them ends them all.
 
   Raises:
-    RunError: If the block raises it, here or elsewhere, or the processes have different configurations.
-    DataError, MissingExtraError: If the block raises it.
+    RunError: If the block raises it here, if the block fails on another process, or if the processes
+      have different configurations.
+    DataError: If the block raises it here.
+    MissingExtraError: If the block raises it here.
   """
-  refused = None
+  failure = None
   try:
     yield
   except (RunError, DataError, MissingExtraError) as error:
-    refused = error
-  if training.process_max(refused is not None):
-    refused = refused or RunError("another process of the run was refused; its own line says why")
+    failure = error
+  if training.process_max(failure is not None):
+    failure = failure or RunError("another process of the run failed; see its own error message")
   elif not _is_same_everywhere({k: v for k, v in dataclasses.asdict(config).items() if k not in OWN}):
-    refused = RunError("the processes of the run were given different configurations")
-  if refused:
+    failure = RunError("the processes of the run have different configurations")
+  if failure:
     jax.distributed.shutdown()
-    raise refused
+    raise failure
 
 
-def _is_same_everywhere(value):
+def _is_same_everywhere(value: Any) -> bool:
+  """Whether a JSON value is the same on all processes."""
   checksum = zlib.crc32(json.dumps(value).encode()) >> 1  # within int32
   return training.process_max(checksum) == -training.process_max(-checksum)
 
 
-def _check_port(port):
-  """Refuses a port that is taken, at which JAX crashes."""
+def _check_port(port: int) -> None:
+  """Raises RunError if a port is in use, in which case JAX would crash."""
   with socket.socket() as probe:
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one just left by another run is free
+    # With this option a port that a run has just released counts as free.
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
       probe.bind(("", port))
     except OSError as error:

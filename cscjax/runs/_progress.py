@@ -1,4 +1,4 @@
-"""How a run shows itself: a bar on a terminal, plain lines elsewhere. All of it on stderr."""
+"""The progress of a run on stderr: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -6,18 +6,34 @@ from typing import Any
 
 from cscjax.training import is_first
 
-LINE_SECONDS = 10.0  # between two lines of a log
+LINE_SECONDS = 10.0  # least time between two lines about training
 
 
 class Lines:
-  """A line every few seconds."""
+  """Progress of a run as lines on stderr, at most one about training every 10 seconds.
+
+  Implements the protocol `cscjax.training.Progress`. `Lines(step, total)` belongs to a run that starts
+  at step `step` and ends at step `total`.
+
+  Example:
+    >>> from cscjax.runs import Lines
+    >>> lines = Lines(step=0, total=100)
+    >>> lines.trained(50, {"loss": 1.5, "accuracy": 0.4}, None)  # writes to stderr
+    >>> lines.close()
+  """
 
   def __init__(self, step: int, total: int):
     self._total = total
     self._first_step, self._began, self._last = step, time.monotonic(), 0.0
 
   def trained(self, step: int, metrics: dict[str, float], images_per_second: float | None) -> None:
-    """Prints a line unless there was one just now."""
+    """Prints the step, its metrics and the time left, unless the last such line is less than 10 s old.
+
+    Args:
+      step: Number of training steps done.
+      metrics: "loss" and "accuracy" of the current epoch.
+      images_per_second: Speed of the last call of the device; None if unknown.
+    """
     now = time.monotonic()
     if now - self._last < LINE_SECONDS:
       return
@@ -30,22 +46,31 @@ class Lines:
     )
 
   def evaluated(self, row: dict[str, Any]) -> None:
-    """Prints the evaluation."""
+    """Prints the loss and the accuracy of an evaluation.
+
+    Args:
+      row: A row of metrics.jsonl, with "epoch", "split", "loss" and "accuracy"; the latter two are None
+        if they are not finite.
+    """
     number = {name: "nan" if row[name] is None else f"{row[name]:.4f}" for name in ("loss", "accuracy")}
     self.say(
       f"epoch {row['epoch']:g}  {row['split']:<10}  loss {number['loss']}  accuracy {number['accuracy']}"
     )
 
   def say(self, text: str) -> None:
-    """Prints a line."""
+    """Prints a line.
+
+    Args:
+      text: The line, without its end.
+    """
     print(text, file=sys.stderr, flush=True)
 
   def close(self) -> None:
-    """Nothing to do."""
+    """Ends the output; does nothing for lines."""
 
 
 class Bar(Lines):
-  """A bar of tqdm with loss, accuracy, images a second and the time left; lines are above it."""
+  """A tqdm progress bar with loss, accuracy, images per second and the time left; lines go above it."""
 
   def __init__(self, step: int, total: int):
     from tqdm import tqdm
@@ -54,7 +79,7 @@ class Bar(Lines):
     self._bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
 
   def trained(self, step: int, metrics: dict[str, float], images_per_second: float | None) -> None:
-    """Moves the bar."""
+    """Updates the bar."""
     rate = "" if images_per_second is None else f" {images_per_second:,.0f} images/s"
     self._bar.set_postfix_str(f"loss {metrics['loss']:.4f} accuracy {metrics['accuracy']:.4f}{rate}")
     self._bar.update(step - self._bar.n)
@@ -64,22 +89,22 @@ class Bar(Lines):
     self._bar.write(text, file=sys.stderr)
 
   def close(self) -> None:
-    """Leaves the bar as it stands."""
+    """Closes the bar, which stays visible."""
     self._bar.close()
 
 
 class Silent(Lines):
-  """Nothing."""
+  """Prints nothing."""
 
   def trained(self, step: int, metrics: dict[str, float], images_per_second: float | None) -> None:
-    """Nothing."""
+    """Prints nothing."""
 
   def say(self, text: str) -> None:
-    """Nothing."""
+    """Prints nothing."""
 
 
 def create_progress(step: int, total: int, shown: bool) -> Lines:
-  """A bar on a terminal if tqdm is installed, else lines; nothing beside the first process."""
+  """Returns a bar on a terminal if tqdm is installed, else lines; only process 0 prints."""
   if not (shown and is_first()):
     return Silent(step, total)
   if sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""The config.json of a run, also of one that an older version has made, as a configuration of today."""
+"""Reads the config.json of a run, also of older versions, as fields of the current `Config`."""
 
 import dataclasses
 import json
@@ -13,11 +13,28 @@ from cscjax.training import read_file, unseal
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-  """Reads the config.json of a run and verifies its checksum, which those of cscjax 0.1.0 lack.
+  """Reads the config.json of a run and verifies its checksum.
+
+  A file without a checksum, as cscjax 0.1.0 wrote it, is accepted.
+
+  Args:
+    path: Path of the file.
+
+  Returns:
+    Its contents without the checksum. "flags" holds the fields of the configuration, see
+    `recorded_fields`.
 
   Raises:
-    ValueError: If the file is damaged, was changed, or is another one.
-    OSError: If it cannot be read.
+    ValueError: If the file is damaged or was changed, or is not the config.json of a run.
+    OSError: If the file cannot be read.
+
+  Example:
+    >>> import pathlib
+    >>> from cscjax import runs
+    >>> path = pathlib.Path("config.json")
+    >>> runs.write_json(path, {"flags": {"dataset": "digits", "epochs": 3}})
+    >>> runs.read_config(path)["flags"]
+    {'dataset': 'digits', 'epochs': 3}
   """
   try:
     sealed = json.loads(read_file(path).decode())
@@ -32,23 +49,36 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     return unseal(sealed)
   except ValueError as error:
     raise ValueError(
-      f"{path} is damaged or was changed: {error}; if it was changed on purpose, remove its checksum"
+      f"{path} is damaged or was changed: {error}; if you changed it on purpose, remove its checksum"
     ) from error
 
 
 def recorded_fields(recorded: dict[str, Any]) -> dict[str, Any]:
-  """Returns arguments of `Config` for the fields that a run recorded, but those that are null.
+  """Converts the recorded fields of a run to arguments of `Config`.
+
+  Only names and types are checked; `Config` checks the ranges.
 
   Args:
-    recorded: The fields as JSON holds them: "flags" of a config.json. Some may be missing.
+    recorded: The fields as JSON values, the "flags" of a config.json. Fields may be missing.
+
+  Returns:
+    The arguments, without fields that are null and have the default None.
 
   Raises:
-    ValueError: If there is no such field, or a value has another type; ranges are `Config`'s to check.
+    ValueError: If `Config` has no field of a recorded name, or a value has the wrong type.
+
+  Example:
+    >>> from cscjax import runs
+    >>> fields = runs.recorded_fields({"dataset": "digits", "decay_epochs": [10, 15], "depth": None})
+    >>> fields["decay_epochs"], "depth" in fields
+    ((10, 15), False)
+    >>> runs.Config(**fields).dataset
+    'digits'
   """
   fields = {}
   for name, value in current_fields(recorded).items():
     if name not in _FIELDS:
-      raise ValueError(f"{name[:99]}: there is no such field")
+      raise ValueError(f"{name[:99]}: not a field of the configuration")
     hint, default = _FIELDS[name]
     if value is None and default is None:
       continue
@@ -66,11 +96,24 @@ def recorded_fields(recorded: dict[str, Any]) -> dict[str, Any]:
 
 
 def current_fields(recorded: dict[str, Any]) -> dict[str, Any]:
-  """Returns the fields that a run recorded, as JSON holds them, as today's.
+  """Translates the recorded fields of an older run to the current fields.
 
-  Runs older than `matmul_precision` had its default, those older than `remat` "auto" have null for it,
-  those older than `augmentation` name its parts. In older ones `parallel` tells how many devices there
-  are, and `statistics` whether each of them has its own in batch norm, which `parallel` tells today.
+  Fields that did not exist yet get the values that the run used: `matmul_precision` its default, `remat`
+  "auto" in place of null, and `augmentation` the name of the recorded `shift` and `flip`. A former field
+  `statistics`, which said whether batch norm used statistics of each device, becomes the value of
+  `parallel`.
+
+  Args:
+    recorded: The fields as JSON values, the "flags" of a config.json. It is not changed.
+
+  Returns:
+    The fields with their current names and values, as JSON values.
+
+  Example:
+    >>> from cscjax import runs
+    >>> fields = runs.current_fields({"dataset": "cifar10", "shift": 4, "flip": True})
+    >>> fields["augmentation"], fields["matmul_precision"]
+    ('standard', 'default')
   """
   recorded = {"matmul_precision": DEFAULT} | recorded
   if "statistics" in recorded:

@@ -1,4 +1,4 @@
-"""The directory of a run: its lock, its configuration, its summary."""
+"""The directory of a run: its lock, its config.json, and how its files are written."""
 
 import contextlib
 import dataclasses
@@ -37,18 +37,18 @@ JAX_SETTINGS = (
   "jax_default_matmul_precision",
   "jax_optimization_level",
 )
-"""Settings of JAX, which the environment can change, that results depend on."""
+"""Settings of JAX that the results depend on and that environment variables can change."""
 
 
 @contextlib.contextmanager
 def open_workdir(config: Config) -> Iterator[pathlib.Path]:
-  """Makes the directory of a run and holds its lock, which ends with the process however it ends.
+  """Creates the directory of a run and holds its lock; a lock is released whenever its process ends.
 
-  The first process of a run does so for all; on the others the path alone is given.
+  Only process 0 of a run does so; the others get the path.
 
   Raises:
-    RunError: If it cannot be written, then or by what the context holds (a full disk), another run
-      holds it, or what it holds is another run's.
+    RunError: If the directory cannot be written, at first or inside the context (a full disk), if
+      another process is using it, or if it holds another run.
   """
   stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
   workdir = pathlib.Path(config.workdir or f"runs/{config.dataset}-{config.model}-{stamp}")
@@ -68,20 +68,20 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
   except OSError as error:
     raise RunError(f"{workdir}: {error}", "workdir") from error
   finally:
-    with contextlib.suppress(OSError):  # of a disk that is gone; the lock goes in any case
+    with contextlib.suppress(OSError):  # the disk may be gone; the lock is released in any case
       os.close(lock)
 
 
 def run_name(workdir: pathlib.Path) -> str:
-  """The name of the run in `workdir`, which its checkpoints carry too; a new one where it has none."""
+  """Returns the name of the run in `workdir`, which its checkpoints contain too, or a new name."""
   return (_config_in(workdir) or {}).get("run") or uuid.uuid4().hex
 
 
 def write_config(workdir: pathlib.Path, config: Config, name: str) -> None:
-  """Writes config.json: the run's name and configuration, the network's fields, what results depend on.
+  """Writes config.json: the name of the run, its configuration, the network's fields, the environment.
 
-  Where there is one already, a warning tells what has changed of versions, threads, devices and the
-  like, as a resumed run may then end with other bits.
+  If the file exists already and versions, threads, devices or the like have changed since, a warning
+  lists the changes, because the results of the resumed run may then differ in their last bits.
   """
   fields = model_fields(config.model) | network_fields(for_device(config, jax.default_backend()))
   before = _config_in(workdir)
@@ -89,7 +89,8 @@ def write_config(workdir: pathlib.Path, config: Config, name: str) -> None:
   now = json.loads(json.dumps(now))  # tuples are lists in the file
   if before and (changes := _differences(before, now)):
     warnings.warn(
-      f"{workdir}: the results may differ in their last bits, as the run had {changes}", stacklevel=2
+      f"{workdir}: the results may differ in their last bits, because the run had {changes}",
+      stacklevel=2,
     )
   contents = {
     "run": name,
@@ -101,7 +102,19 @@ def write_config(workdir: pathlib.Path, config: Config, name: str) -> None:
 
 
 def environment() -> dict[str, Any]:
-  """What results depend on beside the configuration: versions, revision, settings of JAX, device."""
+  """Describes everything but the configuration that the results of a run depend on.
+
+  Returns:
+    A JSON object: the versions of Python and the packages, the git revision (None outside a checkout),
+    XLA_FLAGS, the number of XLA's threads on a CPU, the kind of random keys, settings of JAX, and the
+    devices.
+
+  Example:
+    >>> from cscjax import runs
+    >>> found = runs.environment()
+    >>> sorted(found["device"])
+    ['count', 'kind', 'platform', 'processes']
+  """
   device = jax.devices()[0]
   return {
     "versions": {
@@ -124,34 +137,91 @@ def environment() -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
-  """Replaces a JSON file in one step."""
+  """Writes a JSON file atomically.
+
+  Args:
+    path: The file, which is replaced if it exists.
+    value: The JSON object.
+
+  Raises:
+    ValueError: If a number is not finite.
+    OSError: If the file cannot be written.
+
+  Example:
+    >>> import pathlib
+    >>> from cscjax import runs
+    >>> runs.write_json(pathlib.Path("a.json"), {"accuracy": 0.5})
+    >>> print(pathlib.Path("a.json").read_text(), end="")
+    {
+      "accuracy": 0.5
+    }
+  """
   with replaced(path) as scratch:
     scratch.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
 def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a path to write to, which takes the place of `path` in one step unless there is an error."""
+  """Replaces a file atomically: a context manager that yields a temporary path to write to.
+
+  Args:
+    path: The file to replace. It stays as it is if the context ends with an exception.
+
+  Yields:
+    The temporary path, in the same directory. It is renamed to `path` at the end of the context.
+
+  Raises:
+    OSError: If the temporary file cannot be renamed.
+
+  Example:
+    >>> import pathlib
+    >>> from cscjax import runs
+    >>> path = pathlib.Path("notes.txt")
+    >>> with runs.replaced(path) as scratch:
+    ...   _ = scratch.write_text("done")
+    >>> path.read_text()
+    'done'
+  """
   scratch = path.with_name(path.name + ".tmp")
   yield scratch
   os.replace(scratch, path)
 
 
 def open_lock(path: pathlib.Path) -> int:
-  """Locks a file, which ends with the descriptor that is returned.
+  """Locks a file for this process, without waiting.
 
-  It is opened for reading, as a disk cannot be remounted read-only while a file on it is open for
-  writing; NFS, however, gives the lock for nothing else. Where the system has no such locks (Windows)
-  there is a warning in place of one.
+  The file is opened for reading, because a disk cannot be remounted read-only while a file on it is open
+  for writing. NFS only locks files that are open for writing, so this is tried next. On a system without
+  such locks (Windows) a warning is given and the file is not locked.
+
+  Args:
+    path: The file, which is created if it does not exist.
+
+  Returns:
+    The file descriptor. Closing it, or the end of the process, releases the lock.
 
   Raises:
     BlockingIOError: If another process holds the lock.
+    OSError: If the file cannot be opened.
+
+  Example:
+    >>> import os, pathlib
+    >>> from cscjax import runs
+    >>> descriptor = runs.open_lock(pathlib.Path("lock"))
+    >>> try:
+    ...   _ = runs.open_lock(pathlib.Path("lock"))
+    ... except BlockingIOError:
+    ...   print("already locked")
+    already locked
+    >>> os.close(descriptor)
   """
   file = os.open(path, os.O_CREAT | os.O_RDONLY, 0o666)
   try:
     import fcntl
   except ImportError:
-    warnings.warn(f"{path} cannot be locked on this system: let one process alone use it", stacklevel=2)
+    warnings.warn(
+      f"{path} cannot be locked on this system; make sure that only one process uses it", stacklevel=2
+    )
     return file
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,22 +235,22 @@ def open_lock(path: pathlib.Path) -> int:
   return file
 
 
-def _config_in(workdir):
-  """The config.json of a run; None where there is none, which an error of the disk does not mean."""
+def _config_in(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """Returns the contents of config.json, None if it does not exist; raises errors of the disk."""
   try:
     return read_config(workdir / "config.json")
   except FileNotFoundError:
     return None
-
-
-def _check_same_run(workdir, config):
-  try:
-    found = _config_in(workdir)
   except ValueError as error:
-    raise RunError(f"{error}; choose another one", "workdir") from error
+    raise RunError(f"{error}; choose another workdir", "workdir") from error
+
+
+def _check_same_run(workdir: pathlib.Path, config: Config) -> None:
+  """Raises RunError if `workdir` holds a run that `config` cannot resume."""
+  found = _config_in(workdir)
   if found is None:
     if os.path.lexists(workdir / "checkpoints"):
-      problem = f"{workdir} holds checkpoints and no config.json; choose another one"
+      problem = f"{workdir} has checkpoints but no config.json; choose another workdir"
       raise RunError(problem, "workdir")
     return
   old = current_fields(found["flags"])
@@ -193,14 +263,14 @@ def _check_same_run(workdir, config):
   version = found.get("architecture", 1)
   if version != ARCHITECTURES[config.model]:
     raise RunError(
-      f"the network {config.model} was changed since {workdir} was begun (architecture {version}, now"
-      f" {ARCHITECTURES[config.model]}); choose another one",
+      f"the network {config.model} was changed since the run in {workdir} started (architecture"
+      f" {version}, now {ARCHITECTURES[config.model]}); choose another workdir",
       "workdir",
     )
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-  """What the two environments both tell and differ in, in words."""
+  """Returns the entries that both environments have with different values, as text."""
   changes = []
   for key in before.keys() & now.keys():
     old, new = ({"": part} if not isinstance(part, dict) else part for part in (before[key], now[key]))
@@ -211,7 +281,10 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _xla_threads() -> int:
-  """XLA's threads on a CPU, by which it splits sums: NPROC, or the cores open to this process."""
+  """Returns the number of XLA's CPU threads, which determines how it splits sums.
+
+  It is NPROC if this variable is set, or the number of cores available to this process.
+  """
   try:
     return max(int(os.environ["NPROC"]), 1)
   except (KeyError, ValueError):
@@ -219,17 +292,17 @@ def _xla_threads() -> int:
 
 
 def _git_revision() -> str | None:
-  """The revision of the source, "+" where it has uncommitted changes; None outside a checkout."""
+  """Returns the git revision, with "+" for uncommitted changes; None outside a checkout."""
   checkout = pathlib.Path(__file__).resolve().parents[2]
 
-  def git(*arguments):
+  def git(*arguments: str) -> str:
     return subprocess.run(
       ["git", *arguments], cwd=checkout, capture_output=True, text=True, check=True
     ).stdout.strip()
 
   try:
     if pathlib.Path(git("rev-parse", "--show-toplevel")) != checkout:
-      return None  # installed below somebody else's checkout
+      return None  # installed inside the checkout of another project
     return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
   except (OSError, subprocess.CalledProcessError):
     return None

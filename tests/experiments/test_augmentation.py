@@ -1,4 +1,4 @@
-"""--augmentation, and --shift and --flip, which it replaces, in commands and in files of older runs."""
+"""--augmentation, and the deprecated --shift and --flip, in commands and in files of older runs."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from tests.faults.harness import TINY
 
 
 def pair(*arguments):
+  """The resolved shift and flip of a command line."""
   config = parse(arguments)
   return config.shift, config.flip
 
@@ -34,7 +35,7 @@ OLD = {"--shift=0 --noflip": (0, False), "--shift=4 --flip": (4, True), "--shift
     ("svhn_cropped", "standard", (4, True)),
   ],
 )
-def test_what_each_value_means(dataset, augmentation, expected, capsys):
+def test_the_meaning_of_each_value(dataset, augmentation, expected, capsys):
   config = parse([f"--dataset={dataset}", f"--augmentation={augmentation}"])
   assert (config.shift, config.flip) == expected
   assert config.augmentation == ("standard" if expected[1] else "none")  # as config.json records it
@@ -43,36 +44,36 @@ def test_what_each_value_means(dataset, augmentation, expected, capsys):
 
 @pytest.mark.parametrize("given", OLD)
 @pytest.mark.parametrize("dataset", ["cifar10", "svhn_cropped"])
-def test_the_older_flags_still_do_what_they_say_and_warn(given, dataset, capsys):
+def test_the_deprecated_flags_still_work_and_warn(given, dataset, capsys):
   config = parse([f"--dataset={dataset}", *given.split()])
   assert (config.shift, config.flip) == OLD[given]
   (line,) = capsys.readouterr().err.splitlines()
   assert line == "warning: deprecated: --shift, --flip; use --augmentation"
 
 
-def test_an_older_flag_alone_replaces_a_part():
+def test_a_deprecated_flag_alone_replaces_one_part():
   assert pair("--dataset=cifar10", "--noflip") == (4, False)
   assert pair("--dataset=digits", "--shift=1") == (1, False)
 
 
-def test_one_augmentation_is_one_configuration():
+def test_equal_augmentations_give_equal_configurations():
   standard = parse(["--augmentation=standard"])
   assert parse(["--augmentation=auto"]) == parse(["--shift=4", "--flip"]) == standard
   assert parse(["--augmentation=none"]) == parse(["--shift=0", "--noflip"]) != standard
 
 
 @pytest.mark.parametrize("old", OLD.values())
-def test_a_config_json_from_before_the_flag_is_repeated(old, tmp_path, capsys):
+def test_a_config_json_older_than_the_flag_is_repeated(old, tmp_path, capsys):
   path = tmp_path / "config.json"
   path.write_text(json.dumps({"flags": {"dataset": "cifar10", "shift": old[0], "flip": old[1]}}))
   assert pair(f"--from_config={path}") == old
   for name, expected in (("none", (0, False)), ("standard", (4, True))):
     assert pair(f"--from_config={path}", f"--augmentation={name}") == expected
-  assert capsys.readouterr().err == ""  # the user gave no flag that is deprecated
+  assert capsys.readouterr().err == ""  # the user gave no deprecated flag
 
 
 @pytest.mark.parametrize("old", OLD.values())
-def test_a_config_json_of_today_is_repeated(old, tmp_path):
+def test_a_current_config_json_is_repeated(old, tmp_path):
   config = Config(dataset="cifar10", shift=old[0], flip=old[1])
   path = tmp_path / "config.json"
   path.write_text(json.dumps({"flags": dataclasses.asdict(config)}))
@@ -82,7 +83,7 @@ def test_a_config_json_of_today_is_repeated(old, tmp_path):
 
 
 @pytest.mark.parametrize("old", OLD.values())
-def test_a_workdir_from_before_the_flag_is_resumed_with_the_same_augmentation_only(old, tmp_path):
+def test_a_workdir_older_than_the_flag_is_resumed_with_the_same_augmentation_only(old, tmp_path):
   def arguments(shift, flip):
     return [f"--workdir={tmp_path}", f"--shift={shift}", "--flip" if flip else "--noflip"]
 
@@ -100,7 +101,7 @@ def test_a_workdir_from_before_the_flag_is_resumed_with_the_same_augmentation_on
 
 
 @pytest.mark.slow
-def test_the_training_step_does_what_the_flag_says():
+def test_the_flag_changes_the_training_step():
   def parameters(*arguments):
     config = parse([*TINY, *arguments])
     dataset = load_dataset("digits")

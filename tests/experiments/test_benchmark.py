@@ -180,5 +180,5 @@ def test_an_unknown_case_is_one_line():
     check=False,
   )
   assert done.returncode == 2
-  assert done.stderr.startswith("error: --cases: unknown implicit_11; there are unrolled_10")
+  assert done.stderr.startswith("error: --cases: unknown implicit_11; choose from unrolled_10")
   assert done.stderr.count("\n") == 1

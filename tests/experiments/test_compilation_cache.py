@@ -1,4 +1,4 @@
-"""A second start of the same command compiles nothing, and a damaged cache does no harm."""
+"""The compilation cache: a repeated command compiles nothing, and a damaged cache does no harm."""
 
 import json
 import os
@@ -33,14 +33,14 @@ def accuracy(done):
 
 
 def programs(folder):
-  """The entries, without what JAX notes of their use."""
+  """The cache entries with their times of change, without the files in which JAX records their use."""
   return {
     path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name.endswith("-cache")
   }
 
 
 @pytest.mark.slow
-def test_a_second_start_compiles_nothing(tmp_path):
+def test_a_repeated_command_compiles_nothing(tmp_path):
   flags = (f"--data_dir={tmp_path}",)
   first = accuracy(run(tmp_path / "one", *flags))
   folder = tmp_path / "cscjax_cache" / "compiled"
@@ -62,12 +62,12 @@ def test_damaged_programs_are_compiled_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_can_be_switched_off(tmp_path):
+def test_the_cache_can_be_turned_off(tmp_path):
   accuracy(run(tmp_path / "run", f"--data_dir={tmp_path}", "--compilation_cache=off"))
   assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_place_that_cannot_be_made_is_one_line(tmp_path):
+def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
   (tmp_path / "file").touch()
   done = run(tmp_path / "run", f"--compilation_cache={tmp_path / 'file' / 'below'}")
   assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""experiments.describe against counts and FLOPs worked out by hand."""
+"""experiments.describe, compared with weights and FLOPs computed by hand."""
 
 import json
 import pathlib
@@ -19,12 +19,12 @@ def total(model, shape):
   return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-def test_flops_of_msd_csc_are_one_plus_two_convolutions_an_unfolding():
+def test_flops_of_msd_csc_are_one_plus_two_convolutions_per_unfolding():
   rows = [
     describe(create_model("msd_csc", num_classes=5, depth=2, width=4, unfolding=u), (9, 9, 3))
     for u in (0, 1, 3)
   ]
-  # depth 2: no pooling before the first layer, 2x2 pooling (9 -> 5) before the second
+  # At depth 2 there is 2x2 pooling (9 -> 5) before the second layer only.
   first, second = 2 * 81 * 9 * 3 * 4, 2 * 25 * 9 * 7 * 4
   for unfolding, layers in zip((0, 1, 3), rows, strict=True):
     assert [r.forward_flops for r in layers] == [
@@ -37,11 +37,11 @@ def test_flops_of_msd_csc_are_one_plus_two_convolutions_an_unfolding():
 
 
 @pytest.mark.parametrize("rule", ["plain", "resnet", "res_csc_simplified", "res_csc"])
-def test_blocks_of_a_scan_are_counted_as_often_as_they_run(rule):
+def test_scanned_blocks_are_counted_once_per_iteration(rule):
   layers = describe(create_model(rule, num_classes=10, depth=20), (32, 32, 3))
   by_name = {layer.name: layer for layer in layers}
   block = 2 * 32 * 32 * 9 * 16 * 16
-  synthesis = rule in ("res_csc_simplified", "res_csc")  # one transposed convolution more, no other
+  synthesis = rule in ("res_csc_simplified", "res_csc")  # one more transposed convolution
   assert by_name["stage_0/filters_1"].forward_flops == 3 * block
   assert by_name["stage_0/filters_2"].forward_flops == 3 * block * (1 + synthesis)
   assert by_name["stage_0/filters_2"].repeats == 3

@@ -1,4 +1,4 @@
-"""Each network of the registry learns the digits in a minute or so."""
+"""Each network of the registry learns the digits, in about a minute."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Every flagfile parses, builds the network that it names, and does a training step."""
+"""Every flagfile can be parsed, builds its network, and trains for a step."""
 
 import pathlib
 import re
@@ -25,7 +25,7 @@ def synthetic(config):
   return Dataset(config.dataset, 10, split, split, None, ones / 2, ones / 4)
 
 
-def test_there_is_a_file_for_each_network_of_the_design():
+def test_each_msdnet_and_msd_csc_of_the_paper_has_a_file():
   names = {path.stem for path in FILES}
   assert names >= {"quickstart", *(f"msd{kind}{d}" for kind in ("net", "csc") for d in (6, 9, 12))}
 
@@ -38,7 +38,7 @@ def test_there_is_a_file_for_each_network_of_the_design():
     for path in FILES
   ],
 )
-def test_one_step_and_a_header_that_names_the_command(path):
+def test_one_training_step_and_a_header_with_the_command(path):
   config = parse([f"--flagfile={path}", "--batch_size=2", "--max_steps=1"])
   dataset = synthetic(config)
   trainer, plan = build(config, make_model(config, 10), dataset)
@@ -56,7 +56,7 @@ def test_one_step_and_a_header_that_names_the_command(path):
 
 @pytest.mark.parametrize("depth", FILTER_WEIGHTS)
 @pytest.mark.parametrize("kind", ["net", "csc"])
-def test_the_filters_of_table_3(kind, depth):
+def test_number_of_filter_weights_in_table_3(kind, depth):
   path = FOLDER / f"msd{kind}{depth}.flags"
   config = parse([f"--flagfile={path}"])
   model = make_model(config, 10)
@@ -69,13 +69,13 @@ def test_the_filters_of_table_3(kind, depth):
   assert protocol == (150, 128, 0.05, (75, 115))
 
 
-def test_a_flag_after_the_file_replaces_the_files_value():
+def test_a_flag_after_the_file_replaces_its_value():
   path = FOLDER / "msdcsc12.flags"
   config = parse([f"--flagfile={path}", "--unfolding=2", "--dilations=1,4", "--solver=fista"])
   assert (config.unfolding, config.dilations, config.solver) == (2, (1, 4), "fista")
 
 
-def test_the_papers_numbers_in_the_headers_are_those_of_table_3():
+def test_the_accuracies_in_the_headers_are_those_of_table_3():
   cells = {
     "msdnet6": ["87.22 / 60.23 / 94.72"],
     "msdnet9": ["89.42 / 63.22 / 95.42"],

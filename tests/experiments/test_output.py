@@ -1,4 +1,4 @@
-"""stdout and stderr that are closed or full: no traceback, the right exit code, and files untouched."""
+"""Closed or full stdout and stderr: no traceback, the right exit code, and complete files."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ LOST = "cannot write to stdout: No space left on device\n"
 
 
 def shell(kind, path, redirection):
-  """Exit code and stderr of a command that prints more than a pipe holds."""
+  """Exit code and stderr of a command that prints more than fits into a pipe."""
   command = ["bash", "-c", f'set -o pipefail; "$0" -c "$1" {redirection}', sys.executable, PROGRAM]
   names = {**os.environ, "KIND": kind, "RESULT": str(path)}
   done = subprocess.run(
@@ -51,7 +51,7 @@ def test_a_command_whose_output_cannot_be_written(tmp_path, kind, redirection, c
 
 @pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["<&- >&- 2>&-", "2>&1 | head -1", ">/dev/full 2>/dev/full"])
-def test_a_run_keeps_its_result(tmp_path, redirection):
+def test_a_run_without_output_keeps_its_results(tmp_path, redirection):
   line = f'set -o pipefail; "$0" -m experiments.run "$@" {redirection}'
   command = ["bash", "-c", line, sys.executable, *TINY, f"--workdir={tmp_path}"]
   assert subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300, check=False).returncode == 0

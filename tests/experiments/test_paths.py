@@ -1,4 +1,4 @@
-"""`~` in the paths of all commands, wherever they are given."""
+"""`~` is replaced in the paths of all commands, flagfiles and config.json."""
 
 import json
 
@@ -34,7 +34,7 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", PATHS, ids=lambda command: command.__name__)
-def test_the_flags_of_a_command_that_are_paths(command, monkeypatch):
+def test_which_flags_of_a_command_are_paths(command, monkeypatch):
   found = []
   for name in filter(lambda name: name.startswith("DEFINE_"), dir(absl_flags)):
     monkeypatch.setattr(absl_flags, name, lambda *_, **__: None)
@@ -44,7 +44,7 @@ def test_the_flags_of_a_command_that_are_paths(command, monkeypatch):
   assert found == PATHS[command]
 
 
-def test_on_the_command_line_in_a_flagfile_and_in_a_config(home):
+def test_command_line_flagfile_and_config_json(home):
   (home / "my.flags").write_text("--dataset=digits\n--workdir=~/runs\n--data_dir=~root/data\n")
   (home / "config.json").write_text(json.dumps({"flags": {"compilation_cache": "~/compiled"}}))
   config = flags.parse(["--flagfile=~/my.flags", "--from_config=~/config.json"])
@@ -55,6 +55,6 @@ def test_on_the_command_line_in_a_flagfile_and_in_a_config(home):
   assert flags.parse(["--workdir=a~b/~"]).workdir == "a~b/~"
 
 
-def test_a_user_that_is_none_is_refused(home):
+def test_an_unknown_user_is_an_error(home):
   with pytest.raises(absl_flags.IllegalFlagValueError, match=r"--workdir.*\./~nobody-there/runs"):
     flags.parse(["--workdir=~nobody-there/runs"])

@@ -1,4 +1,4 @@
-"""experiments.pictures on a tiny run: what it writes, what it leaves alone, what it refuses."""
+"""experiments.pictures on a tiny run: its files, the files that it must not change, and its errors."""
 
 import dataclasses
 import fcntl
@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-  """A copy."""
+  """A copy of the trained run."""
   return pathlib.Path(shutil.copytree(trained, tmp_path / "run"))
 
 
@@ -72,10 +72,10 @@ def test_command(run):
     assert width <= 1400
 
 
-def test_it_only_adds_files_also_beside_a_run_that_goes_on(run):
-  begun = run / "checkpoints" / "9.orbax-checkpoint-tmp-1"
-  begun.mkdir()
-  (begun / "part").write_text("being written")
+def test_it_only_adds_files_even_if_the_run_is_still_training(run):
+  unfinished = run / "checkpoints" / "9.orbax-checkpoint-tmp-1"
+  unfinished.mkdir()
+  (unfinished / "part").write_text("being written")
   before = harness.contents(run)
   with (run / "lock").open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -83,11 +83,11 @@ def test_it_only_adds_files_also_beside_a_run_that_goes_on(run):
   after = harness.contents(run)
   assert {path.name for path in after.keys() - before.keys()} == set(WRITTEN)
   assert {path: after[path] for path in before} == before
-  assert pictures.draw(run) == first  # again, over what is there
+  assert pictures.draw(run) == first  # again, with the files in place
 
 
 def test_the_fractions_are_those_of_the_network(run, monkeypatch):
-  """With one example the table is of its code alone."""
+  """With a single example, the fractions are those of its code."""
   monkeypatch.setattr(pictures, "EXAMPLES", 1)
   seen = {}
 
@@ -127,17 +127,17 @@ def change(old, new):
 
 REFUSED = {
   "no run": ("no run", lambda run: (run / "config.json").unlink()),
-  "a torn config": ("config.json", lambda run: harness.cut(run / "config.json")),
+  "a cut config": ("config.json", lambda run: harness.cut(run / "config.json")),
   "a flag out of range": ("epochs", change('"epochs": 150', '"epochs": 0')),
-  "a network that is none": ("model", change('"model": "msd_csc"', '"model": "vgg"')),
+  "an unknown network": ("model", change('"model": "msd_csc"', '"model": "vgg"')),
   "a field of another network": ("depth", change('"model": "msd_csc"', '"model": "res_csc"')),
-  "no checkpoints": ("no whole checkpoint", remove_checkpoints),
-  "an empty folder": ("no whole checkpoint", empty_checkpoints),
+  "no checkpoints": ("no complete checkpoint", remove_checkpoints),
+  "an empty folder": ("no complete checkpoint", empty_checkpoints),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_refuses(run, what):
+def test_an_unusable_run_is_an_error(run, what):
   message, prepare = REFUSED[what]
   prepare(run)
   before = harness.contents(run)
@@ -146,21 +146,21 @@ def test_refuses(run, what):
   assert harness.contents(run) == before
 
 
-def test_refuses_signals(run, monkeypatch):
+def test_a_data_set_without_images_is_an_error(run, monkeypatch):
   trained = load_run(run)
   config = dataclasses.replace(trained.config, dataset="gaussian_centers")
   monkeypatch.setattr(pictures, "load_run", lambda _: dataclasses.replace(trained, config=config))
-  with pytest.raises(RunError, match=r"^workdir: the examples of gaussian_centers are no images"):
+  with pytest.raises(RunError, match=r"^workdir: the examples of gaussian_centers are not images"):
     pictures.draw(run)
 
 
 @pytest.mark.parametrize("example", [-1, 360])
-def test_refuses_an_example_that_is_not_there(run, example):
-  with pytest.raises(RunError, match=r"^example: expected one of 0\.\.359"):
+def test_an_example_out_of_range_is_an_error(run, example):
+  with pytest.raises(RunError, match=r"^example: expected an integer in 0\.\.359"):
     pictures.draw(run, example=example)
 
 
-def test_a_directory_that_cannot_be_written(run):
+def test_a_directory_that_cannot_be_written_is_an_error(run):
   (run / "atoms.png.tmp").mkdir()
   with pytest.raises(RunError, match=r"^workdir: cannot write"):
     pictures.draw(run)

@@ -1,4 +1,4 @@
-"""experiments.run as several processes, over loopback: against one process, killed, stopped, refused."""
+"""experiments.run on several local processes: same results as one process, kills, signals, errors."""
 
 import os
 import re
@@ -13,10 +13,15 @@ import pytest
 from tests.faults.harness import ROOT, TINY, assert_refused, rows, run, steps_saved, wait_for
 
 STEPS = 20
-TWENTY = (*TINY, f"--epochs={STEPS}", "--batch_size=1436", "--dispatch_seconds=0.1")  # a step an epoch
-SECONDS = 40  # after which a process counts as lost
+TWENTY = (
+  *TINY,
+  f"--epochs={STEPS}",
+  "--batch_size=1436",
+  "--dispatch_seconds=0.1",
+)  # one step per epoch
+SECONDS = 40  # time after which a process counts as lost
 
-# What Gloo says on stdout as processes meet. Its threads write a line in pieces, between one another.
+# Output of Gloo when processes connect. Its threads write lines in pieces, which can interleave.
 GLOO = re.compile(
   r"(\[Gloo\] Rank |\d+| is connected to | peer ranks\. |Expected number of connected peer ranks is : )*"
 )
@@ -29,7 +34,7 @@ def free_port():
 
 
 def start_two(workdir, *arguments, slurm=False, second=()):
-  """Two processes of two devices each; the second is given a workdir of its own, and `second`."""
+  """Starts two processes of two devices each; the second has its own workdir and the flags `second`."""
   port, flags = free_port(), (*TWENTY, f"--peer_timeout={SECONDS}", *arguments)
   processes = []
   for i in range(2):
@@ -56,14 +61,14 @@ def start_two(workdir, *arguments, slurm=False, second=()):
 
 
 def end(processes, seconds=300):
-  """What they printed: [(stdout without Gloo's own lines, stderr)]."""
+  """Waits for the processes; returns stdout, without the lines of Gloo, and stderr of each."""
   printed = [process.communicate(timeout=seconds) for process in processes]
   return [([line for line in out.splitlines() if not GLOO.fullmatch(line)], err) for out, err in printed]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-  """The metrics of one process with one device."""
+  """The metrics of a run on one process with one device."""
   workdir = tmp_path_factory.mktemp("one") / "run"
   done = run(*TWENTY, f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
@@ -77,7 +82,7 @@ def assert_same_curve(found, expected):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_resume_like_one_and_the_first_alone_writes(alone, tmp_path):
+def test_two_processes_train_and_resume_like_one_and_only_process_0_writes(alone, tmp_path):
   workdir = tmp_path / "run"
   for steps in (STEPS // 2, STEPS):
     processes = start_two(workdir, f"--max_steps={steps}")
@@ -92,7 +97,7 @@ def test_two_processes_train_and_resume_like_one_and_the_first_alone_writes(alon
 
 
 @pytest.mark.slow
-def test_a_lost_process_ends_the_other_and_one_process_finishes_what_two_and_one_began(alone, tmp_path):
+def test_a_lost_process_ends_the_other_and_one_process_can_finish_the_run(alone, tmp_path):
   workdir = tmp_path / "run"
   assert run(*TWENTY, "--max_steps=3", f"--workdir={workdir}").returncode == 0
   for victim in (1, 0):
@@ -133,7 +138,7 @@ def test_a_signal_to_one_process_ends_both_with_one_checkpoint(tmp_path):
     (["--batch_size=62"], ("another process", "--batch_size")),
   ],
 )
-def test_where_one_process_is_refused_both_end(tmp_path, second, named):
+def test_an_error_on_one_process_ends_both(tmp_path, second, named):
   processes = start_two(tmp_path / "run", second=second)
   for process, (_, err), name in zip(processes, end(processes), named, strict=True):
     assert process.returncode == 2, err
@@ -143,14 +148,14 @@ def test_where_one_process_is_refused_both_end(tmp_path, second, named):
 
 
 @pytest.mark.slow
-def test_a_batch_that_the_devices_cannot_share_is_refused_on_both(tmp_path):
+def test_a_batch_that_the_devices_cannot_share_is_an_error_on_both(tmp_path):
   processes = start_two(tmp_path / "run", "--batch_size=66")
   for process, (_, err) in zip(processes, end(processes), strict=True):
     assert process.returncode == 2, err
     assert err == "error: --batch_size: expected a multiple of 4, the number of devices, got 66\n"
 
 
-def test_a_coordinator_that_does_not_answer_and_a_port_that_is_taken(tmp_path):
+def test_a_silent_coordinator_and_a_port_in_use_are_errors(tmp_path):
   few = (*TINY, "--num_processes=2", "--peer_timeout=1", f"--workdir={tmp_path}/run")
   with socket.socket() as taken:
     taken.bind(("", 0))

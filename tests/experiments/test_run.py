@@ -1,4 +1,4 @@
-"""experiments.run as a process: outputs, exit codes, resume, signals."""
+"""experiments.run as a process: outputs, exit codes, resuming, signals."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ from tests.faults.harness import (
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-  """A run that was left alone: its directory and what it printed."""
+  """A run without interruption: its directory and the finished process."""
   workdir = tmp_path_factory.mktemp("run") / "finished"
   done = run(*TINY, f"--workdir={workdir}")
   assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def test_outputs(finished):
   assert "Traceback" not in done.stderr
 
 
-def test_a_finished_run_gives_its_summary_again(finished):
+def test_a_finished_run_prints_its_summary_again(finished):
   workdir, done = finished
   before = (workdir / "metrics.jsonl").read_text()
   again = run(*TINY, f"--workdir={workdir}")
@@ -70,7 +70,7 @@ def test_a_finished_run_gives_its_summary_again(finished):
 
 
 @pytest.mark.slow
-def test_killed_in_an_epoch_it_resumes_and_ends_with_the_same_bits(finished, tmp_path):
+def test_a_run_killed_within_an_epoch_resumes_and_ends_with_the_same_bits(finished, tmp_path):
   killed = tmp_path / "killed"
   for least in (1, EPOCH + 1):
     process = start(*TINY, *OFTEN, f"--workdir={killed}")
@@ -94,7 +94,7 @@ def test_killed_in_an_epoch_it_resumes_and_ends_with_the_same_bits(finished, tmp
     pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
   ],
 )
-def test_a_signal_ends_it_with_a_checkpoint(tmp_path, number, code):
+def test_a_signal_ends_a_run_with_a_checkpoint(tmp_path, number, code):
   process = start(*TINY, "--epochs=1000", f"--workdir={tmp_path}")
   wait_for(lambda: steps_saved(tmp_path), process)
   sent = time.monotonic()
@@ -109,7 +109,7 @@ def test_a_signal_ends_it_with_a_checkpoint(tmp_path, number, code):
 
 
 @pytest.mark.slow
-def test_a_second_run_on_the_same_workdir_stops(tmp_path):
+def test_a_second_run_in_the_same_workdir_is_an_error(tmp_path):
   first = start(*TINY, "--epochs=1000", f"--workdir={tmp_path}")
   wait_for(lambda: steps_saved(tmp_path), first)
   second = run(*TINY, "--epochs=1000", f"--workdir={tmp_path}")
@@ -146,7 +146,7 @@ def test_missing_data_without_network(tmp_path):
   assert_refused(done, f"--data_dir: {tmp_path} contains neither a cache of cifar10")
 
 
-def test_another_configuration_does_not_touch_a_run(finished):
+def test_another_configuration_does_not_change_a_run(finished):
   workdir, _ = finished
   before = contents(workdir)
   assert_refused(run(*TINY, "--unfolding=2", f"--workdir={workdir}"), "--unfolding", str(workdir))
@@ -154,7 +154,7 @@ def test_another_configuration_does_not_touch_a_run(finished):
 
 
 @pytest.mark.slow
-def test_its_config_repeats_it(finished, tmp_path):
+def test_config_json_repeats_a_run(finished, tmp_path):
   workdir, _ = finished
   again = run(f"--from_config={workdir / 'config.json'}", f"--workdir={tmp_path / 'again'}")
   assert again.returncode == 0, again.stderr
@@ -163,9 +163,9 @@ def test_its_config_repeats_it(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_begun_in_a_form_for_a_gpu_it_goes_on_in_that_for_a_cpu(finished, tmp_path):
-  begun = run(*TINY, "--epochs=1", "--channel_multiple=8", f"--workdir={tmp_path}")
-  assert begun.returncode == 0, begun.stderr
+def test_a_run_started_as_on_a_gpu_can_be_resumed_as_on_a_cpu(finished, tmp_path):
+  started = run(*TINY, "--epochs=1", "--channel_multiple=8", f"--workdir={tmp_path}")
+  assert started.returncode == 0, started.stderr
   done = run(*TINY, f"--workdir={tmp_path}")
   assert done.returncode == 0, done.stderr
   assert "channel_multiple 8, now 1" in done.stderr
@@ -174,7 +174,7 @@ def test_begun_in_a_form_for_a_gpu_it_goes_on_in_that_for_a_cpu(finished, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_is_reported_not_a_crash(tmp_path):
+def test_a_loss_that_is_not_finite_is_reported(tmp_path):
   done = run(*TINY, "--nonorm", "--learning_rate=1e9", "--momentum=0", f"--workdir={tmp_path}")
   assert done.returncode == 0, done.stderr
   assert json.loads(done.stdout.splitlines()[-1])["status"] == "diverged"

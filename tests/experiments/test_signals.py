@@ -1,4 +1,4 @@
-"""Signals in a process that imports nothing else, and in a run while it imports."""
+"""Signals in a process that imports nothing else, and in a run during its imports."""
 
 import pathlib
 import signal
@@ -12,9 +12,7 @@ from experiments.signals import REPEATED_SECONDS, STOPPING
 from tests.faults.harness import ROOT, TINY, start, wait_for
 
 WAIT = "print('ready', flush=True); time.sleep(60)"
-IN_C = (
-  "print('ready', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # no Python for minutes
-)
+IN_C = "print('ready', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"  # minutes in C code
 PROGRAM = """
 import hashlib, sys, time
 from experiments import signals
@@ -23,7 +21,7 @@ signals.watch()
 
 
 def process(body, ignored=None):
-  """Starts a process that watches signals; returns it once it says that it is ready."""
+  """Starts a process that handles signals; returns it when it is ready."""
   begin = "" if ignored is None else f"import signal; signal.signal({int(ignored)}, signal.SIG_IGN)\n"
   started = subprocess.Popen(
     [sys.executable, "-c", begin + PROGRAM + body],
@@ -37,7 +35,7 @@ def process(body, ignored=None):
 
 
 def end(started, *numbers):
-  """Sends the signals one after the other; returns exit code, stdout and stderr."""
+  """Sends the signals one after another; returns exit code, stdout and stderr."""
   for number in numbers:
     started.send_signal(number)
     time.sleep(2 * REPEATED_SECONDS)
@@ -46,13 +44,13 @@ def end(started, *numbers):
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_at_the_start_the_first_one_ends_the_process(number):
+def test_during_the_start_the_first_signal_ends_the_process(number):
   assert end(process(WAIT), number) == (128 + number, "", "")
   assert end(process(IN_C), number) == (128 + number, "", "")
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_at_work_the_first_one_interrupts_it(number):
+def test_later_the_first_signal_interrupts_the_process(number):
   body = f"""
 signals.set_mode("interrupt")
 try:
@@ -64,7 +62,7 @@ except signals.Interrupted as error:
   assert end(process(body), number) == (128 + number, "cleaned up\n", "")
 
 
-def test_one_is_remembered_and_a_second_ends_the_process_in_the_middle_of_c_code():
+def test_a_recorded_signal_and_a_second_one_that_ends_the_process_in_c_code():
   body = f"""
 with signals.remembered():
   print("ready", flush=True)
@@ -76,7 +74,7 @@ with signals.remembered():
   assert end(process(body), signal.SIGUSR1, signal.SIGHUP) == (129, "received 10\nready\n", "")
 
 
-def test_the_same_signal_again_at_once_is_the_same_event():
+def test_an_immediate_repetition_of_a_signal_is_ignored():
   body = """
 with signals.remembered():
   print("ready", flush=True)
@@ -90,13 +88,13 @@ with signals.remembered():
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_one_that_was_ignored_at_the_start_stays_ignored(number):
+def test_a_signal_ignored_at_the_start_stays_ignored(number):
   other = signal.SIGHUP if number == signal.SIGTERM else signal.SIGTERM
   assert end(process(WAIT, ignored=number), number, other) == (128 + other, "", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_while_a_command_imports_it_ends_without_a_traceback(tmp_path, number):
+def test_a_signal_during_the_imports_of_a_command_gives_no_traceback(tmp_path, number):
   started = start(*TINY, f"--workdir={tmp_path / 'run'}")
   caught = pathlib.Path(f"/proc/{started.pid}/status")
 

@@ -1,6 +1,6 @@
-"""Real runs as processes, and what can happen to them: kills, damaged files, full disks.
+"""Helpers for real runs as processes, and for their faults: kills, damaged files, full disks.
 
-What a run left is read from its files alone, so that nothing of the program under test has to work.
+The results of a run are read from its files only, so that no code under test is needed for it.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ("--dataset=digits", "--depth=2", "--width=4", "--unfolding=1", "--epochs=3", "--batch_size=64")
-EPOCH = 22  # steps of the digits at this batch
+EPOCH = 22  # steps in an epoch of the digits with this batch size
 OFTEN = ("--checkpoint_seconds=0", "--dispatch_seconds=0")  # a checkpoint after every step
 
 
@@ -27,7 +27,7 @@ def command(*arguments):
 
 
 def run(*arguments):
-  """Runs to the end: exit code, stdout, stderr."""
+  """Executes a run to its end; returns its exit code, stdout and stderr."""
   return subprocess.run(
     command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
   )
@@ -48,48 +48,48 @@ def wait_for(condition, process, seconds=120):
 
 
 def steps_saved(workdir):
-  """The steps of the whole checkpoints, rising."""
+  """Steps of the complete checkpoints, in increasing order."""
   folder = workdir / "checkpoints"
   return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
 
 
 def writes_under_way(workdir, since):
-  """Whether a checkpoint was begun after the time `since` and is not finished."""
+  """Whether a checkpoint was started after the time `since` and is not finished."""
   for path in (workdir / "checkpoints").glob("*-tmp*"):
-    with contextlib.suppress(FileNotFoundError):  # it is finished now
+    with contextlib.suppress(FileNotFoundError):  # it has just been finished
       if path.stat().st_mtime >= since:
         return True
   return False
 
 
 def final_digest(workdir):
-  """SHA-256 of the last state, as it was saved."""
+  """SHA-256 of the last saved state."""
   last = steps_saved(workdir)[-1]
   return json.loads((workdir / "checkpoints" / str(last) / "meta" / "metadata").read_text())["digest"]
 
 
 def rows(workdir):
-  """The metrics without what depends on the clock."""
+  """The rows of the metrics without the values that depend on the clock."""
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   timed = {"seconds", "images_per_second", "checksum"}
   return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
 
 
 def rows_after(workdir, step):
-  """How many whole rows the metrics have of later steps than this one."""
+  """Number of complete rows in the metrics that belong to later steps."""
   path = workdir / "metrics.jsonl"
   lines = path.read_text().splitlines(keepends=True) if path.exists() else []
   return sum(json.loads(line)["step"] > step for line in lines if line.endswith("\n"))
 
 
 def summary(done):
-  """What a run that ended printed last."""
+  """The summary that a successful run printed."""
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout.splitlines()[-1])
 
 
 def assert_refused(done, *names):
-  """Exit code 2 and one line on stderr that names what was wrong."""
+  """Asserts exit code 2, and a single line on stderr that contains all of `names`."""
   assert done.returncode == 2, done.stderr
   lines = done.stderr.strip().splitlines()
   assert len(lines) == 1, done.stderr
@@ -100,7 +100,7 @@ def assert_refused(done, *names):
 
 
 def contents(folder):
-  """Every file below a folder with its bytes: equal before and after if nothing was touched."""
+  """All files below a folder with their bytes, to check that nothing has changed."""
   return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
@@ -119,7 +119,7 @@ def remove(path):
 
 
 def save_as_old(folder, state, seconds):
-  """Writes a checkpoint as cscjax 0.1.0 wrote it."""
+  """Writes a checkpoint in the format of cscjax 0.1.0."""
   state, digest = jax.device_get(state), hashlib.sha256()
   for leaf in map(np.ascontiguousarray, jax.tree.leaves(state)):
     digest.update(f"{leaf.dtype.name}{leaf.shape}".encode() + leaf.tobytes())
@@ -131,7 +131,7 @@ def save_as_old(folder, state, seconds):
 
 @contextlib.contextmanager
 def small_disk(folder, options="size=1m"):
-  """A file system of its own under `folder`; PermissionError where it may not be mounted."""
+  """Mounts a small file system at `folder`; PermissionError if that is not permitted."""
   folder.mkdir()
   mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
   try:
@@ -145,7 +145,7 @@ def small_disk(folder, options="size=1m"):
 
 
 def fill(path, spare=0):
-  """Writes a file that leaves `spare` bytes of its disk."""
+  """Fills a disk with a file, except for `spare` bytes."""
   with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
     while file.write(bytes(4096)):
       pass

@@ -1,12 +1,11 @@
-"""Kills short runs at random moments until they end, and compares them with one that was left alone.
+"""Kills short runs at random times until they end, and compares them with an uninterrupted run.
 
     python -m tests.faults.kills --kills=50 --seed=0 --results=experiments/results/kills.json
 
-Every other run saves a checkpoint after each step; the others save by time, as runs do by default, so
-that they write the metrics of many epochs between two checkpoints. A run is started and killed (SIGKILL)
-up to five times, each time after a random share of the time that the whole run takes or, every other
-time, once a checkpoint is seen being written; then it may end. Its last state and its metrics have to be
-those of the run left alone.
+Half of the runs save a checkpoint after each step. The others save by time, as runs do by default, and
+write the metrics of many epochs between two checkpoints. Each run is started and killed (SIGKILL) up to
+five times, after a random fraction of the time of a whole run and, every other time, when it writes the
+next checkpoint. Then it may end. Its last state and its metrics must equal those of a run without kills.
 """
 
 import datetime
@@ -29,13 +28,13 @@ FLAGS = {
   "each_step": (*harness.TINY, *harness.OFTEN, "--epochs=2"),
   "by_time": (*harness.TINY, "--dispatch_seconds=0", "--epochs=60"),
 }
-"""The flags of the runs, by when they save."""
+"""The flags of the runs, for the two ways of saving checkpoints."""
 
 KILLS_A_RUN = 5
 
 
 def measure(kills: int, seed: int, folder: pathlib.Path) -> dict:
-  """Does so many kills and tells what came of them; `folder` is for the runs."""
+  """Kills runs in `folder` this many times and returns the results."""
   chance = random.Random(seed)
   cache = f"--compilation_cache={folder / 'compiled'}"
   harness.summary(harness.run(*FLAGS["each_step"], cache, f"--workdir={folder / 'compiling'}"))
@@ -52,7 +51,7 @@ def measure(kills: int, seed: int, folder: pathlib.Path) -> dict:
     for i in range(min(KILLS_A_RUN, kills - done)):
       found = _kill(command, workdir, chance, usual[saves], in_write=i % 2 == 1)
       if found is None:
-        break  # it ended before
+        break  # the run has ended
       killed.append(found)
     done += len(killed)
     runs.append({"saves": saves, "kills": killed, **_finish(command, workdir, folder / saves)})
@@ -69,11 +68,11 @@ def measure(kills: int, seed: int, folder: pathlib.Path) -> dict:
 
 
 def _kill(command, workdir, chance, usual, in_write):
-  """Starts the run and kills it; None if it ended before."""
+  """Starts a run and kills it; returns None if it ended before."""
   started = time.time()
   process, began = harness.start(*command), time.monotonic()
   wait = chance.uniform(0, usual)
-  more = chance.uniform(0, 0.005)  # into a write
+  more = chance.uniform(0, 0.005)  # the time of the kill within a write
   while process.poll() is None and (elapsed := time.monotonic() - began) < wait:
     time.sleep(min(0.01, wait - elapsed))
   if in_write:
@@ -94,7 +93,7 @@ def _kill(command, workdir, chance, usual, in_write):
 
 
 def _finish(command, workdir, alone):
-  """Lets the run end and compares it."""
+  """Lets a run end and compares it with the uninterrupted run."""
   saved = harness.steps_saved(workdir)
   done = harness.run(*command)
   (step,) = re.findall(r": step (\d+) of ", done.stderr)
@@ -107,7 +106,7 @@ def _finish(command, workdir, alone):
 
 
 def main(_):
-  """Measures and writes the results; 1 if a run did not resume or ended with other bits."""
+  """Writes the results; returns 1 if a run was not resumed or its result differs."""
   with tempfile.TemporaryDirectory() as folder:
     found = measure(flags.FLAGS.kills, flags.FLAGS.seed, pathlib.Path(folder))
   about = {
@@ -122,7 +121,7 @@ def main(_):
     },
   }
   text = json.dumps(about | found, indent=1) + "\n"
-  # One kill a line.
+  # One line per kill.
   text = re.sub(
     r'\{\s+"seconds": .*,\s+"step": .*,\s+"rows": .*,\s+"in_write": .*\s+\}', _one_line, text
   )
@@ -137,13 +136,13 @@ def _one_line(match):
 
 
 def _processor():
-  """The processor's name as Linux tells it."""
+  """The name of the processor, from /proc/cpuinfo."""
   found = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
   return found.group(1) if found else platform.processor()
 
 
 if __name__ == "__main__":
-  flags.DEFINE_integer("kills", 50, "How many.", lower_bound=1)
-  flags.DEFINE_integer("seed", 0, "Of the moments.")
+  flags.DEFINE_integer("kills", 50, "Number of kills.", lower_bound=1)
+  flags.DEFINE_integer("seed", 0, "Random seed of the times of the kills.")
   flags.DEFINE_string("results", None, "JSON file to write.")
   app.run(main)

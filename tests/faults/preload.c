@@ -1,7 +1,7 @@
-/* Counts the file calls of a process below one folder and lets one of them fail, or all from it on.
+/* Counts the file calls of a process below one folder and makes one of them fail, or all from it on.
 
-   For LD_PRELOAD. Nothing is counted before fault_arm(), which the process calls through ctypes. A call
-   below the folder is one with a path there, or with a descriptor that such a call has opened. */
+   To be loaded with LD_PRELOAD. Counting starts with fault_arm(), which the process calls through ctypes.
+   A call counts if its path is in the folder, or if a counted call has opened its file descriptor. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -24,8 +24,8 @@ static atomic_long count, wanted;
 static int number, lasting;
 static atomic_char below[DESCRIPTORS];
 
-/* From here on the calls below `path` count from 1; the `nth` fails with errno `error`, with `from_it_on`
-   each later one too. An nth of 0 only counts. */
+/* Starts counting the calls below `path` from 1. Call number `nth` fails with errno `error`, and with
+   `from_it_on` all later calls fail too. With nth = 0 no call fails. */
 void fault_arm(const char *path, long nth, int error, int from_it_on) {
   snprintf(folder, sizeof folder, "%s", path);
   number = error;
@@ -35,7 +35,7 @@ void fault_arm(const char *path, long nth, int error, int from_it_on) {
   length = strlen(folder);
 }
 
-/* How many calls there were. */
+/* Number of calls counted so far. */
 long fault_count(void) { return count; }
 
 static int is_path(int directory, const char *path) {
@@ -114,7 +114,7 @@ CALL(int, unlink, is_path(AT_FDCWD, path), (const char *path), (path))
 CALL(int, unlinkat, is_path(in, path), (int in, const char *path, int flags), (in, path, flags))
 CALL(int, rmdir, is_path(AT_FDCWD, path), (const char *path), (path))
 
-int close(int file) { /* the descriptor is gone in either case, as on Linux */
+int close(int file) { /* the descriptor is closed in either case, as on Linux */
   int fail = fails(is_open(file)), error = errno;
   opened(file, 0);
   int result = REAL(close)(file);

@@ -1,13 +1,14 @@
-"""Lets each file call of a short run fail, one run for each call, and compares what is left.
+"""Makes each file call of a short run fail, in a run of its own, and checks the results.
 
     python -m tests.faults.sweep --every=1 --errno=ENOSPC,EIO,EROFS,EDQUOT,EACCES,EMFILE
 
-A run makes some hundred file calls below its workdir. `preload.c` counts them and lets the n-th fail,
-alone or with all after it. Such a run has to end with the right result, or with one line and exit code
-2; the same command without a fault then has to end with the bits of a run that was left alone.
+A run makes some hundred file calls below its workdir. `preload.c` counts them and makes the n-th fail,
+alone or together with all later ones. Such a run must end with the right result, or with an error in one
+line and exit code 2. The same command without a fault must then give the same result as a run without
+any fault, bit by bit.
 
-Each run is a fork of a process that has imported everything and started no thread, which saves the
-seconds that the imports take.
+Each run is a fork of a process that has imported everything but started no thread, which saves the time
+of the imports.
 """
 
 import atexit
@@ -31,15 +32,15 @@ from absl import app, flags
 
 from tests.faults import harness
 
-# A checkpoint after each call of the device, whose number the clock does not choose.
+# A checkpoint after each call of the device; the number of calls does not depend on the clock.
 FLAGS = (*harness.TINY, "--epochs=2", "--checkpoint_seconds=0", "--dispatch_seconds=1000")
 ERRNOS = ("ENOSPC", "EIO", "EROFS", "EDQUOT", "EACCES", "EMFILE")
-SECONDS = 120  # after which a run counts as hung
+SECONDS = 120  # time after which a run counts as hung
 EXPECTED = re.compile(r"\S+: step \d+ of \d+$|step \d+/|epoch \d|warning: ")
 
 
 class Fault(NamedTuple):
-  """Which call fails, how, and whether all after it do."""
+  """Number of the call that fails, name of the error, and whether all later calls fail too."""
 
   call: int
   error: str
@@ -47,7 +48,7 @@ class Fault(NamedTuple):
 
 
 class Ended(NamedTuple):
-  """How a run ended: exit code (None: it hung), stdout, stderr, and its file calls where it counted."""
+  """Result of a run: exit code (None if it hung), stdout, stderr, and number of file calls."""
 
   returncode: int | None
   stdout: str
@@ -68,7 +69,7 @@ def compiled(folder: pathlib.Path) -> pathlib.Path:
 
 
 class Server:
-  """Does runs as forks of one process."""
+  """Executes runs as forks of one process."""
 
   def __init__(self, folder: pathlib.Path):
     self._folder = folder
@@ -76,7 +77,11 @@ class Server:
     self._process = subprocess.Popen(
       [sys.executable, "-c", f"from tests.faults import sweep; sweep.serve({str(library)!r})"],
       cwd=harness.ROOT,
-      env={**os.environ, "LD_PRELOAD": str(library), "OPENBLAS_NUM_THREADS": "1"},  # no threads
+      env={
+        **os.environ,
+        "LD_PRELOAD": str(library),
+        "OPENBLAS_NUM_THREADS": "1",
+      },  # a process with threads cannot be forked
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
@@ -86,7 +91,7 @@ class Server:
     self._jobs, self._answers = self._process.stdin, self._process.stdout
 
   def run(self, workdir: pathlib.Path, fault: Fault | None = None, *arguments: str) -> Ended:
-    """Does the run in `workdir` to its end, with these flags beside `FLAGS`."""
+    """Executes the run in `workdir` to its end, with `FLAGS` and the given flags."""
     cache = self._folder / "compiled"
     arguments = (*FLAGS, f"--compilation_cache={cache}", f"--workdir={workdir}", *arguments)
     names = [str(self._folder / name) for name in ("stdout", "stderr", "calls")]
@@ -104,7 +109,7 @@ class Server:
 
 
 def serve(library: str) -> None:
-  """Answers each job on stdin with the exit code of its run on stdout; in a child, does the run."""
+  """Executes each job on stdin in a child process and prints the exit code of the child."""
   from experiments import cli, run
   from experiments import flags as run_flags
 
@@ -147,28 +152,28 @@ def sweep(
   first: int = 1,
   resumed: bool = False,
 ) -> Iterator[dict[str, Any]]:
-  """Yields a row for each run with a fault; its "wrong" is empty where all was right.
+  """Yields a row for each run with a fault; "wrong" lists what was wrong.
 
   Args:
-    folder: For the runs.
-    every: Which calls fail: each `every`-th from `first` on. The errors take turns, alone and lasting.
-    errnos: Names of the errors.
+    folder: Folder for the runs.
+    every: Distance between the calls that fail, one in each run.
+    errnos: Names of the errors, used in turn, first for a single call and then also for all later ones.
     first: The first call that fails.
-    resumed: Whether the runs resume one that was stopped after its first epoch.
+    resumed: Whether each run resumes one that was stopped after its first epoch.
   """
   with contextlib.closing(Server(folder)) as server:
-    begun, workdir = folder / "begun", folder / "run"
-    first_epoch = server.run(begun, None, "--epochs=1")
+    started, workdir = folder / "started", folder / "run"
+    first_epoch = server.run(started, None, "--epochs=1")
     assert first_epoch.returncode == 0, first_epoch
     if resumed:
-      shutil.copytree(begun, folder / "alone")
+      shutil.copytree(started, folder / "alone")
     alone = server.run(folder / "alone")
     assert alone.returncode == 0, alone.stderr
     kinds = [(error, lasting) for lasting in (False, True) for error in errnos]
     for i, call in enumerate(range(first, alone.calls + 1, every)):
       fault = Fault(call, *kinds[i % len(kinds)])
       if resumed:
-        shutil.copytree(begun, workdir)
+        shutil.copytree(started, workdir)
       ended = server.run(workdir, fault)
       wrong = [*_wrong_with_a_fault(ended, workdir, folder / "alone")]
       again = server.run(workdir)
@@ -194,12 +199,12 @@ def _wrong_with_a_fault(ended, workdir, alone):
 
 
 def _wrong_end(ended, workdir, alone):
-  """What a run that ended has wrong."""
+  """Yields what is wrong with a run that should have ended with the right result."""
   if ended.returncode != 0:
     yield f"exit code {ended.returncode}"
     return
   if harness.final_digest(workdir) != harness.final_digest(alone):
-    yield "other bits"
+    yield "another state"
   if harness.rows(workdir) != harness.rows(alone):
     yield "other metrics"
   if _accuracies(json.loads(ended.stdout)) != _accuracies(
@@ -222,7 +227,7 @@ def _noise(lines):
 
 
 def main(_):
-  """Prints each row that is wrong and a summary; 1 if one is."""
+  """Prints each row with a problem and a summary; returns 1 if there is a problem."""
   args = flags.FLAGS
   errnos = tuple(args.errno)
   rows = []
@@ -238,8 +243,10 @@ def main(_):
 
 
 if __name__ == "__main__":
-  flags.DEFINE_integer("every", 1, "Which calls fail: each so many-th.", lower_bound=1)
+  flags.DEFINE_integer("every", 1, "Distance between the calls that fail.", lower_bound=1)
   flags.DEFINE_integer("first", 1, "The first call that fails.", lower_bound=1)
-  flags.DEFINE_list("errno", list(ERRNOS), "Names of the errors, which take turns.")
-  flags.DEFINE_bool("resumed", False, "Whether the runs resume one that has done an epoch.")
+  flags.DEFINE_list("errno", list(ERRNOS), "Names of the errors, used in turn.")
+  flags.DEFINE_bool(
+    "resumed", False, "Whether each run resumes one that was stopped after its first epoch."
+  )
   app.run(main)

@@ -1,6 +1,7 @@
-"""Wrong calls over the whole package: one line that names the argument. To extend it, add a line.
+"""Invalid calls of the whole package: an error in one line that names the argument.
 
-Shapes, ranges and names in convolutions and solvers are in tests/solvers/test_bad_input.py.
+To add a case, add an entry to `CALLS`. Shapes, ranges and names in convolutions and solvers are tested
+in tests/solvers/test_bad_input.py.
 """
 
 import flax.linen as nn
@@ -49,9 +50,9 @@ def certify(dictionaries=(MATRIX,), x=VECTOR, noise=0.1, **options):
   return cscjax.certify(dictionaries, x, noise, **options)
 
 
-# What is wrong: (how the message begins, call).
+# For each problem: the beginning of the message, and a call.
 CALLS = {
-  # types of arrays
+  # data types of arrays
   "x complex": ("x", lambda: fista(VECTOR + 1j)),
   "x words": ("x", lambda: fista(WORDS)),
   "x objects": ("x", lambda: fista(np.array([None, 1, 2]))),
@@ -76,7 +77,7 @@ CALLS = {
     lambda: cscjax.ConvDictionary(jnp.ones((9, 9, 2, 4)), padding="VALID").analysis(IMAGE),
   ),
   "atoms a ragged list": ("atoms", lambda: cscjax.MatrixDictionary([[1.0], [1.0, 2.0]])),
-  "atoms a list of words": ("atoms", lambda: cscjax.MatrixDictionary([["a"]])),
+  "atoms a list of words": ("atoms", lambda: cscjax.MatrixDictionary([["word"]])),
   "atoms None": ("atoms", lambda: cscjax.MatrixDictionary(None).analysis(VECTOR)),
   "no atoms": ("atoms", lambda: cscjax.MatrixDictionary(jnp.ones((3, 0))).analysis(VECTOR)),
   "atoms complex": (
@@ -88,7 +89,7 @@ CALLS = {
     "conv",
     lambda: cscjax.IdentityAugmented(MATRIX).analysis(VECTOR),
   ),
-  # static fields, when the dictionary is made
+  # static fields, checked when the dictionary is created
   "stride True": ("stride", lambda: cscjax.ConvDictionary(FILTERS, stride=True)),
   "stride 2.0": ("stride", lambda: cscjax.ConvDictionary(FILTERS, stride=2.0)),
   "stride an array of fractions": (
@@ -244,19 +245,19 @@ CALLS = {
   "network: no dilations": ("dilations", lambda: network(dilations=())),
   "network: c NaN": ("c", lambda: network("res_csc", c=NAN)),
   "network: c a word": ("c", lambda: network("res_csc", c="small")),
-  # pictures
-  "picture: atoms in words": ("filters", lambda: plots.atoms("abc")),
-  "picture: atoms complex": ("filters", lambda: plots.atoms(jnp.ones((3, 3, 1, 4)) * 1j)),
-  "picture: code in words": ("code", lambda: plots.code(WORDS)),
-  "picture: no code": ("code", lambda: plots.code(jnp.ones((3, 3, 0)))),
-  "picture: image complex": ("image", lambda: plots.reconstruction(PICTURE * 1j, PICTURE)),
-  "picture: two channels": ("image", lambda: plots.reconstruction(IMAGE, IMAGE)),
-  "picture: rows of another file": ("rows", lambda: plots.learning_curves([{"epoch": 1}])),
-  "picture: bands at NaN": (
+  # plots
+  "plot: atoms in words": ("filters", lambda: plots.atoms("abc")),
+  "plot: atoms complex": ("filters", lambda: plots.atoms(jnp.ones((3, 3, 1, 4)) * 1j)),
+  "plot: code in words": ("code", lambda: plots.code(WORDS)),
+  "plot: no code": ("code", lambda: plots.code(jnp.ones((3, 3, 0)))),
+  "plot: image complex": ("image", lambda: plots.reconstruction(PICTURE * 1j, PICTURE)),
+  "plot: two channels": ("image", lambda: plots.reconstruction(IMAGE, IMAGE)),
+  "plot: rows of another file": ("rows", lambda: plots.learning_curves([{"epoch": 1}])),
+  "plot: bands at NaN": (
     "x",
     lambda: plots.bands([1, NAN], {"a": {"b": ([1, 1], [0, 0])}}, xlabel="", ylabel=""),
   ),
-  "picture: trace NaN": ("objectives", lambda: plots.convergence_curves({"ista": [1, NAN]})),
+  "plot: trace NaN": ("objectives", lambda: plots.convergence_curves({"ista": [1, NAN]})),
   # data, training
   "data set unknown": ("name", lambda: data.load_dataset("mnist")),
   "validation of no example": (
@@ -275,7 +276,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("what", CALLS)
-def test_names_the_argument_in_one_line(what):
+def test_the_error_names_the_argument_in_one_line(what):
   name, call = CALLS[what]
   with pytest.raises(ValueError, match=rf"^{name}\b.+") as error:
     call()
@@ -292,7 +293,7 @@ def title_of_reconstruction(image=PICTURE, reconstruction=PICTURE):
 
 
 def accuracy_of_nan():
-  """Of a network without an answer, on examples of the class that argmax gives it."""
+  """Number of correct predictions of a network whose logit of the right class is NaN."""
 
   class Broken(nn.Module):
     @nn.compact
@@ -309,14 +310,14 @@ def accuracy_of_nan():
 
 
 def layer_with_bad_filter():
-  """The atom that is NaN makes L, and with it all other atoms' code, NaN too."""
+  """The code of a valid atom beside an atom that is NaN: L is NaN, and with it all codes."""
   layer, x = models.CSCLayer(width=2, unfolding=1, norm=False), jnp.ones((1, 4, 4, 1))
   params = layer.init(jax.random.key(0), x)["params"]
   bad = {**params, "filters": params["filters"].at[0, 0, 0, 0].set(NAN)}
   return jax.jit(layer.apply)({"params": bad}, x)[..., 1]
 
 
-# What cannot be checked without waiting for the device is told by the result.
+# A check of these values would have to wait for the device, so the result shows the problem instead.
 RESULTS = {
   "ista": lambda: cscjax.ista(MATRIX, BAD, 0.1).diverged,
   "ista, infinite": lambda: cscjax.ista(MATRIX, VECTOR.at[0].set(jnp.inf), 0.1).diverged,
@@ -348,24 +349,24 @@ RESULTS = {
   ),
   "network: lipschitz constant": lambda: jnp.isnan(layer_with_bad_filter()).all(),
   "accuracy of an evaluation": lambda: accuracy_of_nan() == 0,
-  "picture: reconstruction": lambda: "nan dB" in title_of_reconstruction(reconstruction=BAD_PICTURE),
-  "picture: image": lambda: "nan dB" in title_of_reconstruction(image=BAD_PICTURE),
-  "picture: in colour": lambda: (
+  "plot: reconstruction": lambda: "nan dB" in title_of_reconstruction(reconstruction=BAD_PICTURE),
+  "plot: image": lambda: "nan dB" in title_of_reconstruction(image=BAD_PICTURE),
+  "plot: in colour": lambda: (
     plots.reconstruction(IMAGE[..., :1].repeat(3, -1), BAD_PICTURE.repeat(3, -1))
     .axes[1]
     .images[0]
     .get_array()[2, 3, 3]
     == 0
   ),
-  "picture: code": lambda: "1 not finite" in plots.code(BAD_PICTURE).get_suptitle(),
-  "picture: atoms": lambda: (
+  "plot: code": lambda: "1 not finite" in plots.code(BAD_PICTURE).get_suptitle(),
+  "plot: atoms": lambda: (
     "6 not finite" in plots.atoms(jnp.ones((3, 3, 1, 2)).at[0].set(NAN)).get_suptitle()
   ),
 }
 
 
 @pytest.mark.parametrize("what", RESULTS)
-def test_a_signal_that_is_not_finite_is_told_by_the_result(what):
+def test_the_result_shows_that_a_signal_is_not_finite(what):
   assert bool(RESULTS[what]())
 
 
@@ -384,8 +385,8 @@ def test_an_empty_batch_has_an_empty_code(solve):
   assert solve(jnp.ones((0, 3))).code.shape == (0, 5)
 
 
-def test_what_numpy_and_lists_write_is_taken():
-  """Static fields are hashable and equal however they were written; one program for all of them."""
+def test_static_fields_can_be_given_as_lists_and_arrays():
+  """They become equal, hashable values, so that one compiled program serves them all."""
   analysis = jax.jit(lambda d: d.analysis(IMAGE))
   expected = cscjax.ConvDictionary(FILTERS, stride=(2, 1), dilation=2, padding=((2, 1), (2, 1)))
   for stride in ([2, 1], np.array([2, 1]), range(2, 0, -1), (np.int64(2), jnp.int32(1))):
@@ -402,7 +403,7 @@ def test_what_numpy_and_lists_write_is_taken():
   assert hash(model) == hash(model.clone(dilations=(1, 2)))
 
 
-def test_a_wrong_call_leaves_later_ones_right():
+def test_an_invalid_call_does_not_affect_later_ones():
   solve = jax.jit(lambda d, x: d.analysis(x))
   with pytest.raises(ValueError, match="padding"):
     solve(cscjax.ConvDictionary(FILTERS, padding=np.array([[2.0, 1.0], [2.0, 1.0]])), IMAGE)
@@ -412,6 +413,6 @@ def test_a_wrong_call_leaves_later_ones_right():
 
 @pytest.mark.parametrize("leaf", [object(), None, 0, jax.ShapeDtypeStruct((2,), jnp.float32)])
 @pytest.mark.parametrize("dictionary", [MATRIX, CONV, cscjax.IdentityAugmented(CONV)])
-def test_a_dictionary_can_hold_what_jax_puts_in_place_of_arrays(dictionary, leaf):
+def test_a_dictionary_can_hold_the_placeholders_of_jax(dictionary, leaf):
   held = jax.tree.structure(dictionary).unflatten([leaf])
   assert jax.tree.leaves(held, is_leaf=lambda node: node is None) == [leaf]

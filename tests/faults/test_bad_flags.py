@@ -1,7 +1,8 @@
-"""A wrong command line: exit code 2, one line that names what is wrong, nothing written.
+"""Invalid command lines: exit code 2, one line that names the problem, and nothing written.
 
-In this process, up to where a run would begin. To extend it, add a line: (what the line names, flags),
-or (what the line names, a function that prepares a folder and returns the flags).
+The commands are executed in this process, up to the point where a run would start. To add a case, add
+an entry: (a word that the line contains, flags), or (a word that the line contains, a function that
+prepares a folder and returns the flags).
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ def _flags():
 
 
 def refuse(arguments, capsys):
-  """What the command says; it has to exit with code 2 and print nothing else."""
+  """Returns the error message of a command, which must exit with code 2 and print nothing else."""
 
   def command():
     cli._parse(["run", *map(str, arguments)])
@@ -48,10 +49,10 @@ def refuse(arguments, capsys):
 
 FLAGS = {
   "no value": ("epochs", ["--epochs"]),
-  "a home of nobody": ("--workdir", ["--workdir=~nobody-there/run"]),
+  "the home of an unknown user": ("--workdir", ["--workdir=~nobody-there/run"]),
   "a float for an integer": ("--epochs", ["--epochs=1e3"]),
   "a fraction of layers": ("--depth", ["--depth=20.5"]),
-  "no number": ("--c", ["--c=small"]),
+  "not a number": ("--c", ["--c=small"]),
   "a value of a negated flag": ("--nonorm", ["--nonorm=1"]),
   "neither yes nor no": ("--norm", ["--norm=perhaps"]),
   "a fraction in a list": ("--dilations", ["--dilations=1,2.5"]),
@@ -66,14 +67,14 @@ FLAGS = {
   "seconds NaN": ("--checkpoint_seconds", ["--checkpoint_seconds=nan"]),
   "seconds infinite": ("--dispatch_seconds", ["--dispatch_seconds=inf"]),
   "7 layers": ("--depth", ["--model=res_csc", "--depth=7"]),
-  "no block in a turn": ("--unroll", ["--model=res_csc", "--unroll=0"]),
+  "no block in an iteration of the loop": ("--unroll", ["--model=res_csc", "--unroll=0"]),
   "blocks of MSD-CSC": ("--unroll", ["--unroll=2"]),
   "channels of Res-CSC": ("--channel_multiple", ["--model=res_csc", "--channel_multiple=8"]),
   "c NaN": ("--c", ["--model=res_csc", "--c=nan"]),
   "c infinite": ("--c", ["--model=res_csc", "--c=-inf"]),
-  "c where there is none": ("--c", ["--model=resnet", "--c=0.1"]),
-  "dilations where there are none": ("--dilations", ["--model=plain", "--dilations=1,2"]),
-  "solver where there is none": ("--solver", ["--model=resnet", "--solver=fista"]),
+  "c of a network without c": ("--c", ["--model=resnet", "--c=0.1"]),
+  "dilations of a network without dilations": ("--dilations", ["--model=plain", "--dilations=1,2"]),
+  "solver of a network without a solver": ("--solver", ["--model=resnet", "--solver=fista"]),
   "batch above the data": ("--batch_size", ["--batch_size=1438"]),
   "batch above what validation leaves": (
     "--batch_size",
@@ -83,7 +84,7 @@ FLAGS = {
   "validation of all": ("--validation_fraction", ["--validation_fraction=0.9999"]),
   "more examples than there are": ("--train_examples", ["--train_examples=1438"]),
   "a shift by the whole image": ("--shift", ["--shift=8"]),
-  "an augmentation that is none": ("--augmentation", ["--augmentation=crop"]),
+  "an unknown augmentation": ("--augmentation", ["--augmentation=crop"]),
   "a dilation by the whole image": ("--dilations", ["--dilations=1,8"]),
   "epochs above int32 in steps": ("--epochs", ["--epochs=195225787"]),  # of 11 steps
   "decay above int32 in steps": ("--decay_epochs", ["--decay_epochs=1,195225787"]),
@@ -113,7 +114,7 @@ def test_flags(what, tmp_path, capsys):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lack_of_memory_is_one_line(capsys):
+def test_a_lack_of_memory_is_an_error_in_one_line(capsys):
   with pytest.raises(SystemExit) as error:
     cli._guarded(lambda: jnp.zeros(2**43))
   assert error.value.code == 2
@@ -138,7 +139,7 @@ NUMBERS = [
   for field in dataclasses.fields(Config)
   if set(get_args(field.type) or (field.type,)) & {int, float, tuple[int, ...]}
 ]
-# Those that are no more than large.
+# Large values that are valid.
 FITTING = {
   ("c", "-1"),
   *((name, str(2**31)) for name in ("c", "learning_rate", "weight_decay", "seed")),
@@ -149,7 +150,7 @@ FITTING = {
 @pytest.mark.parametrize(
   ("name", "value"), [(n, v) for n in NUMBERS for v in EXTREMES if (n, v) not in FITTING]
 )
-def test_a_number_at_its_extremes(name, value, tmp_path, capsys):
+def test_an_extreme_number_is_an_error(name, value, tmp_path, capsys):
   of_model = ["--model=res_csc"] if name == "c" else []
   of_processes = ["--coordinator=localhost:1234", "--num_processes=2", "--process_id=0"]
   arguments = [*of_model, *(of_processes if name in ("num_processes", "process_id") else [])]
@@ -161,7 +162,7 @@ def test_a_number_at_its_extremes(name, value, tmp_path, capsys):
 
 @pytest.mark.parametrize("value", ["-1", str(2**31), str(10**30)])
 @pytest.mark.parametrize("name", ["iterations", "width", "unfolding", "lasso_iterations"])
-def test_a_setting_of_figure_3_at_its_extremes(name, value):
+def test_an_extreme_setting_of_figure_3_is_an_error(name, value):
   with pytest.raises(ValueError, match=f"^{name}: "):
     Settings(**{name: int(value)})
 
@@ -170,7 +171,7 @@ def test_a_setting_of_figure_3_at_its_extremes(name, value):
   ("name", "value"),
   [("beta", (1e308, 1.0)), ("beta_factors", (1e308,)), ("learning_rate", 1e308), ("seeds", (2**32,))],
 )
-def test_a_setting_of_figure_3_above_float32_or_uint32(name, value):
+def test_a_setting_of_figure_3_beyond_float32_or_uint32_is_an_error(name, value):
   with pytest.raises(ValueError, match=f"^{name}: "):
     Settings(**{name: value})
 
@@ -184,7 +185,7 @@ def flagfile(content):
 
 
 def from_config(change):
-  """A config.json that was changed: text -> bytes."""
+  """Prepares a config.json that the function `change` has turned into other bytes."""
 
   def prepare(folder):
     whole = json.dumps({"flags": {"dataset": "digits", "epochs": 3, "decay_epochs": [75, 115]}})
@@ -199,7 +200,7 @@ def instead(old, new):
 
 
 def workdir(**files):
-  """A workdir with these in it; None is a folder."""
+  """Prepares a workdir that contains these files; None stands for a folder."""
 
   def prepare(folder):
     (folder / "run").mkdir()
@@ -213,7 +214,7 @@ def workdir(**files):
 
 
 def sealed(**changes):
-  """A workdir whose config.json has a checksum and was changed afterwards."""
+  """Prepares a workdir whose config.json was changed without its checksum."""
   config = {**json.loads(json.dumps(seal({"run": "a", "flags": {"dataset": "digits"}}))), **changes}
   return workdir(config_json=json.dumps(config).encode())
 
@@ -322,7 +323,7 @@ def test_files(what, tmp_path, capsys):
   assert contents(tmp_path) == before
 
 
-def test_a_damaged_cache_is_named(tmp_path, capsys):
+def test_an_error_of_a_damaged_cache_names_the_file(tmp_path, capsys):
   split = Split(np.zeros((5, 32, 32, 3), np.uint8), np.zeros(5, np.int32))
   folder = write_cache(tmp_path, "cifar10", split, split)
   cut(folder / "test_labels.npy")

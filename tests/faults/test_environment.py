@@ -1,4 +1,4 @@
-"""Environments that a command cannot work in, and those that must not matter to it: real processes."""
+"""Environment variables that a command must report, and those that must not matter; real processes."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("what", UNUSABLE)
-def test_an_unusable_environment_is_one_line(what, tmp_path):
+def test_an_unusable_environment_is_an_error_in_one_line(what, tmp_path):
   if what == "no GPU" and any(name.startswith("/dev/nvidia") for name in os.listdir("/dev")):
     pytest.skip("there may be a GPU")
   name, variables = UNUSABLE[what]
@@ -49,13 +49,13 @@ def test_an_unusable_environment_is_one_line(what, tmp_path):
 
 
 @pytest.mark.parametrize("module", ["gaussian_centers", "describe", "benchmark"])
-def test_other_commands_too(module, tmp_path):
+def test_an_unusable_environment_for_other_commands(module, tmp_path):
   workdir = [f"--workdir={tmp_path / 'run'}"] if module == "gaussian_centers" else []
   assert_refused(command(module, *workdir, JAX_PLATFORMS="nonsense"), "JAX_PLATFORMS")
   assert list(tmp_path.iterdir()) == []
 
 
-def test_several_processes_too(tmp_path):
+def test_an_unusable_environment_for_several_processes(tmp_path):
   of_one = ("--coordinator=localhost:18765", "--num_processes=1", "--process_id=0")
   done = command("run", *TINY, *of_one, f"--workdir={tmp_path / 'run'}", JAX_PLATFORMS="nonsense")
   assert_refused(done, "JAX_PLATFORMS")
@@ -63,8 +63,8 @@ def test_several_processes_too(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_must_not_matter(tmp_path):
-  """A window's backend, no place for anybody's caches, no home, an ASCII terminal."""
+def test_variables_that_must_not_matter(tmp_path):
+  """A Matplotlib backend that needs a window, no home directory, no caches, an ASCII terminal."""
   done = command(
     "run",
     *TINY,
@@ -83,11 +83,11 @@ def test_what_must_not_matter(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert "Traceback" not in done.stderr
-  assert done.stderr.count("compiled programs are not kept") == 1
+  assert done.stderr.count("compiled programs are not cached") == 1
   assert (tmp_path / "run" / "curves.png").stat().st_size > 0
 
 
-def test_nothing_is_added_to_seeds():
+def test_no_offset_is_added_to_seeds():
   expected = jax.random.key_data(jax.random.key(3))
   jax.config.update("jax_random_seed_offset", 7)  # as JAX_RANDOM_SEED_OFFSET does
   try:
@@ -98,7 +98,7 @@ def test_nothing_is_added_to_seeds():
 
 
 @pytest.mark.slow
-def test_a_report_is_utf_8_everywhere(tmp_path):
+def test_a_report_is_utf_8_in_every_locale(tmp_path):
   done = command(
     "report", f"--results={tmp_path}", LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
   )

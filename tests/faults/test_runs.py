@@ -1,4 +1,4 @@
-"""What happens to runs, and what must be left then. Processes: slow, but for what test_run.py has."""
+"""Faults of real runs: kills, damaged files, full disks, signals. See also test_run.py."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-  """A run that was left alone."""
+  """The directory of a run without interruption."""
   workdir = tmp_path_factory.mktemp("faults") / "alone"
   summary(run(*TINY, f"--workdir={workdir}"))
   return workdir
@@ -54,14 +54,14 @@ def assert_ends_like(alone, workdir):
   return done
 
 
-def test_killed_at_random_moments_it_resumes_and_ends_with_the_same_bits(tmp_path):
+def test_runs_killed_at_random_times_resume_and_end_with_the_same_bits(tmp_path):
   found = kills.measure(kills=5, seed=1, folder=tmp_path)
   assert found["kills"] == 5
   assert found["runs_resumed"] == found["runs_with_the_same_bits"] == found["runs"]
 
 
 @pytest.mark.parametrize("damage", [cut, flip, remove])
-def test_damaged_files_cost_an_epoch_at_most(alone, tmp_path, damage):
+def test_damaged_files_cost_at_most_an_epoch(alone, tmp_path, damage):
   summary(run(*TINY, "--epochs=2", f"--workdir={tmp_path}"))
   damage(tmp_path / "checkpoints" / str(2 * EPOCH) / "state.msgpack")
   with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -73,13 +73,13 @@ def test_damaged_files_cost_an_epoch_at_most(alone, tmp_path, damage):
 
 
 @pytest.mark.parametrize("name", ["meta/metadata", "state.msgpack", "_CHECKPOINT_METADATA"])
-def test_a_flipped_bit_of_a_checkpoint_costs_an_epoch_at_most(alone, tmp_path, name):
+def test_a_flipped_bit_of_a_checkpoint_costs_at_most_an_epoch(alone, tmp_path, name):
   summary(run(*TINY, "--epochs=2", f"--workdir={tmp_path}"))
   flip(tmp_path / "checkpoints" / str(2 * EPOCH) / name)
   assert_ends_like(alone, tmp_path)
 
 
-def test_a_flipped_byte_of_config_json_is_told(tmp_path):
+def test_a_flipped_byte_of_config_json_is_an_error(tmp_path):
   summary(run(*TINY, "--epochs=1", f"--workdir={tmp_path}"))
   flip(tmp_path / "config.json")
   before = contents(tmp_path)
@@ -87,7 +87,7 @@ def test_a_flipped_byte_of_config_json_is_told(tmp_path):
   assert contents(tmp_path) == before
 
 
-def test_float64_set_once_costs_no_checkpoint(alone, tmp_path, monkeypatch):
+def test_a_temporary_change_to_float64_costs_no_checkpoint(alone, tmp_path, monkeypatch):
   summary(run(*TINY, "--epochs=2", f"--workdir={tmp_path}"))
   before = contents(tmp_path)
   with monkeypatch.context() as patch:
@@ -97,13 +97,13 @@ def test_float64_set_once_costs_no_checkpoint(alone, tmp_path, monkeypatch):
   assert f"step {2 * EPOCH} of" in assert_ends_like(alone, tmp_path).stderr
 
 
-def test_the_environment_does_not_choose_the_random_numbers(alone, tmp_path, monkeypatch):
+def test_the_environment_does_not_change_the_random_numbers(alone, tmp_path, monkeypatch):
   monkeypatch.setenv("JAX_DEFAULT_PRNG_IMPL", "rbg")
   monkeypatch.setenv("JAX_THREEFRY_PARTITIONABLE", "0")
   assert_ends_like(alone, tmp_path)
 
 
-def test_a_metrics_file_that_is_gone_costs_rows_alone(alone, tmp_path):
+def test_a_missing_metrics_file_only_costs_its_rows(alone, tmp_path):
   summary(run(*TINY, "--epochs=2", f"--workdir={tmp_path}"))
   (tmp_path / "metrics.jsonl").unlink()
   summary(run(*TINY, f"--workdir={tmp_path}"))
@@ -111,7 +111,7 @@ def test_a_metrics_file_that_is_gone_costs_rows_alone(alone, tmp_path):
   assert rows(tmp_path) == [row for row in rows(alone) if row["step"] >= 2 * EPOCH]
 
 
-def assert_says_that_it_is_full(done):
+def assert_reports_a_full_disk(done):
   assert done.returncode == 2, done.stderr
   assert "Traceback" not in done.stderr
   errors = re.findall(r"^error: .*", done.stderr, re.MULTILINE)
@@ -120,14 +120,14 @@ def assert_says_that_it_is_full(done):
   assert done.stdout == ""
 
 
-@pytest.mark.parametrize("spare", [0, 16_000])  # config.json does not fit; the checkpoint does not
-def test_a_full_disk_is_one_line_and_keeps_what_was_there(alone, tmp_path, spare):
+@pytest.mark.parametrize("spare", [0, 16_000])  # too small for config.json; too small for the checkpoint
+def test_a_full_disk_is_an_error_and_damages_no_file(alone, tmp_path, spare):
   try:
     with small_disk(tmp_path / "disk") as disk:
       workdir = disk / "run"
       summary(run(*TINY, "--epochs=1", f"--workdir={workdir}"))
       fill(disk / "filler", spare)
-      assert_says_that_it_is_full(run(*TINY, f"--workdir={workdir}"))
+      assert_reports_a_full_disk(run(*TINY, f"--workdir={workdir}"))
       assert steps_saved(workdir) == [EPOCH]
       (disk / "filler").unlink()
       assert f"step {EPOCH} of" in assert_ends_like(alone, workdir).stderr
@@ -143,21 +143,23 @@ runpy.run_module("experiments.run", run_name="__main__", alter_sys=True)
 """
 
 
-@pytest.mark.parametrize("size", [500, 4_000])  # of a file: config.json is larger; a checkpoint is
-def test_a_limit_on_files_is_one_line_and_keeps_what_was_there(alone, tmp_path, size):
+@pytest.mark.parametrize(
+  "size", [500, 4_000]
+)  # of a file: smaller than config.json; smaller than a checkpoint
+def test_a_limit_on_file_sizes_is_an_error_and_damages_no_file(alone, tmp_path, size):
   summary(run(*TINY, "--epochs=1", f"--workdir={tmp_path}"))
   command = [sys.executable, "-c", LIMITED, str(size), *TINY, f"--workdir={tmp_path}"]
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-  assert_says_that_it_is_full(done)
+  assert_reports_a_full_disk(done)
   assert steps_saved(tmp_path) == [EPOCH]
   assert_ends_like(alone, tmp_path)
 
 
-def test_what_is_not_finite_is_never_saved(tmp_path):
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
   done = run(*TINY, *OFTEN, "--nonorm", "--learning_rate=1e9", "--momentum=0", f"--workdir={tmp_path}")
   assert summary(done)["status"] == "diverged"
   (step,) = re.findall(r"^diverged: the loss or the parameters of step (\d+) are", done.stderr, re.M)
-  assert steps_saved(tmp_path)[-1] == int(step)  # the state before it, after so many steps
+  assert steps_saved(tmp_path)[-1] == int(step)  # the state before that step
   state = msgpack_restore((tmp_path / "checkpoints" / step / "state.msgpack").read_bytes())
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
 
@@ -170,7 +172,7 @@ def test_a_disk_remounted_read_only_ends_the_run_at_its_next_write(alone, tmp_pa
       while subprocess.run(
         ["mount", "-o", "remount,ro", disk], check=False, capture_output=True
       ).returncode:
-        assert process.poll() is None  # a file is just being written
+        assert process.poll() is None  # it cannot be remounted while a file is being written
       out, err = process.communicate(timeout=60)
       assert (process.returncode, out) == (2, ""), err
       assert re.fullmatch("error: --workdir: .*Read-only file system.*", err.splitlines()[-1])
@@ -182,7 +184,7 @@ def test_a_disk_remounted_read_only_ends_the_run_at_its_next_write(alone, tmp_pa
     pytest.skip(str(error))
 
 
-def test_out_of_inodes_is_one_line_and_keeps_what_was_there(alone, tmp_path):
+def test_a_disk_without_inodes_is_an_error_and_damages_no_file(alone, tmp_path):
   try:
     with small_disk(tmp_path / "disk", options="nr_inodes=40") as disk:
       workdir = disk / "run"
@@ -192,7 +194,7 @@ def test_out_of_inodes_is_one_line_and_keeps_what_was_there(alone, tmp_path):
         for filler in fillers:
           filler.touch()
       fillers[0].unlink()
-      assert_says_that_it_is_full(run(*TINY, f"--workdir={workdir}"))
+      assert_reports_a_full_disk(run(*TINY, f"--workdir={workdir}"))
       assert steps_saved(workdir) == [EPOCH]
       for filler in filter(pathlib.Path.exists, fillers):
         filler.unlink()
@@ -202,7 +204,7 @@ def test_out_of_inodes_is_one_line_and_keeps_what_was_there(alone, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_first_step_ends_it_too(alone, tmp_path, number):
+def test_a_signal_before_the_first_step_ends_the_run(alone, tmp_path, number):
   process = start(*TINY, f"--workdir={tmp_path}")
   wait_for((tmp_path / "lock").exists, process)
   process.send_signal(number)
@@ -213,7 +215,7 @@ def test_a_signal_before_the_first_step_ends_it_too(alone, tmp_path, number):
   assert_ends_like(alone, tmp_path)
 
 
-def test_of_two_runs_started_at_once_one_stops(alone, tmp_path):
+def test_of_two_simultaneous_runs_one_is_an_error(alone, tmp_path):
   both = [start(*TINY, f"--workdir={tmp_path}") for _ in range(2)]
   for process in both:
     process.stdout, process.stderr = process.communicate(timeout=300)

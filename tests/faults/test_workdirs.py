@@ -1,6 +1,6 @@
-"""What a restart makes of the files of a run: flipped bits, odd paths, old versions, foreign parts.
+"""Restarts of a run whose files were damaged, moved, mixed, or written by an older version.
 
-In this process, with a stand-in for the network; test_runs.py has a few real runs.
+They happen in this process, with a stand-in for the network; test_runs.py has a few real runs.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ from cscjax.training import unseal
 from tests.faults.harness import contents, final_digest, rows, save_as_old
 
 EPOCHS = 3
-FLIPS = 6  # of each file
+FLIPS = 6  # number of bits that are flipped in each file
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _stand_in():
-  """A network whose every step adds, quickly and exactly; data that are read once."""
+  """Replaces training by exact additions, which are fast, and reads the data only once."""
   dataset = load_dataset("digits")
 
   def advanced(state, data, key, count):
@@ -85,7 +85,7 @@ def without_times(summary):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-  """A run without faults, and its summary."""
+  """The directory of a run without faults, and its summary."""
   workdir = tmp_path_factory.mktemp("flips") / "alone"
   return workdir, without_times(run(workdir))
 
@@ -97,8 +97,8 @@ def flipped(path, bit):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("epochs", [EPOCHS, EPOCHS - 1])  # the run has ended, it was interrupted
-def test_a_flipped_bit_changes_nothing_or_is_told(alone, tmp_path, capfd, epochs):
+@pytest.mark.parametrize("epochs", [EPOCHS, EPOCHS - 1])  # a finished run, and an interrupted one
+def test_a_flipped_bit_changes_nothing_or_is_reported(alone, tmp_path, capfd, epochs):
   whole, summary = alone
   source = tmp_path / "source"
   run(source, epochs)
@@ -122,13 +122,13 @@ def test_a_flipped_bit_changes_nothing_or_is_told(alone, tmp_path, capfd, epochs
       else:
         refused += 1
         assert str(name) in str(error), (name, bit)
-        assert contents(workdir) == before, "a run that was refused has changed files"
+        assert contents(workdir) == before, "a restart that ended with an error has changed files"
       shutil.rmtree(workdir)
-  assert refused  # for config.json at least
+  assert refused  # at least for config.json
 
 
 def attempt(workdir):
-  """What a restart ends with: its summary, or the error that the command prints as one line."""
+  """Restarts the run; returns (summary, None), or (None, the error that the command would print)."""
   try:
     return without_times(run(workdir)), None
   except (RunError, DataError) as error:
@@ -136,7 +136,7 @@ def attempt(workdir):
 
 
 def check(workdir, found, whole, summary, warned, what):
-  """The run ended with the right bits; what is missing of its metrics was told."""
+  """Asserts that the final state is right, and that missing rows of the metrics were reported."""
   assert final_digest(workdir) == final_digest(whole), what
   kept, expected = rows(workdir), rows(whole)
   assert all(row in expected for row in kept), what
@@ -147,7 +147,7 @@ def check(workdir, found, whole, summary, warned, what):
 
 
 @pytest.mark.parametrize("name", ["lr[0.1]", "{a,b}", "*?", "back\\slash", "100%41 é東", "~", "#a?b"])
-def test_any_path_resumes(alone, tmp_path, capfd, name):
+def test_a_run_resumes_from_any_path(alone, tmp_path, capfd, name):
   workdir = tmp_path / name
   run(workdir, EPOCHS - 1)
   capfd.readouterr()
@@ -159,7 +159,7 @@ def test_any_path_resumes(alone, tmp_path, capfd, name):
 
 
 def test_a_run_of_an_old_version_resumes(alone, tmp_path, capfd):
-  """Without names, versions and checksums, and with checkpoints in Orbax's standard format."""
+  """Such a run has no names, versions or checksums, and checkpoints in the standard format of Orbax."""
   run(tmp_path, EPOCHS - 1)
   config = json.loads((tmp_path / "config.json").read_text())
   for key in ("run", "architecture", "checksum", "xla_threads", "random_keys", "jax_config"):
@@ -192,7 +192,7 @@ def test_another_runs_checkpoint_is_not_used(alone, tmp_path):
 
 
 def refusal(workdir):
-  """The line that a restart ends with; it must not have changed a file."""
+  """The error message of a restart, which must not have changed a file."""
   before = contents(workdir)
   found, error = attempt(workdir)
   assert found is None
@@ -200,7 +200,7 @@ def refusal(workdir):
   return str(error)
 
 
-def test_a_network_that_was_changed_since_is_refused(tmp_path, monkeypatch):
+def test_a_network_that_was_changed_since_is_an_error(tmp_path, monkeypatch):
   run(tmp_path, EPOCHS - 1)
   monkeypatch.setitem(ARCHITECTURES, "msd_csc", 2)
   line = refusal(tmp_path)
@@ -208,7 +208,7 @@ def test_a_network_that_was_changed_since_is_refused(tmp_path, monkeypatch):
   assert "architecture 1, now 2" in line
 
 
-def test_an_error_of_the_disk_is_one_line(tmp_path, monkeypatch):
+def test_a_disk_error_is_reported_in_one_line(tmp_path, monkeypatch):
   run(tmp_path, EPOCHS - 1)
   read = pathlib.Path.read_bytes
 
@@ -227,14 +227,14 @@ def test_an_error_of_the_disk_is_one_line(tmp_path, monkeypatch):
   assert without_times(run(tmp_path))["steps"] == 66
 
 
-def test_what_changes_the_bits_is_told_on_resuming(tmp_path, monkeypatch):
+def test_a_resumed_run_warns_about_changes_that_affect_the_last_bits(tmp_path, monkeypatch):
   monkeypatch.setenv("NPROC", "3")
   with warnings.catch_warnings():
     warnings.simplefilter("error")
     run(tmp_path, EPOCHS - 1)
   assert json.loads((tmp_path / "config.json").read_text())["xla_threads"] == 3
   monkeypatch.setenv("NPROC", "5")
-  with pytest.warns(match="as the run had xla_threads 3, now 5$"):
+  with pytest.warns(match="because the run had xla_threads 3, now 5$"):
     run(tmp_path, EPOCHS)
 
 

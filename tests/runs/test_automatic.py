@@ -1,4 +1,4 @@
-"""What is left to the device: chosen for it, recorded, and free to change when a run is resumed."""
+"""Fields chosen for the device: their values, their record, and their change when a run is resumed."""
 
 import dataclasses
 import json
@@ -13,23 +13,23 @@ from cscjax.runs._workdir import open_workdir, write_config
 from experiments.flags import parse
 from tests.models import networks
 
-LEFT_TO_IT = {"remat": AUTO, "unroll": None, "channel_multiple": None}
+AUTOMATIC = {"remat": AUTO, "unroll": None, "channel_multiple": None}
 
 
 def chosen(platform, **fields):
   config = for_device(Config(**fields), platform)
-  return tuple(getattr(config, name) for name in LEFT_TO_IT)
+  return tuple(getattr(config, name) for name in AUTOMATIC)
 
 
-def test_what_each_device_gets():
-  assert chosen("cpu", model="res_csc") == chosen("cpu") == tuple(LEFT_TO_IT.values())
+def test_values_for_each_platform():
+  assert chosen("cpu", model="res_csc") == chosen("cpu") == tuple(AUTOMATIC.values())
   assert chosen("gpu", model="res_csc", depth=20) == ("none", 3, None)
   assert chosen("gpu", model="resnet", depth=56) == ("none", 9, None)
   assert chosen("gpu") == chosen("gpu", model="msdnet") == ("none", None, 8)
-  assert chosen("gpu", model="ml_csc") == tuple(LEFT_TO_IT.values())
+  assert chosen("gpu", model="ml_csc") == tuple(AUTOMATIC.values())
 
 
-def test_what_is_given_stays():
+def test_given_values_are_kept():
   given = {"remat": "all", "unroll": 2}
   assert chosen("gpu", model="res_csc", **given) == ("all", 2, None)
   assert chosen("gpu", channel_multiple=1) == ("none", None, 1)
@@ -37,32 +37,32 @@ def test_what_is_given_stays():
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize("model", MODELS)
-def test_every_network_takes_what_it_gets(model, platform):
+def test_every_network_accepts_its_automatic_values(model, platform):
   make_model(for_device(Config(model=model), platform), 10)
 
 
 @pytest.mark.parametrize("depth", [1, 7, 21])
-def test_a_depth_that_does_not_fit_is_what_is_told(depth):
+def test_the_error_of_an_invalid_depth_names_the_depth(depth):
   config = for_device(Config(model="res_csc", depth=depth), "gpu")
   with pytest.raises(RunError, match=r"^depth: "):
     make_model(config, 10)
 
 
 def convolutions(depth):
-  """How many convolutions XLA gets to compile of the gradient of a network on a GPU."""
+  """Number of convolutions and loops in the gradient of a network as compiled for a GPU."""
   model = make_model(for_device(Config(model="res_csc", depth=depth), "gpu"), 10)
   text = networks.gradient_for_a_gpu(model)
   return text.count("stablehlo.convolution"), text.count("stablehlo.while")
 
 
 @pytest.mark.slow
-def test_the_program_for_a_gpu_has_no_loops_at_20_layers_and_at_most_twice_its_size_at_218():
+def test_a_gpu_program_has_no_loops_at_20_layers_and_at_most_twice_its_size_at_218():
   (few, no_loops), (many, loops) = convolutions(20), convolutions(218)
   assert no_loops == 0 < loops
   assert many <= 2 * few
 
 
-def test_what_was_chosen_is_recorded_and_what_was_asked_for_too(tmp_path, monkeypatch):
+def test_chosen_and_requested_values_are_both_recorded(tmp_path, monkeypatch):
   config = Config(model="res_csc", depth=20)
   for platform, expected in (("cpu", ("elementwise", 1)), ("gpu", ("none", 3))):
     monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
@@ -73,7 +73,7 @@ def test_what_was_chosen_is_recorded_and_what_was_asked_for_too(tmp_path, monkey
     assert (found["flags"]["remat"], found["flags"]["unroll"]) == (AUTO, None)
 
 
-def test_a_run_goes_on_in_another_form_and_says_so(tmp_path):
+def test_a_run_resumed_with_another_value_gives_a_warning(tmp_path):
   arguments = ["--dataset=digits", f"--workdir={tmp_path}"]
   for more in ([], []):
     config = parse([*arguments, *more])
@@ -84,7 +84,7 @@ def test_a_run_goes_on_in_another_form_and_says_so(tmp_path):
     write_config(tmp_path, config, "name")
 
 
-def test_a_run_from_before_the_flags_is_resumed_and_repeated(tmp_path):
+def test_a_run_older_than_the_fields_can_be_resumed_and_repeated(tmp_path):
   arguments = ["--model=res_csc", "--depth=20", f"--workdir={tmp_path}"]
   flags = dataclasses.asdict(parse(arguments)) | {"remat": None}
   for name in ("unroll", "channel_multiple"):
@@ -99,5 +99,5 @@ def test_a_run_from_before_the_flags_is_resumed_and_repeated(tmp_path):
     write_config(tmp_path, parse(arguments), "name")
 
 
-def test_platforms_that_are_not_known_get_the_networks_own_defaults():
+def test_other_platforms_use_the_defaults_of_the_network():
   assert automatic_fields("res_csc", 20, "tpu") == {}

@@ -1,4 +1,4 @@
-"""What is no configuration: one line that names the field."""
+"""Invalid configurations: the error message begins with the name of the field."""
 
 import dataclasses
 
@@ -55,8 +55,8 @@ BAD = [
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: "{}={}".format(*next(iter(bad.items()))))
-def test_values_out_of_range_are_named(bad):
-  name = next(iter(bad))  # what else there is makes it bad
+def test_an_invalid_value_is_named(bad):
+  name = next(iter(bad))  # the other fields make this one invalid
   with pytest.raises(ValueError, match=rf"^{name}: expected .*, got "):
     Config(**bad)
 
@@ -74,12 +74,12 @@ def test_every_field_has_a_help_text_and_the_defaults_are_valid():
     ("pmap", "global", "jit"),
     ("auto", "device", "pmap"),
     ("pmap", "device", "pmap"),
-    ("jit", "device", "jit"),  # which meant one device
+    ("jit", "device", "jit"),  # "jit" meant a single device
     ("auto", None, "jit"),
     ("pmap", None, "pmap"),
   ],
 )
-def test_statistics_of_older_runs_are_told_by_parallel(parallel, statistics, expected):
+def test_the_statistics_of_older_runs_become_a_value_of_parallel(parallel, statistics, expected):
   recorded = {"parallel": parallel} | ({} if statistics is None else {"statistics": statistics})
   before = dict(recorded)
   current = current_fields(recorded)

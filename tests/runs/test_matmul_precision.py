@@ -1,4 +1,4 @@
-"""--matmul_precision: what the compiled training step and evaluation of a run ask for."""
+"""--matmul_precision: the precision in the compiled programs of a run."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from tests.faults.harness import TINY
 
 
 def precisions(*arguments):
-  """Of the convolutions and products of a run whose network has no constants to compute."""
+  """The precisions of all convolutions and products of a run; its network computes no constants."""
   config, dataset = parse([*TINY, "--depth=1", "--unfolding=0", *arguments]), load_dataset("digits")
   trainer, plan = build(config, make_model(config, 10), dataset)
   state, data, key = start(config, dataset, trainer, plan)
@@ -31,13 +31,15 @@ def precisions(*arguments):
   return {precision for line in found for precision in re.findall(r"DEFAULT|HIGHEST", line)}
 
 
-def test_the_programs_ask_for_what_the_flag_says(monkeypatch):
-  monkeypatch.setattr(training._trainer, "compiler_options", lambda: None)  # those are of the CPU
+def test_the_flag_sets_the_precision_of_the_programs(monkeypatch):
+  monkeypatch.setattr(
+    training._trainer, "compiler_options", lambda: None
+  )  # they are options of the CPU backend
   assert precisions() == {"DEFAULT"}
   assert precisions("--matmul_precision=highest") == {"HIGHEST"}
 
 
-def test_a_run_from_before_the_flag_had_its_default(tmp_path):
+def test_a_run_older_than_the_flag_used_its_default(tmp_path):
   flags = dataclasses.asdict(Config(workdir=str(tmp_path)))
   del flags["matmul_precision"]
   path = tmp_path / "config.json"

@@ -1,4 +1,4 @@
-"""A run as a library's user makes it: from a configuration, without commands or flags."""
+"""Runs made from a configuration, as a user of the library makes them: no commands, no flags."""
 
 import contextlib
 import dataclasses
@@ -24,11 +24,11 @@ TINY = Config(dataset="digits", model="msdnet", depth=1, width=4, batch_size=64,
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch):
-  """The cache of compiled programs is a setting of the whole process."""
+  """Keeps `execute` from changing the compilation cache, a setting of the whole process."""
   monkeypatch.setattr(_execute, "use_compilation_cache", lambda config: None)
 
 
-def test_a_run_is_made_stopped_resumed_and_loaded(tmp_path, capfd):
+def test_a_run_can_be_made_stopped_resumed_and_loaded(tmp_path, capfd):
   run = runs.make_run(dataclasses.replace(TINY, workdir=str(tmp_path / "run")))
   assert contents(tmp_path) == {}
   stopped = runs.execute(run, stopped=lambda: True, progress=False)
@@ -64,8 +64,8 @@ def test_a_run_is_made_stopped_resumed_and_loaded(tmp_path, capfd):
   ],
   ids=lambda fields: next(iter(fields)),
 )
-def test_what_cannot_be_run_names_the_field(fields, tmp_path, monkeypatch):
-  monkeypatch.undo()  # with the cache
+def test_an_invalid_run_names_the_field(fields, tmp_path, monkeypatch):
+  monkeypatch.undo()  # here the compilation cache is tested too
   monkeypatch.chdir(tmp_path)
   (tmp_path / "file").touch()
   name = next(iter(fields))
@@ -78,7 +78,7 @@ def test_what_cannot_be_run_names_the_field(fields, tmp_path, monkeypatch):
   assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_workdir_is_one_runs(tmp_path):
+def test_only_one_process_can_use_a_workdir(tmp_path):
   run = runs.make_run(dataclasses.replace(TINY, workdir=str(tmp_path)))
   with contextlib.ExitStack() as held:
     held.callback(os.close, runs.open_lock(tmp_path / "lock"))
@@ -87,24 +87,24 @@ def test_a_workdir_is_one_runs(tmp_path):
     assert error.value.argument == "workdir"
 
 
-def test_settings_of_jax_are_as_before_after_a_run():
+def test_a_run_restores_the_settings_of_jax():
   before = jax.config.jax_threefry_partitionable, jax.config.jax_transfer_guard
   runs.make_run(TINY)
   assert (jax.config.jax_threefry_partitionable, jax.config.jax_transfer_guard) == before
 
 
-def test_without_locks_there_is_a_warning(tmp_path, monkeypatch):
+def test_a_system_without_locks_gives_a_warning(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "fcntl", None)
   with pytest.warns(match="cannot be locked on this system"):
     os.close(runs.open_lock(tmp_path / "lock"))
 
 
-def test_it_is_imported_without_locks_and_extras():
+def test_import_without_locks_and_extras():
   code = "import sys; sys.modules.update(fcntl=None, tqdm=None, matplotlib=None); import cscjax.runs"
   subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_without_tqdm_there_are_lines(monkeypatch):
+def test_without_tqdm_progress_is_shown_as_lines(monkeypatch):
   monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
   bar = _progress.create_progress(0, 1, True)
   bar.close()
@@ -113,11 +113,11 @@ def test_without_tqdm_there_are_lines(monkeypatch):
   assert type(_progress.create_progress(0, 1, True)) is runs.Lines
 
 
-def test_curves_are_left_out_without_their_library(tmp_path, monkeypatch):
+def test_a_missing_matplotlib_only_gives_a_warning(tmp_path, monkeypatch):
   def missing(*_, **__):
-    raise ImportError("there is no such package: pip install 'it'")
+    raise ImportError("not installed: pip install 'it'")
 
   monkeypatch.setattr(_execute, "learning_curves", missing)
-  with pytest.warns(match=r"curves\.png is not drawn: .*pip install 'it'"):
+  with pytest.warns(match=r"cannot draw curves\.png: .*pip install 'it'"):
     _execute._write_results(TINY, tmp_path, {"status": "ok"}, [])
   assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
