@@ -40,7 +40,9 @@ def test_a_report_of_the_whole_paper(tmp_path):
   text = (tmp_path / "out" / "report.md").read_text()
   for dataset in ("CIFAR10", "CIFAR100", "SVHN"):
     assert f"### Table 3 on {dataset}, float32\n" in text
-  assert "| MSDNet | 6 | 0 | 0.1M; 143,424 | 87.22 | 87.27 ± 0.07 (2) | +0.05 |" in text
+  paper = ROWS["msdnet6"].accuracy["cifar10"]
+  start = f"| MSDNet | 6 | 0 | {ROWS['msdnet6'].parameters}; 143,424 |"
+  assert f"{start} {paper} | {paper + 0.05:.2f} ± 0.07 (2) | +0.05 |" in text
   assert text.count("reproduced.**") + text.count("undecided") > 10
   assert "All 120 cells" in text
   linked = {line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
@@ -56,7 +58,7 @@ def test_curves_end_at_the_accuracy_and_mark_the_papers():
   axes = drawn.axes[0]
   mean, paper = axes.lines
   assert mean.get_xydata()[-1].tolist() == [150, 85]
-  assert paper.get_xydata().tolist() == [[150, 90.35]]
+  assert paper.get_xydata().tolist() == [[150, ROWS["msdnet12"].accuracy["cifar10"]]]
   assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "test accuracy (%)")
   assert figures.figure("figure4", records) is None
   reduced = [record("msdnet12", 50.0, protocol="reduced")]
@@ -83,7 +85,10 @@ def test_the_marked_part_of_a_readme_is_replaced(tmp_path):
   assert text.startswith("before\n<!-- results -->\n")
   assert text.endswith("\n<!-- /results -->\nafter\n")
   assert "what was there" not in text
-  assert "| MSDNet | 6 | 0 | 0.1M; 143,424 | 87.22 | 87.00 (1) | -0.22 |" in text
+  row = ROWS["msdnet6"]
+  paper = row.accuracy["cifar10"]
+  start = f"| MSDNet | 6 | 0 | {row.parameters}; 143,424 |"
+  assert f"{start} {paper} | 87.00 (1) | {87 - paper:+.2f} |" in text
   assert "(out/report.md)" in text
   report.main(arguments)
   assert readme.read_text() == text

@@ -14,6 +14,7 @@ from experiments.reproduction.studies import Study
 from tests.reproduction.made import record
 
 PAPER, REDUCED = Study("cifar10", "paper"), Study("cifar10", "reduced")
+MSDNET = {d: ROWS[f"msdnet{d}"].accuracy["cifar10"] for d in (6, 9)}
 PERCENT = st.integers(0, 10_000).map(lambda n: n / 100)
 PAIRS = st.lists(st.tuples(PERCENT, PERCENT), min_size=2, max_size=8)
 
@@ -29,10 +30,10 @@ def test_a_row_has_mean_deviation_and_difference_from_the_paper():
   records.append(record("msdnet6", 20.0, seed=0, protocol="reduced"))
   text = tables.markdown(records, [(PAPER, 3)])
   assert row_of(text, "| MSDNet | 6 |") == [
-    *("MSDNet", "6", "0", "0.1M; 143,424"),
-    *("87.22", "88.00 ± 1.00 (3)", "+0.78", "89.00 ± 1.00 (3)"),
+    *("MSDNet", "6", "0", f"{ROWS['msdnet6'].parameters}; 143,424"),
+    *(f"{MSDNET[6]}", "88.00 ± 1.00 (3)", f"{88 - MSDNET[6]:+.2f}", "89.00 ± 1.00 (3)"),
   ]
-  assert row_of(text, "| MSDNet | 9 |")[4:] == ["89.42", "–", "–", "–"]
+  assert row_of(text, "| MSDNet | 9 |")[4:] == [f"{MSDNET[9]}", "–", "–", "–"]
   assert len(text.splitlines()) == 2 + 2 + 16
 
 
@@ -47,7 +48,7 @@ def test_runs_that_could_not_be_trained_are_counted_apart():
 def test_a_reduced_protocol_never_stands_beside_the_papers_numbers():
   records = [record("msdnet6", 55.0, protocol="reduced"), record("msdcsc6_u1", 56.0, protocol="reduced")]
   text = tables.markdown(records, [(REDUCED, 3)]) + claims.markdown(records, REDUCED)
-  assert "87.22" not in text
+  assert f"{MSDNET[6]}" not in text
   assert "Paper |" not in text
   assert "not the paper's protocol" in text
 
@@ -71,7 +72,9 @@ def test_precisions_and_augmentations_are_never_mixed_and_every_caption_names_th
     text = tables.markdown(records, [(study, 3)])
     assert text.splitlines()[0] == captions[changes]
     assert f"{value:.2f} (1)" in row_of(text, "| MSDNet | 6 |")
-    assert ("87.22" in text) == (changes[0] == "auto")  # the paper's number stands beside its protocol
+    assert (f"{MSDNET[6]}" in text) == (
+      changes[0] == "auto"
+    )  # the paper's protocol alone shows its number
     assert f"{changes[1]}, 2026" in document.made(records, study)
     given = {"bfloat16": "--precision=bfloat16`", "none": "--augmentation=none`"}
     assert all((text in document.made(records, study)) == (c in changes) for c, text in given.items())
@@ -114,7 +117,8 @@ def test_verdicts(differences, verdict):
   assert found.verdict == verdict
   text = claims.markdown(records, PAPER)
   assert f"**{claim.title}: {verdict.partition(' at')[0]}.**" in text
-  assert row_of(text, "| plain20 | plain56 |")[2] == "+3.70"  # 90.74 - 87.04
+  paper = ROWS["plain20"].accuracy["cifar10"] - ROWS["plain56"].accuracy["cifar10"]
+  assert row_of(text, "| plain20 | plain56 |")[2] == f"{paper:+.2f}"
 
 
 def test_pairs_that_disagree_are_not_called_reproduced():
