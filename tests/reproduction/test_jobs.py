@@ -12,7 +12,7 @@ import pytest
 from experiments import reproduce
 from experiments.cli import UsageError
 from experiments.reproduction import records
-from experiments.reproduction.jobs import claimed, share_of_memory, side_by_side
+from experiments.reproduction.jobs import claimed, memory_fraction, side_by_side
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.studies import Job, Study
 from tests.faults.harness import ROOT, contents, final_digest
@@ -97,9 +97,9 @@ if seed == 0:
   ],
 )
 def test_shares_of_a_gpu(environment, expected):
-  assert share_of_memory(4, environment) == expected
+  assert memory_fraction(4, environment) == expected
   with pytest.raises(UsageError, match="XLA_CLIENT_MEM_FRACTION: expected a number, got 'most'"):
-    share_of_memory(4, {"XLA_CLIENT_MEM_FRACTION": "most"})
+    memory_fraction(4, {"XLA_CLIENT_MEM_FRACTION": "most"})
 
 
 def test_a_claim_is_one_process_s_until_it_ends(tmp_path):

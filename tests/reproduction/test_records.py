@@ -221,7 +221,7 @@ def test_a_report_goes_on_without_bad_files(tmp_path, capsys):
   text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
   assert "88.00 (1)" in text
   assert "4200" not in text
-  assert "Not made yet" in text
+  assert "Not run yet" in text
 
 
 def places(value, path=()):

@@ -71,7 +71,7 @@ def test_nothing_yet(tmp_path):
   report.main(parse(f"--results={tmp_path}"))
   text = (tmp_path / "report" / "report.md").read_text()
   assert "120 of the 120 cells" in text
-  assert "Not made yet" in text
+  assert "Not run yet" in text
 
 
 def test_the_marked_part_of_a_readme_is_replaced(tmp_path):
