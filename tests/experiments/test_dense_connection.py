@@ -1,4 +1,4 @@
-"""The ways to write the dense connection against its equations in NumPy."""
+"""The suite `dense`: every variant of the dense connection agrees with its equations in NumPy."""
 
 import json
 from functools import partial
@@ -11,7 +11,7 @@ import pytest
 from experiments.benchmarks import dense_connection, training
 from experiments.benchmarks.dense_connection import BIAS, CASES, STEP, VARIANTS, Case
 
-DEPTH, DILATIONS = 5, (1, 1, 2)  # 1 at the first resolution, then 1 and 2, then 1 and 1
+DEPTH, DILATIONS = 5, (1, 1, 2)  # one layer at the first resolution, then two, then two
 
 
 def conv(x, f, dilation):
@@ -22,7 +22,7 @@ def conv(x, f, dilation):
 
 
 def reference(filters, images, unfolding):
-  """The mean of squares at depth `DEPTH`."""
+  """Returns the mean square of the code after `DEPTH` layers."""
   x = images
   for i, f in enumerate(filters):
     if i in (1, 3):
