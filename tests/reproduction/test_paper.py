@@ -8,7 +8,7 @@ from experiments.reproduction.paper import DATASETS, ROWS
 from experiments.reproduction.studies import Job, Study
 
 
-def test_all_120_cells_are_there():
+def test_the_tables_have_120_cells():
   tables = {table: [row for row in ROWS.values() if row.table == table] for table in (2, 3)}
   assert {table: len(rows) for table, rows in tables.items()} == {2: 24, 3: 16}
   for dataset in DATASETS:

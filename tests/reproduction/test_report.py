@@ -1,4 +1,4 @@
-"""experiments.report on made records, on nothing, and on the results of this repository."""
+"""experiments.report on fake records, without records, and on the results of this repository."""
 
 import os
 import pathlib
@@ -52,7 +52,7 @@ def test_a_report_of_the_whole_paper(tmp_path):
   assert {str(path) for path in contents(tmp_path / "out")} < linked | {"report.md"}
 
 
-def test_curves_end_at_the_accuracy_and_mark_the_papers():
+def test_curves_end_at_the_accuracy_and_mark_that_of_the_paper():
   records = [record("msdnet12", a, seed=s) for s, a in enumerate((80.0, 90.0))]
   drawn = figures.figure("figure5", records)
   axes = drawn.axes[0]
@@ -67,7 +67,7 @@ def test_curves_end_at_the_accuracy_and_mark_the_papers():
   assert line.get_xydata()[-1].tolist() == [6, 50]
 
 
-def test_nothing_yet(tmp_path):
+def test_a_report_without_records(tmp_path):
   report.main(parse(f"--results={tmp_path}"))
   text = (tmp_path / "report" / "report.md").read_text()
   assert "120 of the 120 cells" in text
@@ -95,7 +95,7 @@ def test_the_marked_part_of_a_readme_is_replaced(tmp_path):
 
 
 def test_runs_of_an_older_network_are_kept_apart(tmp_path):
-  """By the version of its computation: in a file and a section of their own, and nowhere else."""
+  """A run of another version of its network has its own file and is only in its own section."""
   records.save(tmp_path, record("res_csc20", 61.0, protocol="reduced", architecture=1))
   records.save(tmp_path, record("msdnet6", 58.0, protocol="reduced"))
   (other,), (old,) = records.by_architecture(records.read(tmp_path))
@@ -105,7 +105,7 @@ def test_runs_of_an_older_network_are_kept_apart(tmp_path):
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(b"a picture")
   present = Job(ROWS["res_csc20"], old.job.study, 0)
-  assert old.job != present  # so its cell counts as missing
+  assert old.job != present  # therefore its cell counts as missing
   readme = tmp_path / "README.md"
   readme.write_text("<!-- results -->\n<!-- /results -->\n")
   arguments = parse(f"--results={tmp_path}", f"--out={tmp_path / 'out'}", f"--readme={readme}")
@@ -147,7 +147,7 @@ def test_bad_flags(tmp_path, arguments, message):
 
 
 def test_the_results_of_this_repository_and_its_readme(tmp_path):
-  """The README and the committed report say what the committed results say."""
+  """The README and the committed report agree with the committed results."""
   readme = tmp_path / "README.md"
   readme.write_text((ROOT / "README.md").read_text())
   began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What tables and verdicts say of made records, against SciPy's paired test and numbers by hand."""
+"""Tables and verdicts on fake records agree with SciPy's paired test and with hand-computed numbers."""
 
 import math
 
@@ -37,7 +37,7 @@ def test_a_row_has_mean_deviation_and_difference_from_the_paper():
   assert len(text.splitlines()) == 2 + 2 + 16
 
 
-def test_runs_that_could_not_be_trained_are_counted_apart():
+def test_diverged_runs_are_counted_separately():
   records = [record("plain110", 0.1, seed=s, status="diverged") for s in range(2)]
   records.append(record("plain110", 80.0, seed=2))
   columns = row_of(tables.markdown(records, [(PAPER, 2)]), "| Plain network | 110 |")
@@ -45,7 +45,7 @@ def test_runs_that_could_not_be_trained_are_counted_apart():
   assert "plain110: 2 of 3 runs" in claims.markdown(records, PAPER)
 
 
-def test_a_reduced_protocol_never_stands_beside_the_papers_numbers():
+def test_results_of_a_reduced_protocol_are_never_next_to_the_papers_numbers():
   records = [record("msdnet6", 55.0, protocol="reduced"), record("msdcsc6_u1", 56.0, protocol="reduced")]
   text = tables.markdown(records, [(REDUCED, 3)]) + claims.markdown(records, REDUCED)
   assert f"{MSDNET[6]}" not in text
@@ -134,14 +134,14 @@ def test_pairs_that_disagree_are_not_called_reproduced():
   assert claims.overall([]) == "no runs"
 
 
-def test_a_verdict_says_on_how_many_pairs_it_rests():
+def test_a_verdict_states_its_number_of_pairs():
   depth = next(claim for claim in claims.CLAIMS if ("res_csc20", "plain20") in claim.pairs)
   records = [record("plain20", 80.0 + s / 8, seed=s) for s in range(3)]
   records += [record("res_csc20", 82.0 + s / 4, seed=s) for s in range(3)]
   assert f"**{depth.title}: reproduced, from 1 of 5 pairs.**" in claims.markdown(records, PAPER)
 
 
-def test_every_claim_is_about_rows_and_holds_in_the_papers_own_cifar10_column_but_once():
+def test_every_claim_holds_in_the_papers_cifar10_column_with_one_exception():
   against = [
     (better, worse)
     for claim in claims.CLAIMS
