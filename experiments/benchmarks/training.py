@@ -69,12 +69,12 @@ def rows(suite: str, cases: Sequence[str], batch: int, precision: str) -> Iterat
     batch: Number of images in a step.
     precision: "float32" or "bfloat16".
   """
-  timed, beside = suite != "compile", suite == "train" and rates.has_pytorch()
+  timed, compared = suite != "compile", suite == "train" and rates.has_pytorch()
   peak = rates.measure(precision) if timed else None
   for case in cases:
     fields = CASES[case]
     programs = {"cscjax": our_programs(fields, batch, precision)}
-    if beside:
+    if compared:
       programs["pytorch"] = pytorch_programs(fields, batch, precision)
     found = fastest(programs) if timed else {"cscjax": ("jit", None)}
     forward_flops = sum(layer.forward_flops for layer in describe(make_network(fields), (32, 32, 3)))
@@ -99,7 +99,7 @@ def rows(suite: str, cases: Sequence[str], batch: int, precision: str) -> Iterat
         "peak_bytes": peak_bytes,
         "flops": 3 * batch * forward_flops,  # the backward pass takes twice the forward pass
       }
-      theirs = found["pytorch"][1] if beside else None
+      theirs = found["pytorch"][1] if compared else None
       yield row | derived_columns(row, theirs, peak, program.bytes_accessed)
 
 

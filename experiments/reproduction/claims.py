@@ -131,7 +131,9 @@ def paired(better: dict[int, float], worse: dict[int, float]) -> Difference:
   return Difference(mean, mean - half, mean + half, count)
 
 
-def judge(records: Sequence[Record], study: Study, claim: Claim) -> dict[tuple[str, str], Difference]:
+def compare_pairs(
+  records: Sequence[Record], study: Study, claim: Claim
+) -> dict[tuple[str, str], Difference]:
   """Returns the difference of each pair of the claim for which both networks have runs."""
   found = {pair: paired(*(cell(records, study, row).last for row in pair)) for pair in claim.pairs}
   return {pair: difference for pair, difference in found.items() if difference.count}
@@ -160,7 +162,7 @@ def markdown(records: Sequence[Record], study: Study) -> str:
   """Returns Markdown with a paragraph and a table for each claim that has runs in the study."""
   texts = []
   for claim in CLAIMS:
-    found = judge(records, study, claim)
+    found = compare_pairs(records, study, claim)
     if found:
       texts.append(f"**{headline(claim, found)}.** The paper: {claim.statement}")
       texts.append("\n".join(_lines(study, found)))

@@ -108,7 +108,7 @@ def summary(
     verdicts = [
       f"- {claims.headline(claim, found)} ({_pairs(found)})"
       for claim in claims.CLAIMS
-      if (found := claims.judge(records, study, claim))
+      if (found := claims.compare_pairs(records, study, claim))
     ]
     parts.append("\n".join(verdicts))
   if simulation:

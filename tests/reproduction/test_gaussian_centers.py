@@ -46,8 +46,8 @@ def mean_failed(model, params, sample, nonnegative):
   counts = []
   for x in sample:
     code_1, code_2 = codes_of(model, params, x, nonnegative)
-    rebuilt = first @ code_1, first @ (second @ code_2)
-    counts.append([np.sum(np.abs(r - x) > 2 * BETA[0]) for r in rebuilt])
+    reconstructions = first @ code_1, first @ (second @ code_2)
+    counts.append([np.sum(np.abs(r - x) > 2 * BETA[0]) for r in reconstructions])
   return np.mean(counts, axis=0)
 
 
@@ -99,8 +99,8 @@ def test_the_classifier_is_trained_by_momentum_on_the_cross_entropy(x64, model):
   for start, end, batch in zip(after[:-1], after[1:], order[:2], strict=True):
     codes = scale * np.stack([codes_of(model, start, x[i], nonnegative=False)[1] for i in batch])
     logits = codes @ start.kernel + start.bias[None]
-    share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) - np.eye(4)[labels[batch]]
-    velocity = 0.9 * velocity + codes.T @ share / len(batch)
+    errors = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) - np.eye(4)[labels[batch]]
+    velocity = 0.9 * velocity + codes.T @ errors / len(batch)
     np.testing.assert_allclose(end.kernel, start.kernel - RATE * velocity, atol=1e-5)
 
 

@@ -113,7 +113,7 @@ def test_verdicts(differences, verdict):
   records = [record("plain56", 80.0, seed=s) for s in range(3)]
   records += [record("plain20", 80.0 + d, seed=s) for s, d in enumerate(differences)]
   claim = claims.CLAIMS[0]
-  (found,) = claims.judge(records, PAPER, claim).values()
+  (found,) = claims.compare_pairs(records, PAPER, claim).values()
   assert found.verdict == verdict
   text = claims.markdown(records, PAPER)
   assert f"**{claim.title}: {verdict.partition(' at')[0]}.**" in text
