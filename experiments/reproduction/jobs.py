@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, cast
 
 from cscjax.runs import open_lock
 from experiments.cli import UsageError
@@ -132,8 +133,7 @@ class _Process(subprocess.Popen):
     self._printing.start()
 
   def _print(self, name: str) -> None:
-    assert self.stderr
-    with self.stderr as lines:
+    with cast(IO[str], self.stderr) as lines:
       for line in lines:
         print(f"{name}: {line}", end="", file=sys.stderr, flush=True)
 

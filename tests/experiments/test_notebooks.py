@@ -1,4 +1,4 @@
-"""The notebooks run and print their stored outputs."""
+"""The notebooks run, and print what is stored in them."""
 
 import re
 
@@ -9,11 +9,11 @@ from experiments.notebooks import execute
 
 NOTEBOOKS = sorted(execute.FOLDER.glob("*.ipynb"))
 NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d*)?(?:e[+-]?\d+)?")
-TOLERANCE = 0.2  # relative; other machines and versions round differently, and training amplifies this
+TOLERANCE = 0.2  # of a number: other machines and versions round differently, and training amplifies it
 
 
 def printed(notebook):
-  """Returns the text output of each code cell."""
+  """The text outputs of all cells, one string a cell."""
   cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
   return ["".join(out.get("text") or out.data["text/plain"] for out in cell.outputs) for cell in cells]
 
@@ -28,7 +28,7 @@ def numbers(text):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_prints_its_stored_outputs(path):
+def test_runs_and_prints_what_is_stored(path):
   stored, now = printed(nbformat.read(path, as_version=4)), printed(execute.execute(path))
   assert len(now) == len(stored)
   for before, after in zip(stored, now, strict=True):
@@ -37,11 +37,11 @@ def test_a_notebook_prints_its_stored_outputs(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_stored_outputs_are_complete_small_and_independent_of_the_machine(path):
+def test_stored_outputs_are_whole_small_and_of_no_machine(path):
   notebook = nbformat.read(path, as_version=4)
   nbformat.validate(notebook)
   code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-  assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))  # all run, in order
+  assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))  # run in order, whole
   outputs = [output for cell in code for output in cell.outputs]
   assert {kind for output in outputs for kind in output.get("data", {})} == {"text/plain"}
   assert {output.output_type for output in outputs} <= {"stream", "execute_result"}
@@ -55,7 +55,7 @@ def test_there_are_three():
   assert len(NOTEBOOKS) == 3
 
 
-def test_execution_only_keeps_text(tmp_path):
+def test_execution_keeps_texts_alone(tmp_path):
   cells = [
     "%matplotlib inline\nimport sys; from matplotlib.figure import Figure",
     "print('a', 0.5); print('warning', file=sys.stderr); Figure()",
