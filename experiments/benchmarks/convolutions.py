@@ -1,9 +1,10 @@
-"""Suite `convolutions`: the convolutions of the paper's networks one by one, their values and times.
+"""Suite `convolutions`: values and times of the convolutions of the paper's networks.
 
-Three maps of each: the analysis, the synthesis and the gradient by the filters. There are no more: the
-gradient of the analysis by the signal is the synthesis, that of the synthesis by the code the analysis,
-and both have the third. Where PyTorch computes on the same kind of device, its values and times stand
-beside ours.
+The suite measures three operations of each convolution: the analysis, the synthesis, and the gradient
+with respect to the filters. These are all that training needs: the gradient of the analysis with respect
+to the signal is the synthesis, and the gradient of the synthesis with respect to the code is the
+analysis. If PyTorch is installed and uses the same kind of device, its values and times are compared
+with ours.
 """
 
 import sys
@@ -25,15 +26,15 @@ from experiments.benchmarks.training import time_steps
 
 
 class Geometry(NamedTuple):
-  """A convolution of square signals, padded as "SAME".
+  """The geometry of a convolution of square signals with padding "SAME".
 
   Attributes:
-    size: H = W of the signal.
-    channels: C of the signal.
-    atoms: m, the channels of the code.
-    dilation: Step between the taps of a filter.
-    stride: Step between its places.
-    taps: kh = kw.
+    size: Height and width of the signal.
+    channels: Number of channels C of the signal.
+    atoms: Number of atoms m, which is the number of channels of the code.
+    dilation: Spacing of the taps of a filter.
+    stride: Stride of the convolution.
+    taps: Height and width of the filters.
   """
 
   size: int
@@ -45,17 +46,23 @@ class Geometry(NamedTuple):
 
   @property
   def code_size(self) -> int:
-    """H' = W' of the code."""
+    """Height and width of the code."""
     return -(-self.size // self.stride)
 
   @property
   def flops(self) -> int:
-    """Of each map, for one signal: 2 a multiply-add, the padding's included."""
+    """Operations of each map for one signal: two per multiply-add, those on the padding included."""
     return 2 * self.code_size**2 * self.taps**2 * self.channels * self.atoms
 
 
 class Arrays(NamedTuple):
-  """Signal [N, H, W, C], filters [kh, kw, C, m] and code [N, H', W', m], the arguments of every map."""
+  """The arguments of every map.
+
+  Attributes:
+    signal: Signal [N, H, W, C].
+    filters: Filters [kh, kw, C, m].
+    code: Code [N, H', W', m].
+  """
 
   signal: Any
   filters: Any
@@ -76,7 +83,7 @@ GEOMETRIES = {
   "8x8_64to64_d1": Geometry(8, 64, 64),
   "32x32_16to32_s2": Geometry(32, 16, 32, stride=2),
   "16x16_32to64_s2": Geometry(16, 32, 64, stride=2),
-  # ML-CSC: "SAME" is what its padding of 1 is
+  # ML-CSC, whose padding of 1 equals "SAME" here
   "32x32_3to32_k4s2": Geometry(32, 3, 32, stride=2, taps=4),
   "16x16_32to64_k4s2": Geometry(16, 32, 64, stride=2, taps=4),
   "8x8_64to128_k4s2": Geometry(8, 64, 128, stride=2, taps=4),
@@ -89,11 +96,17 @@ CASES = {
   for name, geometry in GEOMETRIES.items()
   for operation in OPERATIONS
 }
-APPLICATIONS = 16  # in what is timed as one step
+APPLICATIONS = 16  # applications of a map that are timed together
 
 
 def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str, Any]]:
-  """Measures the cases one after the other; ours and PyTorch's row."""
+  """Measures the cases; yields our row of each case and, if available, PyTorch's.
+
+  Args:
+    cases: Names in `CASES`.
+    batch: Number of signals.
+    precision: "float32" or "bfloat16".
+  """
   pytorch = _pytorch()
   for case in cases:
     geometry, operation = CASES[case]
@@ -121,7 +134,7 @@ def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str,
 
 
 def make_arrays(geometry: Geometry, batch: int) -> Arrays:
-  """Random ones in float32."""
+  """Returns random float32 arrays for a batch of signals."""
   size, channels, atoms, taps = geometry.size, geometry.channels, geometry.atoms, geometry.taps
   rng = np.random.default_rng(0)
   return Arrays(
@@ -132,12 +145,12 @@ def make_arrays(geometry: Geometry, batch: int) -> Arrays:
 
 
 def distance(found: np.ndarray, expected: np.ndarray) -> float:
-  """The largest difference, relative to the largest entry of `expected`."""
+  """Returns the largest absolute difference, relative to the largest entry of `expected`."""
   return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
 
 
 class TimedMap:
-  """One of our maps in a compiled loop, as a training step's loop holds it."""
+  """One of our maps in a compiled loop, like in the loop over training steps."""
 
   def __init__(self, geometry: Geometry, operation: str, arrays: Arrays, precision: str):
     self.arrays = Arrays(*(jnp.asarray(array, np.dtype(precision)) for array in arrays))
@@ -145,23 +158,23 @@ class TimedMap:
     self.loop = loop.lower(self.arrays, np.int32(0)).compile()
 
   def run(self, count: int) -> float:
-    """Seconds of `APPLICATIONS` applications, over `count` times as many."""
+    """Runs `count * APPLICATIONS` applications and returns the seconds per `APPLICATIONS` of them."""
     start = time.perf_counter()
     jax.block_until_ready(self.loop(self.arrays, np.int32(count * APPLICATIONS)))
     return (time.perf_counter() - start) / count
 
   def result(self) -> np.ndarray:
-    """The map's value in float32."""
+    """Returns the value of the map in float32."""
     return np.asarray(self.loop(self.arrays, np.int32(1)), np.float32)
 
 
-def _loop(geometry, operation, arrays, count):
-  """The value of the last of `count` applications."""
+def _loop(geometry: Geometry, operation: str, arrays: Arrays, count: jax.Array) -> jax.Array:
+  """Applies the map `count` times and returns the value of the last application."""
 
-  def again(_, carry):
+  def again(_: jax.Array, carry: tuple[Arrays, jax.Array]) -> tuple[Arrays, jax.Array]:
     arrays, last = carry
-    # One entry of each array waits for the last value, else XLA does the work once, ahead of the loop
-    # (on the CPU also that behind an optimization barrier).
+    # One entry of each array depends on the last value. Otherwise XLA would move the work out of the
+    # loop and do it once; on the CPU it does so even behind an optimization barrier.
     zero = 0 * last[0, 0, 0, 0]
     arrays = Arrays(*(array.at[0, 0, 0, 0].add(zero) for array in arrays))
     return arrays, _apply(geometry, operation, arrays)
@@ -170,9 +183,9 @@ def _loop(geometry, operation, arrays, count):
   return lax.fori_loop(0, count, again, (arrays, jnp.zeros_like(value)))[1]
 
 
-def _apply(geometry, operation, arrays):
+def _apply(geometry: Geometry, operation: str, arrays: Arrays) -> jax.Array:
   signal, filters, code = arrays
-  settings = {"stride": geometry.stride, "dilation": geometry.dilation}
+  settings: dict[str, Any] = {"stride": geometry.stride, "dilation": geometry.dilation}
   if operation == "analysis":
     return conv(signal, filters, **settings)
   if operation == "synthesis":
@@ -181,20 +194,20 @@ def _apply(geometry, operation, arrays):
 
 
 def _pytorch() -> ModuleType | None:
-  """PyTorch's side; None where it is missing, or computes on another kind of device than JAX."""
+  """Returns PyTorch's module, or None if PyTorch is missing or uses another kind of device than JAX."""
   if not rates.has_pytorch():
     return None
   from experiments.benchmarks import pytorch_convolutions, pytorch_training
 
   if pytorch_training.ON_GPU == (jax.default_backend() == "gpu"):
     return pytorch_convolutions
-  devices = f"it computes on {pytorch_training.DEVICE}, JAX on {jax.default_backend()}"
-  print(f"without PyTorch: {devices}", file=sys.stderr)
+  devices = f"PyTorch uses {pytorch_training.DEVICE}, JAX uses {jax.default_backend()}"
+  print(f"PyTorch is skipped: {devices}", file=sys.stderr)
   return None
 
 
 def line(row: dict[str, Any]) -> str:
-  """A row for people."""
+  """Formats a row of the printed table."""
   text = f"{row['case']:34}{row['framework']:8}{1e3 * row['seconds']:9.3f} ms"
   text += f"{row['flops_per_second'] / 1e9:9.1f} GFLOP/s"
   if row["times_pytorch"] is not None and row["framework"] == "cscjax":

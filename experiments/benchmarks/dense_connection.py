@@ -1,11 +1,15 @@
-"""Suite `dense`: ways to write the dense connection of MSD-CSC: each layer reads all channels so far.
+"""Suite `dense`: ways to implement the dense connection of MSD-CSC.
 
-    concatenate   a layer's pair (a, z) becomes the next one's signal: what the networks do
-    buffer        one array a resolution: layers read its first channels and write theirs behind them
-    split         parts are never joined: a convolution of them is the sum of theirs
-    scatter       a part is convolved once for all later layers of a dilation (unfolding 0)
+In a dense connection each layer reads the channels of all layers before it.
 
-The connection alone: no batch norm, no classifier, a constant step and threshold.
+    concatenate   a layer concatenates its code (a, z), which is the next layer's signal; the networks
+                  use this variant
+    buffer        all layers of one resolution read and write channels of one preallocated array
+    split         the parts are never concatenated; a layer adds up the convolutions of the parts
+    scatter       each part is convolved once for all later layers with the same dilation (unfolding 0)
+
+The suite measures the connection alone: without batch norm and classifier, and with a constant step size
+and threshold.
 """
 
 import itertools
@@ -24,18 +28,18 @@ from cscjax.training import compiler_options
 from experiments.benchmarks import training
 from experiments.benchmarks.gradients import planned_bytes
 
-CHANNELS = 3  # of the images; they are no codes, so never clipped
-DILATIONS = (1, 2, 3)  # of the layers, in turn
+CHANNELS = 3  # channels of the images, which are not codes and thus never clipped
+DILATIONS = (1, 2, 3)  # dilations of the layers, repeated cyclically
 BIAS = -0.1  # minus the threshold
-STEP = 0.1  # of the unfoldings
+STEP = 0.1  # step size of the unfolded iterations
 
 
 class DilatedFilters(NamedTuple):
-  """A layer's dictionary.
+  """The dictionary of a layer.
 
   Attributes:
-    filters: [3, 3, C, width], over all C channels so far.
-    dilation: Of the filters.
+    filters: Filters [3, 3, C, width], where C is the number of channels before the layer.
+    dilation: Dilation of the filters.
   """
 
   filters: jax.Array
@@ -43,11 +47,11 @@ class DilatedFilters(NamedTuple):
 
 
 Parts = list[jax.Array]
-"""Consecutive channels of one signal, each [N, H, W, ...]."""
+"""A signal split along its channels into arrays [N, H, W, ...]."""
 
 
 def concatenate(parts: Parts, layers: Sequence[DilatedFilters], unfolding: int) -> Parts:
-  """The layers of one resolution on one array, joined after each of them."""
+  """Applies the layers of one resolution and concatenates the channels after each layer."""
   (x,) = parts
   for layer in layers:
     (kept,), new = _code([x], layer, unfolding)
@@ -56,21 +60,21 @@ def concatenate(parts: Parts, layers: Sequence[DilatedFilters], unfolding: int) 
 
 
 def buffer(parts: Parts, layers: Sequence[DilatedFilters], unfolding: int) -> Parts:
-  """The same in one array that has room for the channels of all these layers."""
+  """Applies the layers of one resolution in one array with room for the channels of all of them."""
   (x,) = parts
   total = sum(layers[-1].filters.shape[-2:])
   store = _write(jnp.zeros((*x.shape[:-1], total), x.dtype), x, 0)
   for layer in layers:
     channels = layer.filters.shape[-2]
     (kept,), new = _code([store[..., :channels]], layer, unfolding)
-    if unfolding > 0:  # else `kept` is what the store has there
+    if unfolding > 0:  # otherwise the store already holds `kept`
       store = _write(store, kept, 0)
     store = _write(store, new, channels)
   return [store]
 
 
 def split(parts: Parts, layers: Sequence[DilatedFilters], unfolding: int) -> Parts:
-  """The same on a growing list of parts, which neither this nor its gradient joins."""
+  """Applies the layers of one resolution to a growing list of parts that are never concatenated."""
   for layer in layers:
     kept, new = _code(parts, layer, unfolding)
     parts = [*kept, new]
@@ -78,14 +82,18 @@ def split(parts: Parts, layers: Sequence[DilatedFilters], unfolding: int) -> Par
 
 
 def scatter(parts: Parts, layers: Sequence[DilatedFilters], unfolding: int) -> Parts:
-  """The same with a convolution for each new part and dilation, whose results the layers add up.
+  """Applies the layers of one resolution with one convolution per new part and dilation.
 
-  The parts that come from the resolution before are joined first, as they are all known by then.
+  The layers add up the results of these convolutions. The parts of the previous resolution are all known
+  at the start and are concatenated first.
 
   Args:
-    parts: The signal.
-    layers: Those of one resolution, of equal width.
-    unfolding: 0; further iterations would change the parts for each layer.
+    parts: Parts of the signal.
+    layers: Layers of one resolution, of equal width.
+    unfolding: Must be 0, because further iterations would change the parts for each layer.
+
+  Raises:
+    ValueError: If `unfolding` is positive.
   """
   if unfolding > 0:
     raise ValueError(f"unfolding: expected 0, got {unfolding}")
@@ -115,12 +123,12 @@ VARIANTS: dict[str, Callable[[Parts, Sequence[DilatedFilters], int], Parts]] = {
 
 
 class Case(NamedTuple):
-  """What is measured.
+  """A case of the suite.
 
   Attributes:
-    variant: A key of `VARIANTS`.
-    depth: Layers.
-    unfolding: Iterations after the first one in each layer.
+    variant: Name in `VARIANTS`.
+    depth: Number of layers.
+    unfolding: Number of iterations after the first one in each layer.
   """
 
   variant: str
@@ -138,13 +146,13 @@ CASES = {
 
 
 def loss(filters: Sequence[jax.Array], images: jax.Array, *, variant: str, unfolding: int) -> jax.Array:
-  """Mean of the squares of the last layer's code, the same for every variant.
+  """Returns the mean square of the last layer's code, which is the same for every variant.
 
   Args:
-    filters: Of each layer, three or more, [3, 3, C, width] with C all channels before it.
-    images: [N, H, W, CHANNELS]; H and W multiples of 4.
-    variant: A key of `VARIANTS`.
-    unfolding: Iterations after the first one in each layer.
+    filters: Filters [3, 3, C, width] of each of at least three layers; C counts all channels before it.
+    images: Images [N, H, W, CHANNELS]; H and W are multiples of 4.
+    variant: Name in `VARIANTS`.
+    unfolding: Number of iterations after the first one in each layer.
   """
   layers = [DilatedFilters(f, dilation) for f, dilation in zip(filters, itertools.cycle(DILATIONS))]
   depth, parts = len(layers), [images]
@@ -157,7 +165,7 @@ def loss(filters: Sequence[jax.Array], images: jax.Array, *, variant: str, unfol
 
 
 def random_inputs(depth: int, batch: int, width: int, size: int) -> tuple[list[np.ndarray], np.ndarray]:
-  """He-normal filters and normal images, float64, as `loss` takes them."""
+  """Returns the arguments of `loss` in float64: He-normal filters and normal images."""
   rng = np.random.default_rng(0)
   shapes = [(3, 3, CHANNELS + i * width, width) for i in range(depth)]
   filters = [rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[:-1])) for shape in shapes]
@@ -167,13 +175,13 @@ def random_inputs(depth: int, batch: int, width: int, size: int) -> tuple[list[n
 def rows(
   cases: Sequence[str], batch: int = 128, *, width: int = 32, size: int = 32
 ) -> Iterator[dict[str, Any]]:
-  """Measures the cases; those of one depth and unfolding take turns.
+  """Measures the cases and yields a row for each; cases of equal depth and unfolding are interleaved.
 
   Args:
-    cases: Keys of `CASES`.
-    batch: Images N, [N, size, size, CHANNELS].
-    width: New channels of each layer.
-    size: Of the images, a multiple of 4.
+    cases: Names in `CASES`.
+    batch: Number of images.
+    width: Number of new channels of each layer.
+    size: Height and width of the images, a multiple of 4.
   """
   for depth, unfolding in dict.fromkeys(CASES[case][1:] for case in cases):
     inputs = jax.tree.map(jnp.float32, random_inputs(depth, batch, width, size))
@@ -202,7 +210,7 @@ def rows(
 
 
 def line(row: dict[str, Any]) -> str:
-  """A row for people."""
+  """Formats a row of the printed table."""
   return (
     f"{row['case']:20}{row['seconds']:9.4f} s  forward{row['forward_seconds']:9.4f} s"
     f"  compile {row['compile_seconds']:5.1f} s  memory {row['peak_bytes'] / 2**20:6.0f} MiB"
@@ -213,8 +221,8 @@ class _TimedFunction:
   """A function compiled for its arguments.
 
   Attributes:
-    compiled: The function.
-    compile_seconds: What tracing and compiling took.
+    compiled: The compiled function.
+    compile_seconds: Seconds that tracing and compilation took.
   """
 
   def __init__(self, function: Callable, arguments: tuple):
@@ -225,29 +233,29 @@ class _TimedFunction:
     self.compile_seconds = time.perf_counter() - start
 
   def run(self, count: int) -> float:
-    """Seconds a call, over `count` calls one after the other."""
+    """Calls the function `count` times and returns the seconds per call."""
     start = time.perf_counter()
     for _ in range(count):
       jax.block_until_ready(self.compiled(*self._arguments))
     return (time.perf_counter() - start) / count
 
 
-def _code(parts, layer, unfolding):
-  """The layer's code of a signal in parts: the parts as they are kept, and the new channels.
+def _code(parts: Parts, layer: DilatedFilters, unfolding: int) -> tuple[Parts, jax.Array]:
+  """Returns a layer's code of a signal in parts: the updated parts, and the new channels.
 
-  F^T z is taken a part at a time, too: slices of one F^T z would join their gradients.
+  F^T z is also computed for each part alone. Slices of one F^T z would concatenate their gradients.
   """
   ends = np.cumsum([part.shape[-1] for part in parts])
   blocks = jnp.split(layer.filters, ends[:-1], axis=2)
 
-  def analysis(parts):
+  def analysis(parts: Parts) -> Any:
     return sum(conv(part, f, dilation=layer.dilation) for part, f in zip(parts, blocks, strict=True))
 
   kept, new = parts, _threshold(analysis(parts))
   for _ in range(unfolding):
     size = new.shape[1:-1]
     residual = [conv_adjoint(new, f, size, dilation=layer.dilation) for f in blocks]
-    if kept is not parts:  # else a + F^T z - x is F^T z
+    if kept is not parts:  # otherwise a = x, so that a + F^T z - x is F^T z
       residual = [(a - x) + r for a, x, r in zip(kept, parts, residual, strict=True)]
     new = _threshold(new - STEP * analysis(residual))
     kept = [a - STEP * r for a, r in zip(kept, residual, strict=True)]
@@ -256,9 +264,9 @@ def _code(parts, layer, unfolding):
   return kept, new
 
 
-def _threshold(z):
+def _threshold(z: jax.Array) -> jax.Array:
   return jax.nn.relu(z + BIAS)
 
 
-def _write(store, part, channel):
+def _write(store: jax.Array, part: jax.Array, channel: int) -> jax.Array:
   return lax.dynamic_update_slice_in_dim(store, part, channel, axis=-1)

@@ -1,8 +1,8 @@
-"""Suite `gpu`: our training steps and PyTorch's on a GPU in five minutes, the most important ones first.
+"""Suite `gpu`: our training steps and PyTorch's on a GPU within five minutes, the important ones first.
 
-Each framework has a process of its own. Both prepare a case (they compile, and try algorithms) at the
-same time and are then timed one after the other, so that a row is printed as soon as it is measured.
-What takes too long is ended and reported as an error.
+Each framework runs in its own process. Both prepare a case (compilation and the choice of algorithms) at
+the same time and are then timed one after the other; each row is printed as soon as it is measured. A
+framework that takes too long is stopped, and its row reports an error.
 """
 
 import time
@@ -30,18 +30,22 @@ CASES = {
   },
   "res_csc20_float32": ("res_csc20", "float32"),
 }
-"""Name -> network and precision, in order of importance."""
+"""Network and precision of each case by its name, in order of importance."""
 
 FRAMEWORKS = ("cscjax", "pytorch")
 BACKEND = "gpu"
-ROW_SECONDS = 80  # to prepare a case, or to time it
+ROW_SECONDS = 80  # time limit for the preparation of a case, and for its timing
 TOTAL_SECONDS = 295
 
 
 def rows(cases: Sequence[str], batch: int) -> Iterator[dict[str, Any]]:
-  """Measures the cases one after the other; of each our row and PyTorch's, where it is installed.
+  """Measures the cases; yields our row of each case and, if PyTorch is installed, PyTorch's.
 
-  `speedup` of PyTorch's row is its time over ours.
+  In PyTorch's row, `speedup` is the ratio of its time to ours.
+
+  Args:
+    cases: Names in `CASES`.
+    batch: Number of images in a step.
 
   Raises:
     UsageError: If JAX has no GPU.
@@ -54,9 +58,9 @@ def rows(cases: Sequence[str], batch: int) -> Iterator[dict[str, Any]]:
   }
   try:
     workers["cscjax"].send({"task": "device"})
-    found = workers["cscjax"].receive(end).get("backend", BACKEND)  # an error shows again in each row
+    found = workers["cscjax"].receive(end).get("backend", BACKEND)  # the rows will report an error
     if found != BACKEND:
-      raise cli.UsageError(f"--suite: gpu needs a GPU, JAX computes on {found}")
+      raise cli.UsageError(f"--suite: gpu needs a GPU, but JAX uses {found}")
     for case in cases:
       yield from _rows_of_case(workers, case, batch, end)
   finally:
@@ -64,13 +68,16 @@ def rows(cases: Sequence[str], batch: int) -> Iterator[dict[str, Any]]:
       worker.close()
 
 
-def _rows_of_case(workers, case, batch, end):
+def _rows_of_case(
+  workers: dict[str, Worker], case: str, batch: int, end: float
+) -> Iterator[dict[str, Any]]:
+  """Measures one case with every framework, before the time `end` of `time.monotonic`."""
   network, precision = CASES[case]
   request = {"fields": training.CASES[network], "batch": batch, "precision": precision}
   row = {"suite": "gpu", "case": network, "precision": precision, "batch": batch, **_NOTHING}
   if time.monotonic() >= end:
     for framework in workers:
-      yield {**row, "framework": framework, "error": f"left out after {TOTAL_SECONDS} s"}
+      yield {**row, "framework": framework, "error": f"skipped after {TOTAL_SECONDS} s"}
     return
   deadline = min(time.monotonic() + ROW_SECONDS, end)
   for worker in workers.values():
@@ -108,12 +115,12 @@ _NOTHING = dict.fromkeys(
 
 
 def make_answer(framework: str, backend: str) -> Answer:
-  """A function that prepares and times the network of a request, for a process of its own."""
+  """Returns the function with which a worker process prepares and times the network of a request."""
   programs = {}
   if framework == "pytorch":
-    jax.config.update("jax_platforms", "cpu")  # it only makes the weights
+    jax.config.update("jax_platforms", "cpu")  # JAX only initializes the weights here
 
-  def answer(request):
+  def answer(request: dict[str, Any]) -> dict[str, Any]:
     if request["task"] == "device":
       return {"backend": jax.default_backend()}
     if request["task"] == "prepare":
@@ -123,7 +130,7 @@ def make_answer(framework: str, backend: str) -> Answer:
         from experiments.benchmarks import pytorch_training
 
         if pytorch_training.ON_GPU != (backend == "gpu"):
-          raise RuntimeError(f"PyTorch computes on {pytorch_training.DEVICE}")
+          raise RuntimeError(f"PyTorch uses {pytorch_training.DEVICE}")
         programs[framework] = training.pytorch_programs(fields, batch, precision)
       else:
         programs[framework] = training.our_programs(fields, batch, precision)
@@ -141,7 +148,8 @@ def make_answer(framework: str, backend: str) -> Answer:
   return answer
 
 
-def _device(framework):
+def _device(framework: str) -> str:
+  """Returns the name of the device that the framework uses."""
   if framework == "cscjax":
     return jax.devices()[0].device_kind
   import torch  # pyright: ignore[reportMissingImports]
@@ -150,7 +158,7 @@ def _device(framework):
 
 
 def line(row: dict[str, Any]) -> str:
-  """A row for people."""
+  """Formats a row of the printed table."""
   text = f"{row['case']:14}{row['precision']:10}{row['framework']:8}"
   if row["error"]:
     return f"{text}  {row['error']}"

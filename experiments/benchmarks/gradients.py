@@ -1,11 +1,12 @@
-"""Suite `gradients`: the gradient through a solver against the number of its iterations.
+"""Suite `gradients`: time and memory of the gradient through a solver, by its number of iterations.
 
-Through the unrolled iterations, the same rematerialised, or implicitly at the code found.
+The gradient is computed through the unrolled iterations, through rematerialized iterations, or
+implicitly at the solution.
 """
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +23,13 @@ REPEATS = 5
 
 
 def rows(cases: Sequence[str]) -> Iterator[dict[str, Any]]:
-  """Measures the cases one after the other: 4 images 32x32, 16 filters 5x5, gradient by the filters."""
+  """Measures the cases and yields a row for each.
+
+  The gradient is with respect to 16 filters of 5x5, for 4 images of 32x32.
+
+  Args:
+    cases: Names in `CASES`.
+  """
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(4, 32, 32, 1)), jnp.float32)
   filters = jnp.asarray(rng.normal(size=(5, 5, 1, 16)) / 5, jnp.float32)
@@ -45,13 +52,13 @@ def rows(cases: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def planned_bytes(compiled: Any) -> int:
-  """What XLA plans to hold: temporaries, arguments and results."""
+  """Returns the memory that XLA plans for a program: temporaries, arguments and results."""
   plan = compiled.memory_analysis()
   return plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes
 
 
-def _loss(mode, iterations):
-  def loss(filters, x):
+def _loss(mode: Any, iterations: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+  def loss(filters: jax.Array, x: jax.Array) -> jax.Array:
     dictionary = ConvDictionary(filters, padding="CIRCULAR")
     result = solvers.fista(dictionary, x, 0.5, iterations=iterations, record=(), differentiate=mode)
     return jnp.sum(jnp.square(result.code))
@@ -59,7 +66,7 @@ def _loss(mode, iterations):
   return loss
 
 
-def _median_time(function, *arguments):
+def _median_time(function: Callable, *arguments: jax.Array) -> float:
   seconds = []
   for _ in range(REPEATS + 1):
     start = time.perf_counter()
@@ -69,7 +76,7 @@ def _median_time(function, *arguments):
 
 
 def line(row: dict[str, Any]) -> str:
-  """A row for people."""
+  """Formats a row of the printed table."""
   return (
     f"{row['mode']:10}{row['iterations']:6d} iterations{row['seconds']:9.4f} s"
     f"  compile {row['compile_seconds']:5.2f} s  memory {row['peak_bytes'] / 2**20:8.2f} MiB"

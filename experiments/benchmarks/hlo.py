@@ -1,9 +1,9 @@
-"""Counts what an optimized HLO program launches on a GPU, from its text alone."""
+"""Counts the kernels that an optimized HLO program launches on a GPU, from its text alone."""
 
 import re
 from typing import NamedTuple
 
-# Instructions that launch nothing; an asynchronous one is counted where it starts.
+# Instructions that launch no kernel. An asynchronous instruction is counted where it starts.
 _NO_KERNEL = frozenset(
   "parameter constant tuple get-tuple-element bitcast iota after-all opt-barrier partition-id replica-id"
   " copy-done async-update async-done".split()
@@ -13,17 +13,17 @@ _MOVES_ALONE = _MOVES | {"parameter", "bitcast", "reshape", "tuple", "get-tuple-
 
 
 class Count(NamedTuple):
-  """What a computation launches, the loops in it as often as they turn.
+  """The kernels that a computation launches, with each loop counted for all its iterations.
 
   Attributes:
-    kernels: Fusions, calls of libraries and copies. A call of cuDNN or cuFFT counts once, though it may
-      launch several kernels.
-    whole_signal_windows: Convolutions whose window is larger than any filter: filter gradients that XLA
-      did not recognise, and runs as a convolution with the signal as its window.
-    loops: `while` loops.
-    copies_and_transposes: Kernels that only move data.
-    waits: Times that the host waits for a value of the device: once for each turn of a loop whose end
-      depends on data, and once for each branch.
+    kernels: Number of fusions, library calls and copies. A call of cuDNN or cuFFT counts once, although
+      it may launch several kernels.
+    whole_signal_windows: Number of convolutions whose window is larger than any filter. They are filter
+      gradients that XLA did not recognize and computes as a convolution with the signal as its window.
+    loops: Number of `while` loops.
+    copies_and_transposes: Number of kernels that only move data.
+    waits: How often the host waits for a value from the device: once per iteration of a loop whose end
+      depends on data, and once per branch.
   """
 
   kernels: int = 0
@@ -33,7 +33,7 @@ class Count(NamedTuple):
   waits: int = 0
 
   def plus(self, other: "Count", times: int = 1) -> "Count":
-    """The sum with `times` times another count."""
+    """Returns the sum of this count and `times` times another one."""
     return Count(*(a + times * b for a, b in zip(self, other, strict=True)))
 
 
@@ -41,15 +41,15 @@ class Instruction(NamedTuple):
   """An instruction of a computation.
 
   Attributes:
-    opcode: Its name in HLO.
-    line: Its text.
+    opcode: Name of the operation in HLO.
+    line: Text of the instruction.
   """
 
   opcode: str
   line: str
 
   def called(self, *attributes: str) -> list[str]:
-    """Names of the computations in these attributes."""
+    """Returns the names of the computations that the given attributes of the instruction name."""
     found = []
     for attribute in attributes:
       for value in re.findall(rf"\b{attribute}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.line):
@@ -58,13 +58,13 @@ class Instruction(NamedTuple):
 
   @property
   def trip_count(self) -> int | None:
-    """Turns of a loop, None where they depend on data."""
+    """Number of iterations of a loop; None if it depends on data."""
     found = re.search(r'"known_trip_count":\{"n":"(\d+)"', self.line)
     return int(found[1]) if found else None
 
   @property
   def window(self) -> int:
-    """The longest side of a convolution's window; 0 of another instruction."""
+    """Longest side of a convolution's window; 0 for any other instruction."""
     found = re.search(r"window=\{[^}]*size=([\dx]+)", self.line)
     return max(map(int, found[1].split("x"))) if found else 0
 
@@ -73,7 +73,12 @@ class HloModule:
   """An optimized HLO module."""
 
   def __init__(self, text: str, filter_size: int):
-    """Reads the text of a module, in which no filter is longer than `filter_size` along an axis."""
+    """Parses the text of a module.
+
+    Args:
+      text: Text of the optimized module.
+      filter_size: Longest side of the filters in the program.
+    """
     self._filter_size = filter_size
     self._computations: dict[str, list[Instruction]] = {}
     self._counts: dict[str, Count] = {}
@@ -84,8 +89,8 @@ class HloModule:
       elif found := re.match(r"\s+(?:ROOT )?%?[\w.\-]+ = .*? ([a-z][\w\-]*)\(", line):
         instructions.append(Instruction(found[1], line))
 
-  def largest_turn(self) -> Count:
-    """What one turn launches of that loop whose turn launches most.
+  def largest_iteration(self) -> Count:
+    """Returns the count of one iteration of the loop whose iteration launches the most kernels.
 
     Raises:
       ValueError: If the program has no loop.
@@ -93,16 +98,17 @@ class HloModule:
     loops = [i for body in self._computations.values() for i in body if i.opcode == "while"]
     if not loops:
       raise ValueError("the program has no loop")
-    return max((self._turn(loop) for loop in loops), key=lambda count: count.kernels)
+    return max((self._iteration(loop) for loop in loops), key=lambda count: count.kernels)
 
-  def _turn(self, loop):
-    """One turn; the condition is computed on the device only where the end depends on data."""
-    turn = self._of(*loop.called("body"))
+  def _iteration(self, loop: Instruction) -> Count:
+    """Counts one iteration. The device evaluates the condition only if the end depends on data."""
+    count = self._of(*loop.called("body"))
     if loop.trip_count is None:
-      turn = turn.plus(self._of(*loop.called("condition"))).plus(Count(waits=1))
-    return turn
+      count = count.plus(self._of(*loop.called("condition"))).plus(Count(waits=1))
+    return count
 
-  def _of(self, name):
+  def _of(self, name: str) -> Count:
+    """Counts the computation with this name."""
     if name not in self._counts:
       total = Count()
       for instruction in self._computations[name]:
@@ -110,12 +116,12 @@ class HloModule:
       self._counts[name] = total
     return self._counts[name]
 
-  def _launched_by(self, instruction):
+  def _launched_by(self, instruction: Instruction) -> Count:
     opcode = instruction.opcode
     if opcode in _NO_KERNEL:
       return Count()
-    if opcode == "while":  # one turn where their number is unknown
-      return Count(loops=1).plus(self._turn(instruction), instruction.trip_count or 1)
+    if opcode == "while":  # one iteration if their number is unknown
+      return Count(loops=1).plus(self._iteration(instruction), instruction.trip_count or 1)
     if opcode == "conditional":
       names = instruction.called("branch_computations", "true_computation", "false_computation")
       return Count(waits=1).plus(max(map(self._of, names), key=lambda count: count.kernels))
@@ -124,7 +130,8 @@ class HloModule:
     is_conv = opcode == "custom-call" and instruction.window > self._filter_size
     return Count(1, int(is_conv), 0, int(self._only_moves(instruction)), 0)
 
-  def _only_moves(self, instruction):
+  def _only_moves(self, instruction: Instruction) -> bool:
+    """Whether a kernel only moves data."""
     if instruction.opcode != "fusion":
       return instruction.opcode in _MOVES
     (name,) = instruction.called("calls")

@@ -1,12 +1,11 @@
-"""Suite `kernels`: what a training step, or an iteration of a solver, launches on a GPU.
+"""Suite `kernels`: number of kernels that a training step or a solver iteration launches on a GPU.
 
-No GPU is needed: XLA's CUDA plugin compiles for an H100 that is only described. The text of the program
-tells how many kernels are launched, not how long they take. The counts of each version of JAX are kept
-in kernel_counts.json, which a slow test compares:
+No GPU is needed: XLA's CUDA plugin compiles for the description of an H100. The text of the compiled
+program shows how many kernels it launches, but not how long they take. kernel_counts.json holds the
+counts for each version of JAX, with which a slow test compares the current ones. To count the kernels
+again with the installed version and update the file, run
 
     python -m experiments.benchmarks.kernels --cases=resnet20
-
-counts again for the version that is installed, and writes the file.
 """
 
 import functools
@@ -29,7 +28,7 @@ from experiments.benchmarks import hlo
 from experiments.benchmarks.library_calls import CALLS, FILTER_SIZE
 from experiments.benchmarks.training import CASES as NETWORKS
 from experiments.benchmarks.training import make_network, make_trainer
-from experiments.benchmarks.worker import Worker
+from experiments.benchmarks.worker import Answer, Worker
 
 H100 = """
 gpu_device_info {
@@ -57,19 +56,24 @@ dnn_version_info { major: 9 minor: 10 }
 runtime_version { major: 12 minor: 9 }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """
-OPTIONS: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}  # it would try algorithms on a GPU
-EXAMPLES = 50_000  # of CIFAR-10
-NETWORK_FILTER_SIZE = 4  # the longest side of a network's filters
+OPTIONS: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}  # autotuning would need a GPU
+EXAMPLES = 50_000  # training examples of CIFAR-10
+NETWORK_FILTER_SIZE = 4  # longest side of the networks' filters
 CASES = (*NETWORKS, *CALLS)
-COUNTED = ("resnet20", "res_csc20", "msdnet6", "msdcsc12_u2", *CALLS)  # cases of the stored counts
+COUNTED = ("resnet20", "res_csc20", "msdnet6", "msdcsc12_u2", *CALLS)  # cases with stored counts
 PATH = pathlib.Path(__file__).with_name("kernel_counts.json")
 
 
 def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str, Any]]:
-  """Compiles the cases one after the other.
+  """Compiles the cases and yields a row with the counts of each.
 
-  The counts of a row are those of `hlo.Count`: of a training step, or of an iteration of a library call,
-  which is always in float32 and for which `batch` is None.
+  The counts are the fields of `hlo.Count`, for one training step or for one iteration of a library call.
+  Library calls always run in float32, and `batch` is None in their rows.
+
+  Args:
+    cases: Names in `CASES`.
+    batch: Number of images in a training step.
+    precision: "float32" or "bfloat16", for the training steps.
 
   Raises:
     UsageError: If the CUDA plugin is not installed.
@@ -77,7 +81,7 @@ def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str,
   """
   if not has_plugin():
     raise cli.UsageError("--suite: kernels needs JAX's CUDA plugin (pip install 'cscjax[cuda12]')")
-  worker = Worker(_make_answer)  # a process that has looked for a GPU in vain cannot use the plugin
+  worker = Worker(_make_answer)  # a process in which JAX found no GPU cannot use the plugin any more
   try:
     for case in cases:
       worker.send({"case": case, "batch": batch, "precision": precision})
@@ -89,13 +93,13 @@ def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str,
     worker.close()
 
 
-def _make_answer():
-  jax.config.update("jax_platforms", "cpu")  # else the plugin looks for a driver
+def _make_answer() -> Answer:
+  jax.config.update("jax_platforms", "cpu")  # otherwise the plugin looks for a driver
   return lambda request: count(**request)
 
 
 def count(case: str, batch: int, precision: str) -> dict[str, Any]:
-  """The row of a case, where JAX runs on the CPU."""
+  """Returns the row of a case. JAX must use the CPU in this process."""
   start = time.perf_counter()
   iterations = 1
   if case in CALLS:
@@ -104,7 +108,7 @@ def count(case: str, batch: int, precision: str) -> dict[str, Any]:
     program = hlo.HloModule(compiled_text(call.function, *arguments), FILTER_SIZE)
   else:
     program = hlo.HloModule(compile_step(case, batch, precision), NETWORK_FILTER_SIZE)
-  counts = {name: value / iterations for name, value in program.largest_turn()._asdict().items()}
+  counts = {name: value / iterations for name, value in program.largest_iteration()._asdict().items()}
   return {
     "suite": "kernels",
     "case": case,
@@ -117,16 +121,16 @@ def count(case: str, batch: int, precision: str) -> dict[str, Any]:
 
 
 def has_plugin() -> bool:
-  """Whether JAX can compile for CUDA here."""
+  """Whether JAX's CUDA plugin is installed."""
   return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
 
 
 def compile_step(case: str, batch: int, precision: str) -> str:
-  """The optimized HLO of a network's training program."""
+  """Returns the optimized HLO of a network's training program."""
   network = make_network(NETWORKS[case], precision, "gpu")
-  trainer = make_trainer(network, batch, shift=4, flip=True)  # as the flagfiles train on CIFAR-10
+  trainer = make_trainer(network, batch, shift=4, flip=True)  # the flagfiles' augmentation of CIFAR-10
 
-  def arguments():
+  def arguments() -> tuple:
     state = trainer.create_state((32, 32, 3), jax.random.key(0))
     data = training.Examples(
       jnp.zeros((EXAMPLES, 32, 32, 3), jnp.uint8),
@@ -140,7 +144,13 @@ def compile_step(case: str, batch: int, precision: str) -> str:
 
 
 def compiled_text(function: Callable, *arguments: Any, donate: int | None = None) -> str:
-  """The optimized HLO of a function of arguments of which only shapes and types are known."""
+  """Compiles a function for a GPU and returns the optimized HLO.
+
+  Args:
+    function: Function of arrays.
+    *arguments: Trees whose leaves have a shape and a type.
+    donate: Index of an argument whose memory is donated.
+  """
   on_gpu = SingleDeviceSharding(_topology().devices[0])
   arguments = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on_gpu), arguments
@@ -150,26 +160,24 @@ def compiled_text(function: Callable, *arguments: Any, donate: int | None = None
 
 
 @functools.cache
-def _topology():
+def _topology() -> Any:
   return topologies.get_topology_desc(platform="cuda", target_config=H100, topology="1x1x1")
 
 
 def stored_counts() -> dict[str, dict[str, dict[str, float]]]:
-  """The counts of each case by the version of JAX."""
+  """Returns the stored counts by the version of JAX and the name of the case."""
   return json.loads(PATH.read_text())
 
 
 def line(row: dict[str, Any]) -> str:
-  """A row for people."""
-  text = (
-    f"{row['case']:18}{row['kernels']:7g} kernels, {row['copies_and_transposes']:g} of them move data,"
-  )
+  """Formats a row of the printed table."""
+  text = f"{row['case']:18}{row['kernels']:7g} kernels, {row['copies_and_transposes']:g} only move data,"
   text += f"{row['whole_signal_windows']:4g} whole-signal windows,{row['loops']:4g} loops,"
   return text + f"{row['waits']:4g} waits  compile {row['compile_seconds']:4.0f} s"
 
 
 def main() -> None:
-  """Counts the cases and stores what was found, one after the other."""
+  """Counts the kernels of the cases and stores the counts after each case."""
   stored = stored_counts() if PATH.exists() else {}
   for row in rows(flags.FLAGS.cases or COUNTED, 128, "bfloat16"):
     counts = {name: row[name] for name in hlo.Count._fields}
@@ -179,5 +187,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_list("cases", None, "Cases to count; those that are stored if none are named.")
+  flags.DEFINE_list("cases", None, "Cases to count. Default: those with stored counts.")
   cli.run(main)

@@ -1,7 +1,8 @@
-"""One adapter for each library: its solvers on a circular convolutional problem, in float32.
+"""Adapters for the solvers of each library on a circular convolutional problem in float32.
 
-Imported by `process`, maybe by an interpreter that has no cscjax: nothing here may need it but its own
-adapter. Codes leave an adapter as [N, H, W, m], an atom's origin being its first tap.
+`process` imports this module, possibly in an interpreter without cscjax. Therefore only the adapter of
+cscjax may import it. Every adapter returns codes [N, H, W, m], in which the origin of an atom is its
+first tap.
 """
 
 import time
@@ -16,13 +17,13 @@ Array = np.ndarray
 
 
 class Prepared(NamedTuple):
-  """A solver for a number of iterations, ready to be timed.
+  """A solver that is ready to be timed for a fixed number of iterations.
 
   Attributes:
-    run: Solves from code 0, records nothing, and returns when the code is there.
-    compile_seconds: What compilation took.
-    plan_bytes: What XLA plans to use, None where it does not plan the whole.
-    code: The code of a run as [N, H, W, m].
+    run: Solves the problem from the code 0 without recording anything, and waits for the result.
+    compile_seconds: Seconds that compilation took.
+    plan_bytes: Memory that XLA plans; None if the solver is not one compiled program.
+    code: Converts the result of `run` to a code [N, H, W, m].
   """
 
   run: Callable[[], Any]
@@ -32,7 +33,10 @@ class Prepared(NamedTuple):
 
 
 class Cscjax:
-  """`fista`, `fista_adaptive`, `admm`; with `_map`, the images of a batch one after the other."""
+  """The solvers of cscjax: `fista`, `fista_adaptive` and `admm`.
+
+  With the suffix `_map` the images of a batch are coded one after the other.
+  """
 
   def __init__(self, solver: str, x: Array, filters: Array, beta: float, lipschitz: float):
     import jax
@@ -50,16 +54,16 @@ class Cscjax:
     self.x, self.filters = jax.device_put((x, filters))
     self.shift = [-((k - 1) // 2) for k in filters.shape[:2]]
 
-  def trace(self, limit: int, enough: Callable[[float], bool]) -> None:
-    """Tells `enough` the objective after each of `limit` iterations, summed in float32."""
+  def trace(self, limit: int, is_done: Callable[[float], bool]) -> None:
+    """Runs `limit` iterations, then passes their float32 objectives to `is_done` until it is True."""
     result = self.jax.jit(self._solver(limit, ("objective",)))(self.x, self.filters)
     trace = np.asarray(result.objective, np.float64)
     for value in trace.sum(0 if self.mapped else 1)[1:]:
-      if enough(value):
+      if is_done(value):
         return
 
   def prepare(self, iterations: int) -> Prepared:
-    """Compiled ahead of time."""
+    """Compiles the solver ahead of time."""
     start = time.perf_counter()
     lowered = self.jax.jit(self._solver(iterations, ())).lower(self.x, self.filters)
     compiled = lowered.compile()
@@ -73,8 +77,8 @@ class Cscjax:
       lambda code: np.roll(np.asarray(code), self.shift, (1, 2)),
     )
 
-  def _solver(self, iterations, record):
-    def solve(x, filters):
+  def _solver(self, iterations: int, record: tuple[str, ...]) -> Callable:
+    def solve(x: Any, filters: Any) -> Any:
       dictionary = self.dictionary(filters, padding="CIRCULAR")
       return self.solve(dictionary, x, self.beta, iterations=iterations, record=record)
 
@@ -84,7 +88,7 @@ class Cscjax:
 
 
 class Sporco:
-  """`admm` as it comes (automatic rho), `pgm` with robust backtracking from L/4."""
+  """The solvers of SPORCO: `admm` with automatic rho, and `pgm` with robust backtracking from L/4."""
 
   def __init__(self, solver: str, x: Array, filters: Array, beta: float, lipschitz: float):
     from sporco.admm import cbpdn as admm  # pyright: ignore[reportMissingImports]
@@ -99,34 +103,37 @@ class Sporco:
     self.kind = {"admm": admm, "pgm": pgm}[solver].ConvBPDN
     self.search = backtrack.BacktrackRobust if solver == "pgm" else None
 
-  def trace(self, limit: int, enough: Callable[[float], bool]) -> None:
-    """Tells `enough` the objective after each iteration, until it returns True."""
+  def trace(self, limit: int, is_done: Callable[[float], bool]) -> None:
+    """Runs iterations until `is_done` returns True for the objective, at most `limit`."""
     objective = Objective(*self.problem)
 
-    def callback(solver):
-      return enough(objective(self._code(solver.getmin())))
+    def callback(solver: Any) -> bool:
+      return is_done(objective(self._code(solver.getmin())))
 
     self._make(limit, Callback=callback).solve()
 
   def prepare(self, iterations: int) -> Prepared:
-    """Without statistics. The time includes that of the constructor."""
+    """Prepares a run without statistics. Its time includes the constructor of the solver."""
     self._make(2).solve()
     return Prepared(lambda: self._make(iterations).solve(), 0.0, None, self._code)
 
-  def _make(self, iterations, **options):
-    if self.search:  # keeps state: a new one for each solver
+  def _make(self, iterations: int, **options: Any) -> Any:
+    if self.search:  # the search keeps state, so each solver needs a new one
       options |= {"L": self.lipschitz / 4, "Backtrack": self.search()}
     options |= {"MaxMainIter": iterations, "RelStopTol": 0.0, "FastSolve": True}
     return self.kind(self.filters, self.signals, self.beta, self.kind.Options(options), dimK=1)
 
-  def _code(self, code):
+  def _code(self, code: Array) -> Array:
     code = np.asarray(code)  # [H, W, 1, N, m], or without axes of size 1
     code = code.reshape(*code.shape[:2], -1, code.shape[-1])
     return np.moveaxis(code, 2, 0)
 
 
 class Scico:
-  """`admm` with the solver for sums of circular convolutions; rho 1, relaxation 1.8. Grey only."""
+  """The solver of SCICO: `admm` for sums of circular convolutions with rho 1 and relaxation 1.8.
+
+  It only supports grayscale images.
+  """
 
   def __init__(self, solver: str, x: Array, filters: Array, beta: float, lipschitz: float):
     import scico.numpy as snp  # pyright: ignore[reportMissingImports]
@@ -146,18 +153,18 @@ class Scico:
       "C_list": [linop.Identity(shape)],
     }
 
-  def trace(self, limit: int, enough: Callable[[float], bool]) -> None:
-    """Tells `enough` the objective after each iteration, until it returns True."""
+  def trace(self, limit: int, is_done: Callable[[float], bool]) -> None:
+    """Runs iterations until `is_done` returns True for the objective, at most `limit`."""
     solver, objective = self._make(), Objective(*self.problem)
     for _ in range(limit):
       solver.step()
-      if enough(objective(self._code(solver.z_list[0]))):
+      if is_done(objective(self._code(solver.z_list[0]))):
         return
 
   def prepare(self, iterations: int) -> Prepared:
-    """Compilation is what a first run of two iterations takes longer than a second one."""
+    """Prepares a run; the compilation time is the first run of two iterations minus a second one."""
 
-    def run(count=iterations):
+    def run(count: int = iterations) -> Any:
       solver = self._make()
       for _ in range(count):
         solver.step()
@@ -170,7 +177,7 @@ class Scico:
     seconds = 2 * between - start - time.perf_counter()
     return Prepared(run, max(seconds, 0.0), None, self._code)
 
-  def _make(self):
+  def _make(self) -> Any:
     from scico.optimize import ADMM  # pyright: ignore[reportMissingImports]
     from scico.optimize.admm import FBlockCircularConvolveSolver  # pyright: ignore[reportMissingImports]
 
@@ -181,7 +188,7 @@ class Scico:
       subproblem_solver=FBlockCircularConvolveSolver(),
     )
 
-  def _code(self, code):
+  def _code(self, code: Array) -> Array:
     code = np.moveaxis(np.asarray(code), 0, -1)
     return code if code.ndim == 4 else code[None]
 

@@ -1,4 +1,4 @@
-"""The library's own calls that the suite `kernels` counts, in float32."""
+"""The float32 calls of cscjax whose kernels the suite `kernels` counts."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,9 +17,9 @@ class Call(NamedTuple):
   """A call that runs one loop.
 
   Attributes:
-    function: Of arrays.
-    shapes: Of the arrays.
-    iterations: In one turn of the loop.
+    function: Function of arrays that makes the call.
+    shapes: Shapes of the arrays.
+    iterations: Number of solver iterations in one iteration of the loop.
   """
 
   function: Callable[..., Any]
@@ -49,5 +49,5 @@ CALLS = {
   "fista_g256x32": Call(_fista_conv, (IMAGE, FILTERS, ()), TEST_PERIOD),
   "admm_g256x32": Call(_admm_conv, (IMAGE, FILTERS), TEST_PERIOD),
   "fista_dense": Call(_fista_dense, ((1000,), (1000, 5000), ()), TEST_PERIOD),
-  "learn_dictionary": Call(_learn_dictionary, ((16, 64, 64, 1),)),  # an iteration is a learning step
+  "learn_dictionary": Call(_learn_dictionary, ((16, 64, 64, 1),)),  # one iteration is one learning step
 }

@@ -1,15 +1,15 @@
-"""Suite `loop`: the host's part of the time of an epoch, in runs with short epochs.
+"""Suite `loop`: fraction of an epoch's time that the host takes, in runs with short epochs.
 
-A run does everything that `experiments.run` does between two steps: an evaluation after each epoch, its
-metrics, checkpoints and progress. It trains on random images, so many that an epoch takes about
-`EPOCH_SECONDS`: what ResNet-20 takes on an H100. The host's part is the time outside of the calls of the
-device. The first epoch, in which programs are compiled, is left out.
+A run does everything that `experiments.run` does between two steps: evaluation after each epoch,
+metrics, checkpoints and progress. It trains on random images. Their number is chosen such that an epoch
+takes about `EPOCH_SECONDS`, which is the time of ResNet-20 on an H100. The host's fraction is the time
+outside of calls of the device. The first epoch is excluded because it compiles the programs.
 """
 
 import pathlib
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,12 +21,18 @@ from cscjax.runs import Config, Lines, build, for_device, make_model, start
 from experiments.benchmarks import training as steps
 
 CASES = ("resnet20",)
-EPOCHS = 40  # that are timed
+EPOCHS = 40  # timed epochs
 EPOCH_SECONDS = 0.7
 
 
 def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str, Any]]:
-  """Measures the cases, names of `training.CASES`, one after the other."""
+  """Measures the cases and yields a row for each.
+
+  Args:
+    cases: Names in `training.CASES`.
+    batch: Number of images in a step.
+    precision: "float32" or "bfloat16".
+  """
   for case in cases:
     fields = steps.CASES[case]
     program = steps.our_programs(fields, batch, precision)["jit"]
@@ -52,7 +58,7 @@ def rows(cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str,
 
 
 def measure(config: Config, dataset: Dataset) -> dict[str, Any]:
-  """Trains, and returns means over all epochs but the first: `host_fraction` is the host's part."""
+  """Trains a network and returns the timed columns of a row, which are means over the timed epochs."""
   model = make_model(for_device(config, jax.default_backend()), dataset.num_classes)
   trainer, plan = build(config, model, dataset)
   timed: Any = TimedTrainer(trainer)
@@ -81,7 +87,7 @@ def measure(config: Config, dataset: Dataset) -> dict[str, Any]:
 
 
 class TimedTrainer:
-  """A trainer whose calls end when the device has finished, and that adds up the seconds they take."""
+  """A trainer that waits for the device after each call and adds up the seconds of the calls."""
 
   def __init__(self, trainer: training.Trainer):
     self._trainer, self.seconds = trainer, 0.0
@@ -90,14 +96,14 @@ class TimedTrainer:
     return getattr(self._trainer, name)
 
   def train(self, *arguments: Any) -> training.TrainState:
-    """See `Trainer.train`."""
+    """Calls `Trainer.train` and waits for the result."""
     return self._timed(self._trainer.train, arguments)
 
   def evaluate(self, *arguments: Any) -> training.EpochMetrics:
-    """See `Trainer.evaluate`."""
+    """Calls `Trainer.evaluate` and waits for the result."""
     return self._timed(self._trainer.evaluate, arguments)
 
-  def _timed(self, program, arguments):
+  def _timed(self, program: Callable, arguments: tuple) -> Any:
     start = time.perf_counter()
     result = jax.block_until_ready(program(*arguments))
     self.seconds += time.perf_counter() - start
@@ -105,18 +111,18 @@ class TimedTrainer:
 
 
 class CountedCheckpoints(training.Checkpoints):
-  """Checkpoints that count how many were saved."""
+  """Checkpoints that count how often they are saved."""
 
   saved = 0
 
   def save(self, state: training.TrainState, seconds: float) -> None:
-    """See `Checkpoints.save`."""
+    """Saves a checkpoint and counts it."""
     super().save(state, seconds)
     self.saved += 1
 
 
 class Epochs(Lines):
-  """Progress that notes at each epoch's end the time, the device's part of it and the checkpoints."""
+  """Progress that records the time, the seconds on the device and the checkpoints after each epoch."""
 
   def __init__(self, total: int, device: TimedTrainer, checkpoints: CountedCheckpoints):
     super().__init__(0, total)
@@ -124,17 +130,17 @@ class Epochs(Lines):
     self.ends: list[tuple[float, float, int]] = []
 
   def evaluated(self, row: dict[str, Any]) -> None:
-    """Prints the evaluation, too."""
+    """Prints an evaluation; after one on the test set, which ends an epoch, records the time."""
     super().evaluated(row)
     if row["split"] == "test":
       self.ends.append((time.perf_counter(), self._device.seconds, self._checkpoints.saved))
 
 
 def random_images(examples: int) -> Dataset:
-  """Random images of CIFAR-10's shape, a fifth as many of them for tests."""
+  """Returns random images in the shape of CIFAR-10, with a fifth as many for the test set."""
   rng = np.random.default_rng(0)
 
-  def split(count):
+  def split(count: int) -> Split:
     images = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     return Split(images, rng.integers(0, 10, count).astype(np.int32))
 
@@ -143,7 +149,7 @@ def random_images(examples: int) -> Dataset:
 
 
 def line(row: dict[str, Any]) -> str:
-  """A row for people."""
+  """Formats a row of the printed table."""
   return (
     f"{row['case']:20}{row['epoch_seconds']:7.3f} s/epoch  host {row['host_fraction']:6.1%}"
     f"  {row['checkpoints']} checkpoints in {row['epochs']} epochs"

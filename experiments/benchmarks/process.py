@@ -1,8 +1,8 @@
-"""Measures one solver of one library, in a process of its own: its peak memory is nobody else's.
+"""Measures one solver of one library in a separate process, whose peak memory is that of the solver.
 
     python -m experiments.benchmarks.process '{"task": "time", "library": ..., ...}'
 
-prints one JSON object. `task` is `count` (iterations until each gap) or `time`.
+prints one JSON object. The task is `count`, which counts the iterations until each gap, or `time`.
 """
 
 import json
@@ -19,12 +19,12 @@ import numpy as np
 from experiments.benchmarks.libraries import LIBRARIES
 from experiments.benchmarks.objective import Objective
 
-REPEATS = 3  # timed runs
-LONG = 60.0  # seconds; what takes longer is timed once
+REPEATS = 3  # number of timed runs
+LONG = 60.0  # seconds; a run that takes longer is not repeated
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-  """What the request asks for, on the problem in the .npz file that it names."""
+  """Answers a request, which names a task, a solver and the .npz file of a problem."""
   with np.load(request["problem"], allow_pickle=False) as file:
     problem: dict[str, Any] = {
       name: file[name] if file[name].ndim else float(file[name]) for name in file
@@ -40,7 +40,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 class Counter:
-  """The first iteration at which the relative gap (f - f*) / f* is at most each of `gaps`."""
+  """Finds the first iteration at which the relative gap (f - f*) / f* is at most each of `gaps`."""
 
   def __init__(self, optimum: float, gaps: Sequence[float]):
     self.optimum, self.gaps = optimum, gaps
@@ -48,7 +48,7 @@ class Counter:
     self.iteration = 0
 
   def __call__(self, objective: float) -> bool:
-    """Takes the objective of the next iteration; True once all gaps are reached."""
+    """Takes the objective of the next iteration; returns True if all gaps are reached."""
     self.iteration += 1
     for i, gap in enumerate(self.gaps):
       if self.counts[i] is None and objective - self.optimum <= gap * self.optimum:
@@ -57,7 +57,7 @@ class Counter:
 
 
 def measure(solver: Any, iterations: int) -> tuple[dict[str, Any], np.ndarray]:
-  """Median time and peak memory of that many iterations, and their code."""
+  """Measures a solver; returns the columns with its time and memory, and its code."""
   base = peak_memory()
   prepared = solver.prepare(iterations)
   if prepared.plan_bytes is not None:
@@ -70,7 +70,7 @@ def measure(solver: Any, iterations: int) -> tuple[dict[str, Any], np.ndarray]:
     cpu_seconds.append(time.process_time() - cpu_start)
     if seconds[0] > LONG:
       break
-  peak = max(peak_memory(), base)  # the kernel counts by batches of pages, and can fall behind
+  peak = max(peak_memory(), base)  # the kernel updates its count in batches of pages, so it can lag
   row = {
     "seconds": statistics.median(seconds),
     "all_seconds": seconds,
@@ -85,9 +85,9 @@ def measure(solver: Any, iterations: int) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def peak_memory() -> int:
-  """The most bytes that this process has held resident, its libraries included.
+  """Returns the peak resident memory of this process in bytes, including its libraries.
 
-  Read from /proc where there is one: `ru_maxrss` also counts the parent that it was forked from.
+  The value comes from /proc if that exists, because `ru_maxrss` also counts the parent process.
   """
   status = pathlib.Path("/proc/self/status")
   if status.exists():

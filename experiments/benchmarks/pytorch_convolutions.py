@@ -1,6 +1,6 @@
-"""The convolutions in PyTorch, eager, to be set beside ours; see `convolutions`.
+"""The convolutions of the suite `convolutions` in eager PyTorch, for comparison with ours.
 
-Signals and codes are [N, C, H, W], filters [m, C, kh, kw], all in memory channels last.
+Signals and codes have shape [N, C, H, W] and filters [m, C, kh, kw], in the memory format channels last.
 """
 
 import time
@@ -14,11 +14,11 @@ from torch.nn.grad import conv2d_weight  # pyright: ignore[reportMissingImports]
 from experiments.benchmarks.convolutions import APPLICATIONS, Arrays, Geometry
 from experiments.benchmarks.pytorch_training import DEVICE, ON_GPU, set_up
 
-_SIGNAL, _FILTERS = (0, 3, 1, 2), (3, 2, 0, 1)  # from our axes
+_SIGNAL, _FILTERS = (0, 3, 1, 2), (3, 2, 0, 1)  # permutations of our axes to PyTorch's
 
 
 class TorchMap:
-  """One of the maps, of our arrays."""
+  """One of the maps, applied to our arrays."""
 
   def __init__(self, geometry: Geometry, operation: str, arrays: Arrays, precision: str):
     set_up()
@@ -31,7 +31,7 @@ class TorchMap:
     )
 
   def run(self, count: int) -> float:
-    """Seconds of `APPLICATIONS` applications, over `count` times as many."""
+    """Runs `count * APPLICATIONS` applications and returns the seconds per `APPLICATIONS` of them."""
     start = time.perf_counter()
     for _ in range(count * APPLICATIONS):
       self.apply()
@@ -40,15 +40,15 @@ class TorchMap:
     return (time.perf_counter() - start) / count
 
   def result(self) -> np.ndarray:
-    """The map's value with our axes, in float32."""
+    """Returns the value of the map with our axes, in float32."""
     axes = _FILTERS if self.operation == "filter_gradient" else _SIGNAL
     return self.apply().float().permute(*np.argsort(axes)).cpu().numpy()
 
   def apply(self) -> torch.Tensor:
-    """The map's value."""
+    """Returns the value of the map with PyTorch's axes."""
     size, stride, dilation = self.geometry.size, self.geometry.stride, self.geometry.dilation
     span = (self.geometry.taps - 1) * dilation + 1
-    # PyTorch pads both sides alike: one more zero at the end, where "SAME" has it, is the signal's.
+    # PyTorch pads both sides equally. If "SAME" has one more zero at the end, F.pad appends it first.
     low, odd = divmod((self.geometry.code_size - 1) * stride + span - size, 2)
     settings: dict[str, Any] = {"stride": stride, "padding": low, "dilation": dilation}
     if self.operation == "synthesis":

@@ -1,8 +1,8 @@
-"""The networks in PyTorch, written from the paper, to be set beside ours. They train, no more.
+"""The networks in PyTorch, written from the paper for comparison with ours. They only support training.
 
-Images are [N, C, H, W], in memory channels last, filters [m, C, kh, kw]. Parameters have the names and
-the values of ours: a network is made from one of ours and its variables, with batch norm, bounded steps
-and the usual pursuit of each.
+Images have shape [N, C, H, W] in the memory format channels last, and filters [m, C, kh, kw]. A network
+is created from one of ours and its variables, so its parameters have our names and values. All networks
+use batch norm, step sizes bounded by 2/L, and the default pursuit.
 """
 
 import functools
@@ -21,14 +21,22 @@ from cscjax.models import MLCSC, MSDCSC, ResCSC
 
 
 def create(model: Any, variables: dict[str, Any]) -> nn.Module:
-  """The network of one of ours, its parameters from `variables`."""
+  """Returns the PyTorch network that corresponds to one of ours.
+
+  Args:
+    model: One of our networks.
+    variables: Variables of `model`, from which the parameters are taken.
+  """
   networks = {MSDCSC: MSDNetwork, ResCSC: ResNetwork, MLCSC: MLNetwork}
   network = networks[type(model)](model, convert(variables["params"]))
   return network.to(memory_format=torch.channels_last)
 
 
 def convert(tree: Any, name: str = "") -> Any:
-  """A tree of ours as tensors in PyTorch's layouts; the blocks of a scanned stage become a list."""
+  """Converts a tree of our parameters to tensors in PyTorch's layouts.
+
+  The blocks of a scanned stage become a list.
+  """
   if name.startswith("stage_"):
     count = len(jax.tree.leaves(tree)[0])
     return [convert(jax.tree.map(lambda leaf, i=i: leaf[i], tree)) for i in range(count)]
@@ -41,7 +49,10 @@ def convert(tree: Any, name: str = "") -> Any:
 
 
 class LayerParameters(nn.Module):
-  """Parameters, `count` batch norms that share scale and bias, and the step of a pursuit."""
+  """The parameters of a layer, its batch norms and the step size of its pursuit.
+
+  Each of the `count` batch norms has its own statistics; all share the scale and the bias.
+  """
 
   filters: Tensor
   filters_1: Tensor
@@ -65,15 +76,15 @@ class LayerParameters(nn.Module):
       self.register_buffer("var", ones)
 
   def norm(self, z: Tensor, index: int = 0) -> Tensor:
-    """N_index by the batch's statistics."""
+    """Applies the batch norm N_index with the statistics of the batch."""
     return F.batch_norm(z, self.mean[index], self.var[index], self.scale, self.bias, training=True)
 
   def code(self, z: Tensor, index: int = 0) -> Tensor:
-    """relu(N_index(z))."""
+    """Returns relu(N_index(z))."""
     return F.relu(self.norm(z, index), inplace=True)
 
   def step(self, filters: Tensor, signal: Tensor, identity: int = 0, **geometry: int) -> Tensor:
-    """2 sigmoid(k) / L, with the upper bound of L that our networks use (`lipschitz_bound`)."""
+    """Returns the step size 2 sigmoid(k) / L, where L is the `lipschitz_bound` of our networks."""
     with torch.no_grad(), torch.autocast(filters.device.type, enabled=False):
       fourier = transform(filters.dtype, filters.shape[-1], tuple(signal.shape[2:]), **geometry)
       fourier = fourier.to(filters.device)
@@ -86,16 +97,18 @@ class LayerParameters(nn.Module):
 
 @torch.compiler.assume_constant_result
 def transform(dtype: torch.dtype, taps: int, sizes: tuple[int, ...], **geometry: int) -> Tensor:
-  """What makes the symbol of filters on signals of a size, [F, 2, phases, taps^2].
+  """Returns the transform [F, 2, phases, taps^2] from filters to their symbol.
 
-  The real and the imaginary part of the symbol's phases at F points, for each tap of a filter. They are
-  scaled by the root of the grid's correction, and are the same in each step.
+  It holds the real and imaginary part of the phases of the symbol at F frequencies, for each tap of a
+  filter, scaled by the square root of the grid's correction. It is constant during training.
   """
   return _transform(dtype, taps, sizes, **geometry)
 
 
 @functools.cache
-def _transform(dtype, taps, sizes, padding, stride=1, dilation=1):
+def _transform(
+  dtype: torch.dtype, taps: int, sizes: tuple[int, ...], padding: int, stride: int = 1, dilation: int = 1
+) -> Tensor:
   unit = jnp.eye(taps * taps).reshape(taps, taps, 1, -1)
   pads = ((padding, padding),) * len(sizes)
   conv = ConvDictionary(unit, stride=stride, dilation=dilation, padding=pads)
@@ -105,7 +118,11 @@ def _transform(dtype, taps, sizes, padding, stride=1, dilation=1):
 
 
 def largest_eigenvalues(symbol: Tensor) -> Tensor:
-  """(tr G^32)^(1/32) of G = S S^H of S [F, 2 s, q], its real part above its imaginary one."""
+  """Returns the bound (tr G^32)^(1/32) of the largest eigenvalue of G = S S^H.
+
+  Args:
+    symbol: S of shape [F, 2 s, q], with its real part above its imaginary part.
+  """
   gram = hermitian_square(symbol)
   norm = torch.linalg.vector_norm(gram, dim=(1, 2))
   bound, power = norm, 1
@@ -119,7 +136,7 @@ def largest_eigenvalues(symbol: Tensor) -> Tensor:
 
 
 def hermitian_square(matrix: Tensor) -> Tensor:
-  """A A^H of complex matrices as real ones, their real part above their imaginary one."""
+  """Returns A A^H for complex matrices A, stored as real part above imaginary part."""
   size = matrix.shape[1] // 2
   blocks = matrix @ matrix.mT
   real = blocks[:, :size, :size] + blocks[:, size:, size:]
@@ -127,7 +144,10 @@ def hermitian_square(matrix: Tensor) -> Tensor:
 
 
 class ResBlock(LayerParameters):
-  """relu(X_prev + N_2(D_2^T (X + c D_2 X_prev))), X = relu(N_1(D_1^T X_prev)) (eq. 5), or a part."""
+  """A block of a Res-CSC network (eq. 5), or of a simplified rule, which omits terms.
+
+  The code is relu(X_prev + N_2(D_2^T (X + c D_2 X_prev))) with X = relu(N_1(D_1^T X_prev)).
+  """
 
   def __init__(self, weights: dict[str, Any], stride: int, rule: str):
     super().__init__(weights)
@@ -136,7 +156,7 @@ class ResBlock(LayerParameters):
     self.keep, self.correct = rule in ("resnet", "res_csc"), rule in ("simplified", "res_csc")
 
   def forward(self, x: Tensor) -> Tensor:
-    """X_prev -> the code. Sizes are even."""
+    """Returns the code for X_prev, whose height and width are even."""
     if self.stride == 1:
       code, previous = F.conv2d(x, self.filters_1, padding=1), x
     else:
@@ -152,7 +172,7 @@ class ResBlock(LayerParameters):
 
 
 class ResNetwork(LayerParameters):
-  """Res-CSC, ResNet, simplified and plain (Table 2)."""
+  """The networks of Table 2: Res-CSC, Res-CSC-simplified, ResNet and the plain network."""
 
   def __init__(self, model: ResCSC, weights: dict[str, Any]):
     super().__init__(weights)
@@ -169,13 +189,13 @@ class ResNetwork(LayerParameters):
     self.blocks = nn.Sequential(*(ResBlock(w, stride, model.rule) for w, stride in blocks))
 
   def forward(self, x: Tensor) -> Tensor:
-    """Images -> logits."""
+    """Returns the logits of images."""
     x = self.norm_0.code(F.conv2d(x, self.filters, padding=1))
     return classify(self.blocks(x), self.classifier)
 
 
 class MSDLayer(LayerParameters):
-  """X -> (a, z) concatenated: unfolded pursuit over [I, F^T] (Proposition 1)."""
+  """A layer of MSD-CSC: unfolded pursuit over [I, F^T] (Proposition 1), with code (a, z)."""
 
   def __init__(self, model: MSDCSC, index: int, weights: dict[str, Any]):
     super().__init__(weights, model.unfolding + 1)
@@ -185,10 +205,10 @@ class MSDLayer(LayerParameters):
     signed = weights["filters"].shape[1] - index * model.width
     floor = torch.zeros(1, weights["filters"].shape[1], 1, 1)
     floor[:, :signed] = -torch.inf
-    self.register_buffer("floor", floor)  # of a: the image's own channels are not clipped
+    self.register_buffer("floor", floor)  # lower bound of a; the channels of the image are not clipped
 
   def forward(self, x: Tensor) -> Tensor:
-    """Channels so far -> those and the new ones."""
+    """Returns the channels of `x`, updated, and the new channels."""
     a, z = x, self.code(F.conv2d(x, self.filters, **self.geometry))
     previous, t = (a, z), 1.0
     step: Any = self.step(self.filters, x, 1, **self.geometry) if self.unfolding else None
@@ -199,7 +219,7 @@ class MSDLayer(LayerParameters):
         a, z = (torch.lerp(old, new, 1 + weight) for old, new in zip(previous, code, strict=True))
       previous = code
       residual = F.conv_transpose2d(z, self.filters, **self.geometry)
-      if k > 1:  # before that a = x
+      if k > 1:  # in the first iteration a = x
         residual = residual + (a - x)
       gradient = F.conv2d(residual, self.filters, **self.geometry)
       z = self.code(torch.addcmul(z, gradient, step, value=-1), k)
@@ -208,7 +228,7 @@ class MSDLayer(LayerParameters):
 
 
 class MSDNetwork(nn.Module):
-  """MSD-CSC, and MSDNet as unfolding 0 (Table 3)."""
+  """MSD-CSC, and MSDNet, which is MSD-CSC with unfolding 0 (Table 3)."""
 
   def __init__(self, model: MSDCSC, weights: dict[str, Any]):
     super().__init__()
@@ -218,14 +238,17 @@ class MSDNetwork(nn.Module):
     self.pooled = {model.depth // 3, 2 * model.depth // 3} - {0}
 
   def forward(self, x: Tensor) -> Tensor:
-    """Images -> logits."""
+    """Returns the logits of images."""
     for i, layer in enumerate(self.layers):
       x = layer(pool(x) if i in self.pooled else x)
     return classify(x, self.classifier)
 
 
 class MLNetwork(nn.Module):
-  """ML-CSC by ML-ISTA or ML-FISTA over the first three of six layers, and feed-forward (Table 3)."""
+  """ML-CSC and the feed-forward network (Table 3).
+
+  The pursuit is ML-ISTA or ML-FISTA over the first three of six layers.
+  """
 
   layers: Any
 
@@ -239,7 +262,7 @@ class MLNetwork(nn.Module):
     self.classifier = LayerParameters(weights["classifier"])
 
   def forward(self, x: Tensor) -> Tensor:
-    """Images of sizes that 8 divides -> logits."""
+    """Returns the logits of images whose height and width are multiples of 8."""
     x = self.pursuit(x)
     for i, layer in enumerate(self.layers[3:]):
       x = layer.code(F.conv2d(x, layer.filters, padding=1))
@@ -248,7 +271,7 @@ class MLNetwork(nn.Module):
     return classify(x, self.classifier)
 
   def pursuit(self, x: Tensor) -> Tensor:
-    """The third layer's code (Sulam et al. 2020)."""
+    """Returns the code of the third layer (Sulam et al. 2020)."""
     geometry: dict[str, Any] = {"stride": 2, "padding": 1}
     layers: Any = self.layers[:3]
     codes = [x]
@@ -272,18 +295,18 @@ class MLNetwork(nn.Module):
 
 
 def momentum(t: float) -> tuple[float, float]:
-  """FISTA's next t, and the weight of its extrapolation."""
+  """Returns FISTA's next t and the weight of its extrapolation."""
   following = (1 + (1 + 4 * t * t) ** 0.5) / 2
   return following, (t - 1) / following
 
 
 def pool(x: Tensor) -> Tensor:
-  """2x2 max-pooling, of what there is at the border."""
+  """Applies 2x2 max-pooling, with smaller windows at the border of odd sizes."""
   return F.max_pool2d(x, 2, ceil_mode=True)
 
 
 def classify(x: Tensor, classifier: LayerParameters) -> Tensor:
-  """Global average pooling and the linear classifier, in float32 at least."""
+  """Applies global average pooling and the linear classifier, at least in float32."""
   x = x.to(torch.promote_types(x.dtype, torch.float32)).mean((2, 3))
   with torch.autocast(x.device.type, enabled=False):
     return F.linear(x, classifier.kernel, classifier.bias)

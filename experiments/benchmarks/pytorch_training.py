@@ -1,8 +1,8 @@
-"""The training step in PyTorch, to be timed in turn with ours; see `training`.
+"""The training step in PyTorch, which the suites `train` and `gpu` compare with ours.
 
     python -m experiments.benchmarks.pytorch_training '{"fields": {"model": "resnet", ...}, ...}'
 
-prints the bytes that its first steps add to what a process of its own holds resident.
+prints the bytes by which the first steps increase the resident memory of the process.
 """
 
 import json
@@ -11,6 +11,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,19 +27,20 @@ from experiments.benchmarks.process import peak_memory
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 EAGER = "eager"
-WARM_UP = 3  # steps after the first: "reduce-overhead" records CUDA graphs in them
-MODES = ("default", "reduce-overhead") if ON_GPU else (EAGER,)  # of torch.compile
+WARM_UP = 3  # steps after the first one, in which "reduce-overhead" records CUDA graphs
+MODES = ("default", "reduce-overhead") if ON_GPU else (EAGER,)  # modes of torch.compile
 
 
 class TorchStep:
-  """Steps of a network: random images of `data`, forward, backward, SGD with Nesterov's momentum.
+  """Training steps of a network: forward, backward and SGD with Nesterov momentum on random batches.
 
-  On CUDA float32 is TF32, as it is for ours.
+  On CUDA float32 products use TF32, as ours do.
 
   Attributes:
-    compile_seconds: What the first step took beyond a later one where the network is compiled; else 0.
-    peak_bytes: The most that PyTorch's allocator held for it, on CUDA; else None, see `resident_bytes`.
-    bytes_accessed: None, unknown.
+    compile_seconds: Seconds by which the first step exceeds a later one if the network is compiled;
+      otherwise 0.
+    peak_bytes: Peak memory of PyTorch's allocator on CUDA; on the CPU None, see `resident_bytes`.
+    bytes_accessed: Always None, because it is not known.
   """
 
   def __init__(
@@ -51,7 +53,17 @@ class TorchStep:
     rate: float,
     mode: str = EAGER,
   ):
-    """Takes the first steps; `mode` is "eager", or one of torch.compile."""
+    """Creates the network and takes the first steps.
+
+    Args:
+      model: One of our networks.
+      variables: Variables of `model`, from which the parameters are taken.
+      data: Images, labels, mean and scale, as in `cscjax.training.Examples`.
+      batch: Number of images in a step.
+      precision: "float32" or "bfloat16".
+      rate: Learning rate.
+      mode: "eager", or a mode of torch.compile.
+    """
     set_up()
     if ON_GPU:
       torch.cuda.reset_peak_memory_stats()
@@ -75,11 +87,11 @@ class TorchStep:
     self.peak_bytes = torch.cuda.max_memory_allocated() - before if ON_GPU else None
 
   def dispatch_seconds(self) -> None:
-    """Unknown: every operation is dispatched by itself."""
+    """Returns None, because PyTorch dispatches every operation separately."""
     return None
 
   def run(self, count: int) -> float:
-    """Seconds a step, over `count` steps."""
+    """Takes `count` steps and returns the seconds per step."""
     start = time.perf_counter()
     for _ in range(count):
       self.step(torch.randint(len(self.data[0]), (self.batch,), device=DEVICE))
@@ -88,8 +100,8 @@ class TorchStep:
     return (time.perf_counter() - start) / count
 
   def step(self, index: torch.Tensor) -> torch.Tensor:
-    """One step on some of the images; their loss before it."""
-    torch.compiler.cudagraph_mark_step_begin()  # gradients of the step before are not needed any more
+    """Takes one step on the images with the given indices; returns their loss before the step."""
+    torch.compiler.cudagraph_mark_step_begin()  # the gradients of the previous step may be overwritten
     images, labels, mean, scale = self.data
     x = images[index].float().sub_(mean).mul_(scale).permute(0, 3, 1, 2)  # channels last
     with torch.autocast(DEVICE.type, torch.bfloat16, enabled=self.dtype == "bfloat16"):
@@ -102,14 +114,23 @@ class TorchStep:
 
 
 def set_up() -> None:
-  """As many threads as XLA has, and on CUDA the same precision and the fastest algorithms."""
+  """Sets PyTorch to the threads and precision that JAX uses, and on CUDA to the fastest algorithms."""
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   torch.set_float32_matmul_precision("high")
   torch.backends.cudnn.benchmark = True
 
 
 def rates(precision: str, size: int, length: int) -> tuple[float, float]:
-  """FLOP/s of a matrix product of `size`, bytes/s read and written by a copy of `length` floats."""
+  """Measures the peak rates of the device with PyTorch.
+
+  Args:
+    precision: Type of the matrix product.
+    size: Size of the square matrices.
+    length: Number of floats that are copied.
+
+  Returns:
+    FLOP/s of the matrix product, and bytes/s, read and written, of the copy.
+  """
   set_up()
   a = torch.rand(size, size, device=DEVICE, dtype=getattr(torch, precision))
   product, source = torch.empty_like(a), torch.rand(length, device=DEVICE)
@@ -118,8 +139,8 @@ def rates(precision: str, size: int, length: int) -> tuple[float, float]:
   return 2 * size**3 / matmul, 8 * length / copy
 
 
-def _best(function):
-  """Seconds of the fastest call."""
+def _best(function: Callable[[], Any]) -> float:
+  """Returns the seconds of the fastest call."""
   seconds = []
   for _ in range(5):
     start = time.perf_counter()
@@ -131,7 +152,7 @@ def _best(function):
 
 
 def resident_bytes(fields: dict[str, Any], batch: int, precision: str) -> int:
-  """`peak_bytes` of a step on the CPU: the growth of a process of its own."""
+  """Returns the memory of a step on the CPU, measured in a separate process."""
   request = json.dumps({"fields": fields, "batch": batch, "precision": precision})
   done = subprocess.run(
     [sys.executable, "-m", "experiments.benchmarks.pytorch_training", request],
@@ -143,8 +164,8 @@ def resident_bytes(fields: dict[str, Any], batch: int, precision: str) -> int:
   return int(done.stdout)
 
 
-def _growth(fields, batch, precision):
-  """Bytes that two steps add; from any weights, so that nothing is compiled to make them."""
+def _growth(fields: dict[str, Any], batch: int, precision: str) -> int:
+  """Returns the bytes that the first step adds, with constant weights so that JAX compiles nothing."""
   fields = dict(fields)
   model = create_model(fields.pop("model"), num_classes=10, **fields)
   example = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)

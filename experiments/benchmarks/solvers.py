@@ -1,8 +1,9 @@
-"""Suite `solvers`: time to a relative objective gap, beside SPORCO and SCICO.
+"""Suite `solvers`: time to a relative objective gap, compared with SPORCO and SCICO.
 
-The gap is (f - f*) / f*, f* from `references`. For each solver the iterations until the gap are
-counted once; then that many are timed from code 0, recording nothing, each in a process of its own.
-The code that was timed is judged in float64, the same way for all libraries.
+The gap is (f - f*) / f* with f* from `references`. The suite first counts the iterations that a solver
+needs for each gap. Then it times that number of iterations from the code 0, without recording anything,
+each in a separate process. The objective of the resulting code is computed in float64, in the same way
+for all libraries.
 """
 
 import json
@@ -21,25 +22,28 @@ from experiments.benchmarks import problems, references
 from experiments.benchmarks.objective import Objective
 
 GAPS = (1e-2, 1e-3, 1e-5)
-LIMIT = 500  # iterations
+LIMIT = 500  # largest number of iterations
 OURS = ("cscjax/admm", "cscjax/fista_adaptive", "cscjax/fista")
 SOLVERS = (*OURS, "cscjax/admm_map", "sporco/admm", "sporco/pgm", "scico/admm")
 
 
 def rows(cases: Sequence[str], solvers: Sequence[str], scico_python: str) -> Iterator[dict[str, Any]]:
-  """Measures the cases one after the other, the solvers side by side at each gap.
+  """Measures the cases and yields a row for each gap and solver.
 
   Args:
-    cases: Names of `problems.CASES`.
-    solvers: Of `SOLVERS`, those whose library is missing are left out, with a line on stderr.
-    scico_python: The interpreter that has SCICO, which may need another JAX than ours.
+    cases: Names in `problems.CASES`.
+    solvers: Names in `SOLVERS`. Solvers of a missing library are skipped, with a message on stderr.
+    scico_python: Python interpreter with SCICO, which may need another version of JAX than ours.
+
+  Raises:
+    UsageError: If a solver is unknown, or if `scico_python` cannot be executed.
   """
   unknown = [solver for solver in solvers if solver not in SOLVERS]
   if unknown:
     raise cli.UsageError(f"--solvers: unknown {', '.join(unknown)}; there are {', '.join(SOLVERS)}")
   pythons = {"cscjax": sys.executable, "sporco": sys.executable, "scico": scico_python}
   for library in [library for library in pythons if not _has(pythons[library], library)]:
-    print(f"{library} is not installed in {pythons[library]}: its rows are left out", file=sys.stderr)
+    print(f"{library} is not installed in {pythons[library]}: its rows are skipped", file=sys.stderr)
     solvers = [solver for solver in solvers if not solver.startswith(library)]
   for case in cases:
     problem, reference = problems.make(case), references.load(case)
@@ -51,13 +55,20 @@ def rows(cases: Sequence[str], solvers: Sequence[str], scico_python: str) -> Ite
 
 
 def fits(solver: str, problem: problems.Problem) -> bool:
-  """Whether the library can do the problem that way."""
+  """Whether a solver supports a problem: SCICO needs grayscale images, and `_map` a batch."""
   if solver.startswith("scico"):
     return problem.x.shape[-1] == 1
   return not solver.endswith("_map") or len(problem.x) > 1
 
 
-def _rows_of_case(case, path, reference, solvers, pythons):
+def _rows_of_case(
+  case: str,
+  path: pathlib.Path,
+  reference: references.Reference,
+  solvers: Sequence[str],
+  pythons: dict[str, str],
+) -> Iterator[dict[str, Any]]:
+  """Measures the solvers on one problem, for the gaps that its reference is accurate enough for."""
   gaps = [gap for gap in GAPS if reference.accuracy <= gap / 10]
   common = {"problem": str(path), "optimum": reference.optimum}
   counts = {}
@@ -90,8 +101,11 @@ _NOTHING = dict.fromkeys(
 )
 
 
-def _time(python, request, iterations, gap):
-  """Rounding in a trace of float32 can make the count short by a few."""
+def _time(python: str, request: dict[str, Any], iterations: int | None, gap: float) -> dict[str, Any]:
+  """Times a solver, with more iterations than counted if these miss the gap.
+
+  The count can be a few iterations too small because of rounding errors in a float32 objective.
+  """
   while iterations is not None and iterations <= LIMIT:
     found = _ask(python, {**request, "iterations": iterations})
     if "error" in found or found["reached"] <= gap:
@@ -100,8 +114,8 @@ def _time(python, request, iterations, gap):
   return {"error": f"not reached in {LIMIT} iterations"}
 
 
-def _ask(python, request):
-  """The answer of a process of its own; what it died of under "error"."""
+def _ask(python: str, request: dict[str, Any]) -> dict[str, Any]:
+  """Returns the answer of a separate process, or {"error": ...} with the last line of its error."""
   root = str(pathlib.Path(__file__).parents[2])
   done = subprocess.run(
     [python, "-m", "experiments.benchmarks.process", json.dumps(request)],
@@ -115,7 +129,8 @@ def _ask(python, request):
   return json.loads(done.stdout.splitlines()[-1])
 
 
-def _has(python, library):
+def _has(python: str, library: str) -> bool:
+  """Whether a library is installed for the interpreter `python`."""
   check = f"import importlib.util as u, sys; sys.exit(u.find_spec('{library}') is None)"
   try:
     return subprocess.run([python, "-c", check], check=False).returncode == 0
@@ -124,12 +139,12 @@ def _has(python, library):
 
 
 def line(row: dict[str, Any]) -> str:
-  """A row for people."""
+  """Formats a row of the printed table."""
   start = f"{row['case']:12}{row['library'] + '/' + row['solver']:24}{row['gap']:7.0e}"
   if "error" in row:
     return f"{start}  {row['error']}"
   return (
     f"{start}{row['seconds']:9.3f} s{row['iterations']:5d} iterations"
     f"  compile {row['compile_seconds']:5.2f} s  memory {row['peak_bytes'] / 2**20:6.0f} MiB"
-    f" (of it {row['base_bytes'] / 2**20:.0f} before)"
+    f" ({row['base_bytes'] / 2**20:.0f} before the solve)"
   )

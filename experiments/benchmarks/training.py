@@ -1,10 +1,11 @@
-"""Suites `train`, `compile` and `memory`: the whole training step of every network.
+"""Suites `train`, `compile` and `memory`: the complete training step of every network.
 
-`train` and `memory` time it, `train` in turn with PyTorch's version of the network where that is
-installed: eager on the CPU, on CUDA compiled in two modes, of which the faster counts. `peak_bytes` is
-what XLA plans for ours (temporaries and arguments), and what the steps add to a process of their own
-(CPU) or PyTorch's allocator holds (CUDA) for the other. `dispatch_seconds` is what a call of our program
-takes that does no step: a run makes about one call a second.
+`train` and `memory` time the step. If PyTorch is installed, `train` alternates with PyTorch's version of
+the network, which is eager on the CPU and compiled in two modes on CUDA, of which the faster one counts.
+`peak_bytes` is the memory that XLA plans for temporaries and arguments. For PyTorch it is the memory
+that the steps add to a separate process (CPU), or the peak of PyTorch's allocator (CUDA).
+`dispatch_seconds` is the time of a call of our program without any step; a run makes about one call per
+second.
 """
 
 import statistics
@@ -53,20 +54,27 @@ SUITES = {
 CASES |= {
   case: CASES[case.rpartition("_")[0]] | {"remat": case.rpartition("_")[2]} for case in SUITES["memory"]
 }
-BLOCKS = 5  # timed calls after one that warms up
+BLOCKS = 5  # number of timed calls after the first one
 BLOCK_SECONDS = 1.0
-STEPS = 32  # of an epoch of the random data, which a call must not cross
-RATE = 1e-3  # of learning; so low that random labels do not make it diverge
+STEPS = 32  # steps in an epoch of the random data; a call must not cross the end of an epoch
+RATE = 1e-3  # learning rate, low enough that training on random labels does not diverge
 
 
 def rows(suite: str, cases: Sequence[str], batch: int, precision: str) -> Iterator[dict[str, Any]]:
-  """Measures the cases one after the other; ours and PyTorch's row where both are timed."""
-  timed, beside = suite != "compile", suite == "train" and rates.has_pytorch()
+  """Measures the cases; yields our row of each case and, in the suite `train`, PyTorch's.
+
+  Args:
+    suite: Name of the suite, a key of `SUITES`.
+    cases: Names in `CASES`.
+    batch: Number of images in a step.
+    precision: "float32" or "bfloat16".
+  """
+  timed, compared = suite != "compile", suite == "train" and rates.has_pytorch()
   peak = rates.measure(precision) if timed else None
   for case in cases:
     fields = CASES[case]
     programs = {"cscjax": our_programs(fields, batch, precision)}
-    if beside:
+    if compared:
       programs["pytorch"] = pytorch_programs(fields, batch, precision)
     found = fastest(programs) if timed else {"cscjax": ("jit", None)}
     forward_flops = sum(layer.forward_flops for layer in describe(make_network(fields), (32, 32, 3)))
@@ -89,14 +97,14 @@ def rows(suite: str, cases: Sequence[str], batch: int, precision: str) -> Iterat
         "compile_seconds": program.compile_seconds,
         "dispatch_seconds": program.dispatch_seconds() if timed else None,
         "peak_bytes": peak_bytes,
-        "flops": 3 * batch * forward_flops,  # forward, and twice as much backward
+        "flops": 3 * batch * forward_flops,  # the backward pass takes twice the forward pass
       }
-      theirs = found["pytorch"][1] if beside else None
-      yield row | judged(row, theirs, peak, program.bytes_accessed)
+      theirs = found["pytorch"][1] if compared else None
+      yield row | derived_columns(row, theirs, peak, program.bytes_accessed)
 
 
 def fastest(programs: dict[str, dict[str, Any]]) -> dict[str, tuple[str, float]]:
-  """The fastest mode of each framework and its seconds a step; all take turns."""
+  """Times all modes in turn; returns the fastest mode of each framework and its seconds per step."""
   runs = {
     (framework, mode): program.run
     for framework, modes in programs.items()
@@ -110,19 +118,19 @@ def fastest(programs: dict[str, dict[str, Any]]) -> dict[str, tuple[str, float]]
 
 
 def make_network(fields: dict[str, Any], precision: str = "float32", platform: str = "cpu") -> Any:
-  """A network with ten classes, as a run makes it on a device of this platform."""
+  """Returns a network with ten classes, with the automatic settings of a run on this platform."""
   fields = automatic_fields(fields["model"], fields.get("depth"), platform) | fields
   return create_model(fields.pop("model"), num_classes=10, dtype=np.dtype(precision), **fields)
 
 
 def our_programs(fields: dict[str, Any], batch: int, precision: str) -> dict[str, "TimedStep"]:
-  """Our program of a network, by its only mode."""
+  """Returns our program of a network by its only mode, "jit"."""
   network = make_network(fields, precision, jax.default_backend())
   return {"jit": TimedStep(*compile_step(network, batch))}
 
 
 def pytorch_programs(fields: dict[str, Any], batch: int, precision: str) -> dict[str, Any]:
-  """PyTorch's program of a network for each of its modes, with our weights and data."""
+  """Returns PyTorch's programs of a network by their modes, with our weights and data."""
   from experiments.benchmarks import pytorch_training
 
   model = make_network(fields, precision)
@@ -134,16 +142,16 @@ def pytorch_programs(fields: dict[str, Any], batch: int, precision: str) -> dict
   }
 
 
-def judged(
+def derived_columns(
   row: dict, theirs: float | None, peak: rates.PeakRates | None, accessed: float | None
 ) -> dict:
-  """What follows from a row's time: its speed, its shares of the device's rates, and the ratio of times.
+  """Returns the columns that follow from a row: speeds, fractions of the peak rates, and ratio of times.
 
   Args:
-    row: With seconds, batch and flops.
-    theirs: PyTorch's seconds, None where it was not timed.
-    peak: The device's rates; None where nothing was timed.
-    accessed: Bytes that the step reads and writes, where known.
+    row: Row with `seconds`, `batch` and `flops`.
+    theirs: Seconds of PyTorch's step; None if it was not timed.
+    peak: Peak rates of the device; None if nothing was timed, which makes all columns None.
+    accessed: Bytes that the step reads and writes; None if unknown.
   """
   names = ("images_per_second", "flops_per_second", "matmul_fraction", "copy_fraction", "times_pytorch")
   if peak is None:
@@ -161,12 +169,13 @@ def judged(
 
 
 class TimedStep:
-  """Our compiled steps.
+  """Our compiled training steps.
 
   Attributes:
-    compile_seconds: What compilation took.
-    peak_bytes: What XLA plans.
-    bytes_accessed: By one step, as XLA counts what its fused operations read and write; None if unknown.
+    compile_seconds: Seconds that compilation took.
+    peak_bytes: Memory that XLA plans for temporaries and arguments.
+    bytes_accessed: Bytes that the fused operations of one step read and write, as counted by XLA; None
+      if unknown.
   """
 
   def __init__(self, step: Any, arguments: tuple, compile_seconds: float):
@@ -176,24 +185,24 @@ class TimedStep:
     self.bytes_accessed = (step.cost_analysis() or {}).get("bytes accessed")
 
   def run(self, count: int) -> float:
-    """Seconds a step, over `count` steps from the same state; ends when the device has."""
+    """Takes `count` steps from the initial state, waits for the device, returns the seconds per step."""
     return self._call(count) / count
 
   def dispatch_seconds(self) -> float | None:
-    """Median seconds of a call that does no step."""
+    """Returns the median seconds of a call without any step."""
     return statistics.median(self._call(0) for _ in range(BLOCKS))
 
-  def _call(self, count):
+  def _call(self, count: int) -> float:
     start = time.perf_counter()
     jax.block_until_ready(self.step(*self.arguments, np.int32(count)))
     return time.perf_counter() - start
 
 
 def compile_step(model: Any, batch: int) -> tuple[Any, tuple, float]:
-  """The compiled training program, its arguments but for the count of steps, and the seconds it took."""
+  """Returns the compiled training program, its arguments except the number of steps, and the seconds."""
   trainer = make_trainer(model, batch)
   arguments = make_arguments(trainer)
-  # Not `trainer.train`, which would take over the state, from which each call starts here.
+  # `trainer.train` would donate the state, but every call here starts from the same state.
   train = jax.jit(trainer.train_steps, compiler_options=training.compiler_options())
   start = time.perf_counter()
   compiled = train.lower(*arguments, np.int32(1)).compile()
@@ -201,7 +210,7 @@ def compile_step(model: Any, batch: int) -> tuple[Any, tuple, float]:
 
 
 def make_arguments(trainer: training.Trainer) -> tuple:
-  """State, random data and key for `trainer.train_steps`."""
+  """Returns the state, random data and key for `trainer.train_steps`."""
   rng, examples = np.random.default_rng(0), STEPS * trainer.batch_size
   data = training.Examples(
     *jax.device_put(
@@ -218,14 +227,20 @@ def make_arguments(trainer: training.Trainer) -> tuple:
 
 
 def make_trainer(model: Any, batch: int, **fields: Any) -> training.Trainer:
-  """How the suites train a network."""
+  """Returns the trainer with which the suites train a network."""
   schedule = training.step_schedule(RATE, [])
   optimizer = training.sgd(schedule, momentum=0.9, nesterov=True, weight_decay=1e-4)
   return training.Trainer(model, optimizer, schedule, batch, **fields)
 
 
 def time_steps(programs: dict[Any, Callable[[int], float]]) -> dict[Any, float]:
-  """Median seconds a step of each program, over blocks of about `BLOCK_SECONDS` that take turns."""
+  """Returns the median seconds per step of each program.
+
+  The programs run in turn, in blocks of about `BLOCK_SECONDS`.
+
+  Args:
+    programs: Functions by their names; each takes a number of steps and returns the seconds per step.
+  """
   counts, blocks = {}, {name: [] for name in programs}
   for name, run in programs.items():
     run(1)
@@ -237,11 +252,11 @@ def time_steps(programs: dict[Any, Callable[[int], float]]) -> dict[Any, float]:
 
 
 def line(row: dict[str, Any]) -> str:
-  """A row for people."""
+  """Formats a row of the printed table."""
   text = f"{row['case']:20}{row['framework']:8}"
   if row["seconds"] is not None:
     text += f"{row['seconds']:8.4f} s/step{row['images_per_second']:9.1f} images/s"
-    text += f"{row['flops_per_second'] / 1e9:8.1f} GFLOP/s ({row['matmul_fraction']:4.0%} of a product)"
+    text += f"{row['flops_per_second'] / 1e9:8.1f} GFLOP/s ({row['matmul_fraction']:4.0%} of a matmul)"
   text += f"  compile {row['compile_seconds']:5.1f} s  memory {row['peak_bytes'] / 2**20:6.0f} MiB"
   if row["times_pytorch"] is not None and row["framework"] == "cscjax":
     text += f"  {row['times_pytorch']:5.2f} x PyTorch's time"

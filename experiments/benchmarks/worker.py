@@ -1,4 +1,4 @@
-"""A process that answers requests, and is ended where an answer takes too long."""
+"""A worker process that answers requests and is stopped if an answer takes too long."""
 
 import multiprocessing
 import signal
@@ -11,18 +11,24 @@ Answer = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Worker:
-  """Runs a function in a process of its own, which is started at the first request."""
+  """Runs a function in a separate process, which starts at the first request."""
 
   def __init__(self, make_answer: Callable[..., Answer], *arguments: Any):
-    """Takes a function of a module, which makes the one that answers when the process starts."""
+    """Prepares the worker.
+
+    Args:
+      make_answer: Top-level function of a module. The process calls it once, at its start, to create
+        the function that answers the requests.
+      *arguments: Arguments of `make_answer`.
+    """
     self._make_answer, self._arguments = make_answer, arguments
     self._process: Any = None
     self._connection: Any = None
 
   def send(self, request: dict[str, Any]) -> None:
-    """Hands over a request, whose answer `receive` returns."""
+    """Sends a request; `receive` returns the answer."""
     if self._process is None:
-      context = multiprocessing.get_context("spawn")  # a fork of a process that runs JAX can hang
+      context = multiprocessing.get_context("spawn")  # a fork of a process with JAX's threads can hang
       self._connection, theirs = context.Pipe()
       arguments = (theirs, self._make_answer, *self._arguments)
       self._process = context.Process(target=_serve, args=arguments, daemon=True)
@@ -31,16 +37,16 @@ class Worker:
     self._connection.send(request)
 
   def receive(self, deadline: float | None = None) -> dict[str, Any]:
-    """The answer, or {"error": ...} where the function raised an exception or the process ended.
+    """Returns the answer, or {"error": ...} if the function raised an exception or the process ended.
 
     Args:
-      deadline: Of `time.monotonic`, none if None. A process that has not answered by then is ended; the
-        next request starts another one.
+      deadline: Latest time of `time.monotonic` to wait for; None waits without limit. A process that has
+        not answered by then is stopped, and the next request starts a new one.
     """
     limit = None if deadline is None else max(deadline - time.monotonic(), 0)
     if not self._connection.poll(limit):
       self.close()
-      return {"error": f"not done in {limit:.0f} s"}
+      return {"error": f"no answer within {limit:.0f} s"}
     try:
       return self._connection.recv()
     except EOFError:
@@ -48,7 +54,7 @@ class Worker:
       return {"error": f"the process ended with code {code}"}
 
   def close(self) -> int | None:
-    """Ends the process, if it was started; returns its exit code."""
+    """Stops the process and returns its exit code, or None if it was not started."""
     if self._process is None:
       return None
     self._connection.close()
@@ -60,8 +66,9 @@ class Worker:
     return code
 
 
-def _serve(connection: Connection, make_answer, *arguments):
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
+def _serve(connection: Connection, make_answer: Callable[..., Answer], *arguments: Any) -> None:
+  """Answers requests until the connection closes."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C the parent process stops this one
   answer = make_answer(*arguments)
   while True:
     try:
@@ -70,6 +77,6 @@ def _serve(connection: Connection, make_answer, *arguments):
       return
     try:
       reply = answer(request)
-    except Exception as error:  # whatever a framework raises becomes a row
+    except Exception as error:  # any exception of a framework becomes an error in its row
       reply = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
     connection.send(reply)

@@ -1,1 +1,1 @@
-"""Three notebooks to learn from, stored with their text outputs."""
+"""Three tutorial notebooks, stored with their text outputs."""

@@ -1,4 +1,4 @@
-"""Runs the notebooks and stores their text outputs; to be called after an edit.
+"""Executes the notebooks and stores their text outputs; run this after editing one.
 
     python -m experiments.notebooks.execute [1_denoise_and_inpaint.ipynb ...]
 
@@ -19,10 +19,10 @@ METADATA = {
 
 
 def execute(path: pathlib.Path) -> nbformat.NotebookNode:
-  """The notebook with what its cells printed; no pictures, no warnings, nothing of the machine.
+  """Executes a notebook and returns it with its text outputs, without images, warnings and metadata.
 
   Args:
-    path: Of the notebook, which is not changed.
+    path: Path of the notebook; the file does not change.
 
   Raises:
     nbclient.exceptions.CellExecutionError: If a cell fails.
@@ -31,9 +31,9 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
   client = NotebookClient(
     notebook,
     kernel_name="python3",
-    timeout=1200,  # seconds, a cell
+    timeout=1200,  # seconds per cell
     record_timing=False,
-    coalesce_streams=True,  # else it depends on the moment where prints are parted
+    coalesce_streams=True,  # otherwise the timing decides how printed text is split into outputs
   )
   client.execute()
   notebook.metadata = nbformat.from_dict(METADATA)
@@ -44,7 +44,8 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
   return notebook
 
 
-def _text(output):
+def _text(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+  """Keeps only the text of an output."""
   if "data" in output:
     output.data = nbformat.from_dict({"text/plain": output.data["text/plain"]})
     output.metadata = nbformat.from_dict({})

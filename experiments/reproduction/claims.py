@@ -1,8 +1,8 @@
-"""What the paper claims its tables show, and whether paired differences of runs show it too."""
+"""The claims of the paper about its tables, tested on paired differences between our runs."""
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from scipy import stats
@@ -16,12 +16,12 @@ CONFIDENCE = 0.95
 
 
 class Claim(NamedTuple):
-  """A statement of the paper about pairs of networks.
+  """A statement of the paper that compares pairs of networks.
 
   Attributes:
-    title: In a few words.
-    statement: What the paper says.
-    pairs: (the row that is said to be more accurate, the other one).
+    title: Short name of the claim.
+    statement: The claim in full.
+    pairs: Pairs of row names: the network that the paper finds more accurate, then the other one.
   """
 
   title: str
@@ -37,12 +37,12 @@ CLAIMS = (
   ),
   Claim(
     "The simplified rule alleviates the degradation",
-    "Res-CSC-simplified with 56 layers is more accurate than the plain network with 56.",
+    "Res-CSC-simplified is more accurate than the plain network, both with 56 layers.",
     (("res_csc_simplified56", "plain56"),),
   ),
   Claim(
     "Res-CSC overcomes the degradation",
-    "Res-CSC gains from depth up to 218 layers, and is more accurate than the plain network.",
+    "Res-CSC gains accuracy with depth up to 218 layers, and is more accurate than the plain network.",
     (
       ("res_csc20", "plain20"),
       ("res_csc56", "plain56"),
@@ -53,12 +53,12 @@ CLAIMS = (
   ),
   Claim(
     "Res-CSC against ResNet",
-    "Res-CSC is very competitive with ResNet, or slightly better.",
+    "Res-CSC is as accurate as ResNet or slightly more accurate.",
     tuple((f"res_csc{depth}", f"resnet{depth}") for depth in (20, 32, 44, 56, 110, 218)),
   ),
   Claim(
     "Unfolding helps",
-    "With more unfolding MSD-CSC is more accurate, without further parameters: 0 < 1 < 2.",
+    "MSD-CSC becomes more accurate from unfolding 0 to 1 to 2, without additional parameters.",
     tuple(
       pair
       for depth in (6, 9, 12)
@@ -82,17 +82,17 @@ CLAIMS = (
   ),
 )
 UNTRAINABLE = tuple(row.name for row in ROWS.values() if None in row.accuracy.values())
-"""Rows that the paper prints as x."""
+"""Names of the rows for which the paper prints × because the network could not be trained."""
 
 
 class Difference(NamedTuple):
-  """The paired difference of two rows, in percentage points.
+  """The paired difference between the accuracies of two rows, in percentage points.
 
   Attributes:
-    mean: Over the seeds that both have; NaN without one.
-    low: Of the `CONFIDENCE` interval (Student's t over the pairs); NaN below two seeds.
-    high: Likewise.
-    count: Seeds that both have.
+    mean: Mean over the seeds that both rows have; NaN if they share no seed.
+    low: Lower end of the `CONFIDENCE` interval (Student's t over the pairs); NaN below two seeds.
+    high: Upper end of the interval; NaN below two seeds.
+    count: Number of seeds that both rows have.
   """
 
   mean: float
@@ -102,7 +102,7 @@ class Difference(NamedTuple):
 
   @property
   def verdict(self) -> str:
-    """Whether the interval lies above 0, below it, or around it."""
+    """The verdict in words: whether the interval lies above zero, below zero, or contains it."""
     if self.count == 0:
       return "no runs"
     if self.low > 0:
@@ -113,11 +113,13 @@ class Difference(NamedTuple):
 
 
 def paired(better: dict[int, float], worse: dict[int, float]) -> Difference:
-  """The difference better - worse over common seeds, which pair data order and augmentation.
+  """Returns the difference `better - worse`, paired by seed.
+
+  Runs with the same seed see the same order of the data and the same augmentation.
 
   Args:
-    better: Accuracy in percent by seed.
-    worse: Likewise.
+    better: Accuracy in percent of each seed, of the network that is said to be more accurate.
+    worse: Accuracy in percent of each seed, of the other network.
   """
   differences = [better[seed] - worse[seed] for seed in sorted(better.keys() & worse.keys())]
   count = len(differences)
@@ -129,14 +131,16 @@ def paired(better: dict[int, float], worse: dict[int, float]) -> Difference:
   return Difference(mean, mean - half, mean + half, count)
 
 
-def judge(records: Sequence[Record], study: Study, claim: Claim) -> dict[tuple[str, str], Difference]:
-  """The differences of a claim's pairs that have runs."""
+def compare_pairs(
+  records: Sequence[Record], study: Study, claim: Claim
+) -> dict[tuple[str, str], Difference]:
+  """Returns the difference of each pair of the claim for which both networks have runs."""
   found = {pair: paired(*(cell(records, study, row).last for row in pair)) for pair in claim.pairs}
   return {pair: difference for pair, difference in found.items() if difference.count}
 
 
 def overall(differences: Iterable[Difference]) -> str:
-  """One verdict on all pairs of a claim that have runs."""
+  """Returns the verdict on a claim from the differences of all its pairs that have runs."""
   verdicts = [difference.verdict for difference in differences]
   if not verdicts:
     return "no runs"
@@ -148,17 +152,17 @@ def overall(differences: Iterable[Difference]) -> str:
 
 
 def headline(claim: Claim, differences: dict[tuple[str, str], Difference]) -> str:
-  """The claim, the verdict on it, and how many of its pairs that rests on where not all have runs."""
+  """Returns the claim's title and verdict, and the number of pairs behind it if some have no runs."""
   text = f"{claim.title}: {overall(differences.values())}"
   count, pairs = len(differences), len(claim.pairs)
   return text if count == pairs else f"{text}, from {count} of {pairs} pairs"
 
 
 def markdown(records: Sequence[Record], study: Study) -> str:
-  """A paragraph and a table for each claim that has runs in the study."""
+  """Returns Markdown with a paragraph and a table for each claim that has runs in the study."""
   texts = []
   for claim in CLAIMS:
-    found = judge(records, study, claim)
+    found = compare_pairs(records, study, claim)
     if found:
       texts.append(f"**{headline(claim, found)}.** The paper: {claim.statement}")
       texts.append("\n".join(_lines(study, found)))
@@ -166,8 +170,9 @@ def markdown(records: Sequence[Record], study: Study) -> str:
   return "\n\n".join([*texts, untrainable] if untrainable else texts)
 
 
-def _lines(study, found):
-  with_paper = study.is_papers  # its differences are of no use beside those of another one
+def _lines(study: Study, found: dict[tuple[str, str], Difference]) -> Iterator[str]:
+  """Yields the lines of a claim's table."""
+  with_paper = study.is_papers  # under another protocol the paper's differences are not comparable
   head = ["More accurate", "than", *(["Paper"] if with_paper else []), "Ours"]
   head += [f"{CONFIDENCE:.0%} interval", "n", "Verdict"]
   yield "| " + " | ".join(head) + " |"
@@ -181,14 +186,14 @@ def _lines(study, found):
     yield "| " + " | ".join([*columns, str(difference.count), difference.verdict]) + " |"
 
 
-def _printed(study, better, worse):
-  """The paper's own difference."""
+def _printed(study: Study, better: str, worse: str) -> str:
+  """Returns the difference between the accuracies that the paper prints."""
   first, second = (ROWS[row].accuracy[study.dataset] for row in (better, worse))
   return "–" if first is None or second is None else f"{first - second:+.2f}"
 
 
-def _untrainable(records, study):
-  """What became of the networks that the paper could not train."""
+def _untrainable(records: Sequence[Record], study: Study) -> str:
+  """Returns how many of our runs diverged, for the networks that the paper could not train."""
   parts = []
   for row in UNTRAINABLE:
     found = cell(records, study, row)
@@ -197,4 +202,4 @@ def _untrainable(records, study):
       parts.append(f"{row}: {found.diverged} of {runs} runs")
   if not parts:
     return ""
-  return "**Could not be trained** (the paper prints × for all of these): " + "; ".join(parts) + "."
+  return "**Could not be trained** (the paper prints × for all of these rows): " + "; ".join(parts) + "."

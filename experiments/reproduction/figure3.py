@@ -1,6 +1,6 @@
-"""Figure 3: the runs of both models with both pursuits, their numbers, the verdict and the picture.
+"""Figure 3: runs of both models with both pursuits, their statistics, the verdict and the plot.
 
-`verdict` and `figure` need no more than what figure3.json holds.
+`verdict` and `figure` only need the contents of figure3.json.
 """
 
 import dataclasses
@@ -24,30 +24,32 @@ NAMES = {"ml_csc": "ML-CSC", "msd_csc": "MSD-CSC"}
 PURSUITS = ("lasso", "forward")
 RECONSTRUCTIONS = {"layer_1": r"$D_1\gamma_1$", "both_layers": r"$D_1 D_2\gamma_2$"}
 SAMPLES = 100  # test points whose failed dimensions are counted in each iteration
-POINTS = 200  # of a curve in the file, at most
-FURTHER = 10  # times the Lasso's iterations, to see what they left undone
+POINTS = 200  # largest number of points of a curve in the file
+FURTHER = 10  # times the Lasso's iterations, to see how far the pursuit was from convergence
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What the paper leaves open, and why the defaults are what they are.
+  """Settings that the paper does not state, with the reasons for the defaults.
 
   Attributes:
-    beta: Penalty of each layer, > 0. Definition 1 counts by that of the first: at 0.5 a dimension fails
-      where it is missed by more than the noise in it, 2 beta = 1. A tenth of it in the second layer,
-      whose signals are codes: in the forward pass their spread is about a tenth of that of X.
-    iterations: Of the training, minibatches of 128: 200 are 2.6 epochs.
-    learning_rate: Of SGD with momentum 0.9; 0.05 is the paper's for MSD-CSC.
-    width: Atoms of each layer (beside the identity's); 200 are twice X's dimension, so that ML-CSC's
-      can span X and fail for the penalty alone.
-    unfolding: Iterations of the forward pass in each layer after the first one; 0 is MSDNet's.
-    lasso_iterations: Of FISTA in each layer for the Lasso; the results tell what more of them change.
-    nonnegative: Whether the Lasso's codes are >= 0 too; the forward pass's are.
-    seeds: Of data, parameters and order.
-    beta_factors: Of the penalties, to repeat the first seed with.
+    beta: Penalty of each layer, positive. Definition 1 uses the penalty of the first layer: at 0.5 a
+      dimension fails if its error exceeds 2 beta = 1, the size of the noise. The second layer codes the
+      codes of the first one, whose spread in the forward pass is about a tenth of that of X; hence a
+      tenth of the penalty.
+    iterations: Number of training iterations with minibatches of 128; 200 are 2.6 epochs.
+    learning_rate: Learning rate of SGD with momentum 0.9; the paper uses 0.05 for MSD-CSC.
+    width: Number of atoms of each layer, without those of the identity. With 200, twice the dimension of
+      X, the atoms of ML-CSC can span X, so that its failures come from the penalty alone.
+    unfolding: Number of iterations of the forward pass in each layer after the first one; 0 is MSDNet.
+    lasso_iterations: Number of FISTA iterations for the Lasso in each layer. The results show how much
+      more iterations would change.
+    nonnegative: Whether the codes of the Lasso are nonnegative. Those of the forward pass always are.
+    seeds: Seeds of data, parameters and order of the examples.
+    beta_factors: Factors of the penalties with which the first seed is repeated.
 
   Raises:
-    ValueError: Where a value is out of range; the message names the field.
+    ValueError: If a value is out of range; the message names the field.
   """
 
   beta: tuple[float, ...] = (0.5, 0.05)
@@ -62,7 +64,7 @@ class Settings:
 
   def __post_init__(self):
     if len(self.beta) != simulation.LAYERS:
-      checks.fail("beta", self.beta, f"one for each of {simulation.LAYERS} layers")
+      checks.fail("beta", self.beta, f"one value for each of {simulation.LAYERS} layers")
     for name in ("beta", "beta_factors"):
       for value in getattr(self, name):
         checks.in_range(name, value, 1e-10, 1e10)
@@ -73,26 +75,30 @@ class Settings:
     for seed in self.seeds:
       checks.int_between("seeds", seed, 0, 2**32 - 1)
     if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-      checks.fail("seeds", self.seeds, "different ones, one at least")
+      checks.fail("seeds", self.seeds, "at least one seed and no duplicates")
 
   def pursuit(self, name: str) -> Pursuit:
-    """The one of `PURSUITS`."""
+    """Returns the pursuit with this name, one of `PURSUITS`."""
     if name == "forward":
       return Pursuit(1 + self.unfolding, nonnegative=True)
     return Pursuit(self.lasso_iterations, self.nonnegative, differentiate="implicit")
 
 
 def run(settings: Settings, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-  """All runs: what figure3.json holds but for where and when they were made.
+  """Executes all runs and returns the contents of figure3.json, without device, versions and date.
 
   Args:
-    settings: Of all of them.
-    say: Takes a line about each run that has ended.
+    settings: Settings of all runs.
+    say: Called with one line of text after each run.
 
   Returns:
-    settings; iteration [points], of the curves; runs, one for each model and pursuit: the numbers of
-    each seed (see `_numbers`), their mean and standard deviation over seeds, and of each reconstruction
-    the curve's; sensitivity, the numbers of the first seed at other penalties; outcome and verdict.
+    A dictionary with the keys
+    - settings: The settings.
+    - iteration: The iterations of the points of the curves.
+    - runs: One entry for each model and pursuit, with the statistics of each seed (see `_numbers`),
+      their mean and standard deviation over the seeds, and the curves of both reconstructions.
+    - sensitivity: The statistics of the first seed at other penalties.
+    - outcome and verdict: The results of the functions with these names.
   """
   iteration = thinned(settings.iterations)
   runs, sensitivity = [], []
@@ -111,7 +117,7 @@ def run(settings: Settings, say: Callable[[str], None] = lambda line: None) -> d
           "pursuit": pursuit,
           **_over_seeds(numbers),
           "curves": {
-            name: {"mean": _short(mean[:, i]), "std": _short(std[:, i])}
+            name: {"mean": _rounded(mean[:, i]), "std": _rounded(std[:, i])}
             for i, name in enumerate(RECONSTRUCTIONS)
           },
           "seeds": numbers,
@@ -132,12 +138,14 @@ def run(settings: Settings, say: Callable[[str], None] = lambda line: None) -> d
 
 
 def thinned(iterations: int) -> np.ndarray:
-  """The iterations of a curve that are kept: the first, the last, and at most `POINTS` in all."""
+  """Returns the iterations of a curve that are stored: at most `POINTS`, with the first and the last."""
   return np.unique(np.linspace(0, iterations, POINTS).round().astype(int))
 
 
-def _one(settings, model, pursuit_name, seed, beta):
-  """Trains and evaluates one network: its numbers, and its curves [iterations + 1, 2]."""
+def _one(
+  settings: Settings, model: str, pursuit_name: str, seed: int, beta: tuple[float, ...]
+) -> tuple[dict[str, float | None], np.ndarray]:
+  """Trains and evaluates one network; returns its statistics and its curves [iterations + 1, 2]."""
   dataset, pursuit = gaussian_centers(seed=seed), settings.pursuit(pursuit_name)
   x, labels = simulation.signals(dataset, "train")
   test, test_labels = simulation.signals(dataset, "test")
@@ -154,13 +162,17 @@ def _one(settings, model, pursuit_name, seed, beta):
   return _numbers(curve, np.asarray(history.loss), end, np.asarray(further.failed)), curve
 
 
-def _numbers(curve, loss, end, further):
-  """Failed dimensions of 100, by D_1 code_1 where nothing else is said.
+def _numbers(
+  curve: np.ndarray, loss: np.ndarray, end: simulation.Evaluation, further: np.ndarray
+) -> dict[str, float | None]:
+  """Returns the statistics of a run; most are numbers of failed dimensions (of 100) of D_1 code_1.
 
-  start, minimum, end: mean over the samples, before the first iteration, the least, after the last; the
-  same for both layers' reconstruction. end_if_solved: the end where the pursuit is given ten times the
-  Lasso's iterations. test_failed, test_without_failure: mean over all test points, and the share of them
-  with none. final_loss: mean over the last tenth of the minibatches; null where it is not finite.
+  - start, minimum, end: Mean over the samples before the first iteration, its smallest value, and the
+    mean after the last iteration; with the prefix `both_layers_` of D_1 D_2 code_2.
+  - end_if_solved: The end if the pursuit has ten times the Lasso's iterations.
+  - test_failed, test_without_failure: Mean over all test points, and fraction of them without failures.
+  - test_accuracy: Accuracy on all test points, in 0..1.
+  - final_loss: Mean over the last tenth of the minibatches; None if it is not finite.
   """
   final_loss = float(np.mean(loss[-math.ceil(len(loss) / 10) :]))
   values: dict[str, Any] = {}
@@ -182,25 +194,26 @@ def _numbers(curve, loss, end, further):
   return {**rounded, "final_loss": round(final_loss, 4) if math.isfinite(final_loss) else None}
 
 
-def _over_seeds(numbers):
+def _over_seeds(numbers: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+  """Returns the mean and standard deviation of each statistic over the seeds."""
   names = [name for name in numbers[0] if name not in ("seed", "final_loss")]
   mean, std = _statistics(np.array([[row[name] for name in names] for row in numbers]))
   return {
-    "mean": dict(zip(names, _short(mean), strict=True)),
-    "std": dict(zip(names, _short(std), strict=True)),
+    "mean": dict(zip(names, _rounded(mean), strict=True)),
+    "std": dict(zip(names, _rounded(std), strict=True)),
   }
 
 
-def _statistics(values):
-  """Mean and standard deviation (of a sample; 0 for one run) over the first axis."""
+def _statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the mean and sample standard deviation (0 for one run) over the first axis."""
   return values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else 0 * values[0]
 
 
-def _short(values):
+def _rounded(values: np.ndarray) -> list[float]:
   return [round(float(v), 4) for v in values]
 
 
-def _brief(found):
+def _brief(found: dict[str, Any]) -> str:
   return (
     f"failed {found['start']:.2f} -> {found['end']:.2f},"
     f" both layers {found['both_layers_start']:.2f} -> {found['both_layers_end']:.2f},"
@@ -209,51 +222,52 @@ def _brief(found):
 
 
 def claims(results: dict[str, Any], pursuit: str) -> dict[str, bool]:
-  """The paper's claims, each true where it holds for every seed."""
+  """Returns the paper's claims about Figure 3, each with whether it holds for every seed."""
   runs = [_find(results, model, pursuit) for model in MODELS]
-  trained = all(map(is_trained, runs))  # a code that is not finite fails everywhere
+  trained = all(map(is_trained, runs))  # a code that is not finite would fail in every dimension
   ml, msd = (run["seeds"] for run in runs)
   return {
     "MSD-CSC ends at zero": trained and all(row["end"] == 0 for row in msd),
-    "ML-CSC does not": trained and all(row["end"] > 0 for row in ml),
-    "both fall to their end": all(row["end"] < row["start"] for row in (*ml, *msd)),
+    "ML-CSC ends above zero": trained and all(row["end"] > 0 for row in ml),
+    "both decrease": all(row["end"] < row["start"] for row in (*ml, *msd)),
   }
 
 
 def outcome(results: dict[str, Any]) -> dict[str, str]:
-  """For each pursuit, and under "all" for both together, what became of the paper's claims.
+  """Returns the verdict on the paper's claims for each pursuit, and for both together under "all".
 
-  "reproduced": they hold; "partly reproduced": all but the last; else "not reproduced". Together: what
-  the pursuits have in common, or else "partly reproduced".
+  The verdict on a pursuit is "reproduced" if all claims hold, "partly reproduced" if all but the last
+  one hold, and otherwise "not reproduced". The verdict under "all" is that of the pursuits if they
+  agree, and otherwise "partly reproduced".
   """
   found = {}
   for pursuit in PURSUITS:
-    *ends, falls = claims(results, pursuit).values()
-    whole = "reproduced" if falls else "partly reproduced"
+    *ends, decrease = claims(results, pursuit).values()
+    whole = "reproduced" if decrease else "partly reproduced"
     found[pursuit] = whole if all(ends) else "not reproduced"
   common = set(found.values())
   return {**found, "all": common.pop() if len(common) == 1 else "partly reproduced"}
 
 
 def verdict(results: dict[str, Any], *, details: bool = True) -> str:
-  """Whether the paper's claims were found, in plain words with the numbers.
+  """Returns a paragraph that says whether the paper's claims hold, with the numbers.
 
   Args:
-    results: What figure3.json holds.
-    details: Whether to tell what lies beside Definition 1 in layer 1: both layers together, the same
-      problem solved further, test accuracy.
+    results: Contents of figure3.json.
+    details: Whether to add numbers that the claims do not use: the reconstruction through both layers,
+      the pursuit with more iterations, and the test accuracy.
   """
   settings, found = results["settings"], outcome(results)
   seeds = len(settings["seeds"])
   lines = [
-    f"Figure 3: {found['all']}. Failed dimensions of X, of 100, by Definition 1 with 2 beta ="
-    f" {2 * settings['beta'][0]:g}, mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)},"
-    f" {settings['iterations']} training iterations."
+    f"Figure 3: {found['all']}. The numbers are failed dimensions of X (of 100) by Definition 1 with"
+    f" 2 beta = {2 * settings['beta'][0]:g}, mean ± standard deviation over {seeds}"
+    f" seed{'s' * (seeds > 1)}, {settings['iterations']} training iterations."
   ]
   for pursuit in PURSUITS:
     ml, msd = (_find(results, model, pursuit) for model in MODELS)
 
-    def ends(name, ml=ml, msd=msd):
+    def ends(name: str, ml: dict[str, Any] = ml, msd: dict[str, Any] = msd) -> str:
       return f"MSD-CSC {_pair(msd, name)}, ML-CSC {_pair(ml, name)}"
 
     held = [f"{claim}: {'yes' if yes else 'no'}" for claim, yes in claims(results, pursuit).items()]
@@ -264,12 +278,12 @@ def verdict(results: dict[str, Any], *, details: bool = True) -> str:
     )
     if details:
       lines.append(
-        f"At the end through both layers: {ends('both_layers_end')};"
-        f" of the same problem solved in {FURTHER * settings['lasso_iterations']} iterations:"
+        f"At the end, reconstructed through both layers: {ends('both_layers_end')};"
+        f" with {FURTHER * settings['lasso_iterations']} iterations of the pursuit:"
         f" {ends('end_if_solved')}; test accuracy: {ends('test_accuracy')}."
       )
     lines += [
-      f"{NAMES[run['model']]} could not be trained there: its accuracy is near chance."
+      f"{NAMES[run['model']]} could not be trained with this pursuit: its accuracy is near chance."
       for run in (msd, ml)
       if not is_trained(run)
     ]
@@ -277,13 +291,13 @@ def verdict(results: dict[str, Any], *, details: bool = True) -> str:
 
 
 def is_trained(run: dict[str, Any]) -> bool:
-  """Whether the loss stayed finite and the test accuracy is above five times chance, 1 %."""
+  """Whether the loss stayed finite and the test accuracy exceeds five times chance, which is 1 %."""
   finite = all(row["final_loss"] is not None for row in run["seeds"])
   return finite and run["mean"]["test_accuracy"] > 0.05
 
 
 def describe(pursuit: str, settings: dict[str, Any]) -> str:
-  """A pursuit in words, from the settings of the results."""
+  """Describes a pursuit in words, from the settings of the results."""
   if pursuit == "forward":
     count, sign = 1 + settings["unfolding"], "codes ≥ 0"
     return f"Forward pass ({count} iteration{'s' * (count > 1)}, {sign})"
@@ -292,7 +306,7 @@ def describe(pursuit: str, settings: dict[str, Any]) -> str:
 
 
 def figure(results: dict[str, Any]) -> "Figure":
-  """Failed dimensions against the training iteration, a panel for each pursuit."""
+  """Plots the failed dimensions against the training iteration, with a panel for each pursuit."""
   panels = {}
   for pursuit in PURSUITS:
     curves = panels[describe(pursuit, results["settings"])] = {}
@@ -309,7 +323,7 @@ def figure(results: dict[str, Any]) -> "Figure":
   )
 
 
-def _find(results, model, pursuit):
+def _find(results: dict[str, Any], model: str, pursuit: str) -> dict[str, Any]:
   return next(r for r in results["runs"] if (r["model"], r["pursuit"]) == (model, pursuit))
 
 

@@ -1,8 +1,8 @@
-"""Figures 4 and 5: test accuracy against the epoch, in the paper's panels."""
+"""Figures 4 and 5: test accuracy against the training epoch, in the panels of the paper."""
 
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cscjax.extras import needs
 from experiments.reproduction.paper import DATASETS, ROWS, TITLES
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 
-MARGIN = 15  # percentage points that are shown below the lowest accuracy at the end
+MARGIN = 15  # percentage points shown below the lowest final accuracy
 
 
 class Panel(NamedTuple):
-  """A row of panels of a figure, one panel a data set.
+  """One row of panels of a figure, with a panel for each data set.
 
   Attributes:
-    letter: As printed.
-    title: What it compares.
-    rows: Whose curves it has.
+    letter: Letter that the paper gives to the panels.
+    title: What the panels compare.
+    rows: Names of the rows whose curves are drawn.
   """
 
   letter: str
@@ -53,9 +53,14 @@ FIGURES = {
 
 
 def figure(name: str, records: Sequence[Record]) -> "Figure | None":
-  """Figure 4 or 5 from the float32 runs of the paper's protocol; None where it has none of its runs.
+  """Draws Figure 4 or 5 from the float32 runs of the paper's protocol.
 
-  A line is the mean over seeds, its band their range; the diamond at the end is the paper's accuracy.
+  A line is the mean over the seeds and its band their range. The diamond at the end is the accuracy that
+  the paper reports. Returns None if there are no such runs.
+
+  Args:
+    name: "figure4" or "figure5".
+    records: Records of any runs.
   """
   wanted = {row for panel in FIGURES[name] for row in panel.rows}
   studies = [Study(dataset, "paper") for dataset in DATASETS]
@@ -73,7 +78,7 @@ def figure(name: str, records: Sequence[Record]) -> "Figure | None":
 
 
 def curves(study: Study, records: Sequence[Record]) -> "Figure | None":
-  """All runs of a study, a panel for each table; None where Figures 4 and 5 show them."""
+  """Draws all runs of a study in one panel per table; returns None if Figures 4 and 5 show the study."""
   if study == Study(study.dataset, "paper"):
     return None
   names = [row for row in ROWS if any((r.job.study, r.row) == (study, row) for r in records)]
@@ -86,13 +91,14 @@ def curves(study: Study, records: Sequence[Record]) -> "Figure | None":
   return drawn
 
 
-def _figure(rows, columns):
+def _figure(rows: int, columns: int) -> "Figure":
   with needs("plots", "the report's figures need matplotlib"):
     from matplotlib.figure import Figure
   return Figure(figsize=(5.2 * columns, 4.6 * rows + 0.5), layout="constrained")
 
 
-def _draw(axes, records, study, rows):
+def _draw(axes: Any, records: Sequence[Record], study: Study, rows: Sequence[str]) -> None:
+  """Draws the curves of some rows into one panel."""
   from matplotlib import colormaps
   from matplotlib.ticker import MaxNLocator
 
@@ -114,7 +120,7 @@ def _draw(axes, records, study, rows):
     if paper is not None:
       axes.plot([epochs[-1]], [paper], marker="D", color=color, markeredgecolor="black", clip_on=False)
   axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-  if ends:  # the first epochs would leave no room for the differences at the end
+  if ends:  # showing the first epochs too would hide the differences between the final accuracies
     axes.set_ylim(max(0, min(ends) - MARGIN), min(101, axes.get_ylim()[1]))
   axes.set_xlabel("epoch")
   axes.set_ylabel("test accuracy (%)")
@@ -123,8 +129,10 @@ def _draw(axes, records, study, rows):
     axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
 
 
-def _over_seeds(records):
-  """Epochs, and mean, lowest and highest accuracy in percent of the runs that were evaluated there."""
+def _over_seeds(
+  records: Sequence[Record],
+) -> tuple[list[float], list[float], list[float], list[float]]:
+  """Returns the evaluated epochs, and the mean, lowest and highest accuracy in percent at each."""
   at: dict[float, list[float]] = {}
   for record in records:
     for epoch, accuracy in record.curve:

@@ -1,4 +1,4 @@
-"""Runs of a queue side by side, and the locks by which commands share the queue of a results folder."""
+"""Parallel execution of runs, and the locks with which several commands share one results folder."""
 
 import collections
 import contextlib
@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, cast
 
 from cscjax.runs import open_lock
 from experiments.cli import UsageError
@@ -17,21 +18,22 @@ from experiments.reproduction.records import WORK
 from experiments.reproduction.studies import Job
 
 POLL_SECONDS = 0.1
-MEMORY_FRACTIONS = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
-"""Variables with the fraction of a GPU's memory that JAX takes: the present name, and an older one."""
-MEMORY_FRACTION = 0.75
-"""JAX's default."""
+MEMORY_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+"""Environment variables that set the fraction of GPU memory that JAX allocates, the newer name first."""
+DEFAULT_MEMORY_FRACTION = 0.75
+"""The fraction of GPU memory that JAX allocates by default."""
 
 
 @contextlib.contextmanager
 def claimed(results: pathlib.Path, name: str) -> Iterator[bool]:
-  """Within, no other process claims the same name; gives False where one has done so.
+  """Context manager that claims a name, so that no other process does the same work.
 
-  The claim is a lock on a file, which ends with the process, however it ends.
+  It yields True, or False if another process holds the claim. The claim is a lock on a file, which the
+  operating system releases when the process ends, even if the process is killed.
 
   Args:
     results: Folder of the results.
-    name: Of a run, or of what else is to be made once.
+    name: Name of a run, or of anything else that must be made only once.
   """
   file = results / WORK / f"{name}.lock"
   file.parent.mkdir(parents=True, exist_ok=True)
@@ -46,20 +48,21 @@ def claimed(results: pathlib.Path, name: str) -> Iterator[bool]:
     os.close(lock)
 
 
-def share_of_memory(jobs: int, environment: Mapping[str, str]) -> dict[str, str]:
-  """Returns the variable that gives each of `jobs` processes an equal part of a GPU's memory.
+def memory_fraction(jobs: int, environment: Mapping[str, str]) -> dict[str, str]:
+  """Returns the environment variable that gives each of `jobs` processes an equal part of GPU memory.
 
   Args:
     jobs: Number of processes.
-    environment: The variables of this process; a fraction that is set there is what they divide.
+    environment: Environment of this process. If it sets the fraction of GPU memory for JAX, the
+      processes divide that fraction among them.
 
   Raises:
-    UsageError: If that fraction is no number.
+    UsageError: If the fraction in the environment is not a number.
   """
-  given = [name for name in MEMORY_FRACTIONS if environment.get(name)]
-  name = given[0] if given else MEMORY_FRACTIONS[0]
+  given = [name for name in MEMORY_VARIABLES if environment.get(name)]
+  name = given[0] if given else MEMORY_VARIABLES[0]
   try:
-    return {name: f"{float(environment.get(name) or MEMORY_FRACTION) / jobs:.4f}"}
+    return {name: f"{float(environment.get(name) or DEFAULT_MEMORY_FRACTION) / jobs:.4f}"}
   except ValueError:
     raise UsageError(f"the environment: {name}: expected a number, got {environment[name]!r}") from None
 
@@ -72,24 +75,24 @@ def side_by_side(
   is_wanted: Callable[[Job], bool],
   is_over: Callable[[], bool],
 ) -> dict[Job, int]:
-  """Makes runs, each in a process of its own, and returns the exit codes of the processes.
+  """Executes runs in parallel, each in its own process, and returns the exit codes of the processes.
 
-  Lines that a process prints on stderr are printed here, with the name of its run before each.
-
-  A process that loses this one, by SIGKILL for example, ends after its run.
+  The lines that a process prints on stderr appear on this process's stderr, prefixed with the name of
+  the run. If this process is killed, its child processes finish their run and end.
 
   Args:
-    runs: The runs, in the order in which they are begun.
-    jobs: The most processes at a time, among which a GPU's memory is divided.
-    command: Returns the command that makes a run.
-    is_wanted: Tells whether a run is still to be made, right before it is begun.
-    is_over: Tells, several times a second, whether to end. Then, or once a process has ended with code
-      2, no run is begun, and the processes get SIGTERM, on which they write a checkpoint and end.
+    runs: The runs, in the order in which they start.
+    jobs: Largest number of concurrent processes, which divide the GPU memory among them.
+    command: Returns the command line of a run.
+    is_wanted: Called right before a run starts; returns whether it is still needed.
+    is_over: Called several times per second; returns whether to stop. If it returns True, or if a
+      process exits with code 2, no further run starts, and the running processes receive SIGTERM, upon
+      which they write a checkpoint and exit.
 
   Raises:
-    UsageError: See `share_of_memory`.
+    UsageError: If the fraction of GPU memory in the environment is not a number.
   """
-  environment = {**os.environ, **share_of_memory(jobs, os.environ)}
+  environment = {**os.environ, **memory_fraction(jobs, os.environ)}
   queue, codes = collections.deque(runs), {}
   running: dict[Job, _Process] = {}
   is_ending = False
@@ -109,13 +112,13 @@ def side_by_side(
       for job in [job for job, process in running.items() if process.poll() is not None]:
         codes[job] = running.pop(job).end()
   finally:
-    _stop(running.values())  # some are left only after an exception
+    _stop(running.values())  # processes are left only after an exception
 
 
 class _Process(subprocess.Popen):
-  """A process whose lines on stderr are printed here, with its name before them."""
+  """A process whose lines on stderr are printed on ours, prefixed with its name."""
 
-  def __init__(self, name, command, environment):
+  def __init__(self, name: str, command: list[str], environment: Mapping[str, str]):
     super().__init__(
       command,
       env=environment,
@@ -124,23 +127,22 @@ class _Process(subprocess.Popen):
       stderr=subprocess.PIPE,
       text=True,
       errors="replace",
-      start_new_session=True,  # a terminal's signals reach the first process alone, which passes one on
+      start_new_session=True,  # Ctrl-C in a terminal then reaches only this process, which sends SIGTERM
     )
     self._printing = threading.Thread(target=self._print, args=(name,), daemon=True)
     self._printing.start()
 
-  def _print(self, name):
-    assert self.stderr
-    with self.stderr as lines:
+  def _print(self, name: str) -> None:
+    with cast(IO[str], self.stderr) as lines:
       for line in lines:
         print(f"{name}: {line}", end="", file=sys.stderr, flush=True)
 
-  def end(self):
-    """Its exit code, after its last line."""
+  def end(self) -> int:
+    """Waits until the last line is printed and returns the exit code."""
     self._printing.join()
     return self.returncode
 
 
-def _stop(processes):
+def _stop(processes: Iterable[subprocess.Popen]) -> None:
   for process in processes:
     process.send_signal(signal.SIGTERM)

@@ -1,6 +1,10 @@
-"""Tables 2 and 3 of the paper: their rows, the accuracies printed there, the flags that make them."""
+"""Tables 2 and 3 of the paper: their rows, the printed numbers, and the flags that train each network.
+
+This module is the only place that holds the paper's numbers; everything else reads them from here.
+"""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from cscjax.models import ARCHITECTURES
@@ -12,24 +16,25 @@ TITLES = {
   "svhn_cropped": "SVHN",
   "digits": "digits",
 }
-"""What the paper, or here the reader, calls a data set."""
+"""The name of each data set in the paper and in the report."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-  """A network of the paper: a row of Table 3, or one of the four of a row of Table 2.
+  """A network of the paper: a row of Table 3, or one of the four networks in a row of Table 2.
 
   Attributes:
-    name: As --rows, files and the cases of experiments.benchmark call it.
-    network: As --model calls it.
-    table: 2 or 3.
-    model: As printed.
-    layers: As printed.
-    parameters: As printed.
-    unfolding: As printed; None in Table 2.
-    flagfile: Name of the flagfile of experiments.run with its protocol.
+    name: Name in `--rows`, in file names and in the cases of `experiments.benchmark`.
+    network: Name in `--model`.
+    table: Number of the table, 2 or 3.
+    model: Name that the paper prints.
+    layers: Number of layers that the paper prints.
+    parameters: Number of parameters that the paper prints.
+    unfolding: Unfolding that the paper prints; None in Table 2.
+    flagfile: Name of the flagfile of `experiments.run` with the training protocol.
     fields: Fields of the run's configuration that replace those of the flagfile.
-    accuracy: Percent for each of `DATASETS`; None where the paper prints x, for "can not be trained".
+    accuracy: Test accuracy in percent on each of `DATASETS`; None where the paper prints × because the
+      network could not be trained.
   """
 
   name: str
@@ -45,7 +50,7 @@ class Row:
 
   @property
   def architecture(self) -> int:
-    """The version of its network now."""
+    """The current version of the network's computation."""
     return ARCHITECTURES[self.network]
 
 
@@ -55,8 +60,8 @@ _RULES = {
   "resnet": "ResNet",
   "res_csc": "Res-CSC",
 }
-_PARAMETERS = {20: "0.27M", 32: "0.46M", 44: "0.66M", 56: "0.85M", 110: "1.70M", 218: "3.40M"}
-_TABLE_2 = {
+_PARAMETERS_2 = {20: "0.27M", 32: "0.46M", 44: "0.66M", 56: "0.85M", 110: "1.70M", 218: "3.40M"}
+_TABLE_2 = {  # data set -> layers -> accuracies of the networks in the order of _RULES
   "cifar10": {
     20: (90.74, 91.86, 91.30, 91.82),
     32: (90.34, 90.95, 92.52, 93.31),
@@ -82,8 +87,7 @@ _TABLE_2 = {
     218: (None, None, 97.05, 97.22),
   },
 }
-# name, model, layers, parameters, unfolding, accuracies
-_TABLE_3 = (
+_TABLE_3 = (  # name, model, layers, parameters, unfolding, accuracies on DATASETS
   ("feed_forward", "Feed-Forward", 6, "4.0M", 0, (82.16, 43.93, 94.68)),
   ("ml_csc_u1", "ML-CSC-ISTA", 6, "4.0M", 1, (83.26, 50.23, 94.98)),
   ("ml_csc_u2", "ML-CSC-ISTA", 6, "4.0M", 2, (83.59, 50.61, 95.01)),
@@ -103,8 +107,8 @@ _TABLE_3 = (
 )
 
 
-def _rows_of_table_2():
-  for layers, parameters in _PARAMETERS.items():
+def _rows_of_table_2() -> Iterator[Row]:
+  for layers, parameters in _PARAMETERS_2.items():
     for i, (rule, model) in enumerate(_RULES.items()):
       yield Row(
         name=f"{rule}{layers}",
@@ -120,7 +124,7 @@ def _rows_of_table_2():
       )
 
 
-def _rows_of_table_3():
+def _rows_of_table_3() -> Iterator[Row]:
   for name, model, layers, parameters, unfolding, accuracy in _TABLE_3:
     flagfile = name.partition("_u")[0] if name.startswith("msd") else "mlcsc"
     fields: dict[str, Any] = {}
@@ -144,4 +148,4 @@ def _rows_of_table_3():
 
 
 ROWS = {row.name: row for row in (*_rows_of_table_2(), *_rows_of_table_3())}
-"""Those of Table 2, 24, and of Table 3, 16, by name, in the order of the paper."""
+"""The 24 networks of Table 2 and the 16 of Table 3 by name, in the order of the paper."""

@@ -1,4 +1,4 @@
-"""What is kept of a run: one small JSON file, runs/STUDY/ROW-seedN.json."""
+"""The record of a run: one small JSON file, runs/STUDY/ROW-seedN.json."""
 
 import dataclasses
 import datetime
@@ -34,28 +34,29 @@ DATE = "%Y-%m-%d %H:%M"
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-  """A run that ended, or was interrupted and can be continued.
+  """The result of a run that ended, or that was interrupted and can be continued.
 
   Attributes:
-    row: A name of `paper.ROWS`.
-    dataset: Its data set.
+    row: Name of the network, a key of `paper.ROWS`.
+    dataset: Name of the data set.
     protocol: One of `PROTOCOLS`.
-    seed: Its seed.
+    seed: Seed of parameters, order of the data and augmentation.
     status: "ok", "diverged" or "interrupted".
-    test_accuracy: After the last epoch, in 0..1; None where there was no evaluation.
-    best_test_accuracy: Of all epochs: chosen on the test set, so no fair estimate.
-    curve: [epoch, test accuracy] of each evaluation.
-    epochs: Done.
-    parameters: Trainable ones, all of them.
-    seconds: Wall time.
-    images_per_second: While training.
-    command: What makes the run alone.
-    flags: All of them.
-    versions: Of Python and the libraries.
-    git_revision: Of the code, "+" where it had changes.
-    device: Its platform, kind and count.
-    date: When it ended, in UTC.
-    architecture: Version of the computation of its network.
+    test_accuracy: Test accuracy after the last epoch, in 0..1; None without an evaluation.
+    best_test_accuracy: Best test accuracy of all epochs, in 0..1. It is an optimistic estimate, because
+      the epoch is chosen on the test set.
+    curve: Pairs [epoch, test accuracy], one for each evaluation.
+    epochs: Number of epochs trained.
+    parameters: Number of trainable parameters.
+    seconds: Wall time of the run.
+    images_per_second: Training speed; None if it was not measured.
+    command: Command that makes this run alone.
+    flags: All flags of the run.
+    versions: Versions of Python and the libraries.
+    git_revision: Revision of the code, with "+" if the code had uncommitted changes.
+    device: Platform, kind and number of the devices.
+    date: Time at which the run ended, in UTC.
+    architecture: Version of the network's computation.
   """
 
   row: str
@@ -80,7 +81,7 @@ class Record:
 
   @functools.cached_property
   def job(self) -> Job:
-    """The run that it is of; the augmentation and the precision of its study are among its flags."""
+    """The run of this record. The flags hold the augmentation and the precision of its study."""
     row, flags = ROWS[self.row], current_fields(self.flags)
     other = None if self.architecture == row.architecture else self.architecture
     changes = flags.get("augmentation", AUTO), flags.get("precision", "float32")
@@ -88,24 +89,27 @@ class Record:
 
   @property
   def is_finished(self) -> bool:
-    """Whether there is nothing left to do."""
+    """Whether the run has ended, rather than being interrupted."""
     return self.status != "interrupted"
 
 
 def by_architecture(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
-  """Records of the networks as they are now, and of other versions: the two are never compared."""
+  """Splits records into those of the current versions of the networks and those of other versions.
+
+  The two kinds are never compared, because the networks compute different functions.
+  """
   records = list(records)
   present = [record for record in records if record.job.architecture is None]
   return present, [record for record in records if record.job.architecture is not None]
 
 
 def path(results: pathlib.Path, job: Job) -> pathlib.Path:
-  """Where the run's record is."""
+  """Returns the path of the record of a run."""
   return results / FOLDER / f"{job.name}.json"
 
 
 def write(results: pathlib.Path, job: Job, summary: dict[str, Any], workdir: pathlib.Path) -> Record:
-  """Replaces the record of a run by what its summary and the files of its workdir say."""
+  """Writes the record of a run from its summary and the files in its workdir, and returns the record."""
   config, rows = read_config(workdir / "config.json"), read_metrics(workdir / "metrics.jsonl")
   fields = ("status", "test_accuracy", "best_test_accuracy", "epochs", "parameters")
   record = Record(
@@ -126,9 +130,9 @@ def write(results: pathlib.Path, job: Job, summary: dict[str, Any], workdir: pat
 
 
 def save(results: pathlib.Path, record: Record) -> None:
-  """Replaces a record in one step; a line a field, as the curve has many numbers.
+  """Writes a record atomically, with one line per field because the curve has many numbers.
 
-  What is there and is not a record of the run is kept beside it, with the ending .bad.
+  An older file at this path that is not a valid record of the run is kept with the suffix `.bad`.
   """
   target = path(results, record.job)
   target.parent.mkdir(parents=True, exist_ok=True)
@@ -141,14 +145,14 @@ def save(results: pathlib.Path, record: Record) -> None:
 
 
 def read(results: pathlib.Path) -> list[Record]:
-  """Reads all records below a results folder; none where there are none.
+  """Reads all records in a results folder.
 
-  A file that is no record, or lies where another run's belongs, is named in a warning and left out, so
-  that its run counts as missing.
+  A file that is not a valid record, or that lies at the path of another run, is skipped with a warning,
+  so that its run counts as missing.
 
   Raises:
-    UsageError: If a record was made with other flags than the run has now, so that it must not be put
-      together with newer ones.
+    UsageError: If a record was made with other flags than the run has now, so that it cannot be combined
+      with newer records.
   """
   files = sorted((results / FOLDER).glob("*/*.json"))
   found = [read_checked(file, functools.partial(_record, results, file)) for file in files]
@@ -156,10 +160,10 @@ def read(results: pathlib.Path) -> list[Record]:
 
 
 def find(results: pathlib.Path, job: Job) -> Record | None:
-  """Reads the record of a run; None if it has none, or a bad one, which `read` names.
+  """Reads the record of a run; returns None if there is no record, or none that is valid.
 
   Raises:
-    UsageError: As `read`.
+    UsageError: If the record was made with other flags than the run has now.
   """
   file = path(results, job)
   try:
@@ -170,64 +174,66 @@ def find(results: pathlib.Path, job: Job) -> Record | None:
 
 
 def move_old(results: pathlib.Path, found: Iterable[Record]) -> None:
-  """Moves what is left of runs made before --augmentation into the folders of their studies.
+  """Moves the files of runs made before `--augmentation` existed into the folders of their studies.
 
-  Until then runs without augmentation lay where those of the paper's protocol lie now.
+  Before that flag, runs without augmentation were stored where runs of the paper's protocol are now.
   """
   for record in found:
     old, new = _old_name(record), record.job.name
     if old == new or path(results, record.job).exists():
       continue
-    for folder, ending in ((WORK, ""), (PICTURES, ".png"), (FOLDER, ".json")):  # the record last
+    # The record moves last: if this is interrupted, the next call finds it and moves the rest.
+    for folder, ending in ((WORK, ""), (PICTURES, ".png"), (FOLDER, ".json")):
       source, target = (results / folder / f"{name}{ending}" for name in (old, new))
       if source.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         source.rename(target)
 
 
-def _old_name(record):
-  """The name of its run before --augmentation was a flag; the present one if it was made since."""
+def _old_name(record: Record) -> str:
+  """Returns the name that the run had when it was made, which differs if `--augmentation` is newer."""
   job = record.job
   if "augmentation" in record.flags:
     return job.name
   return job._replace(study=job.study._replace(augmentation=AUTO)).name
 
 
-def _record(results, file, value):
-  """The record that a file holds; ValueError if it holds none."""
+def _record(results: pathlib.Path, file: pathlib.Path, value: Any) -> Record:
+  """Checks the contents of a file and returns the record; raises ValueError if it is not valid."""
   _RECORD("record", value)
   if value["dataset"] == "digits" and value["protocol"] == "paper":
-    raise ValueError("the paper has no digits")
+    raise ValueError("the paper has no results on the digits")
   record = Record(**value)
   place = path(results, record.job)
   is_old = file == results / FOLDER / f"{_old_name(record)}.json" and not place.exists()
   if file != place and not is_old:
-    raise ValueError(f"it is the record of another run, {record.job.name}")
+    raise ValueError(f"the file holds the record of another run, {record.job.name}")
   _check_curve(record)
   differences = record.job.differences(record.flags)
   if differences:
     raise UsageError(
-      f"--results: {file} was made with other flags ({'; '.join(differences)}); move it away, and the"
-      " folder of its checkpoints, to run it anew"
+      f"--results: {file} was made with other flags ({'; '.join(differences)}); to repeat the run, move"
+      " this file and the folder of its checkpoints away"
     )
   return record
 
 
-def _check_curve(record):
-  """ValueError if its epochs do not rise up to those done, or its accuracies are not its curve's."""
+def _check_curve(record: Record) -> None:
+  """Raises ValueError unless the epochs of the curve increase and its accuracies match the record's."""
   epochs, accuracies = zip(*record.curve, strict=True) if record.curve else ((), ())
   ends = (*epochs, record.epochs, record.job.config().epochs)
   if list(ends[:-2]) != sorted(set(epochs)) or list(ends) != sorted(ends):
-    checks.fail("record.curve", record.curve, f"rising epochs up to {record.epochs:g}, of {ends[-1]}")
+    expected = f"increasing epochs up to {record.epochs:g} of {ends[-1]}"
+    checks.fail("record.curve", record.curve, expected)
   last = accuracies[-1] if accuracies else None
   best = max((accuracy for accuracy in accuracies if accuracy is not None), default=None)
   for name, expected in (("test_accuracy", last), ("best_test_accuracy", best)):
     if getattr(record, name) != expected:
-      checks.fail(f"record.{name}", getattr(record, name), f"{expected}, as in its curve")
+      checks.fail(f"record.{name}", getattr(record, name), f"{expected}, as in the curve")
 
 
-def _flags(name, value):
-  """The fields of a run by their names; they are in the ranges of today's."""
+def _flags(name: str, value: Any) -> None:
+  """Checks the recorded flags against the fields of `Config` and their ranges."""
   object_of({}, others=anything)(name, value)
   try:
     Config(**recorded_fields(value))
@@ -235,7 +241,7 @@ def _flags(name, value):
     raise ValueError(f"{name}.{error}") from error
 
 
-def _date(name, value):
+def _date(name: str, value: Any) -> None:
   try:
     datetime.datetime.strptime(value, DATE)
   except (TypeError, ValueError):
@@ -245,7 +251,7 @@ def _date(name, value):
 _PAIR, _EPOCHS, _ACCURACY = list_of(anything, 2), number(0, 1e9), optional(number(0, 1))
 
 
-def _evaluation(name, value):
+def _evaluation(name: str, value: Any) -> None:
   _PAIR(name, value)
   _EPOCHS(f"{name}[0]", value[0])
   _ACCURACY(f"{name}[1]", value[1])
@@ -275,4 +281,4 @@ _RECORD = object_of(
   },
   may_lack=("architecture",),
 )
-"""What a record must be: types, ranges, and no other fields."""
+"""The check of a record: the type and range of every field, and no further fields."""

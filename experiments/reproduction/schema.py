@@ -1,6 +1,7 @@
-"""What the files of a reproduction must hold: checks that are put together, and the reading of a file.
+"""Composable checks of the JSON files of a reproduction, and a function that reads a checked file.
 
-A check takes the name of a value and the value, and raises ValueError with one line that names it.
+A check takes the name of a value and the value. It raises ValueError, with a message of one line that
+starts with the name, if the value is not valid.
 """
 
 import pathlib
@@ -16,11 +17,11 @@ Check = Callable[[str, Any], Any]
 
 
 def read_checked(path: pathlib.Path, check: Callable[[Any], Any]) -> Any:
-  """Returns what `check` makes of a JSON file; None, after a warning, where the file is no good.
+  """Reads a JSON file and returns `check` of its value, or None after a warning if it is not valid.
 
   Args:
-    path: Of the file, which has to be there.
-    check: Takes the value in the file; raises ValueError where it is not what it must be.
+    path: Path of an existing file.
+    check: Takes the value in the file and returns the result; raises ValueError if it is not valid.
   """
   try:
     return check(read_json(path))
@@ -30,9 +31,9 @@ def read_checked(path: pathlib.Path, check: Callable[[Any], Any]) -> Any:
 
 
 def number(low: float, high: float) -> Check:
-  """A number in low..high, so a finite one."""
+  """Returns a check that a value is a finite number in low..high."""
 
-  def check(name, value):
+  def check(name: str, value: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and low <= value <= high):
       checks.fail(name, value, f"a number in {low:g}..{high:g}")
@@ -41,52 +42,52 @@ def number(low: float, high: float) -> Check:
 
 
 def whole(low: int, high: int) -> Check:
-  """An integer in low..high."""
+  """Returns a check that a value is an integer in low..high."""
   return lambda name, value: checks.int_between(name, value, low, high)
 
 
 def one_of(choices: Iterable[str]) -> Check:
-  """One of some texts."""
+  """Returns a check that a value is one of the given strings."""
   known = tuple(choices)
   return lambda name, value: checks.one_of(name, value, known)
 
 
 def text(name: str, value: Any) -> None:
-  """A line of text."""
+  """Checks that a value is one line of text."""
   if not isinstance(value, str) or not value.isprintable():
     checks.fail(name, value, "a line of text")
 
 
 def optional(check: Check) -> Check:
-  """What `check` takes, or null."""
+  """Returns a check that a value is null or passes `check`."""
   return lambda name, value: None if value is None else check(name, value)
 
 
 def list_of(check: Check, length: int | None = None) -> Check:
-  """A list of what `check` takes, of a given length if there is one."""
+  """Returns a check that a value is a list, of the given length if any, whose items pass `check`."""
 
-  def whole_list(name, value):
+  def check_list(name: str, value: Any) -> None:
     if not isinstance(value, list) or length not in (None, len(value)):
       checks.fail(name, value, "a list" if length is None else f"a list of {length}")
     for i, item in enumerate(value):
       check(f"{name}[{i}]", item)
 
-  return whole_list
+  return check_list
 
 
 def object_of(
   fields: dict[str, Check], *, others: Check | None = None, may_lack: Iterable[str] = ()
 ) -> Check:
-  """An object with given fields.
+  """Returns a check that a value is a JSON object with the given fields.
 
   Args:
-    fields: The check of each of them.
-    others: The check of all other fields; None: there must be none.
-    may_lack: Those that may be missing.
+    fields: Check of each field by its name.
+    others: Check of all other fields; None allows no other fields.
+    may_lack: Names of the fields that may be missing.
   """
   needed = fields.keys() - set(may_lack)
 
-  def whole_object(name, value):
+  def check_object(name: str, value: Any) -> None:
     if not isinstance(value, dict):
       checks.fail(name, value, "an object")
     for key in sorted(needed - value.keys()):
@@ -97,8 +98,8 @@ def object_of(
         raise ValueError(f"{name}: unknown field {key[:99]!r}")
       check(f"{name}.{key}", item)
 
-  return whole_object
+  return check_object
 
 
 def anything(name: str, value: Any) -> None:
-  """Whatever JSON can hold."""
+  """Accepts every value."""

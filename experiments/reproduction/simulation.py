@@ -1,9 +1,8 @@
-"""Networks of two dense layers, trained to classify, and the dimensions of X that their codes lose.
+"""The simulation behind Figure 3: classifiers with two dense layers, and the dimensions of X they lose.
 
-What Figure 3 counts. A layer codes its signal over a dense dictionary, ML-CSC's D_i or MSD-CSC's
-[I, F_i^T], with a fixed penalty; a linear classifier reads the last code. The penalty is the same in the
-pursuit and in the count, as Definition 1 has it, and the step of a pursuit is 1/L of the dictionary as
-it is then.
+A layer codes its signal over a dense dictionary, which is D_i for ML-CSC and [I, F_i^T] for MSD-CSC,
+with a fixed penalty. A linear classifier reads the last code. As in Definition 1, the count of failed
+dimensions uses the penalty of the pursuit. The step size of a pursuit is 1/L of the current dictionary.
 """
 
 from collections.abc import Sequence
@@ -35,18 +34,22 @@ LAYERS = 2
 BATCH_SIZE = 128
 MOMENTUM = 0.9
 POWER_ITERATIONS = 10  # in each training iteration
-MARGIN = 1.01  # on what the power method finds
+MARGIN = 1.01  # factor for L, because the power method approaches it from below
+
+
+Steps = Sequence[jax.Array]  # step size of each layer
 
 
 class Pursuit(NamedTuple):
-  """How the layers are coded one after the other, from the code 0: by FISTA.
+  """Settings of the pursuit, which codes the layers one after the other with FISTA from the code 0.
 
-  One iteration is layered thresholding (eq. 3); many are the solution of the Lasso.
+  One iteration is layered thresholding (eq. 3); many iterations solve the Lasso of each layer.
 
   Attributes:
-    iterations: >= 1.
-    nonnegative: Whether the codes are >= 0.
-    differentiate: Through the iterations, or as the derivative of the Lasso's solution, see `fista`.
+    iterations: Number of iterations, at least 1.
+    nonnegative: Whether the codes are nonnegative.
+    differentiate: How `cscjax.fista` is differentiated: "unrolled" through the iterations, or "implicit"
+      as the derivative of the Lasso's solution.
   """
 
   iterations: int
@@ -55,16 +58,17 @@ class Pursuit(NamedTuple):
 
 
 class Parameters(NamedTuple):
-  """What is trained.
+  """Parameters of a network.
 
   Attributes:
-    filters: Of each layer [1, n, width]: the atoms, the columns of an [n, width] matrix, as those of a
-      convolution over signals [1, n] of length 1. n is 100, then the size of the code below.
-    kernel: [size of the last code, classes], of the classifier.
-    bias: [classes].
-    scale: Of the last code in front of the classifier, a scalar that is not trained: 1 / the root mean
-      square of the first minibatch, so that one learning rate fits all models and pursuits (a code of
-      the forward pass has a factor 1/L a layer).
+    filters: Atoms of each layer, shape [1, n, width]. They are the columns of an [n, width] matrix,
+      stored as the filters of a convolution over signals [1, n] of length 1; n is the dimension of X in
+      the first layer and the size of the first code in the second layer.
+    kernel: Weights of the classifier, shape [size of the last code, classes].
+    bias: Bias of the classifier, shape [classes].
+    scale: Scalar factor of the last code before the classifier. It is not trained: it is 1 / the root
+      mean square of the codes of the first minibatch, so that one learning rate suits all models and
+      pursuits. (Each layer of the forward pass scales its code by 1/L.)
   """
 
   filters: list[jax.Array]
@@ -74,13 +78,14 @@ class Parameters(NamedTuple):
 
 
 class History(NamedTuple):
-  """A network's training.
+  """The training of a network.
 
   Attributes:
-    params: At the end.
-    failed: [iterations + 1, 2], failed dimensions of X before the first iteration and after each, mean
-      over the samples: of D_1 code_1 (Definition 1 in layer 1), and of D_1 D_2 code_2.
-    loss: [iterations], cross-entropy of each minibatch.
+    params: Parameters after the last iteration.
+    failed: Failed dimensions of X before the first iteration and after each iteration, mean over the
+      samples, shape [iterations + 1, 2]: those of D_1 code_1 (Definition 1 in layer 1), and those of
+      D_1 D_2 code_2.
+    loss: Cross-entropy of each minibatch, shape [iterations].
   """
 
   params: Parameters
@@ -89,11 +94,12 @@ class History(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-  """What a network does on a set of points.
+  """The evaluation of a network on a set of points.
 
   Attributes:
-    failed: [N, 2], failed dimensions of each, as in `History`.
-    accuracy: In 0..1.
+    failed: Failed dimensions of each point, shape [N, 2], of the reconstructions D_1 code_1 and
+      D_1 D_2 code_2.
+    accuracy: Accuracy in 0..1.
   """
 
   failed: jax.Array
@@ -103,14 +109,14 @@ class Evaluation(NamedTuple):
 def initial(
   model: str, key: jax.Array, *, width: int, dimension: int = 100, num_classes: int = 100
 ) -> Parameters:
-  """Random parameters: atoms of unit norm on average, the classifier's variance 1 / its inputs.
+  """Returns random parameters: atoms of mean squared norm 1, classifier weights of variance 1 / inputs.
 
   Args:
     model: One of `MODELS`.
-    key: For the draws.
-    width: Atoms of each layer (beside the identity's).
-    dimension: Of X.
-    num_classes: Of the classifier.
+    key: Random key.
+    width: Number of atoms of each layer, without those of the identity.
+    dimension: Dimension of X.
+    num_classes: Number of classes.
   """
   *layer_keys, key = jax.random.split(key, LAYERS + 1)
   filters, size = [], dimension
@@ -122,13 +128,13 @@ def initial(
 
 
 def dictionaries(model: str, filters: Sequence[jax.Array]) -> list[Dictionary]:
-  """D_1, D_2 of a model, for signals [..., 1, n]."""
+  """Returns the dictionaries D_1 and D_2 of a model, for signals [..., 1, n]."""
   convs = [ConvDictionary(f) for f in filters]
   return list(convs) if model == "ml_csc" else [IdentityAugmented(conv) for conv in convs]
 
 
 def inverse_lipschitz(filters: Sequence[jax.Array], model: str) -> list[jax.Array]:
-  """1/L of each layer, at most 1 % less."""
+  """Returns the step size 1/L of each layer, or up to 1 % less."""
   layers = dictionaries(model, filters)
   return [1 / lipschitz(d, f.shape[:-1]) for d, f in zip(layers, filters, strict=True)]
 
@@ -136,9 +142,18 @@ def inverse_lipschitz(filters: Sequence[jax.Array], model: str) -> list[jax.Arra
 def follow_lipschitz(
   filters: Sequence[jax.Array], model: str, vectors: Sequence[jax.Array], iterations: int
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-  """1/L of each layer, and the vectors [1, n], by the power method from the vectors of a little earlier.
+  """Updates the step sizes 1/L by the power method, started at the vectors of the last iteration.
 
-  Far cheaper than `inverse_lipschitz`, and from below, but for `MARGIN`.
+  This is far cheaper than `inverse_lipschitz`. The power method underestimates L; `MARGIN` compensates.
+
+  Args:
+    filters: Atoms of each layer.
+    model: One of `MODELS`.
+    vectors: Start vector [1, n] of each layer.
+    iterations: Number of power iterations.
+
+  Returns:
+    1/L of each layer, and the vectors [1, n] to continue from.
   """
   steps, new_vectors = [], []
   for f, start in zip(filters, vectors, strict=True):
@@ -156,7 +171,7 @@ def pursue(
   steps: Sequence[jax.Array],
   pursuit: Pursuit,
 ) -> list[Code]:
-  """The codes of signals [N, 1, n] in each layer."""
+  """Returns the code of each layer for signals [N, 1, n]."""
   codes = []
   for dictionary, beta, step in zip(layers, betas, steps, strict=True):
     found = fista(dictionary, x, beta, step=step, record=(), **pursuit._asdict())
@@ -168,7 +183,14 @@ def pursue(
 def count_failed(
   layers: Sequence[Dictionary], codes: Sequence[Code], x: jax.Array, beta: jax.Array
 ) -> jax.Array:
-  """Failed dimensions of each signal [N, 2]: of D_1 code_1, and of D_1 D_2 code_2; beta of layer 1."""
+  """Counts the failed dimensions of each signal for D_1 code_1 and for D_1 D_2 code_2, shape [N, 2].
+
+  Args:
+    layers: D_1 and D_2.
+    codes: Codes of both layers.
+    x: Signals [N, 1, n].
+    beta: Penalty of the first layer.
+  """
   below = layers[1].synthesis(codes[1], jax.eval_shape(join, codes[0]).shape)
   through_all = split(below, codes[0])
   counts = [
@@ -179,7 +201,7 @@ def count_failed(
 
 
 def classify(params: Parameters, codes: Sequence[Code]) -> jax.Array:
-  """Logits [N, classes]."""
+  """Returns the logits [N, classes] of the codes."""
   code = lax.stop_gradient(params.scale) * join(codes[-1])[:, 0]
   return code @ params.kernel + params.bias[None]
 
@@ -197,37 +219,37 @@ def train(
   model: str,
   pursuit: Pursuit,
 ) -> History:
-  """Trains by SGD with momentum on the cross-entropy and counts failed dimensions all along.
+  """Minimizes the cross-entropy by SGD with momentum, and counts failed dimensions in each iteration.
 
   Args:
-    params: To start from; their scale is replaced by that of the first minibatch.
+    params: Initial parameters; their scale is computed from the first minibatch.
     x: Training signals [N, 1, n].
-    labels: int32 [N].
-    order: int32 [iterations, batch], the examples of each minibatch.
+    labels: Labels, int32 [N].
+    order: Indices of the examples of each minibatch, int32 [iterations, batch].
     sample: Signals [M, 1, n] whose failed dimensions are counted.
     betas: Penalty of each layer, scalars.
-    learning_rate: A scalar.
+    learning_rate: Learning rate, a scalar.
     model: One of `MODELS`.
-    pursuit: Of the training and the count.
+    pursuit: Pursuit of the training and of the count.
   """
   optimizer = optax.sgd(learning_rate, momentum=MOMENTUM)
 
-  def first_scale(params, steps):
+  def first_scale(params: Parameters, steps: Steps) -> jax.Array:
     layers = dictionaries(model, params.filters)
     size = jnp.mean(jnp.square(join(pursue(layers, x[order[0]], betas, steps, pursuit)[-1])))
     return lax.rsqrt(jnp.where(size == 0, 1, size))
 
-  def loss_of(params, steps, batch):
+  def loss_of(params: Parameters, steps: Steps, batch: jax.Array) -> jax.Array:
     layers = dictionaries(model, params.filters)
     logits = classify(params, pursue(layers, x[batch], betas, steps, pursuit))
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch]))
 
-  def failed(params, steps):
+  def failed(params: Parameters, steps: Steps) -> jax.Array:
     layers = dictionaries(model, params.filters)
     codes = pursue(layers, sample, betas, steps, pursuit)
     return jnp.mean(count_failed(layers, codes, sample, betas[0]), axis=0)
 
-  def iterate(carry, batch):
+  def iterate(carry: Any, batch: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
     params, state, vectors = carry
     steps, vectors = follow_lipschitz(params.filters, model, vectors, POWER_ITERATIONS)
     loss, gradient = jax.value_and_grad(loss_of)(params, steps, batch)
@@ -255,7 +277,7 @@ def evaluate(
   model: str,
   pursuit: Pursuit,
 ) -> Evaluation:
-  """Failed dimensions and accuracy on signals [N, 1, n] with labels [N]."""
+  """Returns the failed dimensions and the accuracy on signals [N, 1, n] with labels [N]."""
   layers = dictionaries(model, params.filters)
   codes = pursue(layers, x, betas, inverse_lipschitz(params.filters, model), pursuit)
   logits = classify(params, codes)
@@ -264,13 +286,19 @@ def evaluate(
 
 
 def signals(dataset: Dataset, split: str) -> tuple[jax.Array, jax.Array]:
-  """Signals [N, 1, n] and labels [N] of "train" or "test": a vector is one position with n channels."""
+  """Returns the signals [N, 1, n] and labels [N] of a split, "train" or "test".
+
+  A vector of dimension n is a signal with one position and n channels.
+  """
   data = dataset.train if split == "train" else dataset.test
   return jnp.asarray(data.images.swapaxes(1, 2)), jnp.asarray(data.labels)
 
 
 def minibatches(num_examples: int, iterations: int, seed: int) -> np.ndarray:
-  """int32 [iterations, batch]: epochs in an order of their own, what does not fill a batch left out."""
+  """Returns the indices of the examples of each minibatch, int32 [iterations, batch].
+
+  Each epoch has its own random order; examples that do not fill a minibatch are dropped.
+  """
   generator = np.random.default_rng(seed)
   per_epoch = num_examples // BATCH_SIZE
   epochs = [

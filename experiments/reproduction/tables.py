@@ -1,7 +1,7 @@
-"""Tables 2 and 3 in Markdown, beside the paper's numbers."""
+"""Tables 2 and 3 in Markdown, with our results next to the paper's numbers."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from cscjax.runs import AUTO
@@ -11,13 +11,13 @@ from experiments.reproduction.studies import Study
 
 
 class Cell(NamedTuple):
-  """What the runs of one network in one study came to.
+  """The results of one network in one study.
 
   Attributes:
-    last: Test accuracy in percent after the last epoch, by seed, of the runs that could be trained.
-    best: Of the best epoch, likewise.
-    diverged: How many could not be trained.
-    parameters: Trainable ones; None without a run.
+    last: Test accuracy in percent after the last epoch, by seed, of the runs that did not diverge.
+    best: Test accuracy in percent of the best epoch, by seed, of the runs that did not diverge.
+    diverged: Number of runs that diverged.
+    parameters: Number of trainable parameters; None without a run.
   """
 
   last: dict[int, float]
@@ -27,7 +27,7 @@ class Cell(NamedTuple):
 
 
 def cell(records: Iterable[Record], study: Study, row: str) -> Cell:
-  """The finished runs of a row; those that were interrupted count for nothing."""
+  """Returns the results of the finished runs of a row; interrupted runs are ignored."""
   found = [r for r in records if (r.job.study, r.row) == (study, row) and r.is_finished]
   trained = [r for r in found if r.status == "ok" and r.test_accuracy is not None]
   return Cell(
@@ -38,12 +38,14 @@ def cell(records: Iterable[Record], study: Study, row: str) -> Cell:
   )
 
 
-def markdown(records: Sequence[Record], wanted: Iterable[tuple[Study, int]], *, all_rows=True) -> str:
-  """The tables of some studies one after the other.
+def markdown(
+  records: Sequence[Record], wanted: Iterable[tuple[Study, int]], *, all_rows: bool = True
+) -> str:
+  """Returns the Markdown of several tables.
 
   Args:
-    records: Of any studies.
-    wanted: (study, 2 or 3).
+    records: Records of any studies.
+    wanted: Pairs of a study and the number of a table, 2 or 3.
     all_rows: Whether rows without a run are shown.
   """
   texts = []
@@ -55,13 +57,13 @@ def markdown(records: Sequence[Record], wanted: Iterable[tuple[Study, int]], *, 
 
 
 def title(study: Study, table: int) -> str:
-  """What a table shows, under which protocol and in which precision."""
+  """Returns the title of a table, with its protocol and precision."""
   name = f"Table {table} on {description(study)}"
   return name if study.is_papers else f"The networks of {name}"
 
 
 def description(study: Study) -> str:
-  """A study in words: the data set, what differs from the paper's protocol, and the precision."""
+  """Describes a study: the data set, any difference from the paper's protocol, and the precision."""
   if study.dataset == "digits":
     parts, remark = ["scikit-learn's digits, 20 epochs"], " (not in the paper)"
   else:
@@ -75,7 +77,7 @@ def description(study: Study) -> str:
 
 
 def accuracy(values: Sequence[float], diverged: int = 0) -> str:
-  """Mean, sample standard deviation and number of runs; x for those that could not be trained."""
+  """Formats the mean, sample standard deviation and number of runs, and the diverged runs as ×."""
   parts = []
   if values:
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -85,7 +87,8 @@ def accuracy(values: Sequence[float], diverged: int = 0) -> str:
   return ", ".join(parts) or "–"
 
 
-def _lines(records, study, table, all_rows):
+def _lines(records: Sequence[Record], study: Study, table: int, all_rows: bool) -> Iterator[str]:
+  """Yields the lines of a table."""
   with_paper = study.is_papers
   head = ["Model", "Layers", *(["Unfolding"] if table == 3 else [])]
   head += ["Parameters: paper; ours" if with_paper else "Parameters"]
@@ -100,7 +103,8 @@ def _lines(records, study, table, all_rows):
         yield "| " + " | ".join(_columns(row, study, found, with_paper)) + " |"
 
 
-def _columns(row: Row, study: Study, found: Cell, with_paper: bool):
+def _columns(row: Row, study: Study, found: Cell, with_paper: bool) -> Iterator[str]:
+  """Yields the columns of a row."""
   yield row.model
   yield str(row.layers)
   if row.table == 3:

@@ -1,4 +1,4 @@
-"""The benchmark's problems, judge and rows on problems that take a moment."""
+"""The problems, objective and rows of the benchmarks `solvers` and `gradients`, on small problems."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def small(batch=1, channels=1, size=8):
 
 
 def explicit(problem):
-  """D as a matrix, an atom's origin being its first tap: columns are shifted filters."""
+  """Returns D as a matrix, whose columns are shifted filters; the origin of an atom is its first tap."""
   _, h, w, c = problem.x.shape
   columns = []
   for i in range(h):
@@ -35,7 +35,7 @@ def explicit(problem):
 
 
 def optimum(problem):
-  """The sum of the minima by scikit-learn, in float64."""
+  """Returns the minimum, summed over the batch, from scikit-learn in float64."""
   d, total = explicit(problem), 0.0
   for x in problem.x.astype(np.float64).reshape(len(problem.x), -1):
     model = Lasso(problem.beta / x.size, fit_intercept=False, tol=1e-14, max_iter=100_000)
@@ -46,7 +46,7 @@ def optimum(problem):
 
 @pytest.fixture
 def tiny(tmp_path):
-  """A problem's file as the processes read it, and its minimum."""
+  """The file of a problem, in the form that the processes read, and its minimum."""
   problem = small(batch=2)
   path = tmp_path / "problem.npz"
   np.savez(path, **problem._asdict(), lipschitz=Objective(*problem).lipschitz())
@@ -54,16 +54,16 @@ def tiny(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_judge_is_the_objective_of_the_explicit_matrix(channels):
+def test_the_objective_is_that_of_the_explicit_matrix(channels):
   problem = small(2, channels)
-  d, judge = explicit(problem), Objective(*problem)
+  d, objective = explicit(problem), Objective(*problem)
   codes = np.random.default_rng(1).normal(size=(2, 8, 8, 4))
   expected = sum(
     0.5 * np.sum((x.ravel() - d @ code.ravel()) ** 2) + 0.3 * np.sum(np.abs(code))
     for x, code in zip(problem.x, codes, strict=True)
   )
-  np.testing.assert_allclose(judge(codes), expected, rtol=1e-12)
-  np.testing.assert_allclose(judge.lipschitz(), np.linalg.norm(d, 2) ** 2, rtol=1e-10)
+  np.testing.assert_allclose(objective(codes), expected, rtol=1e-12)
+  np.testing.assert_allclose(objective.lipschitz(), np.linalg.norm(d, 2) ** 2, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("batch", "channels"), [(1, 1), (2, 3)])
@@ -117,7 +117,7 @@ def test_rows_of_the_suite(monkeypatch):
   monkeypatch.setattr(problems, "available", lambda: ("small",))
   monkeypatch.setattr(references, "load", lambda _: reference)
   monkeypatch.setattr(references, "check", lambda *_: None)
-  monkeypatch.setattr(solvers, "GAPS", (1e-1, 1e-2))  # the reference is good for the first
+  monkeypatch.setattr(solvers, "GAPS", (1e-1, 1e-2))  # the reference is too inaccurate for the second
   (row,) = solvers.rows(["small"], ["cscjax/fista", "cscjax/admm_map"], sys.executable)
   assert {key: row[key] for key in ("suite", "case", "solver", "library", "gap", "precision")} == {
     "suite": "solvers",
@@ -146,7 +146,7 @@ def test_a_process_that_fails_is_a_row_with_an_error(monkeypatch):
   assert solvers.line(row).endswith("exit 1")
 
 
-def test_a_missing_library_is_left_out(capsys, monkeypatch):
+def test_a_missing_library_is_skipped(capsys, monkeypatch):
   monkeypatch.setattr(solvers, "_has", lambda python, library: library == "cscjax")
   assert list(solvers.rows([], ["cscjax/admm", "scico/admm"], sys.executable)) == []
   assert "scico is not installed" in capsys.readouterr().err

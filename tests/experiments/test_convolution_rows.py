@@ -1,4 +1,4 @@
-"""The convolutions of the benchmark: the same maps in both frameworks, and their rows."""
+"""The suite `convolutions`: both frameworks compute the same maps, and the rows are complete."""
 
 import json
 
@@ -28,7 +28,7 @@ GEOMETRY = convolutions.Geometry(4, 3, 4, stride=2)
 
 @pytest.fixture
 def quick(monkeypatch):
-  """A small case, in blocks of one step."""
+  """A small case, timed in blocks of one step."""
   monkeypatch.setitem(convolutions.CASES, CASE, (GEOMETRY, "synthesis"))
   monkeypatch.setattr(training_suite, "BLOCK_SECONDS", 0.0)
 
@@ -45,7 +45,7 @@ def test_a_loop_repeats_the_map():
   arrays = convolutions.make_arrays(GEOMETRY, batch=2)
   program = convolutions.TimedMap(GEOMETRY, "analysis", arrays, "float32")
   functions, entry = program.loop.as_text().split("ENTRY")
-  assert "convolution(" in functions  # the loop's body is one of them
+  assert "convolution(" in functions  # the body of the loop is one of the functions
   assert "convolution(" not in entry
   np.testing.assert_array_equal(program.loop(program.arrays, np.int32(3)), program.result())
   np.testing.assert_array_equal(program.loop(program.arrays, np.int32(0)), 0)
@@ -96,4 +96,4 @@ def test_pytorch_on_another_device_is_left_out(pytorch, quick, monkeypatch, caps
   monkeypatch.setattr(pytorch_training, "ON_GPU", jax.default_backend() != "gpu")
   (row,) = convolutions.rows([CASE], 2, "float32")
   assert row["times_pytorch"] is None
-  assert capsys.readouterr().err.startswith("without PyTorch: it computes on ")
+  assert capsys.readouterr().err.startswith("PyTorch is skipped: PyTorch uses ")

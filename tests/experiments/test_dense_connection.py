@@ -1,4 +1,4 @@
-"""The ways to write the dense connection against its equations in NumPy."""
+"""The suite `dense`: every variant of the dense connection agrees with its equations in NumPy."""
 
 import json
 from functools import partial
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import dense_connection, training
-from experiments.benchmarks.dense_connection import BIAS, CASES, STEP, VARIANTS, Case
+from experiments.benchmarks.dense_connection import BIAS, STEP, VARIANTS, Case
 
-DEPTH, DILATIONS = 5, (1, 1, 2)  # 1 at the first resolution, then 1 and 2, then 1 and 1
+DEPTH, DILATIONS = 5, (1, 1, 2)  # one layer at the first resolution, then two, then two
 
 
 def conv(x, f, dilation):
@@ -22,7 +22,7 @@ def conv(x, f, dilation):
 
 
 def reference(filters, images, unfolding):
-  """The mean of squares at depth `DEPTH`."""
+  """Returns the mean square of the code after `DEPTH` layers."""
   x = images
   for i, f in enumerate(filters):
     if i in (1, 3):
@@ -64,13 +64,6 @@ def test_scatter_refuses_unfoldings():
   filters, images = dense_connection.random_inputs(3, batch=1, width=2, size=8)
   with pytest.raises(ValueError, match="unfolding: expected 0, got 1"):
     dense_connection.loss(filters, images, variant="scatter", unfolding=1)
-
-
-def test_cases():
-  assert len(CASES) == 3 * (4 + 3 + 3)
-  assert CASES["concatenate_d6_u0"] == ("concatenate", 6, 0)
-  assert CASES["split_d12_u2"] == ("split", 12, 2)
-  assert {case.unfolding for case in CASES.values() if case.variant == "scatter"} == {0}
 
 
 def test_rows(monkeypatch):

@@ -1,4 +1,4 @@
-"""The suite `gpu` on a CPU, with networks that take a moment, and with workers that only pretend."""
+"""The suite `gpu`: its rows on a CPU with tiny networks, and with fake workers."""
 
 import json
 
@@ -8,8 +8,8 @@ from experiments import cli
 from experiments.benchmarks import gpu, rates, training
 
 
-class Pretender:
-  """A worker whose answers are given: PyTorch is late with MSDNet."""
+class FakeWorker:
+  """A worker with fixed answers, in which PyTorch does not finish MSDNet in time."""
 
   def __init__(self, make_answer, framework, backend):
     self.framework, self.requests = framework, []
@@ -23,7 +23,7 @@ class Pretender:
       return {"backend": "gpu"}
     if task == "prepare":
       late = self.framework == "pytorch" and self.requests[-1]["fields"]["model"] == "msdnet"
-      return {"error": "not done in 80 s"} if late else {}
+      return {"error": "no answer within 80 s"} if late else {}
     seconds = {"cscjax": 0.002, "pytorch": 0.005}[self.framework]
     return {"mode": "m", "device": "d", "seconds": seconds, "compile_seconds": 1.0, "peak_bytes": 1}
 
@@ -32,35 +32,35 @@ class Pretender:
 
 
 def test_rows_come_in_order_and_a_late_framework_is_an_error(monkeypatch):
-  monkeypatch.setattr(gpu, "Worker", Pretender)
+  monkeypatch.setattr(gpu, "Worker", FakeWorker)
   monkeypatch.setattr(rates, "has_pytorch", lambda: True)
   rows = list(gpu.rows(["res_csc20_bfloat16", "msdnet6_bfloat16"], 128))
   assert [(row["case"], row["framework"], row["speedup"], row["error"]) for row in rows] == [
     ("res_csc20", "cscjax", None, None),
     ("res_csc20", "pytorch", 2.5, None),
     ("msdnet6", "cscjax", None, None),
-    ("msdnet6", "pytorch", None, "not done in 80 s"),
+    ("msdnet6", "pytorch", None, "no answer within 80 s"),
   ]
   assert len({tuple(row) for row in rows}) == 1  # the same columns
   assert rows[0]["images_per_second"] == 64_000
   assert gpu.line(rows[1]).endswith("2.50 x our time")
-  assert gpu.line(rows[3]).endswith("not done in 80 s")
+  assert gpu.line(rows[3]).endswith("no answer within 80 s")
 
 
-def test_what_does_not_fit_is_left_out(monkeypatch):
-  monkeypatch.setattr(gpu, "Worker", Pretender)
+def test_cases_beyond_the_time_limit_are_skipped(monkeypatch):
+  monkeypatch.setattr(gpu, "Worker", FakeWorker)
   monkeypatch.setattr(rates, "has_pytorch", lambda: False)
   monkeypatch.setattr(gpu, "TOTAL_SECONDS", 0)
   (row,) = gpu.rows(["res_csc20_float32"], 128)
   assert row["framework"] == "cscjax"
   assert row["precision"] == "float32"
-  assert row["error"] == "left out after 0 s"
+  assert row["error"] == "skipped after 0 s"
 
 
 def test_the_suite_needs_a_gpu(monkeypatch):
-  monkeypatch.setattr(gpu, "Worker", Pretender)
+  monkeypatch.setattr(gpu, "Worker", FakeWorker)
   monkeypatch.setattr(gpu, "BACKEND", "tpu")
-  with pytest.raises(cli.UsageError, match="gpu needs a GPU, JAX computes on gpu"):
+  with pytest.raises(cli.UsageError, match="gpu needs a GPU, but JAX uses gpu"):
     next(gpu.rows(["res_csc20_bfloat16"], 128))
 
 

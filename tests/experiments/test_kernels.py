@@ -1,4 +1,4 @@
-"""What is counted in the text of a program, and what the project's own programs launch."""
+"""The kernel counts: of a made-up program, and of the project's programs against the stored counts."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from experiments import cli
 from experiments.benchmarks import hlo, kernels
 
-# Names of computations and shapes as XLA writes them; the arguments of instructions are left out.
+# The names of computations and the shapes have XLA's form; most arguments of instructions are omitted.
 TEXT = """HloModule jit_f, is_scheduled=true
 
 %fused_add (a: f32[4]) -> f32[4] {
@@ -76,22 +76,22 @@ ENTRY %main (l: f32[4]) -> f32[4] {
 """  # noqa: E501
 
 
-def test_a_turn_of_the_largest_loop_is_counted():
-  assert hlo.HloModule(TEXT, filter_size=4).largest_turn() == hlo.Count(
-    # The convolutions; the loops, the second with its condition; the longer branch; the call; two
-    # transposes; the step's own condition.
+def test_an_iteration_of_the_largest_loop_is_counted():
+  assert hlo.HloModule(TEXT, filter_size=4).largest_iteration() == hlo.Count(
+    # In this order: the convolutions; the loop of known length; the loop of unknown length with its
+    # condition; the larger branch; the call; the two transposes; the condition of the outer loop.
     kernels=2 + 5 * 2 + (2 + 1) + 2 + 1 + 2 + 1,
     whole_signal_windows=1,
     loops=2,
     copies_and_transposes=2,
-    waits=3,  # the second loop's condition, the branch, the step's condition
+    waits=3,  # the condition of the second loop, the branch, the condition of the outer loop
   )
-  assert hlo.HloModule(TEXT, filter_size=32).largest_turn().whole_signal_windows == 0
+  assert hlo.HloModule(TEXT, filter_size=32).largest_iteration().whole_signal_windows == 0
 
 
 def test_a_program_without_a_loop_is_refused():
   with pytest.raises(ValueError, match="no loop"):
-    hlo.HloModule(TEXT[: TEXT.index("%step (")], filter_size=4).largest_turn()
+    hlo.HloModule(TEXT[: TEXT.index("%step (")], filter_size=4).largest_iteration()
 
 
 def test_the_suite_needs_the_plugin(monkeypatch):
@@ -114,7 +114,7 @@ def test_the_stored_counts_are_of_the_cases():
 def test_no_program_launches_more_than_it_did(case):
   stored = kernels.stored_counts().get(jax.__version__)
   if stored is None:
-    pytest.skip(f"no counts of jax {jax.__version__}: python -m experiments.benchmarks.kernels")
+    pytest.skip(f"no counts for jax {jax.__version__}: python -m experiments.benchmarks.kernels")
   command = [
     sys.executable,
     "-m",

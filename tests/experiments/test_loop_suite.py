@@ -1,4 +1,4 @@
-"""The suite `loop` with stand-ins for the network and the clock, so that its answer is known."""
+"""The suite `loop` with a fake trainer and a fake clock, so that the result is known."""
 
 import types
 
@@ -11,10 +11,10 @@ from cscjax import training
 from cscjax.runs import Config, make_plan
 from experiments.benchmarks import loop
 
-TRAINING, EVALUATION, CHECKPOINT = 0.6, 0.1, 0.35  # seconds: an epoch's and each checkpoint's
+TRAINING, EVALUATION, CHECKPOINT = 0.6, 0.1, 0.35  # seconds per epoch, per epoch and per checkpoint
 
 
-def test_what_is_not_spent_on_the_device_is_the_hosts(monkeypatch):
+def test_time_outside_of_device_calls_counts_for_the_host(monkeypatch):
   now = 0.0
 
   def spend(seconds):
@@ -51,7 +51,7 @@ def test_what_is_not_spent_on_the_device_is_the_hosts(monkeypatch):
   monkeypatch.setattr(training.Checkpoints, "save", lambda *_: spend(CHECKPOINT))
   config = Config(model="msdnet", dataset="cifar10", batch_size=8, epochs=61)
   row = loop.measure(config, loop.random_images(32))
-  assert (row["epochs"], row["checkpoints"]) == (60, 3)  # after the first epoch, and every 17.5 s
+  assert (row["epochs"], row["checkpoints"]) == (60, 3)  # after the first epoch, then every 17.5 s
   seconds = 60 * (TRAINING + EVALUATION) + 3 * CHECKPOINT
   assert row["epoch_seconds"] == pytest.approx(seconds / 60)
   assert row["host_fraction"] == pytest.approx(3 * CHECKPOINT / seconds)

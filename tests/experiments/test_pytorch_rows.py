@@ -1,4 +1,4 @@
-"""The PyTorch networks that stand beside ours in the benchmark are the same functions."""
+"""The PyTorch networks of the benchmark compute the same functions as ours, and the rows are right."""
 
 import jax
 import jax.numpy as jnp
@@ -104,17 +104,17 @@ def test_both_frameworks_take_the_same_steps():
     np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def test_a_row_is_judged_by_the_rates_of_the_device():
+def test_derived_columns_of_a_row():
   row = {"seconds": 0.5, "batch": 8, "flops": 100}
   peak = rates.PeakRates(flops=400.0, bytes=50.0)
-  assert training_suite.judged(row, 0.25, peak, 5.0) == {
+  assert training_suite.derived_columns(row, 0.25, peak, 5.0) == {
     "images_per_second": 16,
     "flops_per_second": 200,
     "matmul_fraction": 0.5,
     "copy_fraction": 0.2,
     "times_pytorch": 2,
   }
-  alone = training_suite.judged(row, None, peak, None)
+  alone = training_suite.derived_columns(row, None, peak, None)
   assert alone["times_pytorch"] is None
   assert alone["copy_fraction"] is None
 
@@ -145,7 +145,7 @@ def test_the_faster_mode_of_a_framework_is_its_row():
   }
 
 
-def test_a_mode_compiles_the_network_and_each_step_starts_anew(monkeypatch):
+def test_each_mode_compiles_the_network_and_marks_the_beginning_of_each_step(monkeypatch):
   calls = []
   monkeypatch.setattr(torch, "compile", lambda network, mode: calls.append(mode) or network)
   monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: calls.append("step"))

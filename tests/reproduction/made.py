@@ -1,4 +1,4 @@
-"""Records of runs that nobody made."""
+"""Fake records of runs."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def record(
   epochs=None,
   **changes,
 ):
-  """A record whose curve rises to `accuracy` (percent), but for the epoch before, a point above."""
+  """Returns a record whose curve rises to `accuracy` (percent); the epoch before is one point higher."""
   job = Job(ROWS[row], Study(dataset, protocol, augmentation, precision), seed)
   config = job.config()
   flags = {f.name: getattr(config, f.name) for f in dataclasses.fields(Config)}

@@ -1,4 +1,4 @@
-"""Figure 3's simulation against scikit-learn's Lasso, Theorem 1 and numbers worked out by hand."""
+"""The simulation of Figure 3 agrees with scikit-learn's Lasso, with Theorem 1 and with NumPy."""
 
 import copy
 import json
@@ -24,13 +24,13 @@ SOLVED = {"signed": Pursuit(1000, nonnegative=False), "nonnegative": Pursuit(100
 
 
 def matrices(model, params):
-  """D_1 and D_2, dense."""
+  """Returns D_1 and D_2 as matrices."""
   atoms = [np.asarray(f)[0] for f in params.filters]
   return atoms if model == "ml_csc" else [np.hstack([np.eye(len(a)), a]) for a in atoms]
 
 
 def lasso(d, x, beta, nonnegative):
-  """scikit-learn's answer; its objective is divided by the number of rows."""
+  """Returns scikit-learn's solution; its objective is divided by the number of rows."""
   solver = Lasso(beta / len(x), fit_intercept=False, positive=nonnegative, tol=1e-12, max_iter=10**6)
   return solver.fit(d, x).coef_
 
@@ -46,8 +46,8 @@ def mean_failed(model, params, sample, nonnegative):
   counts = []
   for x in sample:
     code_1, code_2 = codes_of(model, params, x, nonnegative)
-    rebuilt = first @ code_1, first @ (second @ code_2)
-    counts.append([np.sum(np.abs(r - x) > 2 * BETA[0]) for r in rebuilt])
+    reconstructions = first @ code_1, first @ (second @ code_2)
+    counts.append([np.sum(np.abs(r - x) > 2 * BETA[0]) for r in reconstructions])
   return np.mean(counts, axis=0)
 
 
@@ -72,7 +72,7 @@ def train(model, pursuit, iterations):
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", ["signed", pytest.param("nonnegative", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", MODELS)
-def test_each_iteration_counts_as_scikit_learn_does(x64, model, sign):
+def test_failed_dimensions_in_each_iteration_agree_with_scikit_learn(x64, model, sign):
   params, *_, sample = problem(model)
   whole, shorter = (train(model, SOLVED[sign], count) for count in (3, 2))
   np.testing.assert_array_equal(whole.failed[:3], shorter.failed)
@@ -90,7 +90,7 @@ def test_each_iteration_counts_as_scikit_learn_does(x64, model, sign):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_the_classifier_is_trained_by_momentum_on_the_cross_entropy(x64, model):
-  """Its gradient by hand, from scikit-learn's codes: two iterations of SGD with momentum 0.9."""
+  """Two iterations of SGD with momentum 0.9 agree with gradients computed from scikit-learn's codes."""
   params, x, labels, order, _ = problem(model)
   after = [params, *(train(model, SOLVED["signed"], count).params for count in (1, 2))]
   first = np.stack([codes_of(model, params, x[i], nonnegative=False)[1] for i in order[0]])
@@ -99,13 +99,13 @@ def test_the_classifier_is_trained_by_momentum_on_the_cross_entropy(x64, model):
   for start, end, batch in zip(after[:-1], after[1:], order[:2], strict=True):
     codes = scale * np.stack([codes_of(model, start, x[i], nonnegative=False)[1] for i in batch])
     logits = codes @ start.kernel + start.bias[None]
-    share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) - np.eye(4)[labels[batch]]
-    velocity = 0.9 * velocity + codes.T @ share / len(batch)
+    errors = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True) - np.eye(4)[labels[batch]]
+    velocity = 0.9 * velocity + codes.T @ errors / len(batch)
     np.testing.assert_allclose(end.kernel, start.kernel - RATE * velocity, atol=1e-5)
 
 
 def test_one_iteration_is_layered_thresholding(x64):
-  """The forward pass: ReLU(D^T x - beta) / L, with L from the singular values."""
+  """The forward pass is ReLU(D^T x - beta) / L, with L from the singular values."""
   params, x, *_ = problem("msd_csc")
   steps = simulation.inverse_lipschitz(params.filters, "msd_csc")
   layers = simulation.dictionaries("msd_csc", params.filters)
@@ -120,7 +120,7 @@ def test_one_iteration_is_layered_thresholding(x64):
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.3, pytest.param(3.0, marks=pytest.mark.slow)])
 def test_theorem_1_at_full_size(scale):
-  """At any atoms the solved MSD-CSC has no failure; over the same, ML-CSC has some in each point."""
+  """With converged codes MSD-CSC has no failure for any atoms; ML-CSC has some at each point."""
   sample = 1.4 * jax.random.normal(jax.random.key(0), (20, 1, 100))
   labels = jnp.zeros(20, jnp.int32)
   failed = {}
@@ -150,8 +150,8 @@ RUN = {
 }
 
 
-def made_up():
-  """Results in which MSD-CSC falls to zero and ML-CSC does not, with either pursuit."""
+def fake_results():
+  """Returns results in which MSD-CSC decreases to zero and ML-CSC does not, with either pursuit."""
   runs = []
   for pursuit in figure3.PURSUITS:
     for model in MODELS:
@@ -169,15 +169,15 @@ def made_up():
   return {"settings": settings, "iteration": [0, 100], "runs": runs}
 
 
-def test_the_verdict_says_what_was_found():
-  text = figure3.verdict(made_up())
+def test_the_verdict_contains_the_numbers():
+  text = figure3.verdict(fake_results())
   assert text.startswith("Figure 3: reproduced. ")
   assert "2 beta = 1, mean ± standard deviation over 2 seeds, 100 training iterations" in text
   assert "MSD-CSC starts at 12.50 ± 0.71 and ends at 0.00 ± 0.00" in text
   assert "ML-CSC starts at 12.50 ± 0.71 and ends at 12.50 ± 0.71" in text
   assert "could not be trained" not in text
   assert "through both layers: MSD-CSC 12.50 ± 0.71" in text
-  brief = figure3.verdict(made_up(), details=False)
+  brief = figure3.verdict(fake_results(), details=False)
   assert "both layers" not in brief
   assert "ML-CSC starts at 12.50 ± 0.71 and ends at 12.50 ± 0.71" in brief
 
@@ -214,7 +214,7 @@ def without_a_loss(results):
   ],
 )
 def test_one_seed_decides(change, lasso, both):
-  results = made_up()
+  results = fake_results()
   change(results)
   found = figure3.outcome(results)
   assert (found["lasso"], found["forward"], found["all"]) == (lasso, "reproduced", both)
@@ -223,7 +223,7 @@ def test_one_seed_decides(change, lasso, both):
 
 @pytest.mark.parametrize("how", [{"loss": None}, {"accuracy": 0.01}])
 def test_a_network_that_was_not_trained_is_named(how):
-  results = made_up()
+  results = fake_results()
   run = results["runs"][0]
   run["seeds"][1]["final_loss"] = how.get("loss", 1.0)
   run["mean"]["test_accuracy"] = how.get("accuracy", 0.9)
@@ -231,7 +231,7 @@ def test_a_network_that_was_not_trained_is_named(how):
 
 
 def test_the_picture_has_the_curves():
-  lasso, forward = figure3.figure(made_up()).axes
+  lasso, forward = figure3.figure(fake_results()).axes
   assert "Lasso" in lasso.get_title()
   assert "Forward" in forward.get_title()
   lines = {line.get_label(): line.get_ydata() for line in lasso.get_lines()}
@@ -278,7 +278,7 @@ def test_the_command_at_a_tiny_size(tmp_path):
   *text, last = done.stdout.splitlines()
   assert text == [results["verdict"]] == [figure3.verdict(results)]
   assert json.loads(last)["outcome"] == results["outcome"]
-  assert len(done.stderr.splitlines()) == 12  # a line for each run
+  assert len(done.stderr.splitlines()) == 12  # one line per run
 
 
 @pytest.mark.parametrize(

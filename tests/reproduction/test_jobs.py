@@ -1,4 +1,4 @@
-"""--jobs and locks: how many processes there are at a time, what they are given, how they end."""
+"""`--jobs` and locks: the number of concurrent processes, their memory, and how they end."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from experiments import reproduce
 from experiments.cli import UsageError
 from experiments.reproduction import records
-from experiments.reproduction.jobs import claimed, share_of_memory, side_by_side
+from experiments.reproduction.jobs import claimed, memory_fraction, side_by_side
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.studies import Job, Study
 from tests.faults.harness import ROOT, contents, final_digest
@@ -24,7 +24,7 @@ RUNS = [Job(ROWS["msdnet6"], DIGITS, seed) for seed in range(6)]
 
 
 def python(folder, text):
-  """The command of a run: Python code that knows the run's seed and the folder."""
+  """Returns the command of a run: Python code with the variables `seed` and `folder`."""
   return lambda job: [sys.executable, "-c", f"seed, folder = {job.seed}, {str(folder)!r}\n{text}"]
 
 
@@ -42,7 +42,9 @@ with open(f"{folder}/{seed}", "w") as file:
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 4])
-def test_so_many_at_a_time_each_with_its_share(jobs, tmp_path, monkeypatch):
+def test_at_most_jobs_processes_run_at_a_time_each_with_its_fraction_of_memory(
+  jobs, tmp_path, monkeypatch
+):
   monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
   monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "0.8")
   assert make(tmp_path, TIMED, jobs) == dict.fromkeys(RUNS, 0)
@@ -52,10 +54,10 @@ def test_so_many_at_a_time_each_with_its_share(jobs, tmp_path, monkeypatch):
   assert most <= jobs
   assert jobs == 1 or most > 1
   first = sorted(range(6), key=lambda seed: times[seed][0])[0]
-  assert first < jobs  # in their order
+  assert first < jobs  # they start in their order
 
 
-def test_exit_codes_and_what_is_not_wanted(tmp_path, capsys):
+def test_exit_codes_and_runs_that_are_not_wanted(tmp_path, capsys):
   text = "import sys; print('line', file=sys.stderr); sys.exit(seed)"
   codes = make(tmp_path, text, 2, runs=RUNS[:2], is_wanted=lambda job: job.seed != 0)
   assert codes == {RUNS[1]: 1}
@@ -70,7 +72,7 @@ time.sleep(60)
 """
 
 
-def test_in_the_end_processes_get_sigterm_and_none_is_begun(tmp_path):
+def test_when_over_processes_receive_sigterm_and_none_starts(tmp_path):
   def is_over():
     return all((tmp_path / f"began{seed}").exists() for seed in (0, 1))
 
@@ -79,7 +81,7 @@ def test_in_the_end_processes_get_sigterm_and_none_is_begun(tmp_path):
   assert names == {"began0", "began1", "stopped0", "stopped1"}
 
 
-def test_code_2_ends_the_others(tmp_path):
+def test_exit_code_2_stops_the_other_processes(tmp_path):
   text = f"""
 import os, sys, time
 if seed == 0:
@@ -96,13 +98,13 @@ if seed == 0:
     ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.4"}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.1000"}),
   ],
 )
-def test_shares_of_a_gpu(environment, expected):
-  assert share_of_memory(4, environment) == expected
+def test_fractions_of_gpu_memory(environment, expected):
+  assert memory_fraction(4, environment) == expected
   with pytest.raises(UsageError, match="XLA_CLIENT_MEM_FRACTION: expected a number, got 'most'"):
-    share_of_memory(4, {"XLA_CLIENT_MEM_FRACTION": "most"})
+    memory_fraction(4, {"XLA_CLIENT_MEM_FRACTION": "most"})
 
 
-def test_a_claim_is_one_process_s_until_it_ends(tmp_path):
+def test_a_claim_belongs_to_one_process_until_it_ends(tmp_path):
   text = f"""
 import pathlib, sys
 from experiments.reproduction.jobs import claimed
@@ -125,10 +127,8 @@ with claimed(pathlib.Path({str(tmp_path)!r}), "cifar10/msdnet6-seed0") as is_min
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_queue_leaves_to_another_command_what_it_makes_or_has_made(
-  jobs, tmp_path, monkeypatch, capsys
-):
-  """Another command is making seed 0, and has finished seed 1 since this one has read the records."""
+def test_a_queue_skips_runs_that_another_command_makes_or_has_made(jobs, tmp_path, monkeypatch, capsys):
+  """Another command is making seed 0, and has finished seed 1 after this one had read the records."""
   made = {
     seed: record("msdnet6", 91.0, dataset="digits", protocol="reduced", seed=seed) for seed in (1, 2)
   }
@@ -165,7 +165,7 @@ def test_a_queue_leaves_to_another_command_what_it_makes_or_has_made(
   ("codes", "expected"),
   [((0, 0), 0), ((0, 1), 1), ((1, 2), 2), ((143, -15), 0), ((-9, 0), 1)],
 )
-def test_the_exit_code_of_a_queue_side_by_side(codes, expected, tmp_path, monkeypatch, capsys):
+def test_the_exit_code_of_a_parallel_queue(codes, expected, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(
     reproduce, "side_by_side", lambda runs, *_, **__: dict(zip(runs, codes, strict=False))
   )
@@ -180,8 +180,8 @@ def test_the_exit_code_of_a_queue_side_by_side(codes, expected, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_the_results_are_the_same_however_many_jobs_and_commands_there_are(tmp_path):
-  """One at a time, four side by side, and two commands that share the queue."""
+def test_the_results_do_not_depend_on_the_number_of_jobs_and_commands(tmp_path):
+  """One run at a time, four in parallel, and two commands that share the queue."""
   cells = ("--rows=msdnet6", "--seeds=0,1,2,3")
   for name, jobs, commands in (("1", 1, 1), ("4", 4, 1), ("shared", 1, 2)):
     processes = [
@@ -197,10 +197,10 @@ def test_the_results_are_the_same_however_many_jobs_and_commands_there_are(tmp_p
     printed = [process.communicate() for process in processes]
     assert all(process.returncode == 0 for process in processes), printed
     begun = sum(err.count("run 1 of 1: ") if jobs > 1 else err.count(" of 4: ") for _, err in printed)
-    assert begun == 4, printed  # each run once, by whichever command
+    assert begun == 4, printed  # each run started once, by either command
     found = {one.job: one for one in records.read(tmp_path / name)}
     assert len(found) == 4
-    assert len(contents(tmp_path / name / "pictures")) == 1  # of the cell, whose seeds ended together
+    assert len(contents(tmp_path / name / "pictures")) == 1  # one plot per cell
     for job, one in found.items():
       first = next(o for o in records.read(tmp_path / "1") if o.job == job)
       assert one.curve == first.curve
@@ -209,7 +209,7 @@ def test_the_results_are_the_same_however_many_jobs_and_commands_there_are(tmp_p
 
 
 @pytest.mark.slow
-def test_a_signal_stops_all_jobs_with_checkpoints_and_the_command_goes_on(tmp_path):
+def test_a_signal_stops_all_jobs_with_checkpoints_and_the_command_resumes_them(tmp_path):
   arguments = ("--seeds=0", "--jobs=2")
   process = subprocess.Popen(
     command(tmp_path, *arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

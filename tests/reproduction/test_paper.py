@@ -1,7 +1,4 @@
-"""The paper's tables as they are typed in, against what else is known of them."""
-
-import pathlib
-import re
+"""The paper's tables in `paper.py` agree with the text of the paper, our networks and our flagfiles."""
 
 import pytest
 
@@ -10,10 +7,8 @@ from cscjax.runs import make_model
 from experiments.reproduction.paper import DATASETS, ROWS
 from experiments.reproduction.studies import Job, Study
 
-FOLDER = pathlib.Path(__file__).parents[2] / "experiments"
 
-
-def test_all_120_cells_are_there():
+def test_the_tables_have_120_cells():
   tables = {table: [row for row in ROWS.values() if row.table == table] for table in (2, 3)}
   assert {table: len(rows) for table, rows in tables.items()} == {2: 24, 3: 16}
   for dataset in DATASETS:
@@ -22,19 +17,11 @@ def test_all_120_cells_are_there():
     assert None not in [row.accuracy[dataset] for row in tables[3]]
 
 
-def header(name):
-  """The numbers in a flagfile's header, CIFAR10 / CIFAR100 / SVHN, which were typed apart."""
-  text = (FOLDER / f"{name}.flags").read_text()
-  triples = re.findall(r"(\d\d\.\d\d|x) +/ +(\d\d\.\d\d|x) +/ +(\d\d\.\d\d|x)", text)
-  return [tuple(None if number == "x" else float(number) for number in triple) for triple in triples]
-
-
-@pytest.mark.parametrize("flagfile", sorted({row.flagfile for row in ROWS.values()}))
-def test_accuracies_are_those_of_the_flagfiles(flagfile):
-  rows = [row for row in ROWS.values() if row.flagfile == flagfile]
-  name = flagfile.removesuffix(".flags")
-  found = [tuple(row.accuracy[dataset] for dataset in DATASETS) for row in rows]
-  assert found == header(name)
+def test_the_gain_from_unfolding_is_the_one_in_the_papers_text():
+  """It says that MSD-CSC with d = 12 and unfolding 2 gains 1.28 % on CIFAR10, 3.05 % on CIFAR100."""
+  better, worse = ROWS["msdcsc12_u2_fista"], ROWS["msdnet12"]
+  gains = [round(better.accuracy[d] - worse.accuracy[d], 2) for d in ("cifar10", "cifar100")]
+  assert gains == [1.28, 3.05]
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.layers <= 20])

@@ -1,4 +1,4 @@
-"""What the files of a reproduction hold is checked: a bad one is named, left out, and made again."""
+"""The files of a reproduction are checked; an invalid one is reported, skipped, and made again."""
 
 import json
 import os
@@ -18,7 +18,7 @@ RESULTS = pathlib.Path(__file__).parents[2] / "experiments" / "results"
 
 
 def change(**fields):
-  """Other values of some fields, as JSON texts; None removes one."""
+  """Returns a function that replaces fields by JSON texts; None removes a field."""
 
   def changed(text):
     values = json.loads(text)
@@ -73,7 +73,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("what", DAMAGES)
-def test_a_bad_record_is_named_and_left_out(what, tmp_path, capsys):
+def test_an_invalid_record_is_reported_and_skipped(what, tmp_path, capsys):
   good, bad = record("msdnet6", 87.0), record("msdnet6", 88.0, seed=1)
   for one in (good, bad):
     records.save(tmp_path, one)
@@ -89,7 +89,7 @@ def test_a_bad_record_is_named_and_left_out(what, tmp_path, capsys):
   "make",
   [os.mkdir, os.mkfifo, lambda file: file.symlink_to(file), lambda file: file.symlink_to("/dev/zero")],
 )
-def test_what_is_no_file_is_named_and_left_out(make, tmp_path, capsys):
+def test_anything_but_a_regular_file_is_reported_and_skipped(make, tmp_path, capsys):
   file = records.path(tmp_path, record("msdnet6", 87.0).job)
   file.parent.mkdir(parents=True)
   make(file)
@@ -97,7 +97,7 @@ def test_what_is_no_file_is_named_and_left_out(make, tmp_path, capsys):
   assert "msdnet6-seed0.json is left out: " in capsys.readouterr().err
 
 
-def test_what_a_record_may_be(tmp_path, capsys):
+def test_valid_records(tmp_path, capsys):
   found = [
     record("msdnet6", 87.0, test_accuracy=1, best_test_accuracy=1.0, curve=[[3, 1]], architecture=2),
     record("plain20", 10.0, status="diverged", test_accuracy=None, best_test_accuracy=None, curve=[]),
@@ -113,14 +113,14 @@ def test_what_a_record_may_be(tmp_path, capsys):
 
 
 def as_before_augmentation(text):
-  """A record's text as it was when --augmentation was no flag."""
+  """Returns the text of a record as it was written before `--augmentation` existed."""
   values = json.loads(text)
   del values["flags"]["augmentation"]
   return json.dumps(values)
 
 
 def old_results(folder):
-  """Two records of CIFAR-10 from before --augmentation, where they were: of Table 3 and of Table 2."""
+  """Writes two CIFAR-10 records from before `--augmentation` at their old paths, of Tables 3 and 2."""
   plain, augmented = record("msdnet6", 82.7, augmentation="none"), record("plain20", 90.0)
   old_place = folder / "runs" / "cifar10" / "msdnet6-seed0.json"
   for one in (plain, augmented):
@@ -141,11 +141,11 @@ def test_records_from_before_augmentation_was_a_flag_are_a_study_of_their_own(tm
   text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
   table = text.split("### The networks of Table 3 on CIFAR10, no augmentation, float32")[1]
   assert "82.70 (1)" in table
-  assert old_place.exists()  # a report changes nothing
+  assert old_place.exists()  # a report does not move files
   assert capsys.readouterr().err == ""
 
 
-def test_a_queue_moves_what_is_left_of_older_runs_and_makes_the_cell_with_augmentation(tmp_path):
+def test_a_queue_moves_the_files_of_older_runs(tmp_path):
   plain, augmented, old_place = old_results(tmp_path)
   for folder, name in (("pictures", "msdnet6-seed0.png"), ("work", "msdnet6-seed0/config.json")):
     file = tmp_path / folder / "cifar10" / name
@@ -184,7 +184,9 @@ def parse(command, *arguments):
   return values
 
 
-def test_the_cell_of_a_bad_record_runs_again_and_the_bad_one_is_kept(tmp_path, monkeypatch, capsys):
+def test_the_cell_of_an_invalid_record_runs_again_and_the_old_file_is_kept(
+  tmp_path, monkeypatch, capsys
+):
   job = record("msdnet6", 87.0, dataset="digits", protocol="reduced").job
   file = records.path(tmp_path, job)
   file.parent.mkdir(parents=True)
@@ -206,7 +208,7 @@ def test_the_cell_of_a_bad_record_runs_again_and_the_bad_one_is_kept(tmp_path, m
 
 
 @pytest.mark.slow
-def test_a_report_goes_on_without_bad_files(tmp_path, capsys):
+def test_a_report_skips_invalid_files(tmp_path, capsys):
   for seed, accuracy in enumerate((87.0, 88.0)):
     records.save(tmp_path, record("msdnet6", accuracy, seed=seed))
   file = records.path(tmp_path, record("msdnet6", 87.0).job)
@@ -221,11 +223,11 @@ def test_a_report_goes_on_without_bad_files(tmp_path, capsys):
   text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
   assert "88.00 (1)" in text
   assert "4200" not in text
-  assert "Not made yet" in text
+  assert "Not run yet" in text
 
 
 def places(value, path=()):
-  """The path to each value within a JSON value that is no list of numbers."""
+  """Yields the path to each value within a JSON value, and to the first three items of each list."""
   yield path
   items = (
     value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
@@ -239,8 +241,8 @@ FREE = ("date", "seconds", "versions", "git_revision", "xla_flags", "device", "s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bad", [None, "text", [], {}, float("nan"), 1e308, True, -1])
-def test_whatever_is_wrong_in_figure_3_is_refused(bad):
-  """Each value that the verdict and the picture are made of, put out of order one by one."""
+def test_every_invalid_value_in_figure_3_is_rejected(bad):
+  """Each value that the verdict and the plot depend on is replaced in turn."""
   text = (RESULTS / "figure3.json").read_text()
   results = json.loads(text)
   assert figure3_schema.checked(results) == results
@@ -260,7 +262,7 @@ def test_whatever_is_wrong_in_figure_3_is_refused(bad):
 
 
 @pytest.mark.parametrize("rate", ['"fast"', "NaN", "[1]", "0", "-1", "1e308", "9" * 400])
-def test_rates_that_are_none_are_named_by_their_line(rate, tmp_path):
+def test_an_invalid_rate_is_reported_with_its_line(rate, tmp_path):
   path = tmp_path / "rates.jsonl"
   row = '{"framework": "cscjax", "device": "cpu", "precision": "float32", "case": "msdnet6", '
   path.write_text(row + '"images_per_second": 1.5}\n' + row + f'"images_per_second": {rate}}}\n')

@@ -1,4 +1,4 @@
-"""experiments.report on made records, on nothing, and on the results of this repository."""
+"""experiments.report on fake records, without records, and on the results of this repository."""
 
 import os
 import pathlib
@@ -40,7 +40,9 @@ def test_a_report_of_the_whole_paper(tmp_path):
   text = (tmp_path / "out" / "report.md").read_text()
   for dataset in ("CIFAR10", "CIFAR100", "SVHN"):
     assert f"### Table 3 on {dataset}, float32\n" in text
-  assert "| MSDNet | 6 | 0 | 0.1M; 143,424 | 87.22 | 87.27 ± 0.07 (2) | +0.05 |" in text
+  paper = ROWS["msdnet6"].accuracy["cifar10"]
+  start = f"| MSDNet | 6 | 0 | {ROWS['msdnet6'].parameters}; 143,424 |"
+  assert f"{start} {paper} | {paper + 0.05:.2f} ± 0.07 (2) | +0.05 |" in text
   assert text.count("reproduced.**") + text.count("undecided") > 10
   assert "All 120 cells" in text
   linked = {line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
@@ -50,13 +52,13 @@ def test_a_report_of_the_whole_paper(tmp_path):
   assert {str(path) for path in contents(tmp_path / "out")} < linked | {"report.md"}
 
 
-def test_curves_end_at_the_accuracy_and_mark_the_papers():
+def test_curves_end_at_the_accuracy_and_mark_that_of_the_paper():
   records = [record("msdnet12", a, seed=s) for s, a in enumerate((80.0, 90.0))]
   drawn = figures.figure("figure5", records)
   axes = drawn.axes[0]
   mean, paper = axes.lines
   assert mean.get_xydata()[-1].tolist() == [150, 85]
-  assert paper.get_xydata().tolist() == [[150, 90.35]]
+  assert paper.get_xydata().tolist() == [[150, ROWS["msdnet12"].accuracy["cifar10"]]]
   assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "test accuracy (%)")
   assert figures.figure("figure4", records) is None
   reduced = [record("msdnet12", 50.0, protocol="reduced")]
@@ -65,11 +67,11 @@ def test_curves_end_at_the_accuracy_and_mark_the_papers():
   assert line.get_xydata()[-1].tolist() == [6, 50]
 
 
-def test_nothing_yet(tmp_path):
+def test_a_report_without_records(tmp_path):
   report.main(parse(f"--results={tmp_path}"))
   text = (tmp_path / "report" / "report.md").read_text()
   assert "120 of the 120 cells" in text
-  assert "Not made yet" in text
+  assert "Not run yet" in text
 
 
 def test_the_marked_part_of_a_readme_is_replaced(tmp_path):
@@ -83,14 +85,17 @@ def test_the_marked_part_of_a_readme_is_replaced(tmp_path):
   assert text.startswith("before\n<!-- results -->\n")
   assert text.endswith("\n<!-- /results -->\nafter\n")
   assert "what was there" not in text
-  assert "| MSDNet | 6 | 0 | 0.1M; 143,424 | 87.22 | 87.00 (1) | -0.22 |" in text
+  row = ROWS["msdnet6"]
+  paper = row.accuracy["cifar10"]
+  start = f"| MSDNet | 6 | 0 | {row.parameters}; 143,424 |"
+  assert f"{start} {paper} | 87.00 (1) | {87 - paper:+.2f} |" in text
   assert "(out/report.md)" in text
   report.main(arguments)
   assert readme.read_text() == text
 
 
 def test_runs_of_an_older_network_are_kept_apart(tmp_path):
-  """By the version of its computation: in a file and a section of their own, and nowhere else."""
+  """A run of another version of its network has its own file and is only in its own section."""
   records.save(tmp_path, record("res_csc20", 61.0, protocol="reduced", architecture=1))
   records.save(tmp_path, record("msdnet6", 58.0, protocol="reduced"))
   (other,), (old,) = records.by_architecture(records.read(tmp_path))
@@ -100,7 +105,7 @@ def test_runs_of_an_older_network_are_kept_apart(tmp_path):
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(b"a picture")
   present = Job(ROWS["res_csc20"], old.job.study, 0)
-  assert old.job != present  # so its cell counts as missing
+  assert old.job != present  # therefore its cell counts as missing
   readme = tmp_path / "README.md"
   readme.write_text("<!-- results -->\n<!-- /results -->\n")
   arguments = parse(f"--results={tmp_path}", f"--out={tmp_path / 'out'}", f"--readme={readme}")

@@ -1,4 +1,4 @@
-"""experiments.reproduce: what it lists, what it runs, how it goes on after it was stopped."""
+"""experiments.reproduce: the runs that it lists and executes, and how it resumes after a stop."""
 
 import pathlib
 import random
@@ -31,12 +31,12 @@ def parse(*arguments):
 
 @pytest.fixture
 def short(monkeypatch):
-  """Two epochs of the digits instead of twenty."""
+  """Reduces the protocol of the digits from twenty epochs to two."""
   monkeypatch.setattr(studies, "_DIGITS", {"epochs": 2, "batch_size": 128, "decay_epochs": (1,)})
 
 
 class StopAfter(Signals):
-  """Says stop when it was asked so often."""
+  """Signals that report a stop once they have been asked `count` times."""
 
   def __init__(self, count):
     super().__init__()
@@ -65,14 +65,14 @@ def test_the_dry_run_of_both_tables_lists_all_cells_of_the_paper(tmp_path, capsy
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", "a\udcff"])
-def test_paths_that_no_library_takes(path):
+def test_invalid_paths_are_rejected(path):
   for flag in ("data_dir", "results", "rates"):
     with pytest.raises(absl_flags.IllegalFlagValueError, match=f"{flag}=.*expected a path"):
       parse(f"--{flag}={path}")
 
 
 @pytest.mark.parametrize("bad", ["--jobs=0", "--jobs=two", "--precision=float16", "--augmentation=crop"])
-def test_values_out_of_range_are_named(bad):
+def test_a_flag_out_of_range_is_rejected(bad):
   with pytest.raises(absl_flags.IllegalFlagValueError, match=bad.removeprefix("--")):
     parse(bad)
 
@@ -83,12 +83,13 @@ def test_precision_and_augmentation_are_parts_of_the_queue(tmp_path, capsys):
   names = [job.name for job in runs]
   assert names == [
     "cifar10-no-augmentation-bfloat16/msdnet6-seed0",
-    "svhn_cropped-bfloat16/msdnet6-seed0",  # which is not augmented anyway
+    "svhn_cropped-bfloat16/msdnet6-seed0",  # the paper does not augment SVHN
   ]
   records.save(tmp_path, record("msdnet6", 87.0))
   reproduce.main(parse(*arguments, "--dry_run", f"--results={tmp_path}"))
   lines = capsys.readouterr().out.splitlines()
-  assert lines[1].split()[:6] == ["cifar10-bfloat16", "msdnet6", "87.22", "0", "of", "1"]
+  paper = str(ROWS["msdnet6"].accuracy["cifar10"])
+  assert lines[1].split()[:6] == ["cifar10-bfloat16", "msdnet6", paper, "0", "of", "1"]
 
 
 def test_the_dry_run_counts_what_is_done(tmp_path, capsys):
@@ -127,7 +128,7 @@ def test_bad_flags(tmp_path, arguments, message):
   assert contents(tmp_path) == {}
 
 
-def test_a_record_made_with_other_flags_is_named_and_kept(tmp_path):
+def test_a_record_made_with_other_flags_is_reported_and_kept(tmp_path):
   one = record("msdnet6", 87.0)
   records.save(tmp_path, one)
   file = records.path(tmp_path, one.job)
@@ -141,7 +142,7 @@ def test_a_record_made_with_other_flags_is_named_and_kept(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short")
-def test_it_makes_what_is_missing_once_and_prints_the_table(tmp_path, capsys):
+def test_each_missing_run_is_made_once_and_the_table_is_printed(tmp_path, capsys):
   arguments = (
     *("--table=3", "--protocol=reduced", "--dataset=digits", "--rows=msdnet6,feed_forward"),
     *("--seeds=0,1", f"--results={tmp_path}"),
@@ -172,7 +173,7 @@ def test_it_makes_what_is_missing_once_and_prints_the_table(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short")
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(tmp_path):
+def test_an_interrupted_run_resumes_and_ends_with_the_same_bits(tmp_path):
   job = Job(ROWS["feed_forward"], DIGITS, 0)
   whole = reproduce.make(job, tmp_path / "whole", None, Signals())
   stopped = reproduce.make(job, tmp_path / "parts", None, StopAfter(3))
@@ -186,7 +187,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(tmp_path):
   assert digests[0] == digests[1]
 
 
-def test_no_run_is_begun_at_the_end_of_the_budget(tmp_path, capsys):
+def test_no_run_starts_at_the_end_of_the_budget(tmp_path, capsys):
   arguments = ("--protocol=reduced", "--dataset=digits", "--rows=feed_forward", "--budget_minutes=0.01")
   assert reproduce.main(parse(*arguments, f"--results={tmp_path}")) == 0
   assert "3 runs are left" in capsys.readouterr().err
@@ -202,7 +203,7 @@ def command(results, *arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_queue_interrupted_at_random_moments_ends_as_one_left_alone(tmp_path, number):
+def test_a_queue_interrupted_at_random_moments_ends_like_an_uninterrupted_one(tmp_path, number):
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   subprocess.run(command(whole), cwd=ROOT, check=True, capture_output=True)
   rng, ends = random.Random(number), []

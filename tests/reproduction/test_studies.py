@@ -1,4 +1,4 @@
-"""The queue's order, and estimates of time against arithmetic."""
+"""The order of the queue, the names and commands of runs, and the estimates of their time."""
 
 import itertools
 import json
@@ -96,7 +96,7 @@ def test_a_study_is_named_by_what_it_changes_and_so_is_its_command():
 
 
 @pytest.mark.parametrize("field", ["weight_decay", "epochs", "train_examples", "seed", "decay_epochs"])
-def test_a_recorded_run_with_other_flags_is_found_out(field):
+def test_a_recorded_run_with_other_flags_is_detected(field):
   one = record("msdnet6", 87.0)
   assert one.job.differences(one.flags) == []
   assert one.job.differences(one.flags | {"data_dir": "elsewhere", "dispatch_seconds": 2.0}) == []
@@ -125,7 +125,7 @@ def test_minutes_are_images_by_rate(tmp_path):
   assert found.minutes(smaller) == pytest.approx(6 * (10_000 + 10_000 / 2 / 3) / 400 / 60)
 
 
-def test_runs_that_were_made_tell_more_than_the_benchmark(tmp_path):
+def test_the_rates_of_runs_replace_those_of_the_benchmark(tmp_path):
   made = [
     record("msdnet6", 87.0, seed=s, images_per_second=r) for s, r in enumerate((100.0, 250.0, 300.0))
   ]
@@ -135,7 +135,7 @@ def test_runs_that_were_made_tell_more_than_the_benchmark(tmp_path):
   )
 
 
-def test_what_was_not_measured_is_scaled_by_operations(tmp_path):
+def test_rates_that_were_not_measured_are_scaled_by_operations(tmp_path):
   found = rates(tmp_path, [measured("msdnet6", 400.0), measured("feed_forward", 1e-9)])
   job = Job(ROWS["msdcsc6_u1"], CIFAR10, 0)
   flops = [
@@ -150,7 +150,7 @@ def test_what_was_not_measured_is_scaled_by_operations(tmp_path):
   assert not found.is_measured(job)
 
 
-def test_rates_of_another_precision_tell_nothing(tmp_path):
+def test_rates_of_another_precision_are_ignored(tmp_path):
   found = rates(tmp_path, [measured("msdnet6", 400.0, precision="bfloat16")], [record("msdnet6", 87.0)])
   half = Job(ROWS["msdnet6"], Study("cifar10", "paper", precision="bfloat16"), 0)
   assert found.minutes(half) == pytest.approx(150 * (50_000 + 10_000 / 3) / 400 / 60)
@@ -159,12 +159,12 @@ def test_rates_of_another_precision_tell_nothing(tmp_path):
   )
 
 
-def test_on_another_device_nothing_is_known(tmp_path):
+def test_rates_of_another_device_are_ignored(tmp_path):
   found = rates(tmp_path, [measured("msdnet6", 400.0)], [record("msdnet6", 87.0)], device="another")
   assert found.minutes(Job(ROWS["msdnet6"], CIFAR10, 0)) is None
 
 
-def test_a_file_that_holds_no_rates_is_named(tmp_path):
+def test_an_invalid_file_of_rates_is_reported(tmp_path):
   path = tmp_path / "none.jsonl"
   path.write_text("torn{")
   for bad in (path, tmp_path / "missing.jsonl"):
