@@ -104,10 +104,15 @@ def _resolved(node, names):
   return None
 
 
+def is_sentence(text):
+  """Whether the first paragraph of a docstring is one; what a dataclass writes by itself is not."""
+  return bool(re.match(r"\S.*[.:]$", text.strip().split("\n\n")[0].replace("\n", " ")))
+
+
 def flaws(item, is_property=False):
   """What the docstring of a function lacks."""
   parts, signature = sections(item), inspect.signature(item)
-  if not re.match(r"\S.*[.:]$", parts[""].strip().split("\n\n")[0].replace("\n", " ")):
+  if not is_sentence(parts[""]):
     yield "the summary is no sentence"
   expected = [name for name in signature.parameters if name not in ("self", "cls")]
   if expected != listed(parts.get("Args", "")):
@@ -139,6 +144,7 @@ def test_method(name):
 def test_class(name):
   """Each field is explained."""
   item, parts = CLASSES[name], sections(CLASSES[name])
+  assert is_sentence(parts[""])
   fields = [key for key in inspect.get_annotations(item) if not key.startswith("_")]
   if issubclass(item, flax.linen.Module):
     fields = [key for key in fields if key not in ("parent", "name")]  # those of every module

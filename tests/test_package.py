@@ -38,24 +38,6 @@ def test_exports(package):
   assert all(hasattr(package, name) for name in package.__all__)
 
 
-@pytest.mark.parametrize("item", list(_public()))
-def test_has_a_docstring(item):
-  if not (inspect.isclass(item) or inspect.isfunction(item)):
-    return  # the docstring of a type alias exists only in the source
-  assert item.__doc__
-  assert not item.__doc__.startswith(f"{item.__name__}(")  # the default docstring of a dataclass
-  if inspect.isclass(item):
-    for name, member in vars(item).items():
-      if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
-        assert inspect.getdoc(member) or name == "replace", name
-
-
-def test_the_namespace_contains_the_most_used_names():
-  names = """ConvDictionary MatrixDictionary IdentityAugmented fista ista lipschitz mutual_coherence
-    to_matrix layered_thresholding soft_threshold nonnegative_soft_threshold hard_threshold"""
-  assert set(names.split()) <= set(cscjax.__all__)
-
-
 @pytest.mark.parametrize(("argument", "default"), [("nonnegative", False), ("record", ("objective",))])
 def test_an_argument_has_one_default_in_every_solver(argument, default):
   functions = [f for f in vars(cscjax.solvers).values() if inspect.isfunction(f)]

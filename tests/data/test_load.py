@@ -4,7 +4,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 
@@ -244,9 +243,6 @@ def test_real_cifar10_from_tfds_and_from_sheets(real_data, tmp_path):
   # The well-known channel statistics of CIFAR-10.
   np.testing.assert_allclose(data.mean, [0.4914, 0.4822, 0.4465], atol=1e-4)
   np.testing.assert_allclose(data.std, [0.2470, 0.2435, 0.2616], atol=1e-4)
-  start = time.perf_counter()
-  load_dataset("cifar10", data_dir=tmp_path, download=False)
-  assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize("name", ["digits", "gaussian_centers"])

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -105,9 +104,7 @@ def test_a_lost_process_ends_the_other_and_one_process_can_finish_the_run(alone,
     processes = start_two(workdir, "--epochs=1000")
     wait_for(lambda begun=begun: steps_saved(workdir)[-1] > begun, processes[0], seconds=300)
     processes[victim].kill()
-    killed = time.monotonic()
     _, err = end(processes)[1 - victim]
-    assert time.monotonic() - killed < SECONDS + 20
     assert processes[1 - victim].returncode not in (0, 2)
     assert "lost another process" in err or "another task died" in err
     assert f": step {begun} of" in err or victim == 0

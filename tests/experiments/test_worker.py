@@ -42,9 +42,7 @@ def test_a_worker_goes_on_after_a_failure_and_is_replaced_after_its_end(worker):
   assert ask(worker, "exit") == {"error": "the process ended with code 3"}
   second = ask(worker, "answer")
   assert second["process"] != first["process"]
-  start = time.monotonic()
   assert ask(worker, "sleep", seconds=1) == {"error": "no answer within 1 s"}
-  assert time.monotonic() - start < 20
   with pytest.raises(ProcessLookupError):
     os.kill(second["process"], 0)
   assert ask(worker, "answer")["process"] != second["process"]

@@ -2,33 +2,15 @@
 
 import pytest
 
-from cscjax.models import ARCHITECTURES, MODELS, create_model, model_fields
-
-NAMES = (
-  "msd_csc",
-  "msdnet",
-  "res_csc",
-  "res_csc_simplified",
-  "resnet",
-  "plain",
-  "ml_csc",
-  "feed_forward",
-)
+from cscjax.models import MODELS, create_model, model_fields
 
 
-def test_names():
-  assert set(MODELS) == set(NAMES)
+def test_an_unknown_name_lists_the_choices():
   with pytest.raises(ValueError, match=r"model: .*res_csc_simplified.*got 'unet'"):
     create_model("unet", num_classes=10)
 
 
-def test_the_version_of_each_computation():
-  """The Res-CSC family has version 2 since its transition blocks are aligned with their shortcuts."""
-  family = ("res_csc", "res_csc_simplified", "resnet", "plain")
-  assert {name: ARCHITECTURES[name] for name in NAMES} == {n: 1 + (n in family) for n in NAMES}
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_fields_are_the_modules_own(name):
   fields = model_fields(name)
   assert {"depth", "rule", "unfolding", "pursuit"} & set(fields)
