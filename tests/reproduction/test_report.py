@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import time
 
 import pytest
 from absl import flags as absl_flags
@@ -150,9 +149,7 @@ def test_the_results_of_this_repository_and_its_readme(tmp_path):
   """The README of the experiments and the committed report say what the committed results say."""
   readme, committed = tmp_path / "README.md", (ROOT / "experiments" / "README.md").read_text()
   readme.write_text(committed)
-  began = time.monotonic()
   report.main(parse(f"--results={RESULTS}", f"--out={tmp_path / 'report'}", f"--readme={readme}"))
-  assert time.monotonic() - began < 60
   text = (tmp_path / "report" / "report.md").read_text()
   text = text.replace(os.path.relpath(RESULTS, tmp_path / "report"), "..")
   assert text == (RESULTS / "report" / "report.md").read_text()
