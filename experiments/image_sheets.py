@@ -32,7 +32,7 @@ def read_sheets(folder: str | pathlib.Path, name: str) -> tuple[Split, Split]:
     raise DataError(f"shards: no such directory: {folder}")
   path = folder / "labels.npz"
   try:
-    with np.load(path, allow_pickle=False) as stored:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
       labels = {key: stored[key] for key in ("train", "test")}
   except Exception as error:  # a damaged zip file raises many types
     raise DataError(f"{path}: missing or damaged ({one_line(error)})") from error

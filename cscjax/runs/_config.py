@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import re
 import textwrap
 from collections.abc import Callable
@@ -412,7 +413,7 @@ def _attributes() -> str:
   for field in dataclasses.fields(Config):
     parts = [field.metadata["help"], _range(field.metadata["choices"], field.metadata["check"])]
     text = f"{field.name}: {' '.join(filter(None, parts))}"
-    lines += textwrap.wrap(text, 101, initial_indent="    ", subsequent_indent="      ")
+    lines += textwrap.wrap(text, 101, initial_indent="  ", subsequent_indent="    ")
   return "\n".join(lines)
 
 
@@ -430,4 +431,4 @@ def _range(choices: tuple | None, check: Any) -> str:
   return f"Range: [{low:g}, {high:g})." if low != 1e-30 else f"Range: (0, {high:g})."
 
 
-Config.__doc__ = (Config.__doc__ or "").replace("    ...", _attributes())  # None under python -OO
+Config.__doc__ = inspect.cleandoc(Config.__doc__ or "").replace("  ...", _attributes())  # None under -OO
