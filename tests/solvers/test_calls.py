@@ -174,13 +174,16 @@ def _typed(name, dtype):
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["dense", "circular", "augmented"])
 def test_types_are_kept(x64, name, dtype, solve):
-  """Penalties and steps in float64 do not promote the result."""
+  """Penalties and steps in float64 do not promote the result, and no type is weak.
+
+  With a weak type, a second call that starts from the code would be compiled again.
+  """
   beta = np.full(3, 0.1) if name == "circular" else np.float64(0.1)
   for step in (None, np.float64(0.1)):
     run = functools.partial(solve, beta=beta, iterations=2, step=step)
     result = jax.eval_shape(run, *_typed(name, dtype))
     leaves = jax.tree.leaves((result.code, result.objective))
-    assert {leaf.dtype for leaf in leaves} == {jnp.dtype(dtype)}
+    assert {(leaf.dtype, leaf.weak_type) for leaf in leaves} == {(jnp.dtype(dtype), False)}
 
 
 @each_solver
