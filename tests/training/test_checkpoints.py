@@ -206,8 +206,9 @@ def test_folders_that_the_run_did_not_write_are_left_alone(saved, what):
   FOREIGN[what](saved)
   foreign = {name for name in os.listdir(saved) if name not in ("7", "12")}
   with contextlib.closing(training.Checkpoints(saved)) as checkpoints:
-    with pytest.warns(UserWarning, match="which this run did not write"):
+    with pytest.warns(UserWarning, match="which this run did not write") as found:
       assert int(checkpoints.restore(make_state(0)).state.step) == 12
+    assert {warning.filename for warning in found} == {__file__}  # they point at the caller
     checkpoints.save(make_state(20), seconds=1.0)
     checkpoints.save(make_state(99), seconds=2.0)
   foreign = {"99.foreign" if name == "99" else name for name in foreign}
@@ -220,8 +221,9 @@ def test_checkpoints_of_another_run_are_not_used(tmp_path):
       checkpoints.save(make_state(step), seconds=1.0)
   shutil.copytree(tmp_path / "two" / "7", tmp_path / "one" / "7")
   with contextlib.closing(training.Checkpoints(tmp_path / "one", run="one")) as checkpoints:
-    with pytest.warns(UserWarning, match="which this run did not write"):
+    with pytest.warns(UserWarning, match="which this run did not write") as found:
       assert int(checkpoints.restore(make_state(0)).state.step) == 3
+    assert {warning.filename for warning in found} == {__file__}
     checkpoints.save(make_state(9), seconds=1.0)
   assert set(os.listdir(tmp_path / "one")) == {"3", "7", "9"}
 
