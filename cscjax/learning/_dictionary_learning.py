@@ -142,22 +142,18 @@ def learn_dictionary(
     >>> import jax
     >>> import cscjax
     >>> images = jax.random.normal(jax.random.key(0), (4, 12, 12, 1))
-    >>> result = cscjax.learn_dictionary(images, 0.5, kernel=[(5, 6), (3, 2)], steps=10)
+    >>> arguments = {"kernel": [(5, 6), (3, 2)], "steps": 10}
+    >>> history = []
+    >>> result = cscjax.learn_dictionary(images, 0.5, callback=history.append, **arguments)
     >>> result.dictionary.filters.shape, result.objective.shape
     ((5, 5, 1, 8), (10,))
-    >>> bool(result.objective[-1] < result.objective[0])
-    True
+    >>> bool(history[-1].objective < history[0].objective), history[-1].iteration
+    (True, 10)
     >>> more = cscjax.learn_dictionary(
-    ...   images, 0.5, kernel=[(5, 6), (3, 2)], steps=10, state=result.state
+    ...   images, 0.5, callback=history.append, state=result.state, **arguments
     ... )
     >>> int(more.state.step)
     20
-    >>> history = []
-    >>> result = cscjax.learn_dictionary(
-    ...   images, 0.5, kernel=[(5, 6), (3, 2)], steps=10, callback=history.append
-    ... )
-    >>> [stats.iteration for stats in history][-3:]
-    [8, 9, 10]
   """
   images = _as_images(images)
   kernel = as_kernel(kernel, images.ndim - 2)

@@ -81,17 +81,17 @@ def as_callbacks(
     (<built-in function print>,)
   """
   callbacks = ()
-  if callback is not None:
-    try:
-      hash(callback)
-    except TypeError:
-      checks.fail("callback", callback, "a hashable function, or None")
-    if not callable(callback):
-      checks.fail("callback", callback, "a function of one argument, or None")
-    callbacks = (callback,)
   if checks.boolean("progress", progress):
-    callbacks += (_bar(name, iterations, min(period, iterations)),)
-  return callbacks
+    callbacks = (_bar(name, iterations, min(period, iterations)),)
+  if callback is None:
+    return callbacks
+  if not callable(callback):
+    checks.fail("callback", callback, "a function of one argument, or None")
+  try:
+    hash(callback)
+  except TypeError:
+    checks.fail("callback", callback, "a function that is hashable")
+  return (*callbacks, callback)
 
 
 def report(
@@ -159,7 +159,7 @@ def report_periodically(
 
 @functools.cache  # one object for equal arguments, so that calls share a compiled loop
 def _bar(name: str, iterations: int, first: int) -> Callback:
-  """Returns a callback that shows a tqdm bar: `first` is the iteration at which the bar begins."""
+  """Returns a callback that shows a tqdm bar for each run; `first` is the first iteration reported."""
   with needs("progress", "progress=True needs tqdm"):
     from tqdm import tqdm
   lock = threading.Lock()
@@ -168,11 +168,11 @@ def _bar(name: str, iterations: int, first: int) -> Callback:
   def show(stats: IterationStats) -> None:
     with lock:
       bar = bars.pop() if bars else None
-      if stats.iteration == first and (bar is None or bar.n > first):  # `bar` is of an interrupted run
-        if bar is not None:
+      if stats.iteration == first and (bar is None or bar.n > first):
+        if bar is not None:  # the bar of a run that was interrupted
           bar.close()
-        bar = tqdm(desc=name, total=iterations, dynamic_ncols=True)
-      if bar is None:  # another element of `vmap` goes on after one that has stopped
+        bar = tqdm(desc=name, total=iterations, initial=first, dynamic_ncols=True)
+      if bar is None:  # an element of `vmap` that goes on after another has stopped
         return
       residual = "" if stats.residual is None else f", residual {np.max(stats.residual):.1e}"
       mean = np.mean(np.asarray(stats.objective, np.float64))
