@@ -36,6 +36,7 @@ from cscjax.ops import (
   tikhonov_lowpass,
 )
 from cscjax.solvers import (
+  IterationStats,
   MultilayerResult,
   OMPResult,
   PolishedCode,
@@ -67,6 +68,7 @@ __all__ = [
   "ConvDictionary",
   "Dictionary",
   "IdentityAugmented",
+  "IterationStats",
   "LearningResult",
   "MatrixDictionary",
   "MultilayerResult",

@@ -15,7 +15,7 @@ from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.learning._kernels import Kernel, as_kernel, full_size, project, support_mask
 from cscjax.ops import common_float, expand_rank, highest_precision, scaled, vary_alike
-from cscjax.solvers import fista
+from cscjax.solvers import Callback, as_callbacks, fista, report
 
 DEFAULT_OPTIMIZER = optax.sgd(0.3, momentum=0.9)  # one object, so that calls share a compiled loop
 
@@ -64,6 +64,7 @@ class _Settings(NamedTuple):
   padding: Literal["CIRCULAR", "SAME"]
   nonnegative: bool
   optimizer: optax.GradientTransformation
+  callbacks: tuple[Callback, ...]
 
 
 @highest_precision
@@ -81,6 +82,8 @@ def learn_dictionary(
   init: ArrayLike | None = None,
   key: jax.Array | None = None,
   state: LearningState | None = None,
+  callback: Callback | None = None,
+  progress: bool = False,
 ) -> LearningResult:
   """Learns the filters of a convolutional dictionary from images or one-dimensional signals.
 
@@ -120,6 +123,12 @@ def learn_dictionary(
       None, and for each atom that is zero.
     key: Random key of the initial noise and the minibatches; `jax.random.key(0)` if None.
     state: The state of an earlier result from which to continue. It replaces `init` and `key`.
+    callback: A function that is called with a `cscjax.IterationStats` after each step: the number of
+      steps of this call and the objective of the step's minibatch (the residual is None). It is called
+      by `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other
+      transformations. Calls with the same function object share their compilation. None costs nothing.
+    progress: Whether to show a progress bar on stderr, with the objective. This needs tqdm, which the
+      extra `progress` installs.
 
   Returns:
     A `LearningResult`: the dictionary, the objective and the support sizes of each step, and the state.
@@ -127,18 +136,21 @@ def learn_dictionary(
   Raises:
     ValueError: If images are empty or not finite, atoms are larger than images, shapes do not fit, or an
       argument is out of range or does not fit `state`.
+    MissingExtraError: If `progress` is True and tqdm is not installed.
 
   Example:
     >>> import jax
     >>> import cscjax
     >>> images = jax.random.normal(jax.random.key(0), (4, 12, 12, 1))
-    >>> result = cscjax.learn_dictionary(images, 0.5, kernel=[(5, 6), (3, 2)], steps=10)
+    >>> arguments = {"kernel": [(5, 6), (3, 2)], "steps": 10}
+    >>> history = []
+    >>> result = cscjax.learn_dictionary(images, 0.5, callback=history.append, **arguments)
     >>> result.dictionary.filters.shape, result.objective.shape
     ((5, 5, 1, 8), (10,))
-    >>> bool(result.objective[-1] < result.objective[0])
-    True
+    >>> bool(history[-1].objective < history[0].objective), history[-1].iteration
+    (True, 10)
     >>> more = cscjax.learn_dictionary(
-    ...   images, 0.5, kernel=[(5, 6), (3, 2)], steps=10, state=result.state
+    ...   images, 0.5, callback=history.append, state=result.state, **arguments
     ... )
     >>> int(more.state.step)
     20
@@ -165,8 +177,14 @@ def learn_dictionary(
     state = _start(shape, mask, optimizer, init, key)
   else:
     _check_state(state, shape, mask, optimizer, init, key)
-  settings = _Settings(kernel, steps, batch_size, coding_iterations, padding, nonnegative, optimizer)
-  return _learn(images, jnp.asarray(beta, images.dtype), state, steps, settings)
+  settings = _Settings(
+    *(kernel, steps, batch_size, coding_iterations, padding, nonnegative, optimizer),
+    as_callbacks(callback, progress, "learn_dictionary", steps, period=1),
+  )
+  result = _learn(images, jnp.asarray(beta, images.dtype), state, steps, settings)
+  if settings.callbacks and not checks.is_traced(result):
+    jax.effects_barrier()
+  return result
 
 
 @partial(jax.jit, static_argnames="settings")
@@ -214,6 +232,8 @@ def _learn(
   def body(i: jax.Array, carry: Any) -> Any:
     state, objectives, supports = carry
     state, objective, support = update(state)
+    if settings.callbacks:
+      report(settings.callbacks, i + 1, objective * unit * unit, None, i + 1 == steps)
     return state, objectives.at[i].set(objective), supports.at[i].set(support)
 
   traces = (

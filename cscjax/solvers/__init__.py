@@ -11,10 +11,17 @@ The solvers compute float32 products and convolutions at the highest precision, 
 `cscjax.ops.highest_precision`. The functions for networks follow `jax.default_matmul_precision`.
 """
 
+from cscjax.solvers._callbacks import (
+  TEST_PERIOD,
+  Callback,
+  IterationStats,
+  as_callbacks,
+  report,
+)
 from cscjax.solvers._lasso._admm import admm
 from cscjax.solvers._lasso._certificates import beta_max, duality_gap
 from cscjax.solvers._lasso._implicit import PolishedCode, polished
-from cscjax.solvers._lasso._iterate import TEST_PERIOD, Differentiate, SolverResult
+from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
 from cscjax.solvers._lasso._omp import OMPResult, omp
 from cscjax.solvers._lasso._proximal_gradient import fista, ista
 from cscjax.solvers._multilayer import (
@@ -35,13 +42,16 @@ from cscjax.solvers._unrolled import (
 __all__ = [
   "SOLVERS",
   "TEST_PERIOD",
+  "Callback",
   "Differentiate",
+  "IterationStats",
   "MultilayerResult",
   "OMPResult",
   "PolishedCode",
   "Prox",
   "SolverResult",
   "admm",
+  "as_callbacks",
   "beta_max",
   "duality_gap",
   "fista",
@@ -55,5 +65,6 @@ __all__ = [
   "multilayer_pursuit",
   "omp",
   "polished",
+  "report",
   "unfolded_pursuit",
 ]

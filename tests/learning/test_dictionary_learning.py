@@ -252,3 +252,28 @@ def test_the_scale_of_the_initial_atoms_does_not_matter():
     np.testing.assert_allclose(
       run(init=np.float32(scale) * init).dictionary.filters, expected, atol=1e-5
     )
+
+
+def test_a_callback_follows_each_step(capfd):
+  _, x = _planted(side=12, images=4)
+  run = functools.partial(learn_dictionary, 1e-3 * x, 3e-4, kernel=((SIZE, ATOMS),), steps=5)
+  history = []
+  result = run(callback=history.append, progress=True)
+  assert [stats.iteration for stats in history] == [1, 2, 3, 4, 5]
+  assert [stats.is_last for stats in history] == [False] * 4 + [True]
+  assert {stats.residual for stats in history} == {None}
+  np.testing.assert_array_equal([stats.objective for stats in history], result.objective)
+  assert "learn_dictionary: 100%" in capfd.readouterr().err
+  plain = run()
+  np.testing.assert_allclose(plain.dictionary.filters, result.dictionary.filters, atol=1e-6)
+  run(callback=history.append, state=result.state)  # counts the steps of the call
+  assert [stats.iteration for stats in history[5:]] == [1, 2, 3, 4, 5]
+
+
+def test_without_a_callback_the_program_has_none():
+  def program(**arguments):
+    run = functools.partial(learn_dictionary, beta=0.1, kernel=((2, 3),), steps=2, **arguments)
+    return jax.make_jaxpr(run)(jnp.ones((2, 4, 1)))
+
+  assert program(callback=print).effects
+  assert not program().effects
