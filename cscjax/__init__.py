@@ -52,6 +52,7 @@ from cscjax.solvers import (
   ml_ista,
   omp,
   polished,
+  relative,
   unfolded_pursuit,
 )
 from cscjax.theory import (
@@ -95,6 +96,7 @@ __all__ = [
   "nonnegative_soft_threshold",
   "omp",
   "polished",
+  "relative",
   "soft_threshold",
   "stripe_sparsity",
   "tikhonov_lowpass",

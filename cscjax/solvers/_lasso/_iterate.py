@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code
-from cscjax.ops import shard_batch, vary_alike
+from cscjax.ops import compact_repr, shard_batch, vary_alike
 from cscjax.solvers._lasso._algorithm import STOPS, Algorithm, Method, Stop, StoppingCriteria
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
 from cscjax.solvers._lasso._problem import Lasso, per_signal
@@ -60,6 +60,9 @@ class SolverResult(NamedTuple):
   gradient_mapping: jax.Array | None
   gap: jax.Array | None
   support_size: jax.Array | None
+
+  def __repr__(self) -> str:
+    return compact_repr(self, traces=RECORDS)
 
 
 class Loop(NamedTuple):
