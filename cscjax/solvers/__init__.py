@@ -1,8 +1,8 @@
 """Sparse coding algorithms: pure functions from a dictionary and a signal to a sparse code.
 
 - One layer: `ista`, `fista` and `admm` solve the Lasso, min 1/2 ||x - D code||^2 + beta ||code||_1;
-  `beta_max`, `duality_gap` and `polished` bound, certify and refine its solutions. `omp` selects atoms
-  greedily.
+  `beta_max`, `duality_gap` and `polished` bound, certify and refine its solutions, and `relative` gives
+  the penalty as a fraction of `beta_max`. `omp` selects atoms greedily.
 - Several layers: `layered_thresholding`, `layered_bp`, `ml_ista` and `ml_fista`.
 - Networks: `unfolded_pursuit`, `initialized_thresholding`, `layered_pursuit` and `multilayer_pursuit`
   unfold (also called unroll) the iterations, with a proximal operator of its own for each.
@@ -31,6 +31,7 @@ from cscjax.solvers._multilayer import (
   ml_fista,
   ml_ista,
 )
+from cscjax.solvers._penalty import RelativePenalty, relative
 from cscjax.solvers._steps import SOLVERS, Prox
 from cscjax.solvers._unrolled import (
   initialized_thresholding,
@@ -38,6 +39,7 @@ from cscjax.solvers._unrolled import (
   multilayer_pursuit,
   unfolded_pursuit,
 )
+from cscjax.solvers._warnings import looks_like_an_image, warn_about_integers, warn_about_signals
 
 __all__ = [
   "SOLVERS",
@@ -49,6 +51,7 @@ __all__ = [
   "OMPResult",
   "PolishedCode",
   "Prox",
+  "RelativePenalty",
   "SolverResult",
   "admm",
   "as_callbacks",
@@ -60,11 +63,15 @@ __all__ = [
   "layered_bp",
   "layered_pursuit",
   "layered_thresholding",
+  "looks_like_an_image",
   "ml_fista",
   "ml_ista",
   "multilayer_pursuit",
   "omp",
   "polished",
+  "relative",
   "report",
   "unfolded_pursuit",
+  "warn_about_integers",
+  "warn_about_signals",
 ]

@@ -15,18 +15,21 @@ from cscjax.dictionaries import Code, Dictionary, as_signal, check_one_per_dicti
 from cscjax.ops import (
   at_least_float32,
   common_float,
+  compact_repr,
   highest_precision,
   nonnegative_soft_threshold,
   soft_threshold,
   vary_alike,
 )
-from cscjax.solvers._arguments import as_step, per_part
+from cscjax.solvers._arguments import as_step
 from cscjax.solvers._callbacks import Callback, as_callbacks, iteration_numbers, report_periodically
 from cscjax.solvers._lasso._iterate import SolverResult
 from cscjax.solvers._lasso._problem import sum_signals
 from cscjax.solvers._lasso._proximal_gradient import fista, ista
+from cscjax.solvers._penalty import as_penalty
 from cscjax.solvers._steps import SOLVERS, extrapolate, momentum
 from cscjax.solvers._unrolled import Chain, bottom_up, top_down
+from cscjax.solvers._warnings import warn_about_signals
 
 
 class MultilayerResult(NamedTuple):
@@ -46,6 +49,9 @@ class MultilayerResult(NamedTuple):
   objective: jax.Array
   iterations: jax.Array
   diverged: jax.Array
+
+  def __repr__(self) -> str:
+    return compact_repr(self)
 
 
 @highest_precision
@@ -75,6 +81,7 @@ def layered_thresholding(
     betas: Penalties, one entry per layer: a scalar, one value per channel, or an array that broadcasts
       against the code. A code of several parts takes one entry for all parts, or a tuple of one for
       each. Nonnegative, unless `nonnegative=True`: the bias of a ReLU may have either sign.
+      `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
     steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
       gradient flows through it.
     nonnegative: Whether to use the nonnegative soft threshold, a ReLU with a bias.
@@ -109,13 +116,16 @@ def layered_thresholding(
   """
   check_one_per_dictionary(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   shrink = nonnegative_soft_threshold if checks.boolean("nonnegative", nonnegative) else soft_threshold
-  codes = []
+  codes, given = [], x
   for i, dictionary in enumerate(dictionaries):
     x = as_signal(dictionary, x)
     checks.all_at_least("betas", betas[i], -math.inf if nonnegative else 0)
+    if i == 0:
+      warn_about_signals(given, betas[0], dictionary.signal_ndim)
     step = as_step("steps", None if steps is None else steps[i], dictionary, x)
-    code = jax.tree.map(lambda c, step=step: step * c, dictionary.analysis(x))
-    beta = per_part("betas", betas[i], code)
+    code = dictionary.analysis(x)
+    beta = as_penalty("betas", betas[i], code, x.ndim - dictionary.signal_ndim, nonnegative)
+    code = jax.tree.map(lambda c, step=step: step * c, code)
     code = jax.tree.map(lambda c, b, step=step: shrink(c, b * step), code, beta)
     codes.append(code)
     x = join(code)
@@ -158,7 +168,7 @@ def ml_ista(
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
       broadcasts against the code. A code of several parts takes one entry for all parts, or one for
-      each.
+      each. `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
     iterations: Number of iterations, nonnegative.
     steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
       gradient flows through it.
@@ -235,7 +245,7 @@ def ml_fista(
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
       broadcasts against the code. A code of several parts takes one entry for all parts, or one for
-      each.
+      each. `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
     iterations: Number of iterations, nonnegative.
     steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
       gradient flows through it.
@@ -303,7 +313,7 @@ def layered_bp(
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
       broadcasts against the code. A code of several parts takes one entry for all parts, or one for
-      each.
+      each. `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
     iterations: Number of iterations in each layer, nonnegative.
     steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
       gradient flows through it.
@@ -397,7 +407,7 @@ def _solve(
   checks.int_at_least("iterations", iterations, 0)
   checks.boolean("nonnegative", nonnegative)
   callbacks = as_callbacks(callback, progress, f"ml_{solver}", iterations)
-  problem = _problem(dictionaries, x, betas, steps)
+  problem = _problem(dictionaries, x, betas, steps, bool(nonnegative))
   result = _iterate(tuple(dictionaries), problem, iterations, bool(nonnegative), solver, callbacks)
   if callbacks and not checks.is_traced(result):
     jax.effects_barrier()
@@ -452,20 +462,24 @@ def _problem(
   x: ArrayLike,
   betas: Sequence[Any],
   steps: Sequence[ArrayLike] | None,
+  nonnegative: bool,
 ) -> _Problem:
   """Checks the arguments and computes the zero codes, steps and thresholds of all layers."""
   check_one_per_dictionary(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   given = [None] * len(dictionaries) if steps is None else steps
   problem = _Problem(as_signal(dictionaries[0], x), [], [], [], [])
-  signal, product = problem.x, jnp.ones((), problem.x.dtype)
+  signal, product = problem.x, jnp.ones((), problem.x.dtype)  # signal: D_{i-1}^T ... D_1^T x
+  batch_ndim = problem.x.ndim - dictionaries[0].signal_ndim
   for dictionary, beta, step in zip(dictionaries, betas, given, strict=True):
     checks.all_at_least("betas", beta, 0)
     signal = as_signal(dictionary, signal)
-    code = jax.tree.map(jnp.zeros_like, dictionary.analysis(signal))
-    beta, step = per_part("betas", beta, code), as_step("steps", step, dictionary, signal)
+    correlation = dictionary.analysis(signal)
+    beta = as_penalty("betas", beta, correlation, batch_ndim, nonnegative)
+    code, step = jax.tree.map(jnp.zeros_like, correlation), as_step("steps", step, dictionary, signal)
     product = product * step
     threshold = jax.tree.map(lambda b, product=product: b * product, beta)
     for values, value in zip(problem[1:], (code, beta, step, threshold), strict=True):
       values.append(value)
-    signal = join(code)
+    signal = join(correlation)
+  warn_about_signals(x, betas[0], dictionaries[0].signal_ndim)
   return problem

@@ -106,6 +106,7 @@ def admm(
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
+      `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
     iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
     tolerance: Stops the solver at convergence, instead of after a fixed number of iterations: when the
       criterion named by `stop` has been at most this value, a nonnegative scalar, for each signal. The

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code
-from cscjax.ops import shard_batch, vary_alike
+from cscjax.ops import compact_repr, shard_batch, vary_alike
 from cscjax.solvers._callbacks import (
   TEST_PERIOD,
   Callback,
@@ -68,6 +68,9 @@ class SolverResult(NamedTuple):
   gradient_mapping: jax.Array | None
   gap: jax.Array | None
   support_size: jax.Array | None
+
+  def __repr__(self) -> str:
+    return compact_repr(self, traces=RECORDS)
 
 
 class Loop(NamedTuple):
@@ -240,7 +243,8 @@ def _run(
     if iteration is not None:
 
       def measure() -> tuple[jax.Array, jax.Array]:
-        return tuple(followed(state, criteria((loop.stop,), state, aux, best)[1]).values())
+        found = followed(state, criteria((loop.stop,), state, aux, best)[1])
+        return found["objective"], found[loop.stop]
 
       report_periodically(loop.callbacks, iteration, loop.iterations, measure)
     return (state, best), record(state, measured)
@@ -354,7 +358,8 @@ def _while_loop(
     value = measured[loop.stop]
     new = (k + untested + 1, carry, converged | (value <= tolerance), jnp.isnan(value))
     if loop.callbacks:
-      report(loop.callbacks, new[0], *followed(carry[0], measured).values(), ~unfinished(new))
+      found = followed(carry[0], measured)
+      report(loop.callbacks, new[0], found["objective"], found[loop.stop], ~unfinished(new))
     return new
 
   carry = (0, (algorithm.state, criteria.lowest, traces), false, false)
