@@ -86,11 +86,12 @@ WITHOUT_DERIVATIVE = ("learn_dictionary",)
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
 IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions")
 WITHOUT_PRODUCTS = (
-  *("as_signal", "check_coded_layers", "check_dictionary", "check_one_per_dictionary"),
+  *("as_callbacks", "as_signal", "check_coded_layers", "check_dictionary", "check_one_per_dictionary"),
   *("check_signal_shape", "circulant_embedding"),
   *("ill_conditioned_example", "is_unique", "join", "split", "msd_csc_spectrum", "nonzero_fraction"),
   *("bp_recovery", "patch_norm", "patch_sparsity", "scaled_fit", "stripe_sparsity", "support_size"),
-  *("thresholding_recovery", "uniqueness_bound"),
+  *("looks_like_an_image", "relative", "report", "thresholding_recovery", "uniqueness_bound"),
+  *("warn_about_integers", "warn_about_signals"),
 )
 
 

@@ -66,11 +66,11 @@ def failed_dimensions(dictionary: Dictionary, code: Code, x: ArrayLike, beta: Ar
     >>> cscjax.failed_dimensions(D, code, x, beta).tolist()
     [True, True]
   """
+  is_relative = isinstance(beta, RelativePenalty)
+  penalty = checks.real_array("beta", beta.fraction if is_relative else beta)
+  checks.all_at_least("beta", penalty, 0)
   x = as_signal(dictionary, x)
-  if isinstance(beta, RelativePenalty):
-    beta = jnp.asarray(beta.fraction, x.dtype) * beta_max(dictionary, x)
-  beta = checks.real_array("beta", beta)
-  checks.all_at_least("beta", beta, 0)
+  beta = penalty.astype(x.dtype) * beta_max(dictionary, x) if is_relative else penalty
   jax.eval_shape(dictionary.analysis, x)  # raises if the shapes do not match
   checks.broadcast_shape("beta", beta.shape, x.shape)
   return ~(jnp.abs(dictionary.residual(code, x)) <= 2 * beta)

@@ -233,7 +233,7 @@ def test_augmented_dictionary(x64):
     ("betas", {"betas": 1.0}),
     ("betas", {"betas": [-1.0, 1.0]}),
     ("coherences", {"coherences": [np.ones(7), 1.0]}),
-    ("coherences", {"coherences": ["a", 1.0]}),
+    ("coherences", {"coherences": ["word", 1.0]}),
   ],
 )
 def test_bad_input(name, changes):
@@ -249,7 +249,7 @@ def test_codes_with_another_batch_shape_are_rejected():
 
 
 @pytest.mark.parametrize("name", ["coherence", "sparsity", "smallest", "largest", "noise", "beta"])
-@pytest.mark.parametrize("value", ["a", np.ones(3)])
+@pytest.mark.parametrize("value", ["word", np.ones(3)])
 def test_recovery_names_the_argument_that_is_invalid(name, value):
   given = {"coherence": np.full(2, 0.1), "sparsity": np.ones(2), "smallest": 1.0, "largest": 1.0}
   given |= {"noise": 0.1, "beta": np.full(2, 0.2), name: value}
