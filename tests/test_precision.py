@@ -91,7 +91,7 @@ WITHOUT_PRODUCTS = (
   *("ill_conditioned_example", "is_unique", "join", "split", "msd_csc_spectrum", "nonzero_fraction"),
   *("bp_recovery", "patch_norm", "patch_sparsity", "scaled_fit", "stripe_sparsity", "support_size"),
   *("looks_like_an_image", "relative", "report", "thresholding_recovery", "uniqueness_bound"),
-  *("warn_about_integers", "warn_about_signals"),
+  "warn_about_integers",
 )
 
 

@@ -24,10 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cscjax.ops._geometry import Pads, Sizes
+from cscjax.ops._geometry import LAYOUTS, Pads, Sizes
 from cscjax.ops._precision import at_least_float32
 
-_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 _FEW_CHANNELS = 8  # largest number of channels for which `_shift_add` is used
 _TILE = 2**19  # largest number of values in a tile of `_shift_add`: 2 MB, which fits into the cache
 _PRODUCT = 2**22  # largest number of values in the shifted copies for one product of `filter_transpose`
@@ -143,7 +142,7 @@ def _convolve(
   taps = w.shape[:-2]
   if math.prod(taps) <= math.prod(x.shape[1:-1]):
     return lax.conv_general_dilated(
-      x, w, strides, pads, upsampling, dilations, dimension_numbers=_LAYOUTS[x.ndim - 2]
+      x, w, strides, pads, upsampling, dilations, dimension_numbers=LAYOUTS[x.ndim - 2]
     )
   shape = tuple(
     ((h - 1) * u + 1 + low + high - ((k - 1) * d + 1)) // s + 1

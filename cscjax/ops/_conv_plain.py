@@ -12,9 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cscjax.ops._geometry import Pads, Sizes
-
-_LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+from cscjax.ops._geometry import LAYOUTS, Pads, Sizes
 
 
 def conv(
@@ -32,7 +30,7 @@ def conv(
     single = partial(conv, strides=strides, dilations=dilations, pads=pads, sizes=sizes)
     return jax.vmap(single)(x, w)
   return lax.conv_general_dilated(
-    x, w, strides, pads, rhs_dilation=dilations, dimension_numbers=_LAYOUTS[rank]
+    x, w, strides, pads, rhs_dilation=dilations, dimension_numbers=LAYOUTS[rank]
   )
 
 

@@ -16,6 +16,9 @@ Padding = Literal["SAME", "CIRCULAR", "VALID"] | Sequence[tuple[int, int]]
 (low, high), one per spatial axis, adds that many zeros before and after the signal.
 """
 
+LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+"""Axes of signals, filters and codes by the number of spatial axes, as `jax.lax` names them."""
+
 Pads = Sequence[tuple[int, int]]
 Sizes = tuple[tuple[int, ...], tuple[int, ...]]  # spatial shapes of the signal and of the filters
 

@@ -39,7 +39,7 @@ from cscjax.solvers._unrolled import (
   multilayer_pursuit,
   unfolded_pursuit,
 )
-from cscjax.solvers._warnings import looks_like_an_image, warn_about_integers, warn_about_signals
+from cscjax.solvers._warnings import looks_like_an_image, warn_about_integers
 
 __all__ = [
   "SOLVERS",
@@ -73,5 +73,4 @@ __all__ = [
   "report",
   "unfolded_pursuit",
   "warn_about_integers",
-  "warn_about_signals",
 ]

@@ -75,16 +75,6 @@ def warn_about_signals(x: Any, beta: Any, signal_ndim: int) -> None:
     x: The signals as the caller gave them.
     beta: The penalty of the first layer.
     signal_ndim: Number of axes of one signal: 2 for [L, C].
-
-  Example:
-    >>> import warnings
-    >>> import numpy as np
-    >>> from cscjax import solvers
-    >>> with warnings.catch_warnings(record=True, action="always") as caught:
-    ...   solvers.warn_about_signals(np.zeros((48, 64, 3)), 0.1, signal_ndim=2)
-    >>> print(caught[0].message)
-    x: expected signals [N, L, C] for one-dimensional filters, got (48, 64, 3), which looks like one
-    image [H, W, C]; use filters [kh, kw, C, m] for it, or pass signals as [1, N, L, C]
   """
   warn_about_integers("x", x, beta)
   if signal_ndim == 2 and looks_like_an_image(x):

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -99,8 +99,7 @@ class Plan:
     return min((step // self.steps_per_epoch + 1) * self.steps_per_epoch, self.total_steps)
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
   """The result of `fit`.
 
   Attributes:
@@ -108,31 +107,6 @@ class Outcome:
       if `stopped` ended the run.
     state: The last state.
     seconds: Wall time in seconds, including that of earlier calls for the same run.
-
-  Example:
-    >>> import pathlib
-    >>> import jax
-    >>> import numpy as np
-    >>> from cscjax import training
-    >>> from cscjax.models import create_model
-    >>> schedule = training.step_schedule(0.1, [])
-    >>> model = create_model("msdnet", num_classes=2, depth=1, width=2)
-    >>> trainer = training.Trainer(model, training.sgd(schedule), schedule, batch_size=4)
-    >>> labels = np.arange(8, dtype=np.int32) % 2  # the images are black (0) or white (1)
-    >>> images = np.repeat(np.uint8(255 * labels), 16).reshape(8, 4, 4, 1)
-    >>> data = training.Examples(images, labels, mean=np.float32([0.5]), std=np.float32([0.5]))
-    >>> key = jax.random.key(0)
-    >>> state = trainer.create_state((4, 4, 1), key)
-    >>> class Silent:
-    ...   def trained(self, step, metrics, images_per_second): pass
-    ...   def evaluated(self, row): pass
-    >>> outcome = training.fit(
-    ...   trainer, training.Plan(total_steps=10, steps_per_epoch=2), state,
-    ...   {"train": data, "test": data}, key, log=training.MetricsLog(None, last_step=0),
-    ...   checkpoints=training.Checkpoints(pathlib.Path("checkpoints")), progress=Silent(),
-    ...   stopped=lambda: True)
-    >>> outcome.status, int(outcome.state.step)
-    ('interrupted', 0)
   """
 
   status: Status
