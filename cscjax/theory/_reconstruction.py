@@ -70,10 +70,11 @@ def failed_dimensions(dictionary: Dictionary, code: Code, x: ArrayLike, beta: Ar
   penalty = checks.real_array("beta", beta.fraction if is_relative else beta)
   checks.all_at_least("beta", penalty, 0)
   x = as_signal(dictionary, x)
-  beta = penalty.astype(x.dtype) * beta_max(dictionary, x) if is_relative else penalty
+  if is_relative:
+    penalty = penalty.astype(x.dtype) * beta_max(dictionary, x)
   jax.eval_shape(dictionary.analysis, x)  # raises if the shapes do not match
-  checks.broadcast_shape("beta", beta.shape, x.shape)
-  return ~(jnp.abs(dictionary.residual(code, x)) <= 2 * beta)
+  checks.broadcast_shape("beta", penalty.shape, x.shape)
+  return ~(jnp.abs(dictionary.residual(code, x)) <= 2 * penalty)
 
 
 def ill_conditioned_example() -> LassoProblem:
