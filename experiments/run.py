@@ -78,4 +78,4 @@ def execute(config: runs.Config, signals: Signals) -> dict[str, Any]:
 if __name__ == "__main__":
   flags.define_flags()
   absl_flags.adopt_module_key_flags(flags)  # so that --help lists them
-  cli.run(main)
+  cli.run(main, topics=flags.topics())

@@ -34,7 +34,7 @@ def refuse(arguments, capsys):
   """Returns the error message of a command, which must exit with code 2 and print nothing else."""
 
   def command():
-    cli._parse(["run", *map(str, arguments)])
+    cli._parse(["run", *map(str, arguments)], topics={})
     cli._guarded(run.main)
 
   with flagsaver.flagsaver(), pytest.raises(SystemExit) as error:
