@@ -146,6 +146,8 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
     display = create_progress(step, run.plan.total_steps, progress)
     with contextlib.closing(display):
       display.say(f"{workdir}: step {step} of {run.plan.total_steps}")
+      if step < run.plan.total_steps:
+        display.say("compiling the training step, which takes minutes for deep networks")
       outcome = training.fit(
         run.trainer,
         run.plan,
@@ -161,6 +163,8 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
       if outcome.status == "diverged":
         bad = int(outcome.state.bad_step)
         display.say(f"diverged: the loss or the parameters of step {bad} are not finite")
+      if outcome.status == "interrupted":
+        display.say(f"{workdir}: stopped at step {int(outcome.state.step)}, with a checkpoint")
     summary = _summarize(run, outcome, log.rows)
     if first:
       _write_results(config, workdir, summary, log.rows)

@@ -99,7 +99,9 @@ def test_a_signal_ends_a_run_with_a_checkpoint(tmp_path, number, code):
   summary = json.loads(out.splitlines()[-1])
   assert summary["status"] == "interrupted"
   assert steps_saved(tmp_path)[-1] == summary["steps"]
-  assert "Traceback" not in err
+  assert "\ncompiling the training step" in err
+  end = f"{tmp_path}: stopped at step {summary['steps']}, with a checkpoint\nstopped: the same command"
+  assert err.endswith(f"{end} resumes the run\n")
 
 
 @pytest.mark.slow
