@@ -179,8 +179,14 @@ class Config:
   dataset: str = _flag("cifar10", "Data set to train on.", DATASETS)
   data_dir: str | None = _flag(
     None,
-    "Data directory of TensorFlow Datasets, which also holds the cache of decoded images."
-    " $TFDS_DATA_DIR or ~/tensorflow_datasets if not given.",
+    "Data directory of TensorFlow Datasets, which is only read. If it is not given, it is $TFDS_DATA_DIR"
+    " or ~/tensorflow_datasets.",
+  )
+  cache_dir: str | None = _flag(
+    None,
+    "Directory of the caches of decoded images and compiled programs. If it is not given, it is the"
+    " folder cscjax in the cache folder of the user: $XDG_CACHE_HOME or ~/.cache on Linux,"
+    " ~/Library/Caches on macOS, %LOCALAPPDATA% on Windows.",
   )
   download: bool = _flag(True, "Whether to download a missing data set.")
   validation_fraction: float = _flag(
@@ -261,7 +267,7 @@ class Config:
   num_processes: int | None = _flag(
     None,
     "Number of processes of the run. All of them need the same settings, except for process_id, workdir,"
-    " data_dir, download and compilation_cache.",
+    " data_dir, cache_dir, download and compilation_cache.",
     _integer(1, 2**16),
   )
   process_id: int | None = _flag(
@@ -274,7 +280,7 @@ class Config:
   compilation_cache: str | None = _flag(
     None,
     "Directory of the cache of compiled programs, or 'off' for no cache. If it is not given, it is"
-    " $JAX_COMPILATION_CACHE_DIR, or else a folder beside the cache of decoded images.",
+    " $JAX_COMPILATION_CACHE_DIR, or else the folder compiled in cache_dir.",
   )
   workdir: str | None = _flag(
     None,
@@ -405,6 +411,7 @@ def network_fields(config: Config) -> dict[str, Any]:
 RESUMABLE = frozenset(
   {
     "data_dir",
+    "cache_dir",
     "download",
     "epochs",
     "max_steps",
@@ -423,7 +430,7 @@ RESUMABLE = frozenset(
 )
 """Fields that may change when a run is resumed; a change of another field is an error."""
 
-OWN = frozenset({"process_id", "workdir", "data_dir", "download", "compilation_cache"})
+OWN = frozenset({"process_id", "workdir", "data_dir", "cache_dir", "download", "compilation_cache"})
 """Fields that may differ between the processes of a run."""
 
 

@@ -113,7 +113,6 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
   Raises:
     RunError: If the workdir cannot be written, holds another run or is used by another process, or if a
       checkpoint cannot be read or does not fit the network.
-    DataError: If the data directory, which holds the cache of compiled programs, does not exist.
 
   Example:
     >>> from cscjax import runs
@@ -183,6 +182,7 @@ def _load(config: Config) -> Dataset:
     return load_dataset(
       config.dataset,
       data_dir=config.data_dir,
+      cache_dir=config.cache_dir,
       validation_fraction=config.validation_fraction,
       train_examples=config.train_examples,
       download=config.download,

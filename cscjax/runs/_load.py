@@ -64,6 +64,7 @@ class LoadedRun:
     return load_dataset(
       self.config.dataset,
       data_dir=self.config.data_dir if data_dir is None else data_dir,
+      cache_dir=self.config.cache_dir,
       validation_fraction=self.config.validation_fraction,
       train_examples=self.config.train_examples,  # the normalization depends on them
       download=self.config.download,

@@ -138,8 +138,9 @@ def test_bad_flags(tmp_path, arguments, name):
 
 
 def test_missing_data_without_network(tmp_path):
-  done = run("--dataset=cifar10", "--nodownload", f"--data_dir={tmp_path}", f"--workdir={tmp_path}/run")
-  assert_refused(done, f"--data_dir: {tmp_path} contains neither a cache of cifar10")
+  folders = (f"--data_dir={tmp_path}", f"--cache_dir={tmp_path}/cache", f"--workdir={tmp_path}/run")
+  done = run("--dataset=cifar10", "--nodownload", *folders)
+  assert_refused(done, f"--data_dir: {tmp_path} contains no cifar10 prepared by TFDS")
 
 
 def test_another_configuration_does_not_change_a_run(finished):
