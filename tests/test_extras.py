@@ -7,6 +7,7 @@ import pytest
 from cscjax import plots
 from cscjax.data import load_dataset
 from cscjax.extras import MissingExtraError, needs
+from cscjax.runs import Config, make_run
 
 
 def test_the_message_names_the_extra_in_one_line():
@@ -27,6 +28,7 @@ def test_other_exceptions_are_not_changed():
   [
     ("matplotlib.figure", "plots", lambda: plots.convergence_curves({"a": [2.0, 1.0]})),
     ("sklearn.datasets", "digits", lambda: load_dataset("digits")),
+    ("tensorboardX", "tensorboard", lambda: make_run(Config(dataset="digits", tensorboard=True))),
   ],
 )
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, module, extra, use):

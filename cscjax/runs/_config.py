@@ -287,6 +287,11 @@ class Config:
     "Directory where the run is stored, and resumed if it exists. If it is not given, a new one is made"
     " under runs/.",
   )
+  tensorboard: bool = _flag(
+    False,
+    "Whether to write the rows of metrics.jsonl to event files for TensorBoard, too, in the folder"
+    " tensorboard of the workdir. Needs the package tensorboardX.",
+  )
   evaluate_epochs: int = _flag(1, "Number of epochs between evaluations.", _integer(1))
   checkpoint_seconds: float = _flag(
     300.0,
@@ -420,6 +425,7 @@ RESUMABLE = frozenset(
     "process_id",
     "peer_timeout",
     "workdir",
+    "tensorboard",
     "checkpoint_seconds",
     "compilation_cache",
     "dispatch_seconds",

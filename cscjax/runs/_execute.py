@@ -25,6 +25,7 @@ from cscjax.runs._compilation_cache import use_compilation_cache
 from cscjax.runs._config import Config, RunError
 from cscjax.runs._processes import connect, together
 from cscjax.runs._progress import create_progress
+from cscjax.runs._tensorboard import EventFile, check_tensorboard
 from cscjax.runs._workdir import open_workdir, replaced, run_name, write_config, write_json
 
 
@@ -71,7 +72,7 @@ def make_run(config: Config) -> Run:
     RunError: If a field does not fit the network, the data or the devices, or the processes of the run
       cannot connect or have different configurations.
     DataError: If the data are missing or damaged.
-    MissingExtraError: If a package that reads the data is not installed.
+    MissingExtraError: If a package that reads the data, or writes event files, is not installed.
 
   Example:
     >>> from cscjax import runs
@@ -83,8 +84,10 @@ def make_run(config: Config) -> Run:
   connect(config)
   with _settings(), together(config):
     num_classes = dataset_shape(config.dataset)[1]
-    # An error of the network is raised before any data are read.
+    # An error of the network, or a missing package, is raised before any data are read.
     model = make_model(for_device(config, jax.default_backend()), num_classes)
+    if config.tensorboard:
+      check_tensorboard()
     dataset = _load(config)
     trainer, plan = build(config, model, dataset, training.create_mesh())
     check_network(config, model, dataset)
@@ -95,9 +98,10 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
   """Trains a run from its last checkpoint, or from the start, to its end.
 
   Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to the directory
-  `run.config.workdir`. Turns on JAX's persistent compilation cache, or turns it off, as
-  `run.config.compilation_cache` says; this setting remains after the run. If there are several
-  processes, only process 0 logs and writes files.
+  `run.config.workdir`, and event files to its folder tensorboard/ if `run.config.tensorboard` is set.
+  Turns on JAX's persistent compilation cache, or turns it off, as `run.config.compilation_cache` says;
+  this setting remains after the run. If there are several processes, only process 0 logs and writes
+  files.
 
   Args:
     run: The run, from `make_run`.
@@ -144,6 +148,10 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
     log = training.MetricsLog(workdir / "metrics.jsonl" if first else None, last_step=step)
     display = create_progress(step, run.plan.total_steps, progress)
     with contextlib.closing(display):
+      observer = display
+      if config.tensorboard and first:
+        observer = EventFile(workdir / "tensorboard", log.rows, seconds, display)
+        held.enter_context(contextlib.closing(observer))
       display.say(f"{workdir}: step {step} of {run.plan.total_steps}")
       if step < run.plan.total_steps:
         display.say("compiling the training step, which takes minutes for deep networks")
@@ -155,7 +163,7 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
         key,
         log=log,
         checkpoints=checkpoints,
-        progress=display,
+        progress=observer,
         stopped=stopped,
         seconds=seconds,
       )
