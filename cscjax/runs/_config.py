@@ -299,6 +299,11 @@ class Config:
     " written earlier if checkpoints then take at most 2 % of the time.",
     _real(0, 1e9),
   )
+  keep_best: bool = _flag(
+    False,
+    "Whether to keep the checkpoint with the highest validation accuracy, too. Requires a validation"
+    " split (validation_fraction), because the test set must not choose the network.",
+  )
   dispatch_seconds: float = _flag(
     1.0,
     "Seconds of work in each call of the device. Progress, signals and the clock are checked between"

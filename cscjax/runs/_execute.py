@@ -113,6 +113,8 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
     The contents of summary.json: "status" ("ok"; "diverged" if the loss or the parameters were not
     finite, or the final accuracy is not above chance; or "interrupted"), accuracies in 0..1 (None if
     there was no evaluation), "parameters", "epochs", "steps", "seconds" and "images_per_second".
+    With a validation split also "validation_accuracy" and "best_validation_accuracy", and with
+    `run.config.keep_best` the "best_step" whose checkpoint is kept.
 
   Raises:
     RunError: If the workdir cannot be written, holds another run or is used by another process, or if a
@@ -242,6 +244,8 @@ def _summarize(run: Run, outcome: training.Outcome, rows: list[dict[str, Any]]) 
       "validation_accuracy": last["validation"],
       "best_validation_accuracy": best["validation"],
     }
+  if run.plan.keep_best:
+    summary["best_step"] = training.best_step(rows, run.plan.split)
   return summary
 
 

@@ -21,7 +21,7 @@ from cscjax.runs._recorded import read_config, recorded_fields
 
 @dataclasses.dataclass(frozen=True)
 class LoadedRun:
-  """A run as of its last checkpoint, loaded by `load_run`.
+  """A run as of its last or best checkpoint, loaded by `load_run`.
 
   Attributes:
     config: The configuration of the run.
@@ -71,20 +71,22 @@ class LoadedRun:
     )
 
 
-def load_run(workdir: str | os.PathLike[str]) -> LoadedRun:
+def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> LoadedRun:
   """Loads a run from its directory.
 
   Nothing in the directory is changed, and the run may still be training.
 
   Args:
     workdir: Directory of the run.
+    best: Whether to load the checkpoint with the highest validation accuracy, which a run with
+      `keep_best` keeps, instead of the last one. The default is False.
 
   Returns:
-    The configuration, the network, and its variables as of the last checkpoint.
+    The configuration, the network, and its variables as of the last or best checkpoint.
 
   Raises:
-    RunError: If there is no run in the directory, its files are damaged, or it has no complete
-      checkpoint that fits the network.
+    RunError: If there is no run in the directory, its files are damaged, it has no complete checkpoint
+      that fits the network, or `best` is set for a run without `keep_best`.
 
   Example:
     >>> from cscjax import runs
@@ -106,16 +108,42 @@ def load_run(workdir: str | os.PathLike[str]) -> LoadedRun:
     config = Config(**recorded_fields(found["flags"]))
   except (OSError, ValueError) as error:
     raise RunError(f"{path}: {error}", "workdir") from error
+  step = None
+  if best:
+    if not config.keep_best:
+      raise RunError(f"expected False, because the run in {workdir} has no keep_best, got True", "best")
+    step = _best_step(workdir)
   shape, num_classes = dataset_shape(config.dataset)
   model = make_model(config, num_classes)
-  state = _restore(workdir, found.get("run"), config, model, shape)
+  state = _restore(workdir, found.get("run"), config, model, shape, step)
   return LoadedRun(config, model, {"params": state.params, **state.variables}, int(state.step))
 
 
+def _best_step(workdir: pathlib.Path) -> int:
+  """Returns the step with the best validation accuracy that has a checkpoint.
+
+  A kill may leave a better row whose checkpoint was not written yet.
+  """
+  try:
+    rows = training.read_metrics(workdir / "metrics.jsonl")
+  except OSError as error:
+    raise RunError(f"{workdir}: {error}", "workdir") from error
+  saved = [row for row in rows if (workdir / "checkpoints" / str(row["step"])).is_dir()]
+  step = training.best_step(saved, "validation")
+  if step is None:
+    raise RunError(f"no checkpoint of an evaluated step in {workdir}", "workdir")
+  return step
+
+
 def _restore(
-  workdir: pathlib.Path, name: str | None, config: Config, model: nn.Module, shape: tuple[int, ...]
+  workdir: pathlib.Path,
+  name: str | None,
+  config: Config,
+  model: nn.Module,
+  shape: tuple[int, ...],
+  step: int | None,
 ) -> training.TrainState:
-  """Returns the state of the last checkpoint, in host memory."""
+  """Returns the state of the last checkpoint, or of that of a given step, in host memory."""
   schedule, optimizer = make_optimizer(config, steps_per_epoch=1)  # only for the structure of the state
   trainer = training.Trainer(model, optimizer, schedule, config.batch_size)
   like = jax.eval_shape(functools.partial(trainer.create_state, shape), jax.random.key(0))
@@ -127,7 +155,7 @@ def _restore(
         folder, read_only=True, run=name, architecture=ARCHITECTURES[config.model]
       )
       with contextlib.closing(checkpoints):
-        restored = checkpoints.restore(like)
+        restored = checkpoints.restore(like, step)
     except (training.CheckpointError, OSError) as error:
       raise RunError(f"{workdir}: {error}", "workdir") from error
   if restored is None:

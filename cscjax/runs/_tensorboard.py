@@ -42,7 +42,7 @@ class EventFile:
       OSError: If the file cannot be written.
     """
     from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
     self._progress = progress
     self._began = time.time() - seconds
@@ -69,8 +69,8 @@ class EventFile:
     self._writer.close()
 
   def _write(self, row: dict[str, Any]) -> None:
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.proto.summary_pb2 import Summary
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
     split = row["split"]
     scalars = {f"{name}/{split}": row[name] for name in ("loss", "accuracy", "images_per_second")}
