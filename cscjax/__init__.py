@@ -11,11 +11,12 @@ sparse codes, `learn_dictionary` learns filters, and `certify` states what the t
 >>> result.code.shape
 (10, 1)
 
-The subpackages can also be imported alone: `cscjax.ops`, `cscjax.dictionaries`, `cscjax.solvers`,
-`cscjax.theory`, `cscjax.learning`, `cscjax.models`, `cscjax.plots`, `cscjax.data`, `cscjax.training` and
-`cscjax.runs`. Each imports only from those before it.
+The subpackages can also be imported alone: `cscjax.ops`, `cscjax.metrics`, `cscjax.dictionaries`,
+`cscjax.solvers`, `cscjax.theory`, `cscjax.learning`, `cscjax.models`, `cscjax.plots`, `cscjax.data`,
+`cscjax.training` and `cscjax.runs`. Each imports only from those before it.
 """
 
+from cscjax import metrics
 from cscjax.dictionaries import (
   CodedLayer,
   ConvDictionary,
@@ -36,6 +37,7 @@ from cscjax.ops import (
   tikhonov_lowpass,
 )
 from cscjax.solvers import (
+  IterationStats,
   MultilayerResult,
   OMPResult,
   PolishedCode,
@@ -51,6 +53,7 @@ from cscjax.solvers import (
   ml_ista,
   omp,
   polished,
+  relative,
   unfolded_pursuit,
 )
 from cscjax.theory import (
@@ -67,6 +70,7 @@ __all__ = [
   "ConvDictionary",
   "Dictionary",
   "IdentityAugmented",
+  "IterationStats",
   "LearningResult",
   "MatrixDictionary",
   "MultilayerResult",
@@ -87,12 +91,14 @@ __all__ = [
   "layered_thresholding",
   "learn_dictionary",
   "lipschitz",
+  "metrics",
   "ml_fista",
   "ml_ista",
   "mutual_coherence",
   "nonnegative_soft_threshold",
   "omp",
   "polished",
+  "relative",
   "soft_threshold",
   "stripe_sparsity",
   "tikhonov_lowpass",

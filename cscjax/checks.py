@@ -5,6 +5,8 @@ These functions are used by all packages of cscjax, and by code that extends the
 
 import math
 import numbers
+import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -12,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+
+_LIBRARIES = ("cscjax", "jax", "contextlib")  # modules between a user's program and the warning
 
 
 def fail(name: str, got: Any, expected: str) -> NoReturn:
@@ -35,6 +39,26 @@ def fail(name: str, got: Any, expected: str) -> NoReturn:
     ValueError: beta: expected a number >= 0, got -1
   """
   raise ValueError(f"{name}: expected {expected}, got {one_line(repr(got))}")
+
+
+def warn(text: str) -> None:
+  """Gives a warning about an argument, at the line of the user's program that called the library.
+
+  Args:
+    text: The warning, in the form `name: expected ..., got ...`.
+
+  Example:
+    >>> import warnings
+    >>> from cscjax import checks
+    >>> with warnings.catch_warnings(record=True, action="always") as caught:
+    ...   checks.warn("x: expected values in 0..1, got 255")
+    >>> caught[0].category.__name__, str(caught[0].message)
+    ('UserWarning', 'x: expected values in 0..1, got 255')
+  """
+  level, frame = 1, sys._getframe()
+  while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _LIBRARIES:
+    level, frame = level + 1, frame.f_back
+  warnings.warn(text, stacklevel=level)
 
 
 def one_line(text: str | BaseException) -> str:

@@ -2,9 +2,10 @@
 
 import sys
 
+import jax.numpy as jnp
 import pytest
 
-from cscjax import plots
+from cscjax import MatrixDictionary, fista, plots
 from cscjax.data import load_dataset
 from cscjax.extras import MissingExtraError, needs
 from cscjax.runs import Config, make_run
@@ -29,6 +30,7 @@ def test_other_exceptions_are_not_changed():
     ("matplotlib.figure", "plots", lambda: plots.convergence_curves({"a": [2.0, 1.0]})),
     ("sklearn.datasets", "digits", lambda: load_dataset("digits")),
     ("tensorboardX", "tensorboard", lambda: make_run(Config(dataset="digits", tensorboard=True))),
+    ("tqdm", "progress", lambda: fista(MatrixDictionary(jnp.eye(2)), jnp.ones(2), 0.1, progress=True)),
   ],
 )
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, module, extra, use):

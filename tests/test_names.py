@@ -13,7 +13,10 @@ def shadows(root):
   found = []
   for path in sorted(root.glob("cscjax/**/__init__.py")):
     beside = {p.stem for p in path.parent.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    package = ".".join(path.parent.relative_to(root).parts)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+      if isinstance(node, ast.ImportFrom) and node.module == package:
+        continue  # the module itself
       if isinstance(node, ast.ImportFrom):
         names = [a.asname or a.name for a in node.names]
       else:

@@ -38,9 +38,12 @@ def test_exports(package):
   assert all(hasattr(package, name) for name in package.__all__)
 
 
-@pytest.mark.parametrize(("argument", "default"), [("nonnegative", False), ("record", ("objective",))])
+@pytest.mark.parametrize(
+  ("argument", "default"),
+  [("nonnegative", False), ("record", ("objective",)), ("callback", None), ("progress", False)],
+)
 def test_an_argument_has_one_default_in_every_solver(argument, default):
-  functions = [f for f in vars(cscjax.solvers).values() if inspect.isfunction(f)]
+  functions = [f for f in vars(cscjax).values() if inspect.isfunction(f)]
   found = [p[argument] for p in (inspect.signature(f).parameters for f in functions) if argument in p]
   assert len(found) >= 3
   assert {parameter.default for parameter in found} == {default}

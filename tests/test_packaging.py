@@ -43,6 +43,26 @@ def test_there_is_one_version():
   assert re.fullmatch(r"\d+\.\d+\.\d+", cscjax.__version__)
 
 
+def test_every_package_that_the_library_imports_is_required():
+  """By the library, or by an extra."""
+  imported = set()
+  for path in ROOT.glob("cscjax/**/*.py"):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+      if isinstance(node, ast.Import):
+        imported |= {alias.name.partition(".")[0] for alias in node.names}
+      elif isinstance(node, ast.ImportFrom) and node.module:
+        imported.add(node.module.partition(".")[0])
+  imported -= {
+    *sys.stdlib_module_names,
+    "cscjax",
+    *(name for names in OPTIONAL.values() for name in names),
+  }
+  required = {re.match(r"[\w-]+", name)[0] for name in PYPROJECT["project"]["dependencies"]}
+  required |= {"orbax", "scipy"}  # of orbax-checkpoint and JAX
+  assert imported <= required
+  assert "flatbuffers" in required  # which JAX needs for `LoadedRun.export`, but does not require
+
+
 def test_all_is_every_extra_of_the_library():
   (requirement,) = EXTRAS["all"]
   assert own_extras(requirement) == sorted(set(EXTRAS) - OTHERS)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from cscjax import checks
+from cscjax.data._info import DatasetInfo
 
 IMAGE_SHAPE = (32, 32, 3)
 # The name of each data set of natural images, as in TFDS, and its number of classes.
@@ -57,6 +58,7 @@ class Dataset:
     mean: The mean of each channel over `train`, float32 [C]. uint8 images are scaled to 0..1 first.
     std: The standard deviation of each channel, float32 [C], also after scaling. It is 1 for a constant
       channel, so that dividing by it is safe.
+    class_names: The names of the classes in the order of the labels, or None if they have no names.
 
   Example:
     >>> from cscjax.data import gaussian_centers
@@ -72,11 +74,24 @@ class Dataset:
   validation: Split | None
   mean: np.ndarray
   std: np.ndarray
+  class_names: tuple[str, ...] | None = None
 
   @property
   def example_shape(self) -> tuple[int, ...]:
     """The shape of one example, (H, W, C) or (L, C)."""
     return self.train.images.shape[1:]
+
+  @property
+  def info(self) -> DatasetInfo:
+    """What a network trained on the data set needs to know about it."""
+    return DatasetInfo(
+      example_shape=self.example_shape,
+      dtype=self.train.images.dtype.name,
+      num_classes=self.num_classes,
+      mean=self.mean,
+      std=self.std,
+      class_names=self.class_names,
+    )
 
 
 def make_dataset(
@@ -86,6 +101,7 @@ def make_dataset(
   test: Split,
   validation_fraction: float = 0.0,
   train_examples: int | None = None,
+  class_names: tuple[str, ...] | None = None,
 ) -> Dataset:
   """Builds a `Dataset` from two splits and takes the validation split out of `train`.
 
@@ -98,6 +114,7 @@ def make_dataset(
       and train split always give the same examples.
     train_examples: The number of remaining examples of `train` to keep, a random subset that is always
       the same. A smaller subset is contained in a larger one. By default all are kept.
+    class_names: The names of the classes in the order of the labels. By default they have no names.
 
   Returns:
     The data set, with channel statistics of the final train split.
@@ -114,7 +131,7 @@ def make_dataset(
   if train_examples is not None:
     train = _take_examples(train, train_examples)
   mean, std = _channel_statistics(train.images)
-  return Dataset(name, num_classes, train, test, validation, mean, std)
+  return Dataset(name, num_classes, train, test, validation, mean, std, class_names)
 
 
 def check_split(what: str, split: Split, num_classes: int) -> None:

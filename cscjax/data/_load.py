@@ -27,6 +27,7 @@ from cscjax.data._dataset import (
   make_dataset,
 )
 from cscjax.data._download import download as download_splits
+from cscjax.data._info import CLASS_NAMES
 from cscjax.data._prepared import find_prepared, read_prepared
 
 
@@ -107,7 +108,8 @@ def load_dataset(
     train, test = BUILT_IN[name].load()
   else:
     train, test = _load_images(name, find_data_dir(data_dir), find_cache_dir(cache_dir), download)
-  return make_dataset(name, num_classes, train, test, validation_fraction, train_examples)
+  names = CLASS_NAMES.get(name)
+  return make_dataset(name, num_classes, train, test, validation_fraction, train_examples, names)
 
 
 def dataset_shape(name: str) -> tuple[tuple[int, ...], int]:

@@ -14,8 +14,9 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.learning._kernels import Kernel, as_kernel, full_size, project, support_mask
-from cscjax.ops import common_float, expand_rank, highest_precision, scaled, vary_alike
-from cscjax.solvers import fista
+from cscjax.learning._warnings import warn_about_images, warn_if_nothing_was_learned
+from cscjax.ops import common_float, compact_repr, expand_rank, highest_precision, scaled, vary_alike
+from cscjax.solvers import Callback, RelativePenalty, as_callbacks, beta_max, fista, report
 
 DEFAULT_OPTIMIZER = optax.sgd(0.3, momentum=0.9)  # one object, so that calls share a compiled loop
 
@@ -35,6 +36,9 @@ class LearningState(NamedTuple):
   key: jax.Array
   step: jax.Array
 
+  def __repr__(self) -> str:
+    return compact_repr(self)
+
 
 class LearningResult(NamedTuple):
   """The result of `learn_dictionary`.
@@ -53,6 +57,9 @@ class LearningResult(NamedTuple):
   support_size: jax.Array
   state: LearningState
 
+  def __repr__(self) -> str:
+    return compact_repr(self, traces=("objective", "support_size"))
+
 
 class _Settings(NamedTuple):
   """The static arguments of the compiled loop."""
@@ -64,12 +71,13 @@ class _Settings(NamedTuple):
   padding: Literal["CIRCULAR", "SAME"]
   nonnegative: bool
   optimizer: optax.GradientTransformation
+  callbacks: tuple[Callback, ...]
 
 
 @highest_precision
 def learn_dictionary(
   images: ArrayLike,
-  beta: ArrayLike,
+  beta: ArrayLike | RelativePenalty,
   *,
   kernel: Sequence,
   steps: int = 200,
@@ -81,6 +89,8 @@ def learn_dictionary(
   init: ArrayLike | None = None,
   key: jax.Array | None = None,
   state: LearningState | None = None,
+  callback: Callback | None = None,
+  progress: bool = False,
 ) -> LearningResult:
   """Learns the filters of a convolutional dictionary from images or one-dimensional signals.
 
@@ -102,7 +112,8 @@ def learn_dictionary(
     images: Images [N, H, W, C] or signals [N, L, C]; integers are converted to floating point.
     beta: Penalty, nonnegative: a scalar, or one value per atom [m]. A penalty as large as the standard
       deviation of the images leaves few nonzero coefficients; a smaller one gives better reconstructions
-      and needs more `coding_iterations`.
+      and needs more `coding_iterations`. `cscjax.relative(0.1)` is a tenth of `beta_max` for each image
+      and the atoms of each step.
     kernel: Pairs (size, count) of atoms, such as ((8, 16), (12, 8)) for 16 atoms of 8x8 and 8 atoms of
       12x12. A size is one integer for all axes, or one per axis. Smaller atoms are centred in an array
       of the largest size and padded with zeros.
@@ -120,6 +131,12 @@ def learn_dictionary(
       None, and for each atom that is zero.
     key: Random key of the initial noise and the minibatches; `jax.random.key(0)` if None.
     state: The state of an earlier result from which to continue. It replaces `init` and `key`.
+    callback: A function that is called with a `cscjax.IterationStats` after each step: the number of
+      steps of this call and the objective of the step's minibatch (the residual is None). It is called
+      by `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other
+      transformations. Calls with the same function object share their compilation. None costs nothing.
+    progress: Whether to show a progress bar on stderr, with the objective. This needs tqdm, which the
+      extra `progress` installs.
 
   Returns:
     A `LearningResult`: the dictionary, the objective and the support sizes of each step, and the state.
@@ -127,30 +144,35 @@ def learn_dictionary(
   Raises:
     ValueError: If images are empty or not finite, atoms are larger than images, shapes do not fit, or an
       argument is out of range or does not fit `state`.
+    MissingExtraError: If `progress` is True and tqdm is not installed.
 
   Example:
     >>> import jax
     >>> import cscjax
     >>> images = jax.random.normal(jax.random.key(0), (4, 12, 12, 1))
-    >>> result = cscjax.learn_dictionary(images, 0.5, kernel=[(5, 6), (3, 2)], steps=10)
+    >>> arguments = {"kernel": [(5, 6), (3, 2)], "steps": 10}
+    >>> history = []
+    >>> result = cscjax.learn_dictionary(images, 0.5, callback=history.append, **arguments)
     >>> result.dictionary.filters.shape, result.objective.shape
     ((5, 5, 1, 8), (10,))
-    >>> bool(result.objective[-1] < result.objective[0])
-    True
+    >>> bool(history[-1].objective < history[0].objective), history[-1].iteration
+    (True, 10)
     >>> more = cscjax.learn_dictionary(
-    ...   images, 0.5, kernel=[(5, 6), (3, 2)], steps=10, state=result.state
+    ...   images, 0.5, callback=history.append, state=result.state, **arguments
     ... )
     >>> int(more.state.step)
     20
   """
-  images = _as_images(images)
-  kernel = as_kernel(kernel, images.ndim - 2)
+  given, images = images, _as_images(images)
+  sizes, kernel = kernel, as_kernel(kernel, images.ndim - 2)
   mask = support_mask(kernel)
+  checks.all_at_least("beta", beta, 0)
+  warn_about_images(given, beta, has_axes=any(np.ndim(size) for size, _ in sizes))
   if any(k > n for k, n in zip(full_size(kernel), images.shape[1:-1], strict=True)):
     checks.fail("kernel", kernel, f"sizes of at most those of the images, {images.shape[1:-1]}")
-  checks.all_at_least("beta", beta, 0)
-  if jnp.shape(beta) not in ((), mask.shape[-1:]):
-    checks.fail("beta", jnp.shape(beta), f"a scalar, or one value for each of {mask.shape[-1]} atoms")
+  values = beta.fraction if isinstance(beta, RelativePenalty) else beta
+  if jnp.shape(values) not in ((), mask.shape[-1:]):
+    checks.fail("beta", jnp.shape(values), f"a scalar, or one value for each of {mask.shape[-1]} atoms")
   checks.positive_int("steps", steps)
   batch_size = len(images) if batch_size is None else checks.positive_int("batch_size", batch_size)
   if batch_size > len(images):
@@ -165,13 +187,26 @@ def learn_dictionary(
     state = _start(shape, mask, optimizer, init, key)
   else:
     _check_state(state, shape, mask, optimizer, init, key)
-  settings = _Settings(kernel, steps, batch_size, coding_iterations, padding, nonnegative, optimizer)
-  return _learn(images, jnp.asarray(beta, images.dtype), state, steps, settings)
+  settings = _Settings(
+    *(kernel, steps, batch_size, coding_iterations, padding, nonnegative, optimizer),
+    as_callbacks(callback, progress, "learn_dictionary", steps, period=1),
+  )
+  values = jnp.asarray(values, images.dtype)
+  beta = RelativePenalty(values) if isinstance(beta, RelativePenalty) else values
+  result = _learn(images, beta, state, steps, settings)
+  if settings.callbacks and not checks.is_traced(result):
+    jax.effects_barrier()
+  warn_if_nothing_was_learned(result.support_size, result.dictionary, images, beta, nonnegative)
+  return result
 
 
 @partial(jax.jit, static_argnames="settings")
 def _learn(
-  images: jax.Array, beta: jax.Array, state: LearningState, steps: int, settings: _Settings
+  images: jax.Array,
+  beta: jax.Array | RelativePenalty,
+  state: LearningState,
+  steps: int,
+  settings: _Settings,
 ) -> LearningResult:
   """Runs the loop over all steps."""
   images, beta, state = vary_alike((images, beta, state))
@@ -179,15 +214,19 @@ def _learn(
   mask = support_mask(settings.kernel)
   # In this unit, squares stay in the range of float32; the atoms do not depend on it.
   images, unit = scaled(images)
-  beta = beta / unit
+  absolute = None if isinstance(beta, RelativePenalty) else beta / unit
 
   def update(state: LearningState) -> tuple[LearningState, jax.Array, jax.Array]:
     batch = _minibatch(images, batch_size, state)
     dictionary = ConvDictionary(state.filters, padding=settings.padding)
+    penalty = absolute
+    if isinstance(beta, RelativePenalty):
+      largest = beta_max(dictionary, batch, nonnegative=settings.nonnegative)
+      penalty = expand_rank(beta.fraction, batch.ndim) * largest
     code = fista(
       dictionary,
       batch,
-      beta,
+      penalty,
       iterations=settings.coding_iterations,
       step="adaptive",
       nonnegative=settings.nonnegative,
@@ -204,7 +243,7 @@ def _learn(
     gradient = jnp.where(mask & (energy > 0), gradient / jnp.where(energy > 0, energy, 1), 0)
     changes, optimizer_state = settings.optimizer.update(gradient, state.optimizer, state.filters)
     moved = jnp.asarray(optax.apply_updates(state.filters, changes))
-    objective = value + jnp.sum(expand_rank(beta, code.ndim) * jnp.abs(code)) / batch_size
+    objective = value + jnp.sum(expand_rank(penalty, code.ndim) * jnp.abs(code)) / batch_size
     support = jnp.count_nonzero(code, axis=tuple(range(code.ndim - 1))) / batch_size
     state = LearningState(
       project(moved, mask, state.filters), optimizer_state, state.key, state.step + 1
@@ -214,6 +253,8 @@ def _learn(
   def body(i: jax.Array, carry: Any) -> Any:
     state, objectives, supports = carry
     state, objective, support = update(state)
+    if settings.callbacks:
+      report(settings.callbacks, i + 1, objective * unit * unit, None, i + 1 == steps)
     return state, objectives.at[i].set(objective), supports.at[i].set(support)
 
   traces = (

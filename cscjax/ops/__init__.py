@@ -5,6 +5,7 @@
 - Largest eigenvalues of linear maps: `power_iteration`, `lanczos_max` and `lanczos_vector`.
 - Signals: `tikhonov_lowpass` and `max_pool`.
 - Numerics: precision, common types, scaling by powers of two, and arrays on device meshes.
+- Text: `compact_repr` describes the results of solvers.
 """
 
 from cscjax.ops._conv import analysis_shape, conv, conv_adjoint, synthesis_shape
@@ -14,6 +15,7 @@ from cscjax.ops._lowpass import tikhonov_lowpass
 from cscjax.ops._meshes import shard_batch, vary_alike
 from cscjax.ops._pooling import max_pool
 from cscjax.ops._precision import at_least_float32, common_float, expand_rank, highest_precision
+from cscjax.ops._repr import compact_repr
 from cscjax.ops._scale import norm, power_of_two, scaled
 from cscjax.ops._thresholds import hard_threshold, nonnegative_soft_threshold, soft_threshold
 
@@ -25,6 +27,7 @@ __all__ = [
   "as_padding",
   "at_least_float32",
   "common_float",
+  "compact_repr",
   "conv",
   "conv_adjoint",
   "expand_rank",

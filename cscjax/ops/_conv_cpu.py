@@ -115,7 +115,9 @@ def filter_transpose(
     return jnp.matmul(left, right.T, preferred_element_type=dtype)
 
   dtype = at_least_float32(x.dtype)
-  images = _divisor(x.shape[0], _PRODUCT // (math.prod(grid) * sum(copies(split))))
+  images = x.shape[0]
+  if isinstance(images, int):  # a symbolic number of images (`jax.export`) is one product
+    images = _divisor(images, _PRODUCT // (math.prod(grid) * sum(copies(split))))
   xs, ys = (a.reshape(-1, images, *a.shape[1:]) for a in (x, y))
   if len(xs) == 1:
     total = product(x, y)
@@ -232,7 +234,8 @@ def _shift_add(
     return _shift_add(y, w, strides=strides, dilations=dilations, pads=pads, sizes=sizes)[:, :, 0]
   (n, height, width, m), (kh, kw, channels, _) = y.shape, w.shape
   dtype = at_least_float32(y.dtype)
-  tiles = min(height, -(-kh * kw * channels * n * height * width // _TILE))
+  images = n if isinstance(n, int) else 1  # a symbolic number (`jax.export`) is not known here
+  tiles = min(height, -(-kh * kw * channels * images * height * width // _TILE))
   rows = -(-height // tiles)
   filters = w.reshape(-1, m)
 

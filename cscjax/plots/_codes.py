@@ -7,6 +7,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
+from cscjax.metrics import psnr
 from cscjax.plots._images import (
   SIGNED,
   as_image,
@@ -145,7 +146,7 @@ def reconstruction(
   for panel, (name, picture) in zip(panels, pictures.items(), strict=False):
     if picture.shape != truth.shape:
       checks.fail(name, picture.shape, f"the shape of the image, {truth.shape}")
-    label = name if name == "image" else f"{name}: {_psnr(picture, truth, peak):.1f} dB"
+    label = name if name == "image" else f"{name}: {psnr(picture, truth, data_range=peak):.1f} dB"
     show(panel, np.clip(picture / peak, 0, 1), label, cmap="gray", vmin=0, vmax=1)
   difference = pictures["reconstruction"] - truth
   limit = largest_magnitude(difference)
@@ -156,10 +157,3 @@ def reconstruction(
     figure.colorbar(drawn, ax=panels[-1], shrink=0.8)
   figure.suptitle(title)
   return figure
-
-
-def _psnr(picture: np.ndarray, truth: np.ndarray, peak: float) -> float:
-  """Peak signal-to-noise ratio in dB."""
-  error = np.mean(np.square((picture - truth) / peak))
-  with np.errstate(divide="ignore"):  # equal images have an infinite PSNR
-    return -10 * np.log10(error)

@@ -1,7 +1,7 @@
 """Training runs: makes, executes, resumes and loads a run as given by its configuration.
 
-`make_run` turns a `Config` into a `Run`, `execute` trains it or resumes it from its last checkpoint, and
-`load_run` reads a trained network back from the directory of the run.
+`make_run` turns a `Config` into a `Run`, and `execute` trains it or resumes it from its last checkpoint.
+`load_run` loads a trained network from the directory of the run, to predict, encode, certify or export.
 """
 
 from cscjax.runs._build import automatic_fields, build, for_device, make_model, make_plan, start
@@ -16,7 +16,7 @@ from cscjax.runs._config import (
   own_augmentation,
 )
 from cscjax.runs._execute import Run, execute, make_run
-from cscjax.runs._load import LoadedRun, load_run
+from cscjax.runs._load import LoadedRun, Prediction, load_run, load_weights
 from cscjax.runs._processes import connect
 from cscjax.runs._progress import Lines
 from cscjax.runs._recorded import current_fields, read_config, recorded_fields
@@ -31,6 +31,7 @@ __all__ = [
   "Config",
   "Lines",
   "LoadedRun",
+  "Prediction",
   "Run",
   "RunError",
   "automatic_fields",
@@ -41,6 +42,7 @@ __all__ = [
   "execute",
   "for_device",
   "load_run",
+  "load_weights",
   "make_model",
   "make_plan",
   "make_run",

@@ -144,7 +144,7 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
       state, data, key = start(config, run.dataset, run.trainer, run.plan)
       restored = _restore(checkpoints, state, workdir)
     if name is not None:
-      write_config(workdir, config, name)
+      write_config(workdir, config, name, run.dataset.info)
     state, seconds = restored if restored else (state, 0.0)
     step = int(state.step)
     log = training.MetricsLog(workdir / "metrics.jsonl" if first else None, last_step=step)

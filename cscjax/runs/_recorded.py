@@ -7,7 +7,10 @@ import types
 import typing
 from typing import Any
 
+import numpy as np
+
 from cscjax import checks
+from cscjax.data import DatasetInfo
 from cscjax.runs._config import AUTO, DEFAULT, Config, augmentation_name
 from cscjax.training import read_file, unseal
 
@@ -124,6 +127,35 @@ def current_fields(recorded: dict[str, Any]) -> dict[str, Any]:
   if "augmentation" in recorded or not {"shift", "flip"} <= recorded.keys():
     return recorded
   return recorded | {"augmentation": augmentation_name(recorded["shift"], recorded["flip"])}
+
+
+def info_as_json(info: DatasetInfo) -> dict[str, Any]:
+  """Returns the object "data" of a config.json."""
+  return dataclasses.asdict(info) | {"mean": info.mean.tolist(), "std": info.std.tolist()}
+
+
+def info_from_json(recorded: Any) -> DatasetInfo:
+  """Reads the object "data" of a config.json.
+
+  Raises:
+    ValueError: If it does not describe a data set.
+  """
+  try:
+    names = recorded["class_names"]
+    info = DatasetInfo(
+      example_shape=tuple(checks.positive_int("example_shape", n) for n in recorded["example_shape"]),
+      dtype=checks.one_of("dtype", recorded["dtype"], ("uint8", "float32")),
+      num_classes=checks.positive_int("num_classes", recorded["num_classes"]),
+      mean=np.array(recorded["mean"], np.float32),
+      std=np.array(recorded["std"], np.float32),
+      class_names=None if names is None else tuple(map(str, names)),
+    )
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(f"data: expected the description of a data set ({error!r})") from error
+  channels = info.example_shape[-1:]
+  if not info.mean.shape == info.std.shape == channels or len(names or ()) not in (0, info.num_classes):
+    checks.fail("data", recorded, "one mean and std per channel, and one name per class")
+  return info
 
 
 _HINTS = typing.get_type_hints(Config)

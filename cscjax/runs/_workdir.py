@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 import cscjax
+from cscjax.data import DatasetInfo
 from cscjax.models import ARCHITECTURES, model_fields
 from cscjax.runs._build import for_device
 from cscjax.runs._config import (
@@ -28,7 +29,7 @@ from cscjax.runs._config import (
   RunError,
   network_fields,
 )
-from cscjax.runs._recorded import current_fields, read_config
+from cscjax.runs._recorded import current_fields, info_as_json, read_config
 from cscjax.training import is_first, seal
 
 JAX_SETTINGS = (
@@ -77,8 +78,8 @@ def run_name(workdir: pathlib.Path) -> str:
   return (_config_in(workdir) or {}).get("run") or uuid.uuid4().hex
 
 
-def write_config(workdir: pathlib.Path, config: Config, name: str) -> None:
-  """Writes config.json: the name of the run, its configuration, the network's fields, the environment.
+def write_config(workdir: pathlib.Path, config: Config, name: str, info: DatasetInfo) -> None:
+  """Writes config.json: the name of the run, its configuration, network, data set and environment.
 
   If the file exists already and versions, threads, devices or the like have changed since, a warning
   lists the changes, because the results of the resumed run may then differ in their last bits.
@@ -96,6 +97,7 @@ def write_config(workdir: pathlib.Path, config: Config, name: str) -> None:
     "run": name,
     "flags": dataclasses.asdict(config),
     "architecture": ARCHITECTURES[config.model],
+    "data": info_as_json(info),
     **now,
   }
   write_json(workdir / "config.json", seal(contents))

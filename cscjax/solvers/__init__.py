@@ -1,8 +1,8 @@
 """Sparse coding algorithms: pure functions from a dictionary and a signal to a sparse code.
 
 - One layer: `ista`, `fista` and `admm` solve the Lasso, min 1/2 ||x - D code||^2 + beta ||code||_1;
-  `beta_max`, `duality_gap` and `polished` bound, certify and refine its solutions. `omp` selects atoms
-  greedily.
+  `beta_max`, `duality_gap` and `polished` bound, certify and refine its solutions, and `relative` gives
+  the penalty as a fraction of `beta_max`. `omp` selects atoms greedily.
 - Several layers: `layered_thresholding`, `layered_bp`, `ml_ista` and `ml_fista`.
 - Networks: `unfolded_pursuit`, `initialized_thresholding`, `layered_pursuit` and `multilayer_pursuit`
   unfold (also called unroll) the iterations, with a proximal operator of its own for each.
@@ -11,10 +11,17 @@ The solvers compute float32 products and convolutions at the highest precision, 
 `cscjax.ops.highest_precision`. The functions for networks follow `jax.default_matmul_precision`.
 """
 
+from cscjax.solvers._callbacks import (
+  TEST_PERIOD,
+  Callback,
+  IterationStats,
+  as_callbacks,
+  report,
+)
 from cscjax.solvers._lasso._admm import admm
 from cscjax.solvers._lasso._certificates import beta_max, duality_gap
 from cscjax.solvers._lasso._implicit import PolishedCode, polished
-from cscjax.solvers._lasso._iterate import TEST_PERIOD, Differentiate, SolverResult
+from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
 from cscjax.solvers._lasso._omp import OMPResult, omp
 from cscjax.solvers._lasso._proximal_gradient import fista, ista
 from cscjax.solvers._multilayer import (
@@ -24,6 +31,7 @@ from cscjax.solvers._multilayer import (
   ml_fista,
   ml_ista,
 )
+from cscjax.solvers._penalty import RelativePenalty, relative
 from cscjax.solvers._steps import SOLVERS, Prox
 from cscjax.solvers._unrolled import (
   initialized_thresholding,
@@ -31,17 +39,22 @@ from cscjax.solvers._unrolled import (
   multilayer_pursuit,
   unfolded_pursuit,
 )
+from cscjax.solvers._warnings import looks_like_an_image, warn_about_integers, warn_about_signals
 
 __all__ = [
   "SOLVERS",
   "TEST_PERIOD",
+  "Callback",
   "Differentiate",
+  "IterationStats",
   "MultilayerResult",
   "OMPResult",
   "PolishedCode",
   "Prox",
+  "RelativePenalty",
   "SolverResult",
   "admm",
+  "as_callbacks",
   "beta_max",
   "duality_gap",
   "fista",
@@ -50,10 +63,15 @@ __all__ = [
   "layered_bp",
   "layered_pursuit",
   "layered_thresholding",
+  "looks_like_an_image",
   "ml_fista",
   "ml_ista",
   "multilayer_pursuit",
   "omp",
   "polished",
+  "relative",
+  "report",
   "unfolded_pursuit",
+  "warn_about_integers",
+  "warn_about_signals",
 ]

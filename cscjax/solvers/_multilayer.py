@@ -15,17 +15,21 @@ from cscjax.dictionaries import Code, Dictionary, as_signal, check_one_per_dicti
 from cscjax.ops import (
   at_least_float32,
   common_float,
+  compact_repr,
   highest_precision,
   nonnegative_soft_threshold,
   soft_threshold,
   vary_alike,
 )
-from cscjax.solvers._arguments import as_step, per_part
+from cscjax.solvers._arguments import as_step
+from cscjax.solvers._callbacks import Callback, as_callbacks, iteration_numbers, report_periodically
 from cscjax.solvers._lasso._iterate import SolverResult
 from cscjax.solvers._lasso._problem import sum_signals
 from cscjax.solvers._lasso._proximal_gradient import fista, ista
+from cscjax.solvers._penalty import as_penalty
 from cscjax.solvers._steps import SOLVERS, extrapolate, momentum
 from cscjax.solvers._unrolled import Chain, bottom_up, top_down
+from cscjax.solvers._warnings import warn_about_signals
 
 
 class MultilayerResult(NamedTuple):
@@ -45,6 +49,9 @@ class MultilayerResult(NamedTuple):
   objective: jax.Array
   iterations: jax.Array
   diverged: jax.Array
+
+  def __repr__(self) -> str:
+    return compact_repr(self)
 
 
 @highest_precision
@@ -74,6 +81,7 @@ def layered_thresholding(
     betas: Penalties, one entry per layer: a scalar, one value per channel, or an array that broadcasts
       against the code. A code of several parts takes one entry for all parts, or a tuple of one for
       each. Nonnegative, unless `nonnegative=True`: the bias of a ReLU may have either sign.
+      `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
     steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
       gradient flows through it.
     nonnegative: Whether to use the nonnegative soft threshold, a ReLU with a bias.
@@ -108,13 +116,16 @@ def layered_thresholding(
   """
   check_one_per_dictionary(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   shrink = nonnegative_soft_threshold if checks.boolean("nonnegative", nonnegative) else soft_threshold
-  codes = []
+  codes, given = [], x
   for i, dictionary in enumerate(dictionaries):
     x = as_signal(dictionary, x)
     checks.all_at_least("betas", betas[i], -math.inf if nonnegative else 0)
+    if i == 0:
+      warn_about_signals(given, betas[0], dictionary.signal_ndim)
     step = as_step("steps", None if steps is None else steps[i], dictionary, x)
-    code = jax.tree.map(lambda c, step=step: step * c, dictionary.analysis(x))
-    beta = per_part("betas", betas[i], code)
+    code = dictionary.analysis(x)
+    beta = as_penalty("betas", betas[i], code, x.ndim - dictionary.signal_ndim, nonnegative)
+    code = jax.tree.map(lambda c, step=step: step * c, code)
     code = jax.tree.map(lambda c, b, step=step: shrink(c, b * step), code, beta)
     codes.append(code)
     x = join(code)
@@ -130,6 +141,8 @@ def ml_ista(
   iterations: int = 100,
   steps: Sequence[ArrayLike] | None = None,
   nonnegative: bool = False,
+  callback: Callback | None = None,
+  progress: bool = False,
 ) -> MultilayerResult:
   """Solves the multi-layer basis pursuit approximately with ML-ISTA (Sulam et al. 2020).
 
@@ -155,11 +168,17 @@ def ml_ista(
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
       broadcasts against the code. A code of several parts takes one entry for all parts, or one for
-      each.
+      each. `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
     iterations: Number of iterations, nonnegative.
     steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
       gradient flows through it.
     nonnegative: Whether the codes are constrained to be nonnegative.
+    callback: A function that is called with an `IterationStats` after every 10 iterations and after the
+      last one: the number of iterations and the objective (the residual is None). It is called by
+      `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other transformations.
+      Calls with the same function object share their compilation. None costs nothing.
+    progress: Whether to show a progress bar on stderr, with the mean objective over the batch. This
+      needs tqdm, which the extra `progress` installs.
 
   Returns:
     A `MultilayerResult`: the codes, the objective after each iteration, and whether the solver diverged.
@@ -167,6 +186,7 @@ def ml_ista(
   Raises:
     ValueError: If the numbers of dictionaries, `betas` and `steps` differ, a value is out of range, or
       shapes do not fit.
+    MissingExtraError: If `progress` is True and tqdm is not installed.
 
   References:
     Sulam, J., Aberdam, A., Beck, A. & Elad, M. (2020). On multi-layer basis pursuit, efficient
@@ -185,7 +205,7 @@ def ml_ista(
     >>> bool(result.objective[-1] < result.objective[0])
     True
   """
-  return _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver="ista")
+  return _solve(dictionaries, x, betas, iterations, steps, nonnegative, "ista", callback, progress)
 
 
 @highest_precision
@@ -197,6 +217,8 @@ def ml_fista(
   iterations: int = 100,
   steps: Sequence[ArrayLike] | None = None,
   nonnegative: bool = False,
+  callback: Callback | None = None,
+  progress: bool = False,
 ) -> MultilayerResult:
   """Solves the multi-layer basis pursuit approximately with ML-FISTA (Sulam et al. 2020).
 
@@ -223,11 +245,17 @@ def ml_fista(
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
       broadcasts against the code. A code of several parts takes one entry for all parts, or one for
-      each.
+      each. `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
     iterations: Number of iterations, nonnegative.
     steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
       gradient flows through it.
     nonnegative: Whether the codes are constrained to be nonnegative.
+    callback: A function that is called with an `IterationStats` after every 10 iterations and after the
+      last one: the number of iterations and the objective (the residual is None). It is called by
+      `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other transformations.
+      Calls with the same function object share their compilation. None costs nothing.
+    progress: Whether to show a progress bar on stderr, with the mean objective over the batch. This
+      needs tqdm, which the extra `progress` installs.
 
   Returns:
     A `MultilayerResult`: the codes, the objective after each iteration, and whether the solver diverged.
@@ -235,6 +263,7 @@ def ml_fista(
   Raises:
     ValueError: If the numbers of dictionaries, `betas` and `steps` differ, a value is out of range, or
       shapes do not fit.
+    MissingExtraError: If `progress` is True and tqdm is not installed.
 
   References:
     Sulam, J., Aberdam, A., Beck, A. & Elad, M. (2020). On multi-layer basis pursuit, efficient
@@ -253,7 +282,7 @@ def ml_fista(
     >>> bool(result.objective[-1] < result.objective[0])
     True
   """
-  return _solve(dictionaries, x, betas, iterations, steps, nonnegative, solver="fista")
+  return _solve(dictionaries, x, betas, iterations, steps, nonnegative, "fista", callback, progress)
 
 
 @highest_precision
@@ -266,6 +295,8 @@ def layered_bp(
   steps: Sequence[ArrayLike] | None = None,
   nonnegative: bool = False,
   solver: str = "fista",
+  callback: Callback | None = None,
+  progress: bool = False,
 ) -> MultilayerResult:
   """Encodes a signal with layered basis pursuit (Papyan et al. 2017): solves one layer after the other.
 
@@ -282,12 +313,19 @@ def layered_bp(
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
       broadcasts against the code. A code of several parts takes one entry for all parts, or one for
-      each.
+      each. `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
     iterations: Number of iterations in each layer, nonnegative.
     steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
       gradient flows through it.
     nonnegative: Whether the codes are constrained to be nonnegative.
     solver: The solver of each layer, `"fista"` or `"ista"`.
+    callback: A function that is called with an `IterationStats` after every 10 iterations of a layer and
+      after the last one: the number of iterations in this layer, the objective and the relative gradient
+      mapping. It is called by `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the
+      other transformations. Calls with the same function object share their compilation. None costs
+      nothing.
+    progress: Whether to show a progress bar for each layer on stderr, with the mean objective and the
+      largest gradient mapping over the batch. This needs tqdm, which the extra `progress` installs.
 
   Returns:
     A `MultilayerResult`: the codes, the objective of each layer after each iteration, and whether the
@@ -296,6 +334,7 @@ def layered_bp(
   Raises:
     ValueError: If the numbers of dictionaries, `betas` and `steps` differ, a value is out of range,
       `solver` is unknown, or shapes do not fit.
+    MissingExtraError: If `progress` is True and tqdm is not installed.
 
   References:
     Papyan, V., Romano, Y. & Elad, M. (2017). Convolutional neural networks analyzed via convolutional
@@ -315,10 +354,14 @@ def layered_bp(
   checks.all_at_least("betas", betas, 0)
   given = [None] * len(dictionaries) if steps is None else steps
   solve = {"ista": ista, "fista": fista}[checks.one_of("solver", solver, SOLVERS)]
+  options = {
+    **{"iterations": iterations, "nonnegative": nonnegative},
+    **{"callback": callback, "progress": progress},
+  }
   results: list[SolverResult] = []
   signal = x
   for dictionary, beta, step in zip(dictionaries, betas, given, strict=True):
-    result = solve(dictionary, signal, beta, iterations=iterations, step=step, nonnegative=nonnegative)
+    result = solve(dictionary, signal, beta, step=step, **options)
     results.append(result)
     signal = join(result.code)
   objectives = [jnp.asarray(result.objective) for result in results]
@@ -357,21 +400,28 @@ def _solve(
   steps: Sequence[ArrayLike] | None,
   nonnegative: bool,
   solver: str,
+  callback: Callback | None,
+  progress: bool,
 ) -> MultilayerResult:
   """Checks the arguments of a multi-layer solver and runs it."""
   checks.int_at_least("iterations", iterations, 0)
   checks.boolean("nonnegative", nonnegative)
-  problem = _problem(dictionaries, x, betas, steps)
-  return _iterate(tuple(dictionaries), problem, iterations, bool(nonnegative), solver)
+  callbacks = as_callbacks(callback, progress, f"ml_{solver}", iterations)
+  problem = _problem(dictionaries, x, betas, steps, bool(nonnegative))
+  result = _iterate(tuple(dictionaries), problem, iterations, bool(nonnegative), solver, callbacks)
+  if callbacks and not checks.is_traced(result):
+    jax.effects_barrier()
+  return result
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
 def _iterate(
   dictionaries: tuple[Dictionary, ...],
   problem: _Problem,
   iterations: int,
   nonnegative: bool,
   solver: str,
+  callbacks: tuple[Callback, ...],
 ) -> MultilayerResult:
   dictionaries, problem = vary_alike((dictionaries, problem))
   x, codes, betas, steps, thresholds = problem
@@ -386,18 +436,22 @@ def _iterate(
       value += sum(jax.tree.leaves(penalty))
     return value.astype(x.dtype)
 
-  def body(state: _State, _: None) -> tuple[_State, jax.Array]:
+  def body(state: _State, iteration: jax.Array | None) -> tuple[_State, jax.Array]:
     chain = state.chain
     if solver == "fista":  # by linearity, this extrapolates the whole chain
       chain = extrapolate(chain, state.previous, state.weight.astype(x.dtype))
     codes = bottom_up(dictionaries, x, chain, steps, proxes)
     chain = top_down(dictionaries, codes[-1], codes, x)
     t, weight = momentum(state.t)
-    return _State(codes, chain, state.chain, t, weight), objective(chain)
+    value = objective(chain)
+    if iteration is not None:
+      report_periodically(callbacks, iteration, iterations, lambda: (value, None))
+    return _State(codes, chain, state.chain, t, weight), value
 
   chain = top_down(dictionaries, codes[-1], codes, x)
   one = jnp.ones((), at_least_float32(x.dtype))
-  state, trace = lax.scan(body, _State(codes, chain, chain, one, 0 * one), length=iterations)
+  state = _State(codes, chain, chain, one, 0 * one)
+  state, trace = lax.scan(body, state, iteration_numbers(callbacks, iterations), length=iterations)
   trace = jnp.concatenate([objective(chain)[None], trace])
   diverged = ~(trace[-1] <= 2 * trace[0])
   return MultilayerResult(state.codes, trace, jnp.int32(iterations), diverged)
@@ -408,20 +462,24 @@ def _problem(
   x: ArrayLike,
   betas: Sequence[Any],
   steps: Sequence[ArrayLike] | None,
+  nonnegative: bool,
 ) -> _Problem:
   """Checks the arguments and computes the zero codes, steps and thresholds of all layers."""
   check_one_per_dictionary(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   given = [None] * len(dictionaries) if steps is None else steps
   problem = _Problem(as_signal(dictionaries[0], x), [], [], [], [])
-  signal, product = problem.x, jnp.ones((), problem.x.dtype)
+  signal, product = problem.x, jnp.ones((), problem.x.dtype)  # signal: D_{i-1}^T ... D_1^T x
+  batch_ndim = problem.x.ndim - dictionaries[0].signal_ndim
   for dictionary, beta, step in zip(dictionaries, betas, given, strict=True):
     checks.all_at_least("betas", beta, 0)
     signal = as_signal(dictionary, signal)
-    code = jax.tree.map(jnp.zeros_like, dictionary.analysis(signal))
-    beta, step = per_part("betas", beta, code), as_step("steps", step, dictionary, signal)
+    correlation = dictionary.analysis(signal)
+    beta = as_penalty("betas", beta, correlation, batch_ndim, nonnegative)
+    code, step = jax.tree.map(jnp.zeros_like, correlation), as_step("steps", step, dictionary, signal)
     product = product * step
     threshold = jax.tree.map(lambda b, product=product: b * product, beta)
     for values, value in zip(problem[1:], (code, beta, step, threshold), strict=True):
       values.append(value)
-    signal = join(code)
+    signal = join(correlation)
+  warn_about_signals(x, betas[0], dictionaries[0].signal_ndim)
   return problem

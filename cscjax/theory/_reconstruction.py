@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, MatrixDictionary, as_signal
 from cscjax.ops import highest_precision
+from cscjax.solvers import RelativePenalty, beta_max
 
 
 class LassoProblem(NamedTuple):
@@ -46,6 +47,7 @@ def failed_dimensions(dictionary: Dictionary, code: Code, x: ArrayLike, beta: Ar
     code: The codes, batch axes first.
     x: The signals, batch axes first.
     beta: The penalty, nonnegative: a scalar, or an array that broadcasts against `x`.
+      `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
 
   Returns:
     Booleans of the shape of `x`, True where the reconstruction fails. Sum over the axes of a signal to
@@ -64,9 +66,11 @@ def failed_dimensions(dictionary: Dictionary, code: Code, x: ArrayLike, beta: Ar
     >>> cscjax.failed_dimensions(D, code, x, beta).tolist()
     [True, True]
   """
+  x = as_signal(dictionary, x)
+  if isinstance(beta, RelativePenalty):
+    beta = jnp.asarray(beta.fraction, x.dtype) * beta_max(dictionary, x)
   beta = checks.real_array("beta", beta)
   checks.all_at_least("beta", beta, 0)
-  x = as_signal(dictionary, x)
   jax.eval_shape(dictionary.analysis, x)  # raises if the shapes do not match
   checks.broadcast_shape("beta", beta.shape, x.shape)
   return ~(jnp.abs(dictionary.residual(code, x)) <= 2 * beta)

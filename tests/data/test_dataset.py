@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from cscjax.data import DataError, Split, load_dataset
+from cscjax.data import DataError, Split, dataset_shape, load_dataset
 from cscjax.data._dataset import make_dataset
+from cscjax.data._info import CLASS_NAMES
 
 
 def make(count, shape=(4, 5, 3), seed=0, dtype=np.uint8):
@@ -138,6 +139,14 @@ def test_digits():
   assert (images.min(), images.max()) == (0, 255)
   fraction = np.bincount(data.test.labels) / np.bincount(labels)
   assert np.all(np.abs(fraction - 0.2) < 0.01)
+
+
+def test_every_class_has_one_name_in_the_order_of_the_labels():
+  for name, names in CLASS_NAMES.items():
+    assert len(set(names)) == len(names) == dataset_shape(name)[1], name
+  assert list(CLASS_NAMES["cifar100"]) == sorted(CLASS_NAMES["cifar100"])
+  assert load_dataset("digits").info.class_names[7] == "7"
+  assert load_dataset("gaussian_centers").info.class_names is None
 
 
 def test_digits_do_not_depend_on_global_seeds():

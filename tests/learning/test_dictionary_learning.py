@@ -148,7 +148,8 @@ def test_minibatches_take_their_turns():
   """Image i has energy 4^i and a zero code, so that the objective shows which images were drawn."""
   x = np.zeros((5, 4, 4, 1), np.float32)
   x[:, 0, 0, 0] = np.sqrt(2 * 2 * 4.0 ** np.arange(5))
-  result = learn_dictionary(x, 1e3, kernel=((2, 1),), steps=8, batch_size=2, key=jax.random.key(4))
+  with pytest.warns(match="^beta: expected less than"):
+    result = learn_dictionary(x, 1e3, kernel=((2, 1),), steps=8, batch_size=2, key=jax.random.key(4))
   drawn = []
   for value in np.rint(np.asarray(result.objective)).astype(int):
     images = [i for i in range(5) if value // 4**i % 4]
@@ -163,14 +164,16 @@ def test_minibatches_take_their_turns():
 def test_unused_atoms_keep_their_value():
   init = np.random.default_rng(5).normal(size=(3, 3, 1, 2))
   init /= _norms(init)
-  result = learn_dictionary(_noise_images(), 1e3, kernel=((3, 2),), steps=3, init=init)
+  with pytest.warns(match="^beta: expected less than"):
+    result = learn_dictionary(_noise_images(), 1e3, kernel=((3, 2),), steps=3, init=init)
   assert not np.any(result.support_size)
   np.testing.assert_allclose(result.dictionary.filters, init, rtol=1e-6)
 
 
 def test_init_is_projected_and_zeros_are_replaced():
   init = np.ones((3, 3, 1, 2)) * [2.0, 0.0]
-  result = learn_dictionary(_noise_images(), 1e3, kernel=((2, 1), (3, 1)), steps=1, init=init)
+  with pytest.warns(match="^beta: expected less than"):
+    result = learn_dictionary(_noise_images(), 1e3, kernel=((2, 1), (3, 1)), steps=1, init=init)
   filters = np.asarray(result.dictionary.filters)
   np.testing.assert_allclose(filters[:2, :2, 0, 0], 0.5, rtol=1e-6)
   assert not np.any(filters[2, :, 0, 0])
@@ -252,3 +255,28 @@ def test_the_scale_of_the_initial_atoms_does_not_matter():
     np.testing.assert_allclose(
       run(init=np.float32(scale) * init).dictionary.filters, expected, atol=1e-5
     )
+
+
+def test_a_callback_follows_each_step(capfd):
+  _, x = _planted(side=12, images=4)
+  run = functools.partial(learn_dictionary, 1e-3 * x, 3e-4, kernel=((SIZE, ATOMS),), steps=5)
+  history = []
+  result = run(callback=history.append, progress=True)
+  assert [stats.iteration for stats in history] == [1, 2, 3, 4, 5]
+  assert [stats.is_last for stats in history] == [False] * 4 + [True]
+  assert {stats.residual for stats in history} == {None}
+  np.testing.assert_array_equal([stats.objective for stats in history], result.objective)
+  assert "learn_dictionary: 100%" in capfd.readouterr().err
+  plain = run()
+  np.testing.assert_allclose(plain.dictionary.filters, result.dictionary.filters, atol=1e-6)
+  run(callback=history.append, state=result.state)  # counts the steps of the call
+  assert [stats.iteration for stats in history[5:]] == [1, 2, 3, 4, 5]
+
+
+def test_without_a_callback_the_program_has_none():
+  def program(**arguments):
+    run = functools.partial(learn_dictionary, beta=0.1, kernel=((2, 3),), steps=2, **arguments)
+    return jax.make_jaxpr(run)(jnp.ones((2, 4, 1)))
+
+  assert program(callback=print).effects
+  assert not program().effects

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from jax import export
 
 from cscjax import ops
 from cscjax.ops import _conv_cpu
@@ -157,3 +158,25 @@ def test_empty_batches(channels):
   assert jax.vmap(lambda x: ops.conv(x, w))(x).shape == (0, 2, 4, 4, 2)
   assert jax.vmap(lambda c: ops.conv_adjoint(c, w, (4, 4)))(code).shape == (2, 0, 4, 4, channels)
   assert jax.vmap(ops.conv)(x, jnp.ones((0, 3, 3, channels, 2))).shape == (0, 2, 4, 4, 2)
+
+
+@pytest.mark.parametrize(
+  ("spatial", "kernel", "channels"),
+  [((8, 8), (3, 3), 1), ((4, 4), (3, 3), 9), ((2, 2), (7, 7), 9), ((20,), (5,), 2)],
+  ids=["few channels", "many channels", "patches", "1-D"],
+)
+def test_the_number_of_images_can_be_symbolic(spatial, kernel, channels):
+  """All three maps in a program that `jax.export` exports for batches of any size."""
+  rng = np.random.default_rng(0)
+  w = jnp.asarray(rng.normal(size=(*kernel, channels, 5)), jnp.float32)
+  x = rng.normal(size=(3, *spatial, channels)).astype(np.float32)
+
+  def energy(w, x):
+    return jnp.sum(ops.conv_adjoint(jnp.abs(ops.conv(x, w)), w, spatial) ** 2)
+
+  gradients = jax.jit(jax.grad(energy, argnums=(0, 1)))
+  (n,) = export.symbolic_shape("n")
+  any_number = jax.ShapeDtypeStruct((n, *spatial, channels), jnp.float32)
+  exported = export.export(gradients, platforms=["cpu"])(w, any_number)
+  for got, expected in zip(exported.call(w, x), gradients(w, x), strict=True):
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)

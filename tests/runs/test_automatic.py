@@ -5,14 +5,17 @@ import json
 import warnings
 
 import jax
+import numpy as np
 import pytest
 
+from cscjax.data import DatasetInfo
 from cscjax.models import MODELS
 from cscjax.runs import AUTO, Config, RunError, automatic_fields, for_device, make_model
 from cscjax.runs._workdir import open_workdir, write_config
 from experiments.flags import parse
 from tests.models import networks
 
+INFO = DatasetInfo((8, 8, 1), "uint8", 10, np.ones(1), np.ones(1))
 AUTOMATIC = {"remat": AUTO, "unroll": None, "channel_multiple": None}
 
 
@@ -67,7 +70,7 @@ def test_chosen_and_requested_values_are_both_recorded(tmp_path, monkeypatch):
   for platform, expected in (("cpu", ("elementwise", 1)), ("gpu", ("none", 3))):
     monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
     (tmp_path / platform).mkdir()
-    write_config(tmp_path / platform, config, "name")
+    write_config(tmp_path / platform, config, "name", INFO)
     found = json.loads((tmp_path / platform / "config.json").read_text())
     assert (found["model_fields"]["remat"], found["model_fields"]["unroll"]) == expected
     assert (found["flags"]["remat"], found["flags"]["unroll"]) == (AUTO, None)
@@ -78,10 +81,10 @@ def test_a_run_resumed_with_another_value_gives_a_warning(tmp_path):
   for more in ([], []):
     config = parse([*arguments, *more])
     with open_workdir(config):
-      write_config(tmp_path, config, "name")
+      write_config(tmp_path, config, "name", INFO)
   config = parse([*arguments, "--channel_multiple=8"])
   with open_workdir(config), pytest.warns(match="the run had model_fields channel_multiple 1, now 8$"):
-    write_config(tmp_path, config, "name")
+    write_config(tmp_path, config, "name", INFO)
 
 
 def test_a_run_older_than_the_fields_can_be_resumed_and_repeated(tmp_path):
@@ -96,7 +99,7 @@ def test_a_run_older_than_the_fields_can_be_resumed_and_repeated(tmp_path):
   assert parse([f"--from_config={path}", "--remat=all"]).remat == "all"
   with open_workdir(parse(arguments)), warnings.catch_warnings():
     warnings.simplefilter("error")
-    write_config(tmp_path, parse(arguments), "name")
+    write_config(tmp_path, parse(arguments), "name", INFO)
 
 
 def test_other_platforms_use_the_defaults_of_the_network():

@@ -39,6 +39,7 @@ def _records(x, w):
 
 CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
   "iterations": (_code(iterations=5), True),
+  "relative": (_code(iterations=5, beta=cscjax.relative(0.1)), True),
   "records": (_records, True),
   "remat": (_code(iterations=5, differentiate="remat"), True),
   "tolerance": (_code(**TIGHT), True),

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import CirculantEmbedding, Code, Dictionary, circulant_embedding
 from cscjax.ops import at_least_float32, expand_rank, highest_precision, power_of_two
+from cscjax.solvers._callbacks import Callback
 from cscjax.solvers._lasso._algorithm import Algorithm, Stop, relative
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
 from cscjax.solvers._lasso._iterate import Differentiate, Loop, SolverResult, solve
@@ -59,6 +60,8 @@ def admm(
   init: Code | None = None,
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
+  callback: Callback | None = None,
+  progress: bool = False,
 ) -> SolverResult:
   """Solves the Lasso, min_code 1/2 ||x - D code||^2 + beta ||code||_1, with ADMM.
 
@@ -103,6 +106,7 @@ def admm(
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
+      `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
     iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
     tolerance: Stops the solver at convergence, instead of after a fixed number of iterations: when the
       criterion named by `stop` has been at most this value, a nonnegative scalar, for each signal. The
@@ -127,6 +131,12 @@ def admm(
       solution near the code by the implicit function theorem (see `polished`): the memory does not grow
       with the number of iterations, and the traces have no derivative. If None, it is `"implicit"` with
       a tolerance, and `"unrolled"` otherwise.
+    callback: A function that is called with an `IterationStats` after every 10 iterations and after the
+      last one: the number of iterations, the objective and the value of the criterion named by `stop`.
+      It is called by `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other
+      transformations. Calls with the same function object share their compilation. None costs nothing.
+    progress: Whether to show a progress bar on stderr, with the mean objective and the largest value of
+      the criterion over the batch. This needs tqdm, which the extra `progress` installs.
 
   Returns:
     A `SolverResult`: the code (`result.code` has the shape of `dictionary.analysis(x)`), the traces that
@@ -136,6 +146,7 @@ def admm(
   Raises:
     ValueError: If shapes do not fit, an argument is out of range, two arguments contradict each other,
       such as `iterations` and `tolerance`, or ADMM does not support the dictionary.
+    MissingExtraError: If `progress` is True and tqdm is not installed.
 
   References:
     He, B. S., Yang, H. & Wang, S. L. (2000). Alternating direction method with self-adaptive penalty
@@ -159,10 +170,24 @@ def admm(
     (True, (16, 16, 8))
     >>> float(jnp.mean(result.code != 0)) < 0.1  # the code is sparse
     True
+    >>> history = []
+    >>> result = cscjax.admm(dictionary, x, beta=1.0, iterations=25, callback=history.append)
+    >>> [stats.iteration for stats in history]
+    [10, 20, 25]
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   loop = Loop.make(
-    problem, iterations, tolerance, max_iterations, stop, record, differentiate, searches_step=False
+    problem,
+    iterations,
+    tolerance,
+    max_iterations,
+    stop,
+    record,
+    differentiate,
+    callback,
+    progress,
+    name="admm",
+    searches_step=False,
   )
   checks.in_range("relaxation", relaxation, 1, 2)
   if rho is not None:

@@ -9,16 +9,17 @@ from jax.typing import ArrayLike
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
 from cscjax.solvers._lasso._problem import Lasso, per_signal
+from cscjax.solvers._penalty import largest_magnitude, per_coefficient
 
 
 @highest_precision
 def beta_max(
   dictionary: Dictionary, x: ArrayLike, *, nonnegative: bool = False, mask: ArrayLike | None = None
-) -> jax.Array:
+) -> Any:
   """Returns the smallest beta for which the zero code solves the Lasso: max |D^T mask x|.
 
-  A useful penalty is a fraction of it. For nonnegative codes, it is the largest positive entry of D^T
-  mask x, or 0 if there is none.
+  A useful penalty is a fraction of it, which `relative` also expresses. For nonnegative codes, it is the
+  largest positive entry of D^T mask x, or 0 if there is none.
 
   Args:
     dictionary: The dictionary D.
@@ -28,7 +29,8 @@ def beta_max(
       is zero, the value of `x` is ignored, even if it is NaN.
 
   Returns:
-    One value per signal, [batch...].
+    A scalar; for a batch an array [batch..., 1, ..., 1] that broadcasts against the code, or against
+    each part of it. If the parts differ in their number of axes, a pytree with an array for each part.
 
   Raises:
     ValueError: If shapes do not fit, or `mask` is out of range.
@@ -43,10 +45,15 @@ def beta_max(
     (4.0, 2.0)
     >>> bool(jnp.all(cscjax.ista(dictionary, x, 1.01 * beta).code == 0))
     True
+    >>> cscjax.beta_max(dictionary, jnp.stack([x, 3 * x, x, x])).tolist()  # one value per signal
+    [[4.0], [12.0], [4.0], [4.0]]
   """
   problem = Lasso.make(dictionary, x, 0, mask, nonnegative)
-  correlation = jax.tree.map(problem.magnitude, problem.correlation())
-  return _largest(problem, correlation).astype(problem.x.dtype)
+  correlation = problem.correlation()
+  largest = largest_magnitude(correlation, problem.batch_ndim, nonnegative).astype(problem.x.dtype)
+  parts = per_coefficient(largest, correlation)
+  leaves = jax.tree.leaves(parts)
+  return leaves[0] if len({leaf.ndim for leaf in leaves}) == 1 else parts
 
 
 @highest_precision
@@ -72,6 +79,7 @@ def duality_gap(
     code: The code, of the shape of `dictionary.analysis(x)`; nonnegative if `nonnegative`.
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
+      `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
     nonnegative: Whether the code is constrained to be nonnegative.
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
       is zero, the value of `x` is ignored, even if it is NaN.

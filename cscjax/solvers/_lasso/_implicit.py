@@ -9,7 +9,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, Dictionary
-from cscjax.ops import at_least_float32, highest_precision
+from cscjax.ops import at_least_float32, compact_repr, highest_precision
 from cscjax.solvers._lasso._polish import face_of, polish, solve_on_face
 from cscjax.solvers._lasso._problem import Lasso
 
@@ -25,6 +25,9 @@ class PolishedCode(NamedTuple):
 
   code: Code
   violation: jax.Array
+
+  def __repr__(self) -> str:
+    return compact_repr(self)
 
 
 @highest_precision
@@ -51,7 +54,7 @@ def polished(
     code: The code from a solver, of the shape of `dictionary.analysis(x)`.
     beta: The penalty that was given to the solver, nonnegative: a scalar, one value per channel [m], or
       an array that broadcasts against the code. A code of several parts takes one value for all parts,
-      or one for each part.
+      or one for each part. `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
     nonnegative: Whether the code is constrained to be nonnegative.
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
       is zero, the value of `x` is ignored, even if it is NaN.

@@ -7,12 +7,21 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code
-from cscjax.ops import shard_batch, vary_alike
+from cscjax.ops import compact_repr, shard_batch, vary_alike
+from cscjax.solvers._callbacks import (
+  TEST_PERIOD,
+  Callback,
+  as_callbacks,
+  iteration_numbers,
+  report,
+  report_periodically,
+)
 from cscjax.solvers._lasso._algorithm import STOPS, Algorithm, Method, Stop, StoppingCriteria
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
 from cscjax.solvers._lasso._problem import Lasso, per_signal
@@ -21,9 +30,6 @@ Differentiate = Literal["unrolled", "remat", "implicit"]
 """How derivatives of a code are computed; see the argument `differentiate` of `fista`."""
 
 DIFFERENTIATE = ("unrolled", "remat", "implicit")
-TEST_PERIOD = 10  # a test costs as much as half an iteration
-"""Number of iterations between two tests of a tolerance."""
-
 RECORDS = ("objective", "gradient_mapping", "gap", "support_size")
 
 
@@ -31,8 +37,10 @@ class SolverResult(NamedTuple):
   """The result of `ista`, `fista` or `admm`.
 
   The traces (`objective`, `gradient_mapping`, `gap` and `support_size`) are None unless `record` names
-  them. With a tolerance, they have the length of `max_iterations`, and repeat their last value after the
-  stop.
+  them. They end with the last iteration. Under `jax.jit` and other transformations, where shapes cannot
+  depend on values, traces with a tolerance have the length of `max_iterations` and repeat their last
+  value after the stop: cut them to `trace[: iterations]` outside, `objective` and `support_size` to
+  `trace[: iterations + 1]`.
 
   Attributes:
     code: The code, with the batch axes of the signal.
@@ -61,6 +69,9 @@ class SolverResult(NamedTuple):
   gap: jax.Array | None
   support_size: jax.Array | None
 
+  def __repr__(self) -> str:
+    return compact_repr(self, traces=RECORDS)
+
 
 class Loop(NamedTuple):
   """The checked arguments that all solvers share; hashable, as a static argument of a compiled loop.
@@ -70,12 +81,14 @@ class Loop(NamedTuple):
     stop: The stopping criterion of a tolerance, one of `STOPS`.
     record: The traces to keep, some of `RECORDS`.
     differentiate: How derivatives are computed, one of `DIFFERENTIATE`.
+    callbacks: The functions that follow the iterations.
   """
 
   iterations: int
   stop: Stop
   record: tuple[str, ...]
   differentiate: Differentiate
+  callbacks: tuple[Callback, ...]
 
   @classmethod
   def make(
@@ -87,12 +100,16 @@ class Loop(NamedTuple):
     stop: Stop,
     record: Sequence[str],
     differentiate: Differentiate | None,
+    callback: Callback | None,
+    progress: bool,
     *,
+    name: str,
     searches_step: bool,
   ) -> "Loop":
     """Checks the arguments of a solver for a problem, and raises ValueError if they do not fit.
 
-    `searches_step` tells that an iteration contains a loop of unknown length, which cannot be unrolled.
+    `name` is that of the solver. `searches_step` tells that an iteration contains a loop of unknown
+    length, which cannot be unrolled.
     """
     checks.one_of("stop", stop, STOPS)
     if tolerance is None:
@@ -110,8 +127,8 @@ class Loop(NamedTuple):
       count = checks.positive_int("max_iterations", 1000 if max_iterations is None else max_iterations)
     if isinstance(record, str) or not isinstance(record, Iterable):
       checks.fail("record", record, f"a sequence of names out of {', '.join(RECORDS)}")
-    for name in record:
-      checks.one_of("record", name, RECORDS)
+    for trace in record:
+      checks.one_of("record", trace, RECORDS)
     if "gap" in (stop, *record) and not _all_positive(problem.beta):
       checks.fail("beta", "a penalty of 0", "positive values for the duality gap")
     is_unbounded = searches_step or tolerance is not None
@@ -122,7 +139,8 @@ class Loop(NamedTuple):
       checks.fail(
         "differentiate", differentiate, "'implicit' if tolerance is given or the step is searched"
       )
-    return cls(count, stop, tuple(record), differentiate)
+    callbacks = as_callbacks(callback, progress, name, count)
+    return cls(count, stop, tuple(record), differentiate, callbacks)
 
 
 def solve(
@@ -136,12 +154,34 @@ def solve(
 ) -> SolverResult:
   """Runs a method from `init`, or the zero code, for a number of iterations or to a tolerance."""
   init = None if init is None else problem.as_code(init)  # raises a clearer error than jit
-  return shard_batch(
+  result = shard_batch(
     lambda _, *arguments: _solve(*arguments, method=method, loop=loop),
     *(problem.x, problem, parameter, init, tolerance),
     batch_ndim=problem.batch_ndim,
     layout=SolverResult._make((0, 1, "replicated", 0, 0, 1, 1, 1)),
   )
+  if loop.callbacks and not checks.is_traced(result):
+    jax.effects_barrier()
+  return result if tolerance is None else _cut(result)
+
+
+def _cut(result: SolverResult) -> SolverResult:
+  """Cuts the traces of a result to the iterations that were run, unless their number is traced."""
+  traces = {name: getattr(result, name) for name in RECORDS if getattr(result, name) is not None}
+  if not traces or checks.is_traced((result.iterations, traces)):
+    return result
+  lengths = {name: int(result.iterations) + (name not in STOPS) for name in traces}
+  return result._replace(**{name: _first(trace, lengths[name]) for name, trace in traces.items()})
+
+
+def _first(trace: jax.Array, length: int) -> jax.Array:
+  """Returns the first values of a trace, with its sharding."""
+  if length == len(trace):
+    return trace
+  if not trace.is_fully_addressable:
+    return trace[:length]
+  # On the host, because slicing an array of JAX compiles a program for each length.
+  return jax.device_put(np.asarray(trace)[:length], trace.sharding)
 
 
 @partial(jax.jit, static_argnames=("method", "loop"))
@@ -183,20 +223,30 @@ def _run(
   criteria = StoppingCriteria(problem, algorithm)
   recorded = [name for name in STOPS if name in loop.record]
 
-  def record(state: Any, measured: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  def values(names: Sequence[str], state: Any, measured: dict[str, jax.Array]) -> dict[str, jax.Array]:
     code, reconstruction = algorithm.solution(state)
-    values = {
+    functions = {
       "objective": lambda: _scaled_back(problem, problem.objective(code, reconstruction)),
       "support_size": lambda: _support_size(problem, code),
     }
-    values |= {name: lambda value=value: value for name, value in measured.items()}
-    trace = {name: values[name]() for name in loop.record}
-    return {k: v if k == "support_size" else v.astype(problem.x.dtype) for k, v in trace.items()}
+    functions |= {name: lambda value=value: value for name, value in measured.items()}
+    found = {name: functions[name]() for name in names}
+    return {k: v if k == "support_size" else v.astype(problem.x.dtype) for k, v in found.items()}
 
-  def advance(carry: Any) -> tuple[Any, dict[str, jax.Array]]:
+  record = partial(values, loop.record)
+  followed = partial(values, ("objective", loop.stop))  # what callbacks are called with
+
+  def advance(carry: Any, iteration: jax.Array | None) -> tuple[Any, dict[str, jax.Array]]:
     state, best = carry
     state, aux = algorithm.advance(state)
     best, measured = criteria(recorded, state, aux, best)
+    if iteration is not None:
+
+      def measure() -> tuple[jax.Array, jax.Array]:
+        found = followed(state, criteria((loop.stop,), state, aux, best)[1])
+        return found["objective"], found[loop.stop]
+
+      report_periodically(loop.callbacks, iteration, loop.iterations, measure)
     return (state, best), record(state, measured)
 
   start = algorithm.state
@@ -205,7 +255,9 @@ def _run(
   if tolerance is None:
     (state, _), trace = _scan(advance, (start, criteria.lowest), loop)
   else:
-    state, trace, done, converged = _while_loop(algorithm, criteria, record, first, tolerance, loop)
+    state, trace, done, converged = _while_loop(
+      *(algorithm, criteria, record, followed, first, tolerance, loop)
+    )
   trace = {
     name: values if name in STOPS else jnp.concatenate([first[name][None], values])
     for name, values in trace.items()
@@ -242,21 +294,24 @@ def _scaled_back(problem: Lasso, value: jax.Array) -> jax.Array:
 
 
 def _scan(
-  advance: Callable[[Any], tuple[Any, Any]], state: Any, loop: Loop
+  advance: Callable[[Any, jax.Array | None], tuple[Any, Any]], state: Any, loop: Loop
 ) -> tuple[Any, dict[str, jax.Array]]:
   """Scans the iterations; with "remat", in about sqrt(n) segments, of which only the starts are kept."""
+  numbers = iteration_numbers(loop.callbacks, loop.iterations)
   if loop.differentiate != "remat" or loop.iterations < 2:
-    return lax.scan(lambda s, _: advance(s), state, length=loop.iterations)
+    return lax.scan(advance, state, numbers, length=loop.iterations)
   length = math.isqrt(loop.iterations)
   count, rest = divmod(loop.iterations, length)
 
   @jax.checkpoint
-  def segment(state: Any, _: None) -> tuple[Any, Any]:
-    return lax.scan(lambda s, _: jax.checkpoint(advance)(s), state, length=length)
+  def segment(state: Any, numbers: jax.Array | None) -> tuple[Any, Any]:
+    return lax.scan(jax.checkpoint(advance), state, numbers, length=length)
 
-  state, trace = lax.scan(segment, state, length=count)
+  whole = None if numbers is None else numbers[: count * length].reshape(count, length)
+  others = None if numbers is None else numbers[count * length :]
+  state, trace = lax.scan(segment, state, whole, length=count)
   trace = jax.tree.map(lambda v: v.reshape(count * length, *v.shape[2:]), trace)
-  state, tail = lax.scan(lambda s, _: jax.checkpoint(advance)(s), state, length=rest)
+  state, tail = lax.scan(jax.checkpoint(advance), state, others, length=rest)
   return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), trace, tail)
 
 
@@ -264,6 +319,7 @@ def _while_loop(
   algorithm: Algorithm,
   criteria: StoppingCriteria,
   record: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]],
+  followed: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]],
   first: dict[str, jax.Array],
   tolerance: jax.Array,
   loop: Loop,
@@ -300,7 +356,11 @@ def _while_loop(
     carry = lax.fori_loop(0, untested, lambda i, carry: advance(recorded, k + i, carry)[0], carry)
     carry, measured = advance(tested, k + untested, carry)
     value = measured[loop.stop]
-    return k + untested + 1, carry, converged | (value <= tolerance), jnp.isnan(value)
+    new = (k + untested + 1, carry, converged | (value <= tolerance), jnp.isnan(value))
+    if loop.callbacks:
+      found = followed(carry[0], measured)
+      report(loop.callbacks, new[0], found["objective"], found[loop.stop], ~unfinished(new))
+    return new
 
   carry = (0, (algorithm.state, criteria.lowest, traces), false, false)
   done, (state, _, traces), converged, _ = lax.while_loop(unfinished, test_period, carry)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import MatrixDictionary, as_signal
-from cscjax.ops import highest_precision, shard_batch, vary_alike
+from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
 
 BLOCK = 2**22  # number of entries of the factorisations in a block of signals
 
@@ -34,6 +34,9 @@ class OMPResult(NamedTuple):
   iterations: jax.Array
   converged: jax.Array | None
   support: jax.Array
+
+  def __repr__(self) -> str:
+    return compact_repr(self, traces=("residual_norm",))
 
 
 class _State(NamedTuple):

@@ -19,7 +19,9 @@ from cscjax.ops import (
   norm,
   soft_threshold,
 )
-from cscjax.solvers._arguments import list_as_code, per_part
+from cscjax.solvers._arguments import list_as_code
+from cscjax.solvers._penalty import RelativePenalty, as_penalty
+from cscjax.solvers._warnings import warn_about_signals
 
 
 class Lasso(struct.PyTreeNode):
@@ -47,14 +49,18 @@ class Lasso(struct.PyTreeNode):
     cls, dictionary: Dictionary, x: ArrayLike, beta: Any, mask: ArrayLike | None, nonnegative: bool
   ) -> Self:
     """Checks the arguments of a solver, and raises ValueError if they do not fit."""
-    x = as_signal(dictionary, x)
+    given, x = x, as_signal(dictionary, x)
     checks.all_at_least("beta", beta, 0)
     checks.boolean("nonnegative", nonnegative)
+    warn_about_signals(given, beta, dictionary.signal_ndim)
     if mask is not None:
       mask = _as_mask(mask, x)
       x = jnp.where(mask > 0, x, 0)  # a missing pixel may be NaN
-    beta = per_part("beta", beta, jax.eval_shape(dictionary.analysis, x))
-    return cls(dictionary, x, beta, mask, unit_of(x, x.ndim - dictionary.signal_ndim), nonnegative)
+    batch_ndim = x.ndim - dictionary.signal_ndim
+    problem = cls(dictionary, x, None, mask, unit_of(x, batch_ndim), nonnegative)
+    is_relative = isinstance(beta, RelativePenalty)
+    code = problem.correlation() if is_relative else jax.eval_shape(dictionary.analysis, x)
+    return problem.replace(beta=as_penalty("beta", beta, code, batch_ndim, nonnegative))
 
   @property
   def batch_ndim(self) -> int:

@@ -13,6 +13,7 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import at_least_float32, highest_precision, power_of_two
 from cscjax.solvers._arguments import as_step
+from cscjax.solvers._callbacks import Callback
 from cscjax.solvers._lasso._algorithm import Algorithm, Stop, relative
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
 from cscjax.solvers._lasso._iterate import Differentiate, Loop, SolverResult, solve
@@ -61,6 +62,8 @@ def ista(
   init: Code | None = None,
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
+  callback: Callback | None = None,
+  progress: bool = False,
 ) -> SolverResult:
   """Solves the Lasso, min_code 1/2 ||x - D code||^2 + beta ||code||_1, with ISTA.
 
@@ -102,6 +105,7 @@ def ista(
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
+      `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
     iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
     tolerance: Stops the solver at convergence, instead of after a fixed number of iterations: when the
       criterion named by `stop` has been at most this value, a nonnegative scalar, for each signal. The
@@ -127,6 +131,12 @@ def ista(
       solution near the code by the implicit function theorem (see `polished`): the memory does not grow
       with the number of iterations, and the traces have no derivative. If None, it is `"implicit"` with
       a tolerance or a searched step, and `"unrolled"` otherwise.
+    callback: A function that is called with an `IterationStats` after every 10 iterations and after the
+      last one: the number of iterations, the objective and the value of the criterion named by `stop`.
+      It is called by `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other
+      transformations. Calls with the same function object share their compilation. None costs nothing.
+    progress: Whether to show a progress bar on stderr, with the mean objective and the largest value of
+      the criterion over the batch. This needs tqdm, which the extra `progress` installs.
 
   Returns:
     A `SolverResult`: the code (`result.code` has the shape of `dictionary.analysis(x)`), the traces that
@@ -135,6 +145,7 @@ def ista(
   Raises:
     ValueError: If shapes do not fit, an argument is out of range, or two arguments contradict each
       other, such as `iterations` and `tolerance`.
+    MissingExtraError: If `progress` is True and tqdm is not installed.
 
   References:
     Beck, A. & Teboulle, M. (2009). A fast iterative shrinkage-thresholding algorithm for linear inverse
@@ -154,6 +165,10 @@ def ista(
     ((32,), (51,))
     >>> bool(jnp.all(jnp.diff(result.objective) < 1e-5))  # the objective never rises
     True
+    >>> history = []
+    >>> result = cscjax.ista(dictionary, x, beta=1.0, iterations=25, callback=history.append)
+    >>> [stats.iteration for stats in history]
+    [10, 20, 25]
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   growth = _searched_growth(step)
@@ -165,6 +180,9 @@ def ista(
     stop,
     record,
     differentiate,
+    callback,
+    progress,
+    name="ista",
     searches_step=growth is not None,
   )
   method = ProximalGradient("ista", growth)
@@ -188,6 +206,8 @@ def fista(
   init: Code | None = None,
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
+  callback: Callback | None = None,
+  progress: bool = False,
 ) -> SolverResult:
   """Solves the Lasso, min_code 1/2 ||x - D code||^2 + beta ||code||_1, with FISTA.
 
@@ -233,6 +253,7 @@ def fista(
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
+      `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
     iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
     tolerance: Stops the solver at convergence, instead of after a fixed number of iterations: when the
       criterion named by `stop` has been at most this value, a nonnegative scalar, for each signal. The
@@ -260,6 +281,12 @@ def fista(
       solution near the code by the implicit function theorem (see `polished`): the memory does not grow
       with the number of iterations, and the traces have no derivative. If None, it is `"implicit"` with
       a tolerance or a searched step, and `"unrolled"` otherwise.
+    callback: A function that is called with an `IterationStats` after every 10 iterations and after the
+      last one: the number of iterations, the objective and the value of the criterion named by `stop`.
+      It is called by `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other
+      transformations. Calls with the same function object share their compilation. None costs nothing.
+    progress: Whether to show a progress bar on stderr, with the mean objective and the largest value of
+      the criterion over the batch. This needs tqdm, which the extra `progress` installs.
 
   Returns:
     A `SolverResult`: the code (`result.code` has the shape of `dictionary.analysis(x)`), the traces that
@@ -268,6 +295,7 @@ def fista(
   Raises:
     ValueError: If shapes do not fit, an argument is out of range, or two arguments contradict each
       other, such as `iterations` and `tolerance`.
+    MissingExtraError: If `progress` is True and tqdm is not installed.
 
   References:
     Beck, A. & Teboulle, M. (2009). A fast iterative shrinkage-thresholding algorithm for linear inverse
@@ -288,6 +316,10 @@ def fista(
     (True, (16, 16, 8))
     >>> float(jnp.mean(result.code != 0)) < 0.1  # the code is sparse
     True
+    >>> history = []
+    >>> result = cscjax.fista(dictionary, x, beta=1.0, iterations=25, callback=history.append)
+    >>> [stats.iteration for stats in history]
+    [10, 20, 25]
   """
   problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
   growth = _searched_growth(step)
@@ -299,6 +331,9 @@ def fista(
     stop,
     record,
     differentiate,
+    callback,
+    progress,
+    name="fista",
     searches_step=growth is not None,
   )
   method = ProximalGradient("fista", growth, restart=checks.boolean("restart", restart))

@@ -1,0 +1,70 @@
+"""Warnings about images and penalties from which nothing, or not what was meant, can be learned."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from cscjax import checks
+from cscjax.dictionaries import ConvDictionary
+from cscjax.solvers import RelativePenalty, beta_max, looks_like_an_image, warn_about_integers
+
+
+def warn_about_images(images: Any, beta: Any, has_axes: bool) -> None:
+  """Warns about images whose units or axes are probably not meant.
+
+  Args:
+    images: The images as the caller gave them.
+    beta: The penalty.
+    has_axes: Whether the kernel names its size along each axis, and so the number of axes.
+  """
+  warn_about_integers("images", images, beta)
+  if checks.is_traced(images):
+    return
+  shape = jnp.shape(images)
+  if looks_like_an_image(images) and not has_axes:
+    checks.warn(
+      f"images: expected [N, H, W, C] or signals [N, L, C], got {shape}, which looks like one image "
+      "[H, W, C] and is used as signals; pass images[None] for one image, or, for signals, the kernel "
+      "with one size per axis, such as [((8,), 16)]"
+    )
+  if shape[1] in (1, 3, 4) and min(shape[2:]) > shape[1]:
+    axes = "[N, C, H, W]" if len(shape) == 4 else "[N, C, L]"
+    checks.warn(
+      f"images: expected channels in the last axis, got {shape}, which looks like {axes}; pass "
+      "np.moveaxis(images, 1, -1)"
+    )
+
+
+def warn_if_nothing_was_learned(
+  support_size: jax.Array,
+  dictionary: ConvDictionary,
+  images: jax.Array,
+  beta: ArrayLike | RelativePenalty,
+  nonnegative: bool,
+) -> None:
+  """Warns if all codes were zero, so that the atoms still are the initial ones.
+
+  Args:
+    support_size: The support sizes of all steps.
+    dictionary: The dictionary after the last step.
+    images: All images.
+    beta: The penalty.
+    nonnegative: Whether the codes are constrained to be nonnegative.
+  """
+  is_known = not checks.is_traced(support_size) and support_size.is_fully_addressable
+  if not is_known or np.any(support_size):
+    return
+  if isinstance(beta, RelativePenalty):
+    expected, given = "a fraction below 1", beta.fraction
+  else:
+    find = partial(beta_max, dictionary, nonnegative=nonnegative)
+    largest = np.max(jax.lax.map(find, images))  # one image at a time: the codes of all may not fit
+    expected, given = f"less than {largest:.3g}, the beta_max of the images and the atoms", beta
+  checks.warn(
+    f"beta: expected {expected}, got {np.min(given):g}; all codes were zero, so that the atoms are "
+    "still the initial ones"
+  )

@@ -1,0 +1,104 @@
+"""Penalties of the Lasso: an array for each part of a code, also relative to the largest useful one."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.typing import ArrayLike
+
+from cscjax import checks
+from cscjax.dictionaries import Code
+from cscjax.solvers._arguments import per_part
+
+
+class RelativePenalty(struct.PyTreeNode):
+  """A penalty relative to `beta_max`, made by `relative`.
+
+  Attributes:
+    fraction: The penalty as a fraction of `beta_max` of each signal.
+
+  Example:
+    >>> import cscjax
+    >>> cscjax.relative(0.1)
+    RelativePenalty(fraction=0.1)
+  """
+
+  fraction: Any
+
+
+def relative(fraction: ArrayLike) -> RelativePenalty:
+  """Returns a penalty that is a fraction of the smallest one for which the code is zero, `beta_max`.
+
+  With `beta=relative(0.1)`, a solver uses the penalty `0.1 * beta_max(dictionary, x)`, with its own mask
+  and constraint. In a batch, each signal has a penalty of its own, so that its code is the same as
+  alone, and is multiplied by a number if the signal is.
+
+  In `layered_thresholding` and `layered_bp`, the penalty of a layer is relative to `beta_max` for the
+  code of the layer before. In `ml_ista` and `ml_fista`, it is relative to the largest magnitude in
+  D_i^T ... D_1^T x; if any layer has a fraction of 1, zero codes solve the problem. In
+  `learn_dictionary`, it is relative to `beta_max` for the atoms of each step.
+
+  Derivatives of a code include those of `beta_max`.
+
+  Args:
+    fraction: The fraction, nonnegative; from 0 (no penalty) to 1 (the code is zero) in practice. A
+      scalar, one value per channel [m], or an array that broadcasts against the code. For a code of
+      several parts, one value for all parts, or one for each part.
+
+  Returns:
+    A `RelativePenalty`, to be passed in place of a penalty. It is a pytree, and so it can be an argument
+    of a function under `jax.jit`.
+
+  Raises:
+    ValueError: If `fraction` is negative or not finite.
+
+  Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> dictionary = cscjax.ConvDictionary(jax.random.normal(jax.random.key(0), (5, 5, 1, 8)))
+    >>> x = jax.random.normal(jax.random.key(1), (2, 16, 16, 1))  # two images
+    >>> result = cscjax.fista(dictionary, x, beta=cscjax.relative(0.1))
+    >>> penalty = 0.1 * cscjax.beta_max(dictionary, x)
+    >>> bool(jnp.all(result.code == cscjax.fista(dictionary, x, penalty).code))
+    True
+  """
+  checks.all_at_least("fraction", fraction, 0)
+  return RelativePenalty(fraction)
+
+
+def as_penalty(name: str, beta: Any, code: Code, batch_ndim: int, nonnegative: bool) -> Any:
+  """Returns a penalty as an array for each part of a code, in the part's type.
+
+  Args:
+    name: The name of the argument, for errors.
+    beta: The penalty: a `RelativePenalty`, one value for all parts, or values in the structure of the
+      code.
+    code: The correlation D^T x of the zero code. Only its shapes are used if `beta` is not relative.
+    batch_ndim: Number of batch axes of the code.
+    nonnegative: Whether the code is constrained to be nonnegative.
+  """
+  if not isinstance(beta, RelativePenalty):
+    return per_part(name, beta, code)
+  largest = largest_magnitude(code, batch_ndim, nonnegative)
+  # If it is 0, the zero code is a solution for any penalty; a positive one keeps the duality gap finite.
+  largest = per_coefficient(jnp.where(largest > 0, largest, 1), code)
+  return jax.tree.map(lambda f, m: f * m, per_part(name, beta.fraction, code), largest)
+
+
+def largest_magnitude(code: Code, batch_ndim: int, nonnegative: bool) -> jax.Array:
+  """Returns max |code| of each signal, or the largest positive coefficient or 0: [batch...]."""
+  magnitude = (lambda c: jnp.maximum(c, 0)) if nonnegative else jnp.abs
+  parts = [jnp.max(magnitude(c), axis=tuple(range(batch_ndim, c.ndim))) for c in jax.tree.leaves(code)]
+  return jnp.stack(parts).max(axis=0)
+
+
+def per_coefficient(values: jax.Array, code: Code) -> Any:
+  """Returns values [batch...] as an array for each part of a code that broadcasts against it.
+
+  A scalar stays a scalar.
+  """
+  return jax.tree.map(
+    lambda c: jnp.expand_dims(values, tuple(range(values.ndim, c.ndim))) if values.ndim else values, code
+  )
