@@ -89,6 +89,17 @@ def test_all_shifts_have_the_coherence_of_a_large_circle(x64, stride, dilation):
   np.testing.assert_allclose(found, _coherence(dictionary, signal_shape=shape), rtol=1e-10)
 
 
+def test_a_large_circle_costs_no_more_than_all_shifts():
+  """Its program is the same if the stride divides the size, instead of a Gram matrix of all atoms."""
+  dictionary = cscjax.ConvDictionary(jnp.ones((5, 1, 4)), padding="CIRCULAR", stride=2)
+
+  def program(shape):
+    return str(jax.make_jaxpr(lambda d: cscjax.mutual_coherence(d, shape))(dictionary))
+
+  assert program((4096, 1)) == program(None)
+  assert program((4097, 1)) != program(None)
+
+
 def test_all_shifts_in_two_dimensions(x64):
   for stride, dilation in [(1, 1), ((2, 1), (1, 3)), (2, 2)]:
     geometry = {"stride": stride, "dilation": dilation, "padding": "CIRCULAR"}

@@ -71,8 +71,8 @@ def test_a_run_killed_within_an_epoch_resumes_and_ends_with_the_same_bits(finish
   for least in (1, EPOCH + 1):
     process = start(*TINY, *OFTEN, f"--workdir={killed}")
     wait_for(lambda least=least: [s for s in steps_saved(killed) if s >= least and s % EPOCH], process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate()
   done = run(*TINY, f"--workdir={killed}")
   assert done.returncode == 0, done.stderr
   assert ": step 0 of" not in done.stderr

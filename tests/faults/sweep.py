@@ -104,8 +104,7 @@ class Server:
 
   def close(self) -> None:
     """Ends the process."""
-    self._jobs.close()
-    self._process.wait()
+    self._process.communicate()
 
 
 def serve(library: str) -> None:
