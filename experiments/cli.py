@@ -1,10 +1,11 @@
 """What all commands share: flags, signals, output, and errors as one line with exit code 2."""
 
+import functools
 import os
 import pathlib
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from logging import LogRecord
 from typing import NoReturn, TextIO
 
@@ -13,7 +14,7 @@ from absl import app, flags, logging
 from cscjax.data import DataError
 from cscjax.extras import MissingExtraError
 from cscjax.runs import RunError
-from experiments import environment, output, signals
+from experiments import environment, output, signals, usage
 
 flags.disclaim_key_flags()  # the flags of `define_path` belong to the module that calls it
 
@@ -27,6 +28,9 @@ class _PathParser(flags.ArgumentParser):
 
   def parse(self, argument: str) -> str:
     return expanded(argument)
+
+  def flag_type(self) -> str:
+    return "path"
 
 
 def expanded(path: str) -> str:
@@ -51,8 +55,17 @@ def define_path(
   flags.DEFINE(_PathParser(), name, default, help_text, flag_values)
 
 
-def run(main: Callable[[], int | None], *, prints_only: bool = False) -> None:
+def run(
+  main: Callable[[], int | None],
+  *,
+  prints_only: bool = False,
+  topics: Mapping[str, Sequence[str]] | None = None,
+) -> None:
   """Parses the flags, calls `main()` and exits with the code that it returns (None means 0).
+
+  `-h` and `--help` print the docstring of the command and its flags, and end it with exit code 0. As
+  always with absl, the last occurrence of a flag counts; a warning names flags that have no effect
+  because a flagfile comes after them.
 
   Bad flags, positional arguments, `UsageError`, `RunError`, `DataError`, `MissingExtraError`, `OSError`
   (for example a full disk) and a lack of memory give one line on stderr and exit code 2. A signal gives
@@ -66,13 +79,14 @@ def run(main: Callable[[], int | None], *, prints_only: bool = False) -> None:
     main: The command.
     prints_only: Whether stdout is the only place of the results. If it cannot be written, the command
       then ends with an error and exit code 2.
+    topics: Topics of `--help`, with the names of their flags. Other flags of the command come first.
   """
   output.guard()
   warnings.showwarning = _show_warning
   signals.watch()
   signals.set_mode("interrupt")
   try:
-    app.run(lambda _: _guarded(main), flags_parser=_parse)
+    app.run(lambda _: _guarded(main), flags_parser=functools.partial(_parse, topics=topics or {}))
   except SystemExit as ended:
     code = ended.code
   except signals.Interrupted as ended:
@@ -85,9 +99,15 @@ def run(main: Callable[[], int | None], *, prints_only: bool = False) -> None:
   sys.exit(code)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(argv: Sequence[str], topics: Mapping[str, Sequence[str]]) -> list[str]:
+  if usage.is_asked_for(argv[1:]):
+    print(usage.text(topics))
+    sys.exit(0)
   try:
+    replaced = usage.replaced(argv[1:])
     rest = flags.FLAGS(argv)
+  except SystemExit:  # another help flag of absl has printed its text
+    sys.exit(0)
   except (flags.Error, ValueError) as error:  # ValueError: --nonorm=1, a flagfile that is not text
     _fail(flags.Error(str(error).removeprefix("ERROR:: ")))
   if flags.FLAGS["verbosity"].using_default_value:
@@ -95,6 +115,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
     flags.FLAGS.verbosity = logging.WARNING
   if len(rest) > 1:
     _fail(UsageError(f"unexpected argument: {' '.join(rest[1:])}"))
+  for name, file in replaced.items():
+    say(f"--{name} has no effect: --flagfile={file} comes after it and contains it, too", "warning")
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax logs every file that it writes
     logging.get_absl_logger().addFilter(_is_not_orbax)

@@ -83,4 +83,4 @@ if __name__ == "__main__":
   flags.define_flags()
   absl_flags.adopt_module_key_flags(flags)  # so that --help lists them
   absl_flags.DEFINE_bool("json", False, "Print one JSON object instead of a table.")
-  cli.run(main, prints_only=True)
+  cli.run(main, prints_only=True, topics=flags.topics())

@@ -15,8 +15,17 @@ from experiments.cli import UsageError, define_path, expanded, in_flags, say
 
 NOT_REPEATED = frozenset({"workdir", "coordinator", "num_processes", "process_id"})
 """Fields that --from_config does not take from the repeated run."""
-PATHS = ("data_dir", "compilation_cache", "workdir")
+PATHS = ("data_dir", "cache_dir", "compilation_cache", "workdir")
 """Fields that are paths, in which `~` is replaced."""
+TOPICS = {
+  "model": "Network",
+  "dataset": "Data",
+  "epochs": "Training",
+  "precision": "Precision and devices",
+  "coordinator": "Several processes",
+  "compilation_cache": "Files, evaluation and checkpoints",
+}
+"""The topics of the flags in --help, by the field of `Config` with which each begins."""
 DEPRECATED = ("shift", "flip")
 """Fields that are replaced by --augmentation."""
 
@@ -47,6 +56,16 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
       flags.DEFINE_string(name, default, text, flag_values=values)
     else:  # a list flag: its last occurrence replaces earlier ones
       flags.DEFINE_list(name, default and [str(v) for v in default], text, flag_values=values)
+
+
+def topics() -> dict[str, list[str]]:
+  """Returns the topics of --help with the names of their flags, in the order of the fields."""
+  found: dict[str, list[str]] = {}
+  topic = ""
+  for field in dataclasses.fields(Config):
+    topic = TOPICS.get(field.name, topic)
+    found.setdefault(topic, []).append(field.name)
+  return found
 
 
 def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:

@@ -72,10 +72,14 @@ def execute(config: runs.Config, signals: Signals) -> dict[str, Any]:
       held.enter_context(remembered())
     run = runs.make_run(config)
     held.enter_context(remembered())
-    return runs.execute(run, stopped=signals.stopped)
+    summary = runs.execute(run, stopped=signals.stopped)
+    if summary["status"] == "interrupted" and training.is_first():
+      where = "" if config.workdir else " with this directory as --workdir"
+      cli.say(f"the same command{where} resumes the run", "stopped")
+    return summary
 
 
 if __name__ == "__main__":
   flags.define_flags()
   absl_flags.adopt_module_key_flags(flags)  # so that --help lists them
-  cli.run(main)
+  cli.run(main, topics=flags.topics())

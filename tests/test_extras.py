@@ -8,6 +8,7 @@ import pytest
 from cscjax import MatrixDictionary, fista, plots
 from cscjax.data import load_dataset
 from cscjax.extras import MissingExtraError, needs
+from cscjax.runs import Config, make_run
 
 
 def test_the_message_names_the_extra_in_one_line():
@@ -28,6 +29,7 @@ def test_other_exceptions_are_not_changed():
   [
     ("matplotlib.figure", "plots", lambda: plots.convergence_curves({"a": [2.0, 1.0]})),
     ("sklearn.datasets", "digits", lambda: load_dataset("digits")),
+    ("tensorboardX", "tensorboard", lambda: make_run(Config(dataset="digits", tensorboard=True))),
     ("tqdm", "progress", lambda: fista(MatrixDictionary(jnp.eye(2)), jnp.ones(2), 0.1, progress=True)),
   ],
 )

@@ -18,5 +18,6 @@ def test_a_run_uses_no_network(tmp_path, monkeypatch):
   (tmp_path / "sitecustomize.py").write_text(FORBID)
   monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
   assert summary(run(*TINY, "--max_steps=3", f"--workdir={tmp_path / 'run'}"))["status"] != "interrupted"
-  done = run("--dataset=cifar10", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'no'}")
+  folders = (f"--data_dir={tmp_path}", f"--cache_dir={tmp_path}", f"--workdir={tmp_path / 'no'}")
+  done = run("--dataset=cifar10", *folders)
   assert "the network was used" in done.stderr  # where a download is asked for, it is found out

@@ -5,7 +5,7 @@ natural images (`IMAGE_SETS`) are decoded once into a cache, which `fill_cache` 
 """
 
 from cscjax.data._builtin import gaussian_centers
-from cscjax.data._cache import cache_folder
+from cscjax.data._cache import cache_folder, find_cache_dir
 from cscjax.data._dataset import IMAGE_SETS, DataError, Dataset, Split
 from cscjax.data._info import DatasetInfo
 from cscjax.data._load import DATASETS, dataset_shape, fill_cache, find_data_dir, load_dataset
@@ -20,6 +20,7 @@ __all__ = [
   "cache_folder",
   "dataset_shape",
   "fill_cache",
+  "find_cache_dir",
   "find_data_dir",
   "gaussian_centers",
   "load_dataset",

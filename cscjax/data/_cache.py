@@ -1,6 +1,6 @@
 """The cache of decoded data sets: `.npy` files, and a `meta.json` with their shapes and checksums.
 
-    <data_dir>/cscjax_cache/<name>/{train,test}_{images,labels}.npy, meta.json
+    <cache_dir>/decoded/<name>/{train,test}_{images,labels}.npy, meta.json
 
 The folder of a data set is written atomically, and every file is verified by its checksum before use.
 """
@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import time
 import uuid
 
@@ -27,32 +28,72 @@ _STALE_SECONDS = 24 * 3600
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
-def cache_folder(data_dir: pathlib.Path, name: str) -> pathlib.Path:
+def find_cache_dir(cache_dir: str | os.PathLike[str] | None) -> pathlib.Path:
+  """Returns the cache directory as a path, with `~` expanded.
+
+  Args:
+    cache_dir: A directory, or None for that of the user: `%LOCALAPPDATA%/cscjax/Cache` on Windows,
+      `~/Library/Caches/cscjax` on macOS, and elsewhere `$XDG_CACHE_HOME/cscjax`, or `~/.cache/cscjax` if
+      that variable is not an absolute path.
+
+  Returns:
+    The path, whether it exists or not.
+
+  Raises:
+    DataError: If `~` cannot be expanded because the user has no home directory.
+
+  Example:
+    >>> from cscjax.data import find_cache_dir
+    >>> find_cache_dir("cache").as_posix()
+    'cache'
+  """
+  given = _user_cache_dir() if cache_dir is None else pathlib.Path(cache_dir)
+  try:
+    return given.expanduser()
+  except RuntimeError as error:
+    raise DataError(f"cache_dir: cannot expand {given}, no home directory ({error})") from error
+
+
+def _user_cache_dir() -> pathlib.Path:
+  """Returns the folder of cscjax in the cache folder of the user."""
+  if sys.platform == "win32":
+    return pathlib.Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local") / "cscjax" / "Cache"
+  if sys.platform == "darwin":
+    return pathlib.Path("~/Library/Caches/cscjax")
+  base = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
+  # The XDG specification ignores a relative path.
+  return (base if base.is_absolute() else pathlib.Path("~/.cache")) / "cscjax"
+
+
+def cache_folder(cache_dir: pathlib.Path, name: str) -> pathlib.Path:
   """Returns the folder of the cache of a data set, whether it exists or not.
 
   Args:
-    data_dir: The data directory, a `pathlib.Path`.
+    cache_dir: The cache directory, from `find_cache_dir`.
     name: The name of the data set, one of `IMAGE_SETS`.
 
   Returns:
-    The path `data_dir / "cscjax_cache" / name`.
+    The path `cache_dir / "decoded" / name`.
 
   Example:
-    >>> import pathlib
-    >>> from cscjax.data import cache_folder
-    >>> cache_folder(pathlib.Path("data"), "cifar10").as_posix()
-    'data/cscjax_cache/cifar10'
+    >>> from cscjax.data import cache_folder, find_cache_dir
+    >>> cache_folder(find_cache_dir("cache"), "cifar10").as_posix()
+    'cache/decoded/cifar10'
   """
+  return cache_dir / "decoded" / name
+
+
+def old_cache_folder(data_dir: pathlib.Path, name: str) -> pathlib.Path:
+  """Returns the folder in which cscjax 0.1.0 cached a data set, in the data directory of TFDS."""
   return data_dir / "cscjax_cache" / name
 
 
-def read_cache(data_dir: pathlib.Path, name: str) -> tuple[Split, Split] | None:
-  """Returns the cached (train, test) of data set `name`, or None if there is no cache.
+def read_cache(folder: pathlib.Path, name: str) -> tuple[Split, Split] | None:
+  """Returns the (train, test) of data set `name` that are cached in a folder, or None if it is missing.
 
   Raises:
     DataError: If the cache is damaged. The message starts with the path of the damaged file.
   """
-  folder = cache_folder(data_dir, name)
   path = folder / "meta.json"
   try:
     if not folder.exists():
@@ -78,15 +119,14 @@ def read_cache(data_dir: pathlib.Path, name: str) -> tuple[Split, Split] | None:
   return train, test
 
 
-def write_cache(data_dir: pathlib.Path, name: str, train: Split, test: Split) -> pathlib.Path:
-  """Writes the cache of data set `name`, replacing an existing one, and returns its folder.
+def write_cache(folder: pathlib.Path, name: str, train: Split, test: Split) -> None:
+  """Writes the cache of data set `name` to a folder, replacing an existing one.
 
   A crash at any time leaves no incomplete cache, and several processes may write at once.
 
   Raises:
     OSError: If the cache cannot be written.
   """
-  folder = cache_folder(data_dir, name)
   folder.parent.mkdir(parents=True, exist_ok=True)
   _remove_stale(folder)
   temporary = folder.parent / f".{name}-{uuid.uuid4().hex}"
@@ -105,7 +145,6 @@ def write_cache(data_dir: pathlib.Path, name: str, train: Split, test: Split) ->
     _put_in_place(temporary, folder)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
-  return folder
 
 
 def _read_array(path: pathlib.Path, entry: dict) -> np.ndarray:

@@ -10,7 +10,13 @@ from typing import NamedTuple
 from cscjax import checks
 from cscjax.checks import one_line
 from cscjax.data._builtin import digits, gaussian_centers
-from cscjax.data._cache import cache_folder, read_cache, write_cache
+from cscjax.data._cache import (
+  cache_folder,
+  find_cache_dir,
+  old_cache_folder,
+  read_cache,
+  write_cache,
+)
 from cscjax.data._dataset import (
   IMAGE_SETS,
   IMAGE_SHAPE,
@@ -58,6 +64,7 @@ def load_dataset(
   name: str,
   *,
   data_dir: str | os.PathLike[str] | None = None,
+  cache_dir: str | os.PathLike[str] | None = None,
   validation_fraction: float = 0.0,
   train_examples: int | None = None,
   download: bool = True,
@@ -65,14 +72,15 @@ def load_dataset(
   """Loads a data set into host memory.
 
   `digits` and `gaussian_centers` require no files. The image sets are loaded from the first available
-  source: the cache (about a second), a data set prepared by TFDS, or the original archive, which is
-  downloaded. The last two sources also write the cache. All sources give the same arrays in the same
-  order.
+  source: the cache (about a second), the cache of cscjax 0.1.0 in `data_dir`, a data set prepared by
+  TFDS, or the original archive, which is downloaded. All but the first also write the cache. All sources
+  give the same arrays in the same order.
 
   Args:
     name: One of `DATASETS`: "digits", "gaussian_centers", "cifar10", "cifar100" or "svhn_cropped".
-    data_dir: The data directory of TFDS, which also contains the cache. By default $TFDS_DATA_DIR, or
+    data_dir: The data directory of TFDS, which is only read. By default $TFDS_DATA_DIR, or
       ~/tensorflow_datasets if that is not set.
+    cache_dir: The directory of the cache. By default that of the user, see `find_cache_dir`.
     validation_fraction: The fraction of the train split that becomes `validation`, in [0, 1). The same
       fraction always gives the same examples.
     train_examples: The number of the remaining training examples to keep, a random subset that is always
@@ -99,7 +107,7 @@ def load_dataset(
   if name in BUILT_IN:
     train, test = BUILT_IN[name].load()
   else:
-    train, test = _load_images(name, find_data_dir(data_dir), download)
+    train, test = _load_images(name, find_data_dir(data_dir), find_cache_dir(cache_dir), download)
   names = CLASS_NAMES.get(name)
   return make_dataset(name, num_classes, train, test, validation_fraction, train_examples, names)
 
@@ -148,36 +156,34 @@ def find_data_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     >>> find_data_dir("data").as_posix()
     'data'
   """
-  path = _expanded(data_dir)
+  given = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets") if data_dir is None else data_dir
+  try:
+    path = pathlib.Path(given).expanduser()
+  except RuntimeError as error:
+    raise DataError(f"data_dir: cannot expand {given}, no home directory ({error})") from error
   if data_dir is not None and not path.is_dir():
     raise DataError(f"data_dir: no such directory: {path}")
   return path
-
-
-def _expanded(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-  """Returns `data_dir` or the default of TFDS with `~` expanded."""
-  given = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets") if data_dir is None else data_dir
-  try:
-    return pathlib.Path(given).expanduser()
-  except RuntimeError as error:
-    raise DataError(f"data_dir: cannot expand {given}, no home directory ({error})") from error
 
 
 def fill_cache(
   name: str,
   *,
   data_dir: str | os.PathLike[str] | None = None,
+  cache_dir: str | os.PathLike[str] | None = None,
   splits: tuple[Split, Split] | None = None,
 ) -> tuple[Split, Split]:
   """Writes the cache of an image data set ahead of its use, for example for a machine that is offline.
 
-  Afterwards `load_dataset` requires only the folder `cache_folder(data_dir, name)`, which can be copied
-  to another machine.
+  Afterwards `load_dataset` requires only the folder `cache_folder(find_cache_dir(cache_dir), name)`. It
+  can be copied to another machine.
 
   Args:
     name: One of `IMAGE_SETS`: "cifar10", "cifar100" or "svhn_cropped".
-    data_dir: The data directory of TFDS, in which the cache is written. By default $TFDS_DATA_DIR, or
-      ~/tensorflow_datasets if that is not set. If `splits` are given, a missing directory is created.
+    data_dir: The data directory of TFDS, which is only read. By default $TFDS_DATA_DIR, or
+      ~/tensorflow_datasets if that is not set.
+    cache_dir: The directory of the cache, created if it is missing. By default that of the user, see
+      `find_cache_dir`.
     splits: The pair (train, test) to cache, replacing an existing cache. By default the splits are
       loaded from the sources of `load_dataset`, and an intact cache is kept.
 
@@ -193,20 +199,25 @@ def fill_cache(
     >>> import numpy as np
     >>> from cscjax.data import Split, fill_cache, load_dataset
     >>> split = Split(np.zeros((5, 32, 32, 3), np.uint8), np.arange(5, dtype=np.int32))
-    >>> _ = fill_cache("cifar10", data_dir="data", splits=(split, split))
-    >>> len(load_dataset("cifar10", data_dir="data", download=False).train)
+    >>> _ = fill_cache("cifar10", cache_dir="cache", splits=(split, split))
+    >>> len(load_dataset("cifar10", cache_dir="cache", download=False).train)
     5
   """
   checks.one_of("name", name, IMAGE_SETS)
+  target = find_cache_dir(cache_dir)
   if splits is None:
-    return _load_images(name, find_data_dir(data_dir), download=True, require_cache=True)
+    return _load_images(name, find_data_dir(data_dir), target, download=True, require_cache=True)
   for key, split in zip(("train", "test"), splits, strict=True):
     check_image_split(f"{name} {key}", split, name)
-  return _write(name, _expanded(data_dir), *splits, required=True)
+  return _write(name, target, *splits, required=True)
 
 
 def _load_images(
-  name: str, data_dir: pathlib.Path, download: bool, require_cache: bool = False
+  name: str,
+  data_dir: pathlib.Path,
+  cache_dir: pathlib.Path,
+  download: bool,
+  require_cache: bool = False,
 ) -> tuple[Split, Split]:
   """Returns (train, test) of one of `IMAGE_SETS` from its cache, or from another source and caches it.
 
@@ -214,37 +225,44 @@ def _load_images(
     DataError: If the data is missing, damaged or unreadable, or if the cache cannot be written and
       `require_cache` is set. Without `require_cache`, a failed write is logged as a warning.
   """
-  damage = None
-  try:
-    cached = read_cache(data_dir, name)
-    if cached is not None:
-      return cached
-  except DataError as error:
-    damage = f"damaged cache: {error}"
-  prepared = find_prepared(data_dir, name)
+  found, damage = _read(cache_folder(cache_dir, name), name)
+  if found is not None:
+    return found
+  found, old_damage = _read(old_cache_folder(data_dir, name), name)
+  damage = damage or old_damage
+  prepared = find_prepared(data_dir, name) if found is None else None
   if prepared is not None:
     found = read_prepared(prepared, name)
-  elif download:
+  elif found is None and download:
     try:
       found = download_splits(name)
     except DataError as error:
-      raise DataError(_missing(name, data_dir, damage, str(error))) from error
-  else:
-    raise DataError(_missing(name, data_dir, damage, "downloads are disabled"))
+      raise DataError(_missing(name, data_dir, cache_dir, damage, str(error))) from error
+  elif found is None:
+    raise DataError(_missing(name, data_dir, cache_dir, damage, "downloads are disabled"))
   if damage is not None:
     _log.warning("%s; writing it again", damage)
-  return _write(name, data_dir, *found, required=require_cache)
+  return _write(name, cache_dir, *found, required=require_cache)
+
+
+def _read(folder: pathlib.Path, name: str) -> tuple[tuple[Split, Split] | None, str | None]:
+  """Returns the content of a cache, None if it is missing or damaged, and the damage, None if intact."""
+  try:
+    return read_cache(folder, name), None
+  except DataError as error:
+    return None, f"damaged cache: {error}"
 
 
 def _write(
-  name: str, data_dir: pathlib.Path, train: Split, test: Split, required: bool
+  name: str, cache_dir: pathlib.Path, train: Split, test: Split, required: bool
 ) -> tuple[Split, Split]:
   """Writes the cache and returns its content; a failure is logged, or raised if `required`."""
   train, test = _in_canonical_order(train), _in_canonical_order(test)
+  folder = cache_folder(cache_dir, name)
   try:
-    write_cache(data_dir, name, train, test)
+    write_cache(folder, name, train, test)
   except OSError as error:
-    problem = f"{cache_folder(data_dir, name)}: cannot write the cache ({one_line(error)})"
+    problem = f"{folder}: cannot write the cache ({one_line(error)})"
     if required:
       raise DataError(problem) from error
     _log.warning("%s; continuing without it", problem)
@@ -266,12 +284,15 @@ def _in_canonical_order(split: Split) -> Split:
   return Split(split.images[order], split.labels[order])
 
 
-def _missing(name: str, data_dir: pathlib.Path, damage: str | None, reason: str) -> str:
+def _missing(
+  name: str, data_dir: pathlib.Path, cache_dir: pathlib.Path, damage: str | None, reason: str
+) -> str:
   """Returns the message for a data set that cannot be loaded, in one line."""
+  folder = cache_folder(cache_dir, name)
   found = (
-    damage or f"data_dir: {data_dir} contains neither a cache of {name} nor {name} prepared by TFDS"
+    damage or f"data_dir: {data_dir} contains no {name} prepared by TFDS, and {folder} does not exist"
   )
   return (
     f"{found}; {reason}; load it on a machine with a network and copy "
-    f"{cache_folder(data_dir, name)}, or pass a data directory in which TFDS has prepared it"
+    f"{folder}, or pass a data directory in which TFDS has prepared it"
   )

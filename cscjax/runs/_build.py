@@ -226,8 +226,8 @@ def make_plan(config: Config, dataset: Dataset) -> training.Plan:
     the test split.
 
   Raises:
-    RunError: If the batch is larger than the training set, or one of the configured epochs lies beyond
-      step 2^31 - 1.
+    RunError: If the batch is larger than the training set, one of the configured epochs lies beyond step
+      2^31 - 1, or `config.keep_best` is set without a validation split.
 
   Example:
     >>> from cscjax import data, runs
@@ -247,14 +247,18 @@ def make_plan(config: Config, dataset: Dataset) -> training.Plan:
     if epochs * steps_per_epoch > INT32:
       most = f"at most {INT32 // steps_per_epoch} epochs of {steps_per_epoch} steps"
       raise RunError(f"expected {most}, got {epochs:.10g}", name)
-  return training.Plan(
-    total_steps=total_steps,
-    steps_per_epoch=steps_per_epoch,
-    split="test" if dataset.validation is None else "validation",
-    evaluate_epochs=config.evaluate_epochs,
-    checkpoint_seconds=config.checkpoint_seconds,
-    dispatch_seconds=config.dispatch_seconds,
-  )
+  try:
+    return training.Plan(
+      total_steps=total_steps,
+      steps_per_epoch=steps_per_epoch,
+      split="test" if dataset.validation is None else "validation",
+      evaluate_epochs=config.evaluate_epochs,
+      checkpoint_seconds=config.checkpoint_seconds,
+      dispatch_seconds=config.dispatch_seconds,
+      keep_best=config.keep_best,
+    )
+  except ValueError as error:
+    raise RunError.from_check(error) from error
 
 
 def check_network(config: Config, model: nn.Module, dataset: Dataset) -> None:

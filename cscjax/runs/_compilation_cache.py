@@ -7,7 +7,7 @@ import warnings
 
 import jax
 
-from cscjax.data import DataError, cache_folder, find_data_dir
+from cscjax.data import DataError, find_cache_dir
 from cscjax.runs._config import Config, RunError
 
 OFF = "off"
@@ -18,12 +18,11 @@ def use_compilation_cache(config: Config) -> None:
 
   The key of an entry includes the program, the options, the device and the versions. A damaged entry is
   compiled again. The cache is in `config.compilation_cache`; if that is None, in the directory named by
-  JAX_COMPILATION_CACHE_DIR; and if that is not set, beside the cache of decoded images. If such a
-  default cannot be written, a warning is given and there is no cache.
+  JAX_COMPILATION_CACHE_DIR; and if that is not set, in the cache directory, beside the decoded
+  images. If such a default cannot be written, a warning is given and there is no cache.
 
   Raises:
     RunError: If the directory `config.compilation_cache` cannot be written.
-    DataError: If `config.data_dir` does not exist.
   """
   if config.compilation_cache == OFF:
     jax.config.update("jax_enable_compilation_cache", False)
@@ -35,14 +34,12 @@ def use_compilation_cache(config: Config) -> None:
     return  # a bucket, which JAX opens itself
   try:
     given = config.compilation_cache or of_jax
-    folder = given or cache_folder(find_data_dir(config.data_dir), "compiled")
+    folder = given or find_cache_dir(config.cache_dir) / "compiled"
     folder = pathlib.Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
       pass
   except (DataError, OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
-    if isinstance(error, DataError) and config.data_dir is not None:
-      raise
     if config.compilation_cache is not None:
       problem = f"cannot write to {config.compilation_cache}: {error}"
       raise RunError(problem, "compilation_cache") from error

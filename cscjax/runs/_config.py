@@ -59,12 +59,28 @@ class RunError(ValueError):
 
 
 def _flag(default: Any, help_text: str, valid: tuple | Check | None = None) -> Any:
-  """Returns a dataclass field with a help text, and either its choices or the check of its values."""
+  """Returns a dataclass field with a help text, and either its choices or the check of its values.
+
+  The range that a check allows becomes a part of the help text.
+  """
   choices = valid if isinstance(valid, tuple) else None
   check = None if isinstance(valid, tuple) else valid
+  help_text = f"{help_text} {_range(check)}".rstrip()
   return dataclasses.field(
     default=default, metadata={"help": help_text, "choices": choices, "check": check}
   )
+
+
+def _range(check: Any) -> str:
+  """Returns the sentence that states the range of a field, empty if it has none."""
+  if check is None:
+    return ""
+  low, high = check.keywords["low"], check.keywords["high"]
+  if check.func is checks.int_between:
+    return f"Range: >= {low}." if high == INT32 else f"Range: {low}..{high}."
+  if high == LARGE:
+    return {-LARGE: "", 1e-30: "Range: > 0."}.get(low, f"Range: >= {low:g}.")
+  return f"Range: [{low:g}, {high:g})." if low != 1e-30 else f"Range: (0, {high:g})."
 
 
 def _integer(low: int, high: int = INT32) -> Check:
@@ -103,7 +119,7 @@ class Config:
     (150, 128, 'standard')
   """
 
-  # `_attributes` makes the entries of "Attributes" from the help texts and ranges below.
+  # `_attributes` makes the entries of "Attributes" from the help texts and choices below.
   model: str = _flag("msd_csc", "Network to train.", tuple(MODELS))
   depth: int | None = _flag(
     None,
@@ -150,21 +166,27 @@ class Config:
   unroll: int | None = _flag(
     None,
     "Residual blocks in each iteration of the loop over a stage of res_csc, res_csc_simplified, resnet"
-    " and plain. Chosen for the device if not given; it does not change the network.",
+    " and plain. It is chosen for the device if not given, and does not change the network.",
     _integer(1),
   )
   channel_multiple: int | None = _flag(
     None,
-    "The images of msd_csc and msdnet are padded with zero channels to a multiple of this number. Chosen"
-    " for the device if not given; it does not change the network.",
+    "The images of msd_csc and msdnet are padded with zero channels to a multiple of this number. It is"
+    " chosen for the device if not given, and does not change the network.",
     _integer(1, 2**14),
   )
 
   dataset: str = _flag("cifar10", "Data set to train on.", DATASETS)
   data_dir: str | None = _flag(
     None,
-    "Data directory of TensorFlow Datasets, which also holds the cache of decoded images."
-    " $TFDS_DATA_DIR or ~/tensorflow_datasets if not given.",
+    "Data directory of TensorFlow Datasets, which is only read. If it is not given, it is $TFDS_DATA_DIR"
+    " or ~/tensorflow_datasets.",
+  )
+  cache_dir: str | None = _flag(
+    None,
+    "Directory of the caches of decoded images and compiled programs. If it is not given, it is the"
+    " folder cscjax in the cache folder of the user: $XDG_CACHE_HOME or ~/.cache on Linux,"
+    " ~/Library/Caches on macOS, %LOCALAPPDATA% on Windows.",
   )
   download: bool = _flag(True, "Whether to download a missing data set.")
   validation_fraction: float = _flag(
@@ -175,13 +197,14 @@ class Config:
   )
   train_examples: int | None = _flag(
     None,
-    "Number of examples to train on, a fixed random subset of the training set. All if not given.",
+    "Number of examples to train on, a fixed random subset of the training set. All examples are used if"
+    " it is not given.",
     _integer(1),
   )
 
   epochs: int = _flag(150, "Number of passes over the training set.", _integer(1))
   max_steps: int | None = _flag(
-    None, "Stop after this number of training steps, even if epochs remain.", _integer(1)
+    None, "The run stops after this number of training steps, even if epochs remain.", _integer(1)
   )
   batch_size: int = _flag(128, "Examples per training step, over all devices.", _integer(1))
   learning_rate: float = _flag(0.05, "Learning rate of SGD before the first decay.", _real(1e-30))
@@ -209,9 +232,11 @@ class Config:
   )
   # The default None is replaced by the value that `augmentation` stands for.
   shift: int = _flag(
-    None, "Deprecated; use augmentation instead. Largest random shift in pixels.", _integer(0)
+    None, "Largest random shift in pixels. It is deprecated; use augmentation instead.", _integer(0)
   )
-  flip: bool = _flag(None, "Deprecated; use augmentation instead. Whether to flip images at random.")
+  flip: bool = _flag(
+    None, "Whether to flip images at random. It is deprecated; use augmentation instead."
+  )
   seed: int = _flag(
     0,
     "Random seed of the initial parameters, the order of the examples and the augmentation.",
@@ -242,7 +267,7 @@ class Config:
   num_processes: int | None = _flag(
     None,
     "Number of processes of the run. All of them need the same settings, except for process_id, workdir,"
-    " data_dir, download and compilation_cache.",
+    " data_dir, cache_dir, download and compilation_cache.",
     _integer(1, 2**16),
   )
   process_id: int | None = _flag(
@@ -254,12 +279,18 @@ class Config:
 
   compilation_cache: str | None = _flag(
     None,
-    "Directory of the cache of compiled programs, or 'off' for no cache. $JAX_COMPILATION_CACHE_DIR, or"
-    " else a folder beside the cache of decoded images, if not given.",
+    "Directory of the cache of compiled programs, or 'off' for no cache. If it is not given, it is"
+    " $JAX_COMPILATION_CACHE_DIR, or else the folder compiled in cache_dir.",
   )
   workdir: str | None = _flag(
     None,
-    "Directory where the run is stored, and resumed if it exists. A new one under runs/ if not given.",
+    "Directory where the run is stored, and resumed if it exists. If it is not given, a new one is made"
+    " under runs/.",
+  )
+  tensorboard: bool = _flag(
+    False,
+    "Whether to write the rows of metrics.jsonl to event files for TensorBoard, too, in the folder"
+    " tensorboard of the workdir. Needs the package tensorboardX.",
   )
   evaluate_epochs: int = _flag(1, "Number of epochs between evaluations.", _integer(1))
   checkpoint_seconds: float = _flag(
@@ -267,6 +298,11 @@ class Config:
     "Seconds after which a new checkpoint is written, also within an epoch. After an evaluation it is"
     " written earlier if checkpoints then take at most 2 % of the time.",
     _real(0, 1e9),
+  )
+  keep_best: bool = _flag(
+    False,
+    "Whether to keep the checkpoint with the highest validation accuracy, too. Requires a validation"
+    " split (validation_fraction), because the test set must not choose the network.",
   )
   dispatch_seconds: float = _flag(
     1.0,
@@ -385,6 +421,7 @@ def network_fields(config: Config) -> dict[str, Any]:
 RESUMABLE = frozenset(
   {
     "data_dir",
+    "cache_dir",
     "download",
     "epochs",
     "max_steps",
@@ -393,6 +430,7 @@ RESUMABLE = frozenset(
     "process_id",
     "peer_timeout",
     "workdir",
+    "tensorboard",
     "checkpoint_seconds",
     "compilation_cache",
     "dispatch_seconds",
@@ -403,32 +441,19 @@ RESUMABLE = frozenset(
 )
 """Fields that may change when a run is resumed; a change of another field is an error."""
 
-OWN = frozenset({"process_id", "workdir", "data_dir", "download", "compilation_cache"})
+OWN = frozenset({"process_id", "workdir", "data_dir", "cache_dir", "download", "compilation_cache"})
 """Fields that may differ between the processes of a run."""
 
 
 def _attributes() -> str:
-  """Returns the entries of the fields in the docstring of `Config`, from their help texts and ranges."""
+  """Returns the entries of the fields in the docstring of `Config`, from their help and choices."""
   lines = []
   for field in dataclasses.fields(Config):
-    parts = [field.metadata["help"], _range(field.metadata["choices"], field.metadata["check"])]
-    text = f"{field.name}: {' '.join(filter(None, parts))}"
+    text, choices = f"{field.name}: {field.metadata['help']}", field.metadata["choices"]
+    if choices:
+      text += f" One of {', '.join(map(repr, choices))}."
     lines += textwrap.wrap(text, 101, initial_indent="  ", subsequent_indent="    ")
   return "\n".join(lines)
-
-
-def _range(choices: tuple | None, check: Any) -> str:
-  """Returns the sentence that states the choices or the range of a field, empty if it has neither."""
-  if choices:
-    return f"One of {', '.join(map(repr, choices))}."
-  if check is None:
-    return ""
-  low, high = check.keywords["low"], check.keywords["high"]
-  if check.func is checks.int_between:
-    return f"Range: >= {low}." if high == INT32 else f"Range: {low}..{high}."
-  if high == LARGE:
-    return {-LARGE: "", 1e-30: "Range: > 0."}.get(low, f"Range: >= {low:g}.")
-  return f"Range: [{low:g}, {high:g})." if low != 1e-30 else f"Range: (0, {high:g})."
 
 
 Config.__doc__ = inspect.cleandoc(Config.__doc__ or "").replace("  ...", _attributes())  # None under -OO

@@ -25,6 +25,7 @@ from cscjax.runs._compilation_cache import use_compilation_cache
 from cscjax.runs._config import Config, RunError
 from cscjax.runs._processes import connect, together
 from cscjax.runs._progress import create_progress
+from cscjax.runs._tensorboard import EventFile, check_tensorboard
 from cscjax.runs._workdir import open_workdir, replaced, run_name, write_config, write_json
 
 
@@ -71,7 +72,7 @@ def make_run(config: Config) -> Run:
     RunError: If a field does not fit the network, the data or the devices, or the processes of the run
       cannot connect or have different configurations.
     DataError: If the data are missing or damaged.
-    MissingExtraError: If a package that reads the data is not installed.
+    MissingExtraError: If a package that reads the data, or writes event files, is not installed.
 
   Example:
     >>> from cscjax import runs
@@ -83,8 +84,10 @@ def make_run(config: Config) -> Run:
   connect(config)
   with _settings(), together(config):
     num_classes = dataset_shape(config.dataset)[1]
-    # An error of the network is raised before any data are read.
+    # An error of the network, or a missing package, is raised before any data are read.
     model = make_model(for_device(config, jax.default_backend()), num_classes)
+    if config.tensorboard:
+      check_tensorboard()
     dataset = _load(config)
     trainer, plan = build(config, model, dataset, training.create_mesh())
     check_network(config, model, dataset)
@@ -95,9 +98,10 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
   """Trains a run from its last checkpoint, or from the start, to its end.
 
   Writes config.json, metrics.jsonl, checkpoints/, curves.png and summary.json to the directory
-  `run.config.workdir`. Turns on JAX's persistent compilation cache, or turns it off, as
-  `run.config.compilation_cache` says; this setting remains after the run. If there are several
-  processes, only process 0 logs and writes files.
+  `run.config.workdir`, and event files to its folder tensorboard/ if `run.config.tensorboard` is set.
+  Turns on JAX's persistent compilation cache, or turns it off, as `run.config.compilation_cache` says;
+  this setting remains after the run. If there are several processes, only process 0 logs and writes
+  files.
 
   Args:
     run: The run, from `make_run`.
@@ -109,11 +113,12 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
     The contents of summary.json: "status" ("ok"; "diverged" if the loss or the parameters were not
     finite, or the final accuracy is not above chance; or "interrupted"), accuracies in 0..1 (None if
     there was no evaluation), "parameters", "epochs", "steps", "seconds" and "images_per_second".
+    With a validation split also "validation_accuracy" and "best_validation_accuracy", and with
+    `run.config.keep_best` the "best_step" whose checkpoint is kept.
 
   Raises:
     RunError: If the workdir cannot be written, holds another run or is used by another process, or if a
       checkpoint cannot be read or does not fit the network.
-    DataError: If the data directory, which holds the cache of compiled programs, does not exist.
 
   Example:
     >>> from cscjax import runs
@@ -145,7 +150,13 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
     log = training.MetricsLog(workdir / "metrics.jsonl" if first else None, last_step=step)
     display = create_progress(step, run.plan.total_steps, progress)
     with contextlib.closing(display):
+      observer = display
+      if config.tensorboard and first:
+        observer = EventFile(workdir / "tensorboard", log.rows, seconds, display)
+        held.enter_context(contextlib.closing(observer))
       display.say(f"{workdir}: step {step} of {run.plan.total_steps}")
+      if step < run.plan.total_steps:
+        display.say("compiling the training step, which takes minutes for deep networks")
       outcome = training.fit(
         run.trainer,
         run.plan,
@@ -154,13 +165,15 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
         key,
         log=log,
         checkpoints=checkpoints,
-        progress=display,
+        progress=observer,
         stopped=stopped,
         seconds=seconds,
       )
       if outcome.status == "diverged":
         bad = int(outcome.state.bad_step)
         display.say(f"diverged: the loss or the parameters of step {bad} are not finite")
+      if outcome.status == "interrupted":
+        display.say(f"{workdir}: stopped at step {int(outcome.state.step)}, with a checkpoint")
     summary = _summarize(run, outcome, log.rows)
     if first:
       _write_results(config, workdir, summary, log.rows)
@@ -179,6 +192,7 @@ def _load(config: Config) -> Dataset:
     return load_dataset(
       config.dataset,
       data_dir=config.data_dir,
+      cache_dir=config.cache_dir,
       validation_fraction=config.validation_fraction,
       train_examples=config.train_examples,
       download=config.download,
@@ -230,6 +244,8 @@ def _summarize(run: Run, outcome: training.Outcome, rows: list[dict[str, Any]]) 
       "validation_accuracy": last["validation"],
       "best_validation_accuracy": best["validation"],
     }
+  if run.plan.keep_best:
+    summary["best_step"] = training.best_step(rows, run.plan.split)
   return summary
 
 

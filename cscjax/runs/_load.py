@@ -218,6 +218,7 @@ class LoadedRun:
     return load_dataset(
       self.config.dataset,
       data_dir=self.config.data_dir if data_dir is None else data_dir,
+      cache_dir=self.config.cache_dir,
       validation_fraction=self.config.validation_fraction,
       train_examples=self.config.train_examples,  # the normalization depends on them
       download=self.config.download,
@@ -272,20 +273,22 @@ def _encode(model: Any, variables: Any, mean: Any, std: Any, images: Any) -> lis
   return model.bind(variables).pursuit_layers(training.normalize(images, mean, std))
 
 
-def load_run(workdir: str | os.PathLike[str]) -> LoadedRun:
+def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> LoadedRun:
   """Loads a run from its directory; the data set is not needed.
 
   Nothing in the directory is changed, and the run may still be training.
 
   Args:
     workdir: Directory of the run.
+    best: Whether to load the checkpoint with the highest validation accuracy, which a run with
+      `keep_best` keeps, instead of the last one. The default is False.
 
   Returns:
-    The network as of the last checkpoint, with what is needed to use it.
+    The network as of the last or best checkpoint, with what is needed to use it.
 
   Raises:
-    RunError: If there is no run in the directory, its files are damaged, or it has no complete
-      checkpoint that fits the network.
+    RunError: If there is no run in the directory, its files are damaged, it has no complete checkpoint
+      that fits the network, or `best` is set for a run without `keep_best`.
 
   Example:
     >>> from cscjax import runs
@@ -310,12 +313,17 @@ def load_run(workdir: str | os.PathLike[str]) -> LoadedRun:
     info = info_from_json(found["data"]) if "data" in found else None
   except (OSError, ValueError) as error:
     raise RunError(f"{path}: {error}", "workdir") from error
+  step = None
+  if best:
+    if not config.keep_best:
+      raise RunError(f"expected False, because the run in {workdir} has no keep_best, got True", "best")
+    step = _best_step(workdir)
   if info is None:
     shape, num_classes = dataset_shape(config.dataset)
   else:
     shape, num_classes = info.example_shape, info.num_classes
   model = make_model(config, num_classes)
-  state = _restore(workdir, found.get("run"), config, model, shape)
+  state = _restore(workdir, found.get("run"), config, model, shape, step)
   return LoadedRun(config, model, {"params": state.params, **state.variables}, int(state.step), info)
 
 
@@ -368,10 +376,31 @@ def _forms(variables: Any) -> Any:
   return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), variables)
 
 
+def _best_step(workdir: pathlib.Path) -> int:
+  """Returns the step with the best validation accuracy that has a checkpoint.
+
+  A kill may leave a better row whose checkpoint was not written yet.
+  """
+  try:
+    rows = training.read_metrics(workdir / "metrics.jsonl")
+  except OSError as error:
+    raise RunError(f"{workdir}: {error}", "workdir") from error
+  saved = [row for row in rows if (workdir / "checkpoints" / str(row["step"])).is_dir()]
+  step = training.best_step(saved, "validation")
+  if step is None:
+    raise RunError(f"no checkpoint of an evaluated step in {workdir}", "workdir")
+  return step
+
+
 def _restore(
-  workdir: pathlib.Path, name: str | None, config: Config, model: nn.Module, shape: tuple[int, ...]
+  workdir: pathlib.Path,
+  name: str | None,
+  config: Config,
+  model: nn.Module,
+  shape: tuple[int, ...],
+  step: int | None,
 ) -> training.TrainState:
-  """Returns the state of the last checkpoint, in host memory."""
+  """Returns the state of the last checkpoint, or of that of a given step, in host memory."""
   schedule, optimizer = make_optimizer(config, steps_per_epoch=1)  # only for the structure of the state
   trainer = training.Trainer(model, optimizer, schedule, config.batch_size)
   like = jax.eval_shape(functools.partial(trainer.create_state, shape), jax.random.key(0))
@@ -383,7 +412,7 @@ def _restore(
         folder, read_only=True, run=name, architecture=ARCHITECTURES[config.model]
       )
       with contextlib.closing(checkpoints):
-        restored = checkpoints.restore(like)
+        restored = checkpoints.restore(like, step)
     except (training.CheckpointError, OSError) as error:
       raise RunError(f"{workdir}: {error}", "workdir") from error
   if restored is None:

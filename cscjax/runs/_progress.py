@@ -12,6 +12,9 @@ LINE_SECONDS = 10.0  # least time between two lines about training
 class Lines:
   """Progress of a run as lines on stderr, at most one about training every 10 seconds.
 
+  The time left follows from the mean speed since the first call of the device, and later since the first
+  evaluation, because these two compile.
+
   Implements the protocol `cscjax.training.Progress`. `Lines(step, total)` belongs to a run that starts
   at step `step` and ends at step `total`.
 
@@ -24,7 +27,9 @@ class Lines:
 
   def __init__(self, step: int, total: int):
     self._total = total
-    self._first_step, self._began, self._last = step, time.monotonic(), 0.0
+    self._last = 0.0
+    self._compiled_at = step, time.monotonic()
+    self._evaluated = False
 
   def trained(self, step: int, metrics: dict[str, float], images_per_second: float | None) -> None:
     """Prints the step, its metrics and the time left, unless the last such line is less than 10 s old.
@@ -32,17 +37,18 @@ class Lines:
     Args:
       step: Number of training steps done.
       metrics: "loss" and "accuracy" of the current epoch.
-      images_per_second: Speed of the last call of the device; None if unknown.
+      images_per_second: Speed of the last call of the device; None for the first call, which compiles.
     """
+    if images_per_second is None:
+      self._compiled(step)
     now = time.monotonic()
     if now - self._last < LINE_SECONDS:
       return
     self._last = now
-    left = (now - self._began) / (step - self._first_step) * (self._total - step)
     rate = "" if images_per_second is None else f"  {images_per_second:,.0f} images/s"
     self.say(
       f"step {step}/{self._total}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.4f}"
-      f"{rate}  {left / 60:.1f} min left"
+      f"{rate}{self._left(step, now)}"
     )
 
   def evaluated(self, row: dict[str, Any]) -> None:
@@ -56,6 +62,9 @@ class Lines:
     self.say(
       f"epoch {row['epoch']:g}  {row['split']:<10}  loss {number['loss']}  accuracy {number['accuracy']}"
     )
+    if row["split"] != "train" and not self._evaluated:
+      self._evaluated = True
+      self._compiled(row["step"])
 
   def say(self, text: str) -> None:
     """Prints a line.
@@ -67,6 +76,17 @@ class Lines:
 
   def close(self) -> None:
     """Ends the output; does nothing for lines."""
+
+  def _compiled(self, step: int) -> None:
+    """Excludes the time up to now, in which a program was compiled, from the time left."""
+    self._compiled_at = step, time.monotonic()
+
+  def _left(self, step: int, now: float) -> str:
+    """Returns the time left as text, empty if it is unknown."""
+    first, began = self._compiled_at
+    if step == first:
+      return ""
+    return f"  {(now - began) / (step - first) * (self._total - step) / 60:.1f} min left"
 
 
 class Bar(Lines):
@@ -80,6 +100,8 @@ class Bar(Lines):
 
   def trained(self, step: int, metrics: dict[str, float], images_per_second: float | None) -> None:
     """Updates the bar."""
+    if images_per_second is None:
+      self._compiled(step)
     rate = "" if images_per_second is None else f" {images_per_second:,.0f} images/s"
     self._bar.set_postfix_str(f"loss {metrics['loss']:.4f} accuracy {metrics['accuracy']:.4f}{rate}")
     self._bar.update(step - self._bar.n)
@@ -91,6 +113,9 @@ class Bar(Lines):
   def close(self) -> None:
     """Closes the bar, which stays visible."""
     self._bar.close()
+
+  def _compiled(self, step: int) -> None:
+    self._bar.unpause()
 
 
 class Silent(Lines):

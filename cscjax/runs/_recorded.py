@@ -101,10 +101,10 @@ def recorded_fields(recorded: dict[str, Any]) -> dict[str, Any]:
 def current_fields(recorded: dict[str, Any]) -> dict[str, Any]:
   """Translates the recorded fields of an older run to the current fields.
 
-  Fields that did not exist yet get the values that the run used: `matmul_precision` its default, `remat`
-  "auto" in place of null, and `augmentation` the name of the recorded `shift` and `flip`. A former field
-  `statistics`, which said whether batch norm used statistics of each device, becomes the value of
-  `parallel`.
+  Fields that did not exist yet get the values that the run used: `matmul_precision` and `keep_best`
+  their defaults, `remat` "auto" in place of null, and `augmentation` the name of the recorded `shift`
+  and `flip`. A former field `statistics`, which said whether batch norm used statistics of each device,
+  becomes the value of `parallel`.
 
   Args:
     recorded: The fields as JSON values, the "flags" of a config.json. It is not changed.
@@ -118,7 +118,7 @@ def current_fields(recorded: dict[str, Any]) -> dict[str, Any]:
     >>> fields["augmentation"], fields["matmul_precision"]
     ('standard', 'default')
   """
-  recorded = {"matmul_precision": DEFAULT} | recorded
+  recorded = {"matmul_precision": DEFAULT, "keep_best": False} | recorded
   if "statistics" in recorded:
     has_own = recorded.pop("statistics") == "device" and recorded.get("parallel") != "jit"
     recorded["parallel"] = "pmap" if has_own else "jit"

@@ -6,7 +6,7 @@ from cscjax.training._checkpoints import Checkpoints
 from cscjax.training._devices import compiler_options, create_mesh, is_first, process_max
 from cscjax.training._files import read_file, seal, unseal
 from cscjax.training._loop import Outcome, Plan, Progress, fit
-from cscjax.training._metrics_log import MetricsLog, read_metrics
+from cscjax.training._metrics_log import MetricsLog, best_step, read_metrics
 from cscjax.training._optim import DECAYED, sgd, step_schedule
 from cscjax.training._state import EpochMetrics, TrainState, parameter_count
 from cscjax.training._trainer import MODES, Examples, Trainer
@@ -25,6 +25,7 @@ __all__ = [
   "TrainState",
   "Trainer",
   "augment",
+  "best_step",
   "compiler_options",
   "create_mesh",
   "fit",

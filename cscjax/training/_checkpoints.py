@@ -39,7 +39,7 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-  """The checkpoints of a run in a directory, of which the last two are kept.
+  """The checkpoints of a run in a directory, of which the last two and, on request, the best are kept.
 
   Orbax writes each checkpoint to a temporary directory and renames it, so that every checkpoint
   is complete, even if the run is killed. A checkpoint holds its step, the name of its run, the version
@@ -98,16 +98,17 @@ class Checkpoints:
       multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
     )
 
-  def save(self, state: TrainState, seconds: float) -> None:
+  def save(self, state: TrainState, seconds: float, best: int | None = None) -> None:
     """Writes a checkpoint, and returns when it is on disk.
 
     If this run has already written a checkpoint of this step, nothing changes. Afterwards only the last
-    of the run's earlier checkpoints is kept. Any other file or folder with the name of the step is
-    renamed.
+    of the run's earlier checkpoints is kept, and that of step `best`. Any other file or folder with the
+    name of the step is renamed.
 
     Args:
       state: The state, whose step is the name of the checkpoint.
       seconds: Wall time that the run has taken, in seconds, >= 0.
+      best: The step of a checkpoint that is kept, too, if there is one of this step. None for no other.
 
     Raises:
       OSError: If the checkpoint cannot be written. The earlier checkpoints then stay as they were.
@@ -130,10 +131,11 @@ class Checkpoints:
       self._remove_leftovers()
       raise OSError(f"cannot write the checkpoint of step {step}: {_reason(error)}") from error
     for number in sorted(number for number in own if number < step)[:-1]:
-      self._delete(number)
+      if number != best:
+        self._delete(number)
 
-  def restore(self, like: TrainState) -> Restored | None:
-    """Restores the newest undamaged checkpoint of the run.
+  def restore(self, like: TrainState, step: int | None = None) -> Restored | None:
+    """Restores the newest undamaged checkpoint of the run, or the one of a given step.
 
     A damaged checkpoint, with missing files or a wrong checksum, is skipped with a warning and renamed,
     for example from 44 to 44.damaged, unless `read_only` is set. A checkpoint of another run is skipped
@@ -142,10 +144,11 @@ class Checkpoints:
 
     Args:
       like: A state of the expected structure, shapes and types.
+      step: The step of the checkpoint; None for the newest undamaged one.
 
     Returns:
       The state, with its arrays in host memory, and the seconds that the run had taken; None if there is
-      no checkpoint.
+      no such checkpoint.
 
     Raises:
       CheckpointError: If an undamaged checkpoint does not fit, because its arrays have other names,
@@ -156,7 +159,7 @@ class Checkpoints:
     like = jax.device_get(like)
     found, failure = None, None
     try:
-      found = self._newest(like)
+      found = self._newest(like, step)
     except (CheckpointError, OSError) as error:
       failure = error
     if process_max(failure is not None):
@@ -171,11 +174,13 @@ class Checkpoints:
     if self._checkpointer is not None:
       self._checkpointer.close()
 
-  def _newest(self, like: TrainState) -> Restored | None:
-    """Returns the newest undamaged checkpoint in process 0, None in the others."""
+  def _newest(self, like: TrainState, only: int | None) -> Restored | None:
+    """Returns the newest undamaged checkpoint, or that of step `only`; None in all processes but 0."""
     if self._checkpointer is None:
       return None
     for step in sorted(self._numbers(warn=True), reverse=True):
+      if only not in (None, step):
+        continue
       folder = self._directory / str(step)
       try:
         meta = read_meta(folder)

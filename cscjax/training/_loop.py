@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from cscjax import checks
 from cscjax.training._checkpoints import Checkpoints
 from cscjax.training._devices import process_max
-from cscjax.training._metrics_log import MetricsLog
+from cscjax.training._metrics_log import MetricsLog, best_step
 from cscjax.training._state import EpochMetrics, TrainState
 from cscjax.training._trainer import Examples, Trainer
 
@@ -58,6 +59,12 @@ class Plan:
     checkpoint_seconds: Seconds after which a checkpoint is written, also within an epoch. See `fit` for
       the checkpoints at evaluations. The default is 300.
     dispatch_seconds: Intended duration of a compiled call of many steps, in seconds. The default is 1.
+    keep_best: Whether the checkpoint with the highest accuracy on `split` is kept, which must then be
+      "validation": a checkpoint that is chosen on the test set has no honest test accuracy. The default
+      is False.
+
+  Raises:
+    ValueError: If `keep_best` is set and `split` is "test".
 
   Example:
     >>> from cscjax import training
@@ -72,6 +79,11 @@ class Plan:
   evaluate_epochs: int = 1
   checkpoint_seconds: float = 300.0
   dispatch_seconds: float = 1.0
+  keep_best: bool = False
+
+  def __post_init__(self) -> None:
+    if self.keep_best and self.split == "test":
+      checks.fail("keep_best", True, "False without a validation split on which to choose")
 
   def splits_after(self, step: int) -> list[str]:
     """Returns the splits that are evaluated after a number of steps.
@@ -132,7 +144,9 @@ def fit(
   Each evaluation appends its rows to `log`. A checkpoint is written after the first evaluation and after
   the last one, and after others as long as these checkpoints take at most 2 % of the time
   (`SAVING_FRACTION`). In addition, a checkpoint is written when `plan.checkpoint_seconds` have passed
-  since the last one, and when the run is interrupted. A state that is not finite is not saved.
+  since the last one, and when the run is interrupted. If `plan.keep_best` is set, one is also written
+  after each evaluation with the highest accuracy so far, and kept until there is a higher one. A state
+  that is not finite is not saved.
 
   The clock decides when checkpoints are written, but has no effect on the results: a run that was killed
   resumes from its last checkpoint, drops the rows of later steps, and computes the same rows and states
@@ -200,11 +214,14 @@ def fit(
   def elapsed() -> float:
     return time.perf_counter() - began
 
+  def best() -> int | None:
+    return best_step(log.rows, plan.split) if plan.keep_best else None
+
   def save() -> None:
     nonlocal saved, saving_took
     start = time.perf_counter()
     log.sync()
-    checkpoints.save(state, elapsed())
+    checkpoints.save(state, elapsed(), best())
     saved = time.perf_counter()
     saving_took = saved - start
 
@@ -240,7 +257,7 @@ def fit(
       progress.trained(step, state.metrics.means(), chunks.latest)
       interval = plan.checkpoint_seconds
     is_last = evaluated_step >= plan.total_steps
-    if is_last or time.perf_counter() - saved > interval:
+    if is_last or best() == step or time.perf_counter() - saved > interval:
       save()
 
 

@@ -120,7 +120,7 @@ def write(results: pathlib.Path, job: Job, summary: dict[str, Any], workdir: pat
     **{name: summary[name] for name in (*fields, "seconds", "images_per_second")},
     curve=[[row["epoch"], row["accuracy"]] for row in rows if row["split"] == "test"],
     command=job.command,
-    flags={k: v for k, v in config["flags"].items() if k not in ("workdir", "data_dir")},
+    flags={k: v for k, v in config["flags"].items() if k not in ("workdir", "data_dir", "cache_dir")},
     **{name: config[name] for name in ("versions", "git_revision", "device")},
     date=datetime.datetime.now(datetime.UTC).strftime(DATE),
     architecture=job.row.architecture,

@@ -20,6 +20,13 @@ def png(image):
   return buffer.getvalue()
 
 
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path, monkeypatch):
+  """The cache directory of the user, which each test has to itself; it does not exist yet."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+  return tmp_path / "user" / "cscjax"
+
+
 @pytest.fixture(scope="session")
 def tiny():
   """The splits of the tiny data set, {"train": Split, "test": Split}."""

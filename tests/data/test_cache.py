@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,15 +11,23 @@ import threading
 import numpy as np
 import pytest
 
-from cscjax.data import DataError, Split, fill_cache, load_dataset
-from cscjax.data._cache import cache_folder, read_cache, write_cache
+from cscjax.data import DataError, Split, cache_folder, fill_cache, find_cache_dir, load_dataset
+from cscjax.data._cache import old_cache_folder, read_cache, write_cache
 from tests.data.conftest import rows
+from tests.faults.harness import contents
 
 
 @pytest.fixture
-def cached(tiny, tmp_path):
-  write_cache(tmp_path, "cifar10", tiny["train"], tiny["test"])
-  return tmp_path
+def folder(user_cache):
+  """The folder of the cache of cifar10, which does not exist yet."""
+  return cache_folder(user_cache, "cifar10")
+
+
+@pytest.fixture
+def cached(tiny, folder):
+  """The folder with a cache of the tiny data set."""
+  write_cache(folder, "cifar10", tiny["train"], tiny["test"])
+  return folder
 
 
 def assert_same(found, expected):
@@ -31,16 +40,15 @@ def assert_same(found, expected):
 def test_round_trip_is_bit_for_bit(cached, tiny):
   assert_same(read_cache(cached, "cifar10"), tiny)
   names = ["meta.json"] + [f"{k}_{a}.npy" for k in ("test", "train") for a in ("images", "labels")]
-  folder = cached / "cscjax_cache" / "cifar10"
-  assert sorted(path.name for path in folder.iterdir()) == sorted(names)
-  assert os.listdir(folder.parent) == ["cifar10"]
+  assert sorted(path.name for path in cached.iterdir()) == sorted(names)
+  assert os.listdir(cached.parent) == ["cifar10"]
   np.testing.assert_array_equal(
-    np.load(folder / "train_images.npy", allow_pickle=False), tiny["train"].images
+    np.load(cached / "train_images.npy", allow_pickle=False), tiny["train"].images
   )
 
 
-def test_no_cache_is_none(tmp_path):
-  assert read_cache(tmp_path, "cifar10") is None
+def test_no_cache_is_none(folder):
+  assert read_cache(folder, "cifar10") is None
 
 
 def edit_meta(change):
@@ -116,13 +124,13 @@ DAMAGES = {
 
 @pytest.mark.parametrize(("damage", "bad_file"), DAMAGES.values(), ids=DAMAGES)
 def test_damage_is_named_and_never_used(cached, damage, bad_file):
-  damage(cache_folder(cached, "cifar10"))
+  damage(cached)
   with pytest.raises(DataError) as error:
     read_cache(cached, "cifar10")
-  assert str(error.value).startswith(f"{cache_folder(cached, 'cifar10') / bad_file}: ")
+  assert str(error.value).startswith(f"{cached / bad_file}: ")
   assert "\n" not in str(error.value)
   with pytest.raises(DataError, match=bad_file) as error:
-    load_dataset("cifar10", data_dir=cached, download=False)
+    load_dataset("cifar10", download=False)
   assert "load it on a machine with a network" in str(error.value)
 
 
@@ -132,37 +140,37 @@ def test_loading_the_pickle_would_fail():
 
 
 @pytest.mark.parametrize("what", ["label", "shape"])
-def test_arrays_that_do_not_fit_the_data_set_are_rejected(tmp_path, tiny, what):
+def test_arrays_that_do_not_fit_the_data_set_are_rejected(folder, tiny, what):
   labels, images = tiny["test"].labels.copy(), tiny["test"].images
   if what == "label":
     labels[3] = 10
   else:
     images = images[:, :16]
-  write_cache(tmp_path, "cifar10", tiny["train"], Split(images, labels))
+  write_cache(folder, "cifar10", tiny["train"], Split(images, labels))
   with pytest.raises(DataError, match=r"test_\*\.npy: expected"):
-    read_cache(tmp_path, "cifar10")
+    read_cache(folder, "cifar10")
 
 
 @pytest.mark.parametrize("name", ["short images", "file gone", "meta.json cut", "fewer labels"])
-def test_damage_is_rebuilt_from_prepared_data(prepared, caplog, name):
+def test_damage_is_rebuilt_from_prepared_data(prepared, folder, caplog, name):
   whole = load_dataset("cifar10", data_dir=prepared, download=False)
   damage, bad_file = DAMAGES[name]
-  damage(cache_folder(prepared, "cifar10"))
+  damage(folder)
   with caplog.at_level(logging.WARNING):
     again = load_dataset("cifar10", data_dir=prepared, download=False)
   (record,) = caplog.records
   assert bad_file in record.getMessage()
   assert "\n" not in record.getMessage()
   np.testing.assert_array_equal(again.train.images, whole.train.images)
-  assert read_cache(prepared, "cifar10") is not None
-  assert os.listdir(prepared / "cscjax_cache") == ["cifar10"]
+  assert read_cache(folder, "cifar10") is not None
+  assert os.listdir(folder.parent) == ["cifar10"]
 
 
 def test_an_existing_cache_is_replaced(cached, tiny):
   swapped = {"train": tiny["test"], "test": tiny["train"]}
   write_cache(cached, "cifar10", swapped["train"], swapped["test"])
   assert_same(read_cache(cached, "cifar10"), swapped)
-  assert os.listdir(cached / "cscjax_cache") == ["cifar10"]
+  assert os.listdir(cached.parent) == ["cifar10"]
 
 
 CRASH = """
@@ -182,18 +190,18 @@ write_cache(__import__("pathlib").Path(sys.argv[1]), "cifar10", split, split)
 
 
 @pytest.mark.parametrize("count", [1, 5])  # in the first array, and in meta.json
-def test_a_crash_while_writing_leaves_no_cache(tmp_path, tiny, count):
-  command = [sys.executable, "-c", CRASH, str(tmp_path), str(count)]
+def test_a_crash_while_writing_leaves_no_cache(folder, tiny, count):
+  command = [sys.executable, "-c", CRASH, str(folder), str(count)]
   assert subprocess.run(command, check=False).returncode == 9
-  assert read_cache(tmp_path, "cifar10") is None
-  (left,) = (tmp_path / "cscjax_cache").iterdir()
+  assert read_cache(folder, "cifar10") is None
+  (left,) = folder.parent.iterdir()
   assert left.name.startswith(".")
-  write_cache(tmp_path, "cifar10", tiny["train"], tiny["test"])
+  write_cache(folder, "cifar10", tiny["train"], tiny["test"])
   assert left.exists()  # another process might still be writing it
   os.utime(left, (1, 1))
-  write_cache(tmp_path, "cifar10", tiny["train"], tiny["test"])
-  assert os.listdir(tmp_path / "cscjax_cache") == ["cifar10"]
-  assert_same(read_cache(tmp_path, "cifar10"), tiny)
+  write_cache(folder, "cifar10", tiny["train"], tiny["test"])
+  assert os.listdir(folder.parent) == ["cifar10"]
+  assert_same(read_cache(folder, "cifar10"), tiny)
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -203,13 +211,13 @@ def test_a_crash_does_not_change_an_existing_cache(cached, tiny, count):
   assert_same(read_cache(cached, "cifar10"), tiny)
 
 
-def test_concurrent_writers_leave_one_valid_cache(tmp_path, tiny):
+def test_concurrent_writers_leave_one_valid_cache(folder, tiny):
   errors = []
 
   def write():
     try:
       for _ in range(20):
-        write_cache(tmp_path, "cifar10", tiny["train"], tiny["test"])
+        write_cache(folder, "cifar10", tiny["train"], tiny["test"])
     except BaseException as error:
       errors.append(error)
 
@@ -219,11 +227,11 @@ def test_concurrent_writers_leave_one_valid_cache(tmp_path, tiny):
   for thread in threads:
     thread.join()
   assert not errors
-  assert_same(read_cache(tmp_path, "cifar10"), tiny)
-  assert os.listdir(tmp_path / "cscjax_cache") == ["cifar10"]
+  assert_same(read_cache(folder, "cifar10"), tiny)
+  assert os.listdir(folder.parent) == ["cifar10"]
 
 
-def test_full_disk_is_a_warning(prepared, tiny, monkeypatch, caplog):
+def test_full_disk_is_a_warning(prepared, folder, tiny, monkeypatch, caplog):
   def full(*args, **kwargs):
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -232,21 +240,22 @@ def test_full_disk_is_a_warning(prepared, tiny, monkeypatch, caplog):
   assert len(data.train) == len(tiny["train"])
   (record,) = caplog.records
   assert "No space left on device" in record.getMessage()
-  assert os.listdir(prepared / "cscjax_cache") == []
+  assert os.listdir(folder.parent) == []
 
 
-def test_unwritable_directory_is_a_warning(prepared, tiny, caplog):
-  (prepared / "cscjax_cache").write_text("in the way")
+def test_unwritable_directory_is_a_warning(prepared, folder, tiny, caplog):
+  folder.parent.parent.parent.mkdir()
+  folder.parent.parent.write_text("in the way")
   data = load_dataset("cifar10", data_dir=prepared, download=False)
   assert len(data.train) == len(tiny["train"])
   (record,) = caplog.records
-  assert str(cache_folder(prepared, "cifar10")) in record.getMessage()
+  assert str(folder) in record.getMessage()
 
 
 def test_given_splits_are_cached(tiny, tmp_path):
   target = tmp_path / "new" / "data"
-  train, test = fill_cache("cifar10", data_dir=target, splits=(tiny["train"], tiny["test"]))
-  data = load_dataset("cifar10", data_dir=target, download=False)
+  train, test = fill_cache("cifar10", cache_dir=target, splits=(tiny["train"], tiny["test"]))
+  data = load_dataset("cifar10", cache_dir=target, download=False)
   assert rows(train) == rows(tiny["train"])
   for given, cached in ((train, data.train), (test, data.test)):
     np.testing.assert_array_equal(given.images, cached.images)
@@ -256,7 +265,73 @@ def test_given_splits_are_cached(tiny, tmp_path):
 def test_given_splits_are_checked(tiny, tmp_path):
   wrong = Split(tiny["test"].images[:, :16], tiny["test"].labels)
   with pytest.raises(DataError, match=r"^cifar10 test: expected uint8 images \[N, 32, 32, 3\]"):
-    fill_cache("cifar10", data_dir=tmp_path, splits=(tiny["train"], wrong))
+    fill_cache("cifar10", cache_dir=tmp_path, splits=(tiny["train"], wrong))
   with pytest.raises(ValueError, match=r"^name: expected one of cifar10, cifar100, svhn_cropped"):
-    fill_cache("digits", data_dir=tmp_path)
+    fill_cache("digits", cache_dir=tmp_path)
   assert os.listdir(tmp_path) == []
+
+
+def test_the_cache_of_an_older_version_is_read_and_copied(prepared, folder, tiny):
+  shutil.rmtree(prepared / "cifar10")
+  old = old_cache_folder(prepared, "cifar10")
+  assert old == prepared / "cscjax_cache" / "cifar10"
+  fill_cache("cifar10", cache_dir=prepared, splits=(tiny["train"], tiny["test"]))
+  shutil.move(cache_folder(prepared, "cifar10"), old)
+  before = contents(prepared)
+  data = load_dataset("cifar10", data_dir=prepared, download=False)
+  assert contents(prepared) == before
+  assert rows(data.train) == rows(tiny["train"])
+  expected = contents(old)
+  assert contents(folder) == expected
+  shutil.rmtree(folder)
+  cut("train_images.npy", 5000)(old)
+  with pytest.raises(DataError, match=r"cscjax_cache/cifar10/train_images\.npy: expected"):
+    load_dataset("cifar10", data_dir=prepared, download=False)
+
+
+def test_a_damaged_cache_is_replaced_by_that_of_an_older_version(prepared, cached, tiny, caplog):
+  write_cache(old_cache_folder(prepared, "cifar10"), "cifar10", tiny["train"], tiny["test"])
+  shutil.rmtree(prepared / "cifar10")
+  flip("train_images.npy", -1)(cached)
+  data = load_dataset("cifar10", data_dir=prepared, download=False)
+  assert rows(data.train) == rows(tiny["train"])
+  (record,) = caplog.records
+  assert str(cached / "train_images.npy") in record.getMessage()
+  assert read_cache(cached, "cifar10") is not None
+
+
+def test_tfds_and_the_cache_can_share_a_directory(prepared, tiny):
+  before = contents(prepared / "cifar10")
+  for _ in range(2):
+    data = load_dataset("cifar10", data_dir=prepared, cache_dir=prepared, download=False)
+    assert rows(data.train) == rows(tiny["train"])
+  assert contents(prepared / "cifar10") == before
+
+
+@pytest.mark.parametrize(
+  ("platform", "variables", "expected"),
+  [
+    ("linux", {}, "HOME/.cache/cscjax"),
+    ("linux", {"XDG_CACHE_HOME": "/scratch"}, "/scratch/cscjax"),
+    ("linux", {"XDG_CACHE_HOME": "scratch"}, "HOME/.cache/cscjax"),  # not absolute: ignored
+    ("linux", {"XDG_CACHE_HOME": ""}, "HOME/.cache/cscjax"),
+    ("darwin", {"XDG_CACHE_HOME": "/scratch"}, "HOME/Library/Caches/cscjax"),
+    ("win32", {"LOCALAPPDATA": "/local"}, "/local/cscjax/Cache"),
+    ("win32", {}, "HOME/AppData/Local/cscjax/Cache"),
+  ],
+)
+def test_the_cache_directory_of_the_user(platform, variables, expected, tmp_path, monkeypatch):
+  for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in {"HOME": str(tmp_path), **variables}.items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.setattr(sys, "platform", platform)
+  assert find_cache_dir(None).as_posix() == expected.replace("HOME", str(tmp_path))
+  assert find_cache_dir("~/mine").as_posix() == f"{tmp_path}/mine"
+
+
+def test_no_home_for_the_default_cache_dir(monkeypatch):
+  monkeypatch.delenv("XDG_CACHE_HOME")
+  monkeypatch.setenv("HOME", "~")
+  with pytest.raises(DataError, match=r"^cache_dir: cannot expand ~/\.cache/cscjax, no home directory"):
+    find_cache_dir(None)

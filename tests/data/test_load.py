@@ -10,8 +10,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from cscjax.data import DataError, dataset_shape, load_dataset
-from cscjax.data._cache import cache_folder
+from cscjax.data import DataError, cache_folder, dataset_shape, load_dataset
 from experiments.image_sheets import read_sheets
 from tests.data.conftest import rows
 
@@ -50,7 +49,7 @@ def test_tfrecord_files_are_read(prepared_tfrecord, tiny):
   assert rows(data.test) == rows(tiny["test"])
 
 
-def test_order_in_the_files_does_not_matter(prepared_tfrecord):
+def test_order_in_the_files_does_not_matter(prepared_tfrecord, user_cache):
   path = shard(prepared_tfrecord, "train")
   content, records = path.read_bytes(), []
   while content:
@@ -59,7 +58,7 @@ def test_order_in_the_files_does_not_matter(prepared_tfrecord):
     content = content[end:]
   one = load_dataset("cifar10", data_dir=prepared_tfrecord, download=False)
   path.write_bytes(b"".join(reversed(records)))
-  shutil.rmtree(cache_folder(prepared_tfrecord, "cifar10"))
+  shutil.rmtree(cache_folder(user_cache, "cifar10"))
   two = load_dataset("cifar10", data_dir=prepared_tfrecord, download=False)
   np.testing.assert_array_equal(one.train.images, two.train.images)
   np.testing.assert_array_equal(one.train.labels, two.train.labels)
@@ -83,14 +82,14 @@ def test_test_split_does_not_depend_on_the_validation_fraction(prepared, tiny):
   ids=["half", "empty", "junk", "gone"],
 )
 @pytest.mark.parametrize("key", ["train", "test"])
-def test_a_damaged_array_record_file_is_named(prepared, key, damage):
+def test_a_damaged_array_record_file_is_named(prepared, user_cache, key, damage):
   path = shard(prepared, key)
   damage(path)
   with pytest.raises(DataError) as error:
     load_dataset("cifar10", data_dir=prepared)
   assert str(error.value).startswith(f"{path}: missing or damaged")
   assert "\n" not in str(error.value)
-  assert not (prepared / "cscjax_cache").exists()
+  assert not user_cache.exists()
 
 
 @pytest.mark.parametrize("size", [-1, -2000, 5])
@@ -151,25 +150,26 @@ def test_missing_data_dir_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn_cropped"])
-def test_without_download_the_network_is_not_used(tmp_path, name, no_sockets):
+def test_without_download_the_network_is_not_used(tmp_path, user_cache, name, no_sockets):
   with pytest.raises(DataError) as error:
     load_dataset(name, data_dir=tmp_path, download=False)
-  for word in (name, str(cache_folder(tmp_path, name)), "network"):
+  for word in (name, str(cache_folder(user_cache, name)), "network"):
     assert word in str(error.value)
-  assert str(error.value).startswith(f"data_dir: {tmp_path} contains neither ")
+  assert str(error.value).startswith(f"data_dir: {tmp_path} contains no {name} prepared by TFDS, and ")
   assert os.listdir(tmp_path) == []
 
 
-def test_default_data_dir_is_that_of_tfds(monkeypatch, prepared, tmp_path, tiny):
+def test_default_data_dir_is_that_of_tfds(monkeypatch, prepared, tmp_path, user_cache, tiny):
   monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
   assert len(load_dataset("cifar10", download=False).train) == len(tiny["train"])
+  shutil.rmtree(user_cache)
   monkeypatch.delenv("TFDS_DATA_DIR")
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
   with pytest.raises(DataError, match=f"^data_dir: {tmp_path}/home/tensorflow_datasets"):
     load_dataset("cifar10", download=False)
 
 
-def test_the_message_without_a_network_says_what_to_do(tmp_path, monkeypatch):
+def test_the_message_without_a_network_says_what_to_do(tmp_path, user_cache, monkeypatch):
   def unreachable(*args, **kwargs):
     raise urllib.error.URLError("Name or service not known")
 
@@ -178,7 +178,7 @@ def test_the_message_without_a_network_says_what_to_do(tmp_path, monkeypatch):
   with pytest.raises(DataError) as error:
     load_dataset("cifar10", data_dir=tmp_path)
   message = str(error.value)
-  for word in (str(tmp_path), "https://www.cs.toronto.edu", "Name or service", "cscjax_cache"):
+  for word in (str(tmp_path), "https://www.cs.toronto.edu", "Name or service", str(user_cache)):
     assert word in message
   assert "\n" not in message
 

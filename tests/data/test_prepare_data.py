@@ -55,12 +55,12 @@ def test_sheets_fill_the_cache_without_tfds(sheets, tmp_path):
   for module in ("tensorflow", "tensorflow_datasets"):
     (tmp_path / f"{module}.py").write_text(f"raise SystemExit('{module} was imported')")
   target = tmp_path / "new" / "data"
-  done = prepare(f"--shards={sheets}", f"--data_dir={target}", without=tmp_path)
+  done = prepare(f"--shards={sheets}", f"--cache_dir={target}", without=tmp_path)
   assert (done.returncode, done.stderr) == (0, "")
   (line,) = done.stdout.splitlines()
   for word in ("cifar10", "5000 train", "5000 test", str(target)):
     assert word in line
-  data = load_dataset("cifar10", data_dir=target, download=False)
+  data = load_dataset("cifar10", cache_dir=target, download=False)
   for split, blue, labels in (
     (data.train, 0, np.arange(5000) % 7),
     (data.test, 1, np.arange(5000)[::-1] % 7),
@@ -83,8 +83,10 @@ def test_prepared_data_fills_the_cache(prepared):
 
 
 def test_a_cache_that_cannot_be_written_is_an_error(prepared):
-  (prepared / "cscjax_cache").write_text("in the way")
-  assert_refused(prepare(f"--data_dir={prepared}"), "cannot write the cache", "cscjax_cache")
+  target = prepared / "file"
+  target.write_text("in the way")
+  done = prepare(f"--data_dir={prepared}", f"--cache_dir={target}")
+  assert_refused(done, "cannot write the cache", f"{target}/decoded/cifar10")
 
 
 @pytest.mark.parametrize(

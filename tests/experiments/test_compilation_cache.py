@@ -41,9 +41,9 @@ def programs(folder):
 
 @pytest.mark.slow
 def test_a_repeated_command_compiles_nothing(tmp_path):
-  flags = (f"--data_dir={tmp_path}",)
+  flags = (f"--cache_dir={tmp_path / 'cache'}",)
   first = accuracy(run(tmp_path / "one", *flags))
-  folder = tmp_path / "cscjax_cache" / "compiled"
+  folder = tmp_path / "cache" / "compiled"
   before = programs(folder)
   assert len(before) > 5
   assert accuracy(run(tmp_path / "two", *flags)) == first
@@ -63,7 +63,7 @@ def test_damaged_programs_are_compiled_again(tmp_path):
 
 @pytest.mark.slow
 def test_the_cache_can_be_turned_off(tmp_path):
-  accuracy(run(tmp_path / "run", f"--data_dir={tmp_path}", "--compilation_cache=off"))
+  accuracy(run(tmp_path / "run", f"--cache_dir={tmp_path}", "--compilation_cache=off"))
   assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 

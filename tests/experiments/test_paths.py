@@ -17,12 +17,12 @@ from experiments import (
 )
 
 PATHS = {
-  flags: ["from_config", "data_dir", "compilation_cache", "workdir"],  # of run and describe
+  flags: ["from_config", "data_dir", "cache_dir", "compilation_cache", "workdir"],  # of run and describe
   reproduce: ["results", "data_dir", "rates"],
   report: ["results", "out", "readme"],
   gaussian_centers: ["workdir"],
   pictures: ["workdir", "data_dir"],
-  prepare_data: ["data_dir", "shards"],
+  prepare_data: ["data_dir", "cache_dir", "shards"],
   benchmark: ["scico_python"],
 }
 

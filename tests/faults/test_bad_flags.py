@@ -15,8 +15,7 @@ import pytest
 from absl import flags as absl_flags
 from absl.testing import flagsaver
 
-from cscjax.data import Split
-from cscjax.data._cache import write_cache
+from cscjax.data import Split, cache_folder, fill_cache
 from cscjax.runs import Config
 from cscjax.training import seal
 from experiments import cli, flags, run
@@ -34,7 +33,7 @@ def refuse(arguments, capsys):
   """Returns the error message of a command, which must exit with code 2 and print nothing else."""
 
   def command():
-    cli._parse(["run", *map(str, arguments)])
+    cli._parse(["run", *map(str, arguments)], topics={})
     cli._guarded(run.main)
 
   with flagsaver.flagsaver(), pytest.raises(SystemExit) as error:
@@ -236,6 +235,7 @@ def data_dir(prepare):
       "--dataset=cifar10",
       "--nodownload",
       f"--data_dir={folder / 'data'}",
+      f"--cache_dir={folder / 'cache'}",
       f"--workdir={folder / 'run'}",
     ]
 
@@ -325,9 +325,9 @@ def test_files(what, tmp_path, capsys):
 
 def test_an_error_of_a_damaged_cache_names_the_file(tmp_path, capsys):
   split = Split(np.zeros((5, 32, 32, 3), np.uint8), np.zeros(5, np.int32))
-  folder = write_cache(tmp_path, "cifar10", split, split)
-  cut(folder / "test_labels.npy")
+  fill_cache("cifar10", cache_dir=tmp_path, splits=(split, split))
+  cut(cache_folder(tmp_path, "cifar10") / "test_labels.npy")
   before = contents(tmp_path)
-  arguments = ["--dataset=cifar10", "--nodownload", f"--data_dir={tmp_path}", "--batch_size=4"]
+  arguments = ["--dataset=cifar10", "--nodownload", f"--cache_dir={tmp_path}", "--batch_size=4"]
   assert "test_labels.npy" in refuse([*arguments, f"--workdir={tmp_path / 'run'}"], capsys)
   assert contents(tmp_path) == before

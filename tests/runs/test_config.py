@@ -86,3 +86,7 @@ def test_the_statistics_of_older_runs_become_a_value_of_parallel(parallel, stati
   assert recorded == before
   assert "statistics" not in current
   assert Config(parallel=current["parallel"]).parallel == expected
+
+
+def test_an_older_run_kept_no_best_checkpoint():
+  assert current_fields({"dataset": "digits"})["keep_best"] is False

@@ -16,7 +16,7 @@ import pytest
 
 from cscjax import runs
 from cscjax.runs import Config, RunError, _execute, _progress
-from cscjax.training import normalize
+from cscjax.training import MetricsLog, normalize
 from tests.faults.harness import contents, rows
 
 TINY = Config(dataset="digits", model="msdnet", depth=1, width=4, batch_size=64, max_steps=22)
@@ -51,6 +51,40 @@ def test_a_run_can_be_made_stopped_resumed_and_loaded(tmp_path, capfd):
   accuracy = np.mean(np.argmax(logits, axis=-1) == data.test.labels)
   assert accuracy == pytest.approx(summary["test_accuracy"], abs=1e-6)
   assert contents(tmp_path) == before
+
+
+def test_the_best_checkpoint_can_be_loaded(tmp_path):
+  # The learning rate grows until the network is destroyed, so that the last checkpoint is not the best.
+  rising = {"epochs": 6, "max_steps": None, "learning_rate": 10.0, "warmup_epochs": 6.0}
+  options = {"width": 16, "validation_fraction": 0.2, "keep_best": True, "workdir": str(tmp_path)}
+  config = dataclasses.replace(TINY, **rising, **options)
+  summary = runs.execute(runs.make_run(config), progress=False)
+  found = [row for row in rows(tmp_path) if row["split"] == "validation"]
+  best = max(found, key=lambda row: row["accuracy"])
+  assert summary["best_step"] == best["step"] < summary["steps"]
+  loaded = runs.load_run(tmp_path, best=True)
+  assert loaded.step == best["step"]
+  assert runs.load_run(tmp_path).step == found[-1]["step"]
+  data = loaded.load_dataset()
+  images = normalize(*map(jnp.asarray, (data.validation.images, data.mean, data.std)))
+  logits = jax.jit(partial(loaded.model.apply, train=False))(loaded.variables, images)
+  accuracy = np.mean(np.argmax(logits, axis=-1) == data.validation.labels)
+  assert accuracy == pytest.approx(best["accuracy"], abs=1e-6)
+
+  # A kill after an evaluation, before its checkpoint: the row has none.
+  log = MetricsLog(tmp_path / "metrics.jsonl", last_step=10**6)
+  log.write(found[-1] | {"step": 10**5, "accuracy": 1.0, "images_per_second": None})
+  assert runs.load_run(tmp_path, best=True).step == best["step"]
+
+
+def test_the_best_checkpoint_needs_a_validation_split(tmp_path):
+  with pytest.raises(RunError, match=r"^keep_best: expected False without a validation split") as error:
+    runs.make_run(dataclasses.replace(TINY, keep_best=True))
+  assert error.value.argument == "keep_best"
+  run = runs.make_run(dataclasses.replace(TINY, workdir=str(tmp_path)))
+  runs.execute(run, stopped=lambda: True, progress=False)
+  with pytest.raises(RunError, match=r"^best: expected False, because the run in .* got True"):
+    runs.load_run(tmp_path, best=True)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,22 @@ def test_the_newest_comes_back_bit_for_bit_and_two_are_kept(saved):
   assert sorted(int(p.name) for p in saved.iterdir() if p.name.isdigit()) == [7, 12]
 
 
+def test_the_best_is_kept_until_another_one_is_better(tmp_path):
+  with contextlib.closing(training.Checkpoints(tmp_path)) as checkpoints:
+    found = []
+    for step, best in ((3, 3), (7, 3), (12, 3), (20, 3), (25, 25), (30, 25), (40, 25), (50, 1)):
+      checkpoints.save(make_state(step), seconds=1.0, best=best)
+      found.append(sorted(int(p.name) for p in tmp_path.iterdir()))
+    assert found[:4] == [[3], [3, 7], [3, 7, 12], [3, 12, 20]]
+    assert found[4:] == [[20, 25], [25, 30], [25, 30, 40], [40, 50]]
+    checkpoints.save(make_state(60), seconds=1.0, best=40)
+    checkpoints.save(make_state(70), seconds=1.0, best=40)
+    restored = checkpoints.restore(make_state(0), step=40)
+    chex.assert_trees_all_equal(restored.state, make_state(40))
+    assert int(checkpoints.restore(make_state(0)).state.step) == 70
+    assert checkpoints.restore(make_state(0), step=50) is None
+
+
 def test_an_empty_directory_has_none(tmp_path):
   assert restore(tmp_path / "new") is None
 

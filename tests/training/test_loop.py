@@ -26,10 +26,11 @@ class Keeper:
   """A stand-in for `Checkpoints` that records the saved steps."""
 
   def __init__(self, clock, seconds):
-    self.steps, self._clock, self._seconds = [], clock, seconds
+    self.steps, self.best, self._clock, self._seconds = [], [], clock, seconds
 
-  def save(self, state, seconds):
+  def save(self, state, seconds, best=None):
     self.steps.append(int(state.step))
+    self.best.append(best)
     self._clock.now += self._seconds
 
 
@@ -55,6 +56,7 @@ def run(
   stop_at=None,
   bad_at=None,
   split="test",
+  correct=lambda step: 1.0,
   step_seconds=0.01,
   save_seconds=0.0,
   **plan,
@@ -72,7 +74,8 @@ def run(
 
   def evaluate(state, data, sums, first, count):
     evaluated.append((int(state.step), data.images, int(first), int(count)))
-    return training.EpochMetrics(sums.loss + 3.0 * count, sums.correct + count, sums.count + 2 * count)
+    right = sums.correct + correct(int(state.step)) * count
+    return training.EpochMetrics(sums.loss + 3.0 * count, right, sums.count + 2 * count)
 
   def stopped():
     return stop_at is not None and stop_at(calls, evaluated)
@@ -225,10 +228,60 @@ def test_checkpoints_at_evaluations_take_little_time(
   assert [r["step"] for r in rows if r["split"] == "test"] == list(range(10, 1001, 10))
 
 
+def test_the_best_checkpoint_is_written_and_kept(tmp_path, monkeypatch):
+  accuracies = {10: 1.0, 20: 0.5, 30: 1.5, 40: 1.5, 50: 0.0, 60: 1.0}
+  kept, save = [], Keeper.save
+
+  def record(keeper, state, seconds, best):
+    kept.append((int(state.step), best))
+    save(keeper, state, seconds, best)
+
+  monkeypatch.setattr(Keeper, "save", record)
+  options = {
+    "split": "validation",
+    "correct": accuracies.get,
+    "step_seconds": 0.001,
+    "save_seconds": 1000.0,  # so that no others are written
+    "checkpoint_seconds": 1e9,
+  }
+  run(tmp_path, total=50, keep_best=True, **options)
+  assert kept == [(10, 10), (30, 30), (50, 30)]
+  kept.clear()
+  run(
+    tmp_path, start=50, total=60, keep_best=True, **options
+  )  # resumed: the best is known from the rows
+  assert kept == [(60, 30)]
+  kept.clear()
+  (tmp_path / "other").mkdir()
+  run(tmp_path / "other", total=60, **options)
+  assert kept == [(10, None), (60, None)]
+
+
+def test_the_test_set_cannot_choose_the_best_checkpoint():
+  with pytest.raises(ValueError, match=r"^keep_best: expected False without a validation split"):
+    training.Plan(10, 10, keep_best=True)
+
+
+def test_the_best_step_is_the_first_of_the_best_and_ignores_what_is_unknown():
+  rows = [
+    {"step": step, "split": split, "accuracy": accuracy}
+    for step, split, accuracy in [
+      (10, "validation", None),
+      (10, "train", 1.0),
+      (20, "validation", 0.5),
+      (30, "validation", 0.5),
+      (40, "validation", 0.25),
+    ]
+  ]
+  assert training.best_step(rows, "validation") == 20
+  assert training.best_step(rows, "test") is None
+  assert training.best_step(rows[:1], "validation") is None
+
+
 def test_the_metrics_are_on_disk_before_a_checkpoint_relies_on_them(tmp_path, monkeypatch):
   synced, found = [], []
   monkeypatch.setattr(training.MetricsLog, "sync", lambda log: synced.append(log.rows[-1]["step"]))
-  monkeypatch.setattr(Keeper, "save", lambda _, state, __: found.append((int(state.step), synced[-1])))
+  monkeypatch.setattr(Keeper, "save", lambda _, state, *__: found.append((int(state.step), synced[-1])))
   run(tmp_path)
   assert found == [(10, 10), (20, 20), (25, 25)]
 
