@@ -65,7 +65,7 @@ def publish(workdir: str, name: str, folder: str, licence: str) -> None:
   card = {
     "description": f"{type(trained.model).__name__} with {summary['parameters']:,} parameters, for"
     f" examples of shape {info.example_shape} and {info.num_classes} classes.",
-    "data": f"The training images of the data set {config.dataset}.",
+    "data": f"The training images of the data set {config.dataset_name}.",
     "licence": licence,
     "protocol": ", ".join(f"{field} {value}" for field, value in settings if value is not None),
     "result": f"test accuracy {summary['test_accuracy']:.4f} after the last step",
