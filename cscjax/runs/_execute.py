@@ -145,7 +145,7 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
     checkpoints = training.Checkpoints(workdir / "checkpoints", run=name, architecture=architecture)
     held.enter_context(contextlib.closing(checkpoints))
     with together(config):
-      state, data, key = start(config, run.dataset, run.trainer, run.plan)
+      state, key = start(config, run.dataset, run.trainer)
       restored = _restore(checkpoints, state, workdir)
       state, seconds = restored or (initialized(config, state), 0.0)
     if name is not None:
@@ -163,10 +163,10 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
         display.say("compiling the training step, which takes minutes for deep networks")
       outcome = training.fit(
         run.trainer,
-        run.plan,
-        state,
-        data,
-        key,
+        run.dataset,
+        epochs=run.plan,
+        key=key,
+        state=state,
         log=log,
         checkpoints=checkpoints,
         progress=observer,

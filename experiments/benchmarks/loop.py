@@ -66,10 +66,13 @@ def measure(config: Config, dataset: Dataset) -> dict[str, Any]:
     folder = pathlib.Path(name)
     checkpoints = CountedCheckpoints(folder / "checkpoints")
     progress = Epochs(plan.total_steps, timed, checkpoints)
+    state, key = start(config, dataset, trainer)
     training.fit(
       timed,
-      plan,
-      *start(config, dataset, trainer, plan),
+      dataset,
+      epochs=plan,
+      key=key,
+      state=state,
       log=training.MetricsLog(folder / "metrics.jsonl", last_step=0),
       checkpoints=checkpoints,
       progress=progress,
