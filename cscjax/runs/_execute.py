@@ -25,7 +25,6 @@ from cscjax.runs._compilation_cache import use_compilation_cache
 from cscjax.runs._config import Config, RunError, check_sizes
 from cscjax.runs._initial import check_initial, initialized
 from cscjax.runs._processes import connect, together
-from cscjax.runs._progress import create_progress
 from cscjax.runs._tensorboard import EventFile, check_tensorboard
 from cscjax.runs._workdir import open_workdir, replaced, run_name, write_config, write_json
 
@@ -152,7 +151,7 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
       write_config(workdir, config, name, info)
     step = int(state.step)
     log = training.MetricsLog(workdir / "metrics.jsonl" if first else None, last_step=step)
-    display = create_progress(step, run.plan.total_steps, progress)
+    display = training.create_progress(step, run.plan.total_steps, shown=progress)
     with contextlib.closing(display):
       observer = display
       if config.tensorboard and first:

@@ -13,6 +13,7 @@ from cscjax.training._fit import fit
 from cscjax.training._loop import Outcome, Plan, Progress
 from cscjax.training._metrics_log import MetricsLog, best_step, read_metrics
 from cscjax.training._optim import DECAYED, sgd, step_schedule
+from cscjax.training._progress import Lines, create_progress
 from cscjax.training._state import EpochMetrics, TrainState, parameter_count
 from cscjax.training._trainer import MODES, Examples, Trainer
 
@@ -23,6 +24,7 @@ __all__ = [
   "Checkpoints",
   "EpochMetrics",
   "Examples",
+  "Lines",
   "MetricsLog",
   "Outcome",
   "Plan",
@@ -33,6 +35,7 @@ __all__ = [
   "best_step",
   "compiler_options",
   "create_mesh",
+  "create_progress",
   "fit",
   "is_first",
   "normalize",

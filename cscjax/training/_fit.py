@@ -1,5 +1,6 @@
 """Trains a Flax classifier on a data set in one call."""
 
+import contextlib
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from cscjax.training._checkpoints import Checkpoints
 from cscjax.training._devices import create_mesh
 from cscjax.training._loop import Outcome, Plan, Progress, run_loop
 from cscjax.training._metrics_log import MetricsLog
+from cscjax.training._progress import create_progress
 from cscjax.training._state import TrainState
 from cscjax.training._trainer import Examples, Trainer
 
@@ -30,7 +32,7 @@ def fit(
   state: TrainState | None = None,
   log: MetricsLog | None = None,
   checkpoints: Checkpoints | None = None,
-  progress: Progress | None = None,
+  progress: Progress | bool = False,
   stopped: Callable[[], bool] | None = None,
   seconds: float = 0.0,
 ) -> Outcome:
@@ -69,7 +71,9 @@ def fit(
     log: Where the metrics of each evaluation are appended. They are on disk before a checkpoint is
       written. By default they are only returned.
     checkpoints: Where checkpoints are written and restored from. By default there are none.
-    progress: Receives the progress after every compiled call. By default nothing is shown.
+    progress: Whether to show the progress on stderr, as a bar if this is a terminal and tqdm is
+      installed (extra `progress`), else as lines. Or an object that receives the progress after every
+      compiled call.
     stopped: Called before every compiled call, and must return the same value in all processes. When it
       returns True, a checkpoint is written and training ends.
     seconds: Wall time that training up to `state` has taken, in seconds.
@@ -108,18 +112,22 @@ def fit(
       state, seconds = restored
   log = MetricsLog(None) if log is None else log
   log.drop_after(int(state.step))
-  return run_loop(
-    trainer,
-    plan,
-    state,
-    {split: Examples.of(data, split) for split in ("train", plan.split, "test")},
-    training_key,
-    log=log,
-    checkpoints=checkpoints,
-    progress=progress,
-    stopped=stopped or (lambda: False),
-    seconds=seconds,
-  )
+  with contextlib.ExitStack() as held:
+    if isinstance(progress, bool):
+      display = create_progress(int(state.step), plan.total_steps, shown=progress)
+      progress = held.enter_context(contextlib.closing(display))
+    return run_loop(
+      trainer,
+      plan,
+      state,
+      {split: Examples.of(data, split) for split in ("train", plan.split, "test")},
+      training_key,
+      log=log,
+      checkpoints=checkpoints,
+      progress=progress,
+      stopped=stopped or (lambda: False),
+      seconds=seconds,
+    )
 
 
 def _trainer(

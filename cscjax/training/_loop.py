@@ -143,7 +143,7 @@ def run_loop(
   *,
   log: MetricsLog,
   checkpoints: Checkpoints | None,
-  progress: Progress | None,
+  progress: Progress,
   stopped: Callable[[], bool],
   seconds: float,
 ) -> Outcome:
@@ -158,7 +158,7 @@ def run_loop(
     log: The metrics of the run, with the rows up to `state`. They are on disk before a checkpoint is
       written.
     checkpoints: Where the checkpoints are written; None for none.
-    progress: Receives the progress after every compiled call; None for nobody.
+    progress: Receives the progress after every compiled call.
     stopped: Called before every compiled call.
     seconds: Wall time that the run had taken before, in seconds.
   """
@@ -209,8 +209,7 @@ def run_loop(
       place = {"step": step, "epoch": step / plan.steps_per_epoch}
       for row in rows:
         log.write({**place, **row, "learning_rate": rate, "seconds": elapsed()})
-        if progress is not None:
-          progress.evaluated(log.rows[-1])
+        progress.evaluated(log.rows[-1])
       evaluated_step = step
       # Only process 0 writes, so the processes need not agree on when to write.
       interval = min(saving_took / SAVING_FRACTION, plan.checkpoint_seconds)
@@ -220,8 +219,7 @@ def run_loop(
       if int(state.bad_step) >= 0:
         return Outcome("diverged", state, elapsed(), log.rows)
       step += count
-      if progress is not None:
-        progress.trained(step, state.metrics.means(), chunks.latest)
+      progress.trained(step, state.metrics.means(), chunks.latest)
       interval = plan.checkpoint_seconds
     is_last = evaluated_step >= plan.total_steps
     if is_last or best() == step or time.perf_counter() - saved > interval:

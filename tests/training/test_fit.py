@@ -160,6 +160,15 @@ def test_progress_is_reported():
   assert seen[-4:] == [5, "train", "validation", "test"]
 
 
+def test_progress_is_shown_on_request(capsys):
+  fitted(epochs=1)
+  assert capsys.readouterr().err == ""
+  fitted(epochs=1, progress=True)
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[0].startswith("step 1/5  loss")
+  assert [line.split()[2] for line in lines[1:]] == ["train", "validation", "test"]
+
+
 def test_a_loss_that_is_not_finite_is_told():
   bad = dataclasses.replace(DATA, mean=np.float32([np.nan]))
   assert fitted(bad).status == "diverged"
