@@ -17,7 +17,7 @@ GEOMETRIES = {
 }
 
 
-@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("name", ["tuples", pytest.param("signals", marks=pytest.mark.slow)])
 def test_geometry_against_lax(name):
   """One unfolding, whose D is the transpose of lax's convolution."""
   x, fields, *sizes = GEOMETRIES[name]
