@@ -57,7 +57,8 @@ def fit(
     model: Flax module of the classifier, called as model(x, train=...), which returns logits [N,
       classes]. It has parameters and may have running statistics, but uses no random numbers. Or a
       `Trainer` with such a module, which also sets the augmentation, the devices and the precision.
-    data: The data set, whose splits must fit in the memory of the device.
+    data: The data set, such as one of `cscjax.data.make_dataset` or `load_dataset`. Its splits must fit
+      in the memory of the device.
     epochs: Number of epochs, >= 1, or a `Plan`, which also says how often to evaluate and to write
       checkpoints. The examples are shuffled before each epoch.
     optimizer: Optimizer of the parameters, which must be elementwise, as those of optax usually are. The
@@ -67,7 +68,7 @@ def fit(
     key: Random key of the initial parameters, the order of the examples and their augmentation. The
       default is `jax.random.key(0)`.
     state: The state to start from, at any step, whose arrays are donated and cannot be used afterwards.
-      By default training starts from the last one of `checkpoints`, or from new parameters.
+      By default training starts from the last checkpoint if there is one, else from new parameters.
     log: Where the metrics of each evaluation are appended. They are on disk before a checkpoint is
       written. By default they are only returned.
     checkpoints: Where checkpoints are written and restored from. By default there are none.
@@ -90,16 +91,16 @@ def fit(
   Example:
     >>> import numpy as np
     >>> from cscjax import data, models, training
-    >>> labels = np.arange(8, dtype=np.int32) % 2  # the images are black (0) or white (1)
-    >>> split = data.Split(np.repeat(np.uint8(255 * labels), 16).reshape(8, 4, 4, 1), labels)
-    >>> dataset = data.Dataset("squares", 2, split, split, None, np.float32([0.5]), np.float32([0.5]))
+    >>> labels = np.arange(50) % 2
+    >>> images = np.repeat(np.uint8(255 * labels), 16).reshape(-1, 4, 4)  # black (0) or white (1)
+    >>> dataset = data.make_dataset(images, labels)
     >>> model = models.MSDCSC(num_classes=2, depth=1, width=2)
-    >>> outcome = training.fit(model, dataset, epochs=40, batch_size=4)
+    >>> outcome = training.fit(model, dataset, epochs=40, batch_size=20)
     >>> outcome.status, outcome.rows[-1]["split"], outcome.rows[-1]["accuracy"]
     ('ok', 'test', 1.0)
-    >>> images = training.normalize(split.images, dataset.mean, dataset.std)
-    >>> model.apply(outcome.variables, images).argmax(axis=1).tolist()
-    [0, 1, 0, 1, 0, 1, 0, 1]
+    >>> x = training.normalize(dataset.test.images[:4], dataset.mean, dataset.std)
+    >>> bool((model.apply(outcome.variables, x).argmax(axis=1) == dataset.test.labels[:4]).all())
+    True
   """
   trainer = _trainer(model, optimizer, batch_size)
   plan = epochs if isinstance(epochs, Plan) else _plan(epochs, data, trainer.batch_size)

@@ -19,16 +19,11 @@ RNG = np.random.default_rng(0)
 def split(count):
   """Signals of three classes, which differ in their largest value."""
   labels = RNG.integers(0, 3, count).astype(np.int32)
-  return data.Split((np.eye(3)[labels] + 0.3 * RNG.normal(size=(count, 3)))[..., None], labels)
+  signals = np.eye(3)[labels] + 0.3 * RNG.normal(size=(count, 3))
+  return data.Split(signals[..., None].astype(np.float32), labels)
 
 
-def as_float32(part):
-  return data.Split(part.images.astype(np.float32), part.labels)
-
-
-DATA = data.Dataset(
-  "peaks", 3, *(as_float32(split(n)) for n in (22, 7, 5)), np.float32([0.3]), np.float32([0.5])
-)
+DATA = data.Dataset("peaks", 3, *map(split, (22, 7, 5)), np.float32([0.3]), np.float32([0.5]))
 NO_VALIDATION = dataclasses.replace(DATA, validation=None)
 
 
