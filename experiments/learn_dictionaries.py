@@ -29,7 +29,7 @@ from experiments.cli import UsageError
 SIZE = 40  # of the patches, in pixels
 LOWPASS = 5.0  # strength of the low-pass filter whose result is subtracted
 FLAT = 0.02  # patches with a lower standard deviation are left out
-STEPS, BATCH, CODING_ITERATIONS, LEARNING_RATE = 400, 8, 15, 0.3
+BETA, STEPS, BATCH, CODING_ITERATIONS, LEARNING_RATE = 0.1, 400, 8, 15, 0.3
 COLOUR = ("chelsea", "coffee", "rocket")
 GREY = (*COLOUR, "camera", "brick", "grass", "gravel")
 LICENCE = (
@@ -45,16 +45,15 @@ class Recipe(NamedTuple):
   photographs: tuple[str, ...]
   channels: int
   kernel: tuple[tuple[int, int], ...]
-  beta: float
 
 
 RECIPES = {
-  "grey-8x8": Recipe("64 atoms of 8x8 for grey images", GREY, 1, ((8, 64),), 0.1),
+  "grey-8x8": Recipe("64 atoms of 8x8 for grey images", GREY, 1, ((8, 64),)),
   "grey-multiscale": Recipe(
     "16 atoms of 5x5, 32 of 8x8 and 24 of 12x12 for grey images",
-    *(GREY, 1, ((5, 16), (8, 32), (12, 24)), 0.1),
+    *(GREY, 1, ((5, 16), (8, 32), (12, 24))),
   ),
-  "colour-8x8": Recipe("64 atoms of 8x8 for RGB images", COLOUR, 3, ((8, 64),), 0.1),
+  "colour-8x8": Recipe("64 atoms of 8x8 for RGB images", COLOUR, 3, ((8, 64),)),
 }
 
 
@@ -79,7 +78,7 @@ def learn(name: str, folder: str) -> str:
   images = patches(recipe)
   learned = learn_dictionary(
     images,
-    recipe.beta,
+    BETA,
     kernel=recipe.kernel,
     steps=STEPS,
     batch_size=BATCH,
@@ -88,7 +87,7 @@ def learn(name: str, folder: str) -> str:
     optimizer=optax.sgd(optax.cosine_decay_schedule(LEARNING_RATE, STEPS), momentum=0.9),
   )
   noise = learned.dictionary.replace(filters=_normalized_noise(learned.dictionary.filters))
-  found, before = (objective(D, images, recipe.beta) for D in (learned.dictionary, noise))
+  found, before = (objective(D, images) for D in (learned.dictionary, noise))
   result = f"objective per patch {found:.2f}, with Gaussian noise as atoms {before:.2f}"
   card = {
     "description": f"{recipe.description}, of norm 1, for images in 0..1 minus their low-pass part"
@@ -97,7 +96,7 @@ def learn(name: str, folder: str) -> str:
     f" {', '.join(recipe.photographs)} of scikit-image"
     + (", converted to grey by the mean of the channels." if recipe.channels == 1 else "."),
     "licence": LICENCE,
-    "protocol": f"cscjax.learn_dictionary with beta {recipe.beta:g}, {STEPS} steps of {BATCH} patches,"
+    "protocol": f"cscjax.learn_dictionary with beta {BETA:g}, {STEPS} steps of {BATCH} patches,"
     f" {CODING_ITERATIONS} FISTA iterations per step, zero padding, SGD with momentum 0.9 and a cosine"
     f" schedule from {LEARNING_RATE:g}; experiments/learn_dictionaries.py.",
     "result": result,
@@ -108,12 +107,12 @@ def learn(name: str, folder: str) -> str:
 
 
 @jax.jit
-def objective(dictionary: ConvDictionary, images: jax.Array, beta: float) -> jax.Array:
+def objective(dictionary: ConvDictionary, images: jax.Array) -> jax.Array:
   """Returns the mean objective 1/2 ||x - D code||^2 + beta ||code||_1 over images."""
 
   def encode(x: jax.Array) -> jax.Array:
-    code = fista(dictionary, x, beta, iterations=50, step="adaptive", record=()).code
-    return jnp.sum(jnp.square(dictionary.residual(code, x))) / 2 + beta * jnp.sum(jnp.abs(code))
+    code = fista(dictionary, x, BETA, iterations=50, step="adaptive", record=()).code
+    return jnp.sum(jnp.square(dictionary.residual(code, x))) / 2 + BETA * jnp.sum(jnp.abs(code))
 
   return jnp.mean(jax.lax.map(encode, images))
 

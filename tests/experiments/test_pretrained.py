@@ -32,7 +32,9 @@ def test_a_shipped_dictionary_is_that_of_its_recipe(name):
   assert filters.shape[2:] == (recipe.channels, sum(count for _, count in recipe.kernel))
   assert filters.shape[0] == filters.shape[1] == max(size for size, _ in recipe.kernel)
   assert ", ".join(recipe.photographs) in shipped.card["data"]
-  assert f"beta {recipe.beta:g}, {learn_dictionaries.STEPS} steps" in shipped.card["protocol"]
+  assert (
+    f"beta {learn_dictionaries.BETA:g}, {learn_dictionaries.STEPS} steps" in shipped.card["protocol"]
+  )
 
 
 @pytest.mark.slow
