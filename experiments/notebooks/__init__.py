@@ -1,1 +1,1 @@
-"""Three tutorial notebooks, stored with their text outputs."""
+"""Tutorial notebooks, stored with their outputs: text and small pictures."""
