@@ -26,8 +26,8 @@ def signal(
   """Plots a signal with its channels below each other, its reconstruction and their difference.
 
   All channels have the same scale, which the label of the axis tells. The legend gives the
-  signal-to-noise ratio with respect to the signal, as `cscjax.metrics.snr` does. It is "inf dB" for equal
-  signals and "nan dB" if a sample is NaN; such samples are left out of the lines.
+  signal-to-noise ratio, `cscjax.metrics.snr`. It is "inf dB" for equal signals and "nan dB" if a sample
+  is NaN; such samples are left out of the lines.
 
   Args:
     signal: The true signal, of shape [L, C].
@@ -58,7 +58,7 @@ def signal(
   for name, values in drawn.items():
     if values.shape != truth.shape:
       checks.fail(name, values.shape, f"the shape of the signal, {truth.shape}")
-  spacing = 2 * max(map(largest_magnitude, drawn.values()))
+  spacing = max(map(largest_magnitude, drawn.values()))  # the largest peak ends at the next channel
   rows = 1 if reconstruction is None else 2
   figure = new_figure(9, 0.8 + rows * min(5.0, 1.2 + 0.3 * truth.shape[1]))
   panels = figure.subplots(rows, 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -96,4 +96,4 @@ def _traces(panel: Any, values: np.ndarray, spacing: float, *, color: str, label
     panel.set_yticks(offsets[labelled], labels=list(map(str, labelled)))
     panel.set_ylabel(f"channel, {spacing:.2g} apart")
   panel.set_xlim(0, max(length - 1, 1))
-  panel.set_ylim(offsets[-1] - 0.55 * spacing, 0.55 * spacing)
+  panel.set_ylim(offsets[-1] - 1.1 * spacing, 1.1 * spacing)

@@ -124,14 +124,14 @@ def test_code_of_a_signal_is_vertical_lines():
 def test_signal_draws_the_channels_below_each_other():
   rng = np.random.default_rng(0)
   signal = rng.uniform(-1, 1, size=(50, 3))
-  signal[4, 1] = 2.0  # the largest magnitude, so that channels are 4 apart
+  signal[4, 1] = 2.0  # the largest magnitude, which is the distance of the channels
   estimate, observed = 0.9 * signal, 1.001 * signal
   figure = plots.signal(signal, estimate, observed=observed, title="mine")
   top, bottom = figure.axes
   assert figure.get_suptitle() == "mine"
   texts = [text.get_text() for text in top.get_legend().get_texts()]
   assert texts == ["observed: 60.0 dB", "signal", "reconstruction: 20.0 dB"]
-  offsets = -2 * 2.0 * 1.001 * np.arange(3)
+  offsets = -2.0 * 1.001 * np.arange(3)
   drawn = np.array([line.get_ydata() for line in top.get_lines()]).reshape(3, 3, 50)
   for values, lines in zip((observed, signal, estimate), drawn, strict=True):
     np.testing.assert_allclose(lines, (values + offsets).T)
