@@ -15,7 +15,7 @@ from experiments.cli import UsageError, define_path, expanded, in_flags, say
 
 NOT_REPEATED = frozenset({"workdir", "coordinator", "num_processes", "process_id"})
 """Fields that --from_config does not take from the repeated run."""
-PATHS = ("data_dir", "cache_dir", "compilation_cache", "workdir")
+PATHS = ("data_dir", "cache_dir", "init_from", "compilation_cache", "workdir")
 """Fields that are paths, in which `~` is replaced."""
 TOPICS = {
   "model": "Network",

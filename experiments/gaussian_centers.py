@@ -8,8 +8,8 @@ dimensions of X that the code fails to reconstruct (Definition 1). It compares t
 with signed codes, to which Theorem 1 applies, and the forward pass of a network, which is one iteration
 for nonnegative codes.
 
-Writes figure3.png and figure3.json to --workdir. The last line on stdout is a JSON object with the
-outcome. The command takes some minutes on two cores.
+Writes figure3.png and figure3.json to --workdir, and prints the verdict with its numbers. The last line
+on stdout is a JSON object with the outcome. The command takes some minutes on two cores.
 
 Exit code 2: bad flags, or the files cannot be written. Exit code 128 + n: signal n ended the command
 before its results were complete; then nothing is written.
@@ -54,7 +54,7 @@ def main() -> None:
         figure3.figure(results).savefig(scratch, format="png", dpi=150)
     except OSError as error:
       raise cli.UsageError(f"--workdir: {workdir}: {error}") from error
-    print(results["verdict"])
+    print(figure3.markdown(results))
     ends = {
       f"{run['model']}_{run['pursuit']}": [run["mean"]["end"], run["std"]["end"]]
       for run in results["runs"]

@@ -21,7 +21,6 @@ import numpy as np
 from absl import flags as absl_flags
 
 from cscjax import training
-from cscjax.data import dataset_shape
 from cscjax.dictionaries import (
   CodedLayer,
   IdentityAugmented,
@@ -73,9 +72,9 @@ def draw(
   """
   workdir = pathlib.Path(workdir)
   run = load_run(workdir)
-  if len(dataset_shape(run.config.dataset)[0]) != 3:
-    raise RunError(f"the examples of {run.config.dataset} are not images", "workdir")
   dataset = run.load_dataset(data_dir)
+  if len(dataset.example_shape) != 3:
+    raise RunError(f"the examples of {run.config.dataset} are not images", "workdir")
   if not 0 <= example < len(dataset.test):
     raise RunError(f"expected an integer in 0..{len(dataset.test) - 1}, got {example}", "example")
 

@@ -37,37 +37,37 @@ def main(args: flags.FlagValues = flags.FLAGS) -> None:
   simulated = read_simulation(results)
   readme = pathlib.Path(args.readme) if args.readme else None
   around = _around(readme) if readme else None
-  verdict = figure3.verdict(simulated) if simulated else None
-  brief = figure3.verdict(simulated, details=False) if simulated else None
   with _writing("out", out):
     out.mkdir(parents=True, exist_ok=True)
-    pictures = draw(found, simulated, out)
-    networks = [results / records.PICTURES / f"{record.job.name}.png" for record in found]
-    links = [os.path.relpath(picture, out) for picture in sorted(networks) if picture.exists()]
-    (out / "report.md").write_text(
-      document.report(found, others, verdict, pictures, links), encoding="utf-8"
-    )
+    drawn = draw(found, simulated, out)
+    plots = [(record, results / records.PICTURES / f"{record.job.name}.png") for record in found]
+    networks = [(record, os.path.relpath(plot, out)) for record, plot in plots if plot.exists()]
+    text = document.report(found, others, simulated, drawn, networks)
+    (out / "report.md").write_text(text, encoding="utf-8")
   if readme and around:
     link = os.path.relpath(out / "report.md", readme.parent)
     with _writing("readme", readme), replaced(readme) as scratch:
-      scratch.write_text(document.summary(found, others, brief, link).join(around), encoding="utf-8")
+      text = document.summary(found, others, simulated, link)
+      scratch.write_text(text.join(around), encoding="utf-8")
   print(out / "report.md")
 
 
 def draw(found: Sequence[Record], simulated: dict[str, Any] | None, out: pathlib.Path) -> list[str]:
   """Writes the figures of the report to `out` and returns their file names."""
-  drawn = {name: figures.figure(name, found) for name in figures.FIGURES}
-  for study in document.studies(found):
-    drawn[f"{study.name}-curves"] = figures.curves(study, found)
-  drawn["figure3"] = figure3.figure(simulated) if simulated else None
+  drawn = {
+    document.picture_name(name, study): figures.figure(name, found, study)
+    for study in document.studies(found)
+    for name in figures.FIGURES
+  }
+  drawn["figure3.png"] = figure3.figure(simulated) if simulated else None
   # The filter and the image size of the example in the paper.
-  drawn["figureS1"] = convolutional_matrices(jnp.array([[1.0, 2], [3, 4]])[..., None, None], (4, 4, 1))
-  names = []
-  for name, figure in drawn.items():
-    if figure is not None:
-      figure.savefig(out / f"{name}.png", dpi=110)
-      names.append(f"{name}.png")
-  return names
+  drawn["figureS1.png"] = convolutional_matrices(
+    jnp.array([[1.0, 2], [3, 4]])[..., None, None], (4, 4, 1)
+  )
+  made = {name: figure for name, figure in drawn.items() if figure is not None}
+  for name, figure in made.items():
+    figure.savefig(out / name, dpi=110)
+  return list(made)
 
 
 def read_simulation(results: pathlib.Path) -> dict[str, Any] | None:

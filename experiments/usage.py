@@ -79,12 +79,13 @@ def _described(flag: flags.Flag) -> tuple[str, str]:
   if isinstance(flag.parser, flags.EnumParser):
     text = text.partition(">: ")[2]  # absl puts <a|b>: before it
     text += f" One of {', '.join(flag.parser.enum_values)}."
+  is_list = isinstance(flag.parser, flags.ListParser)
   if flag.default_as_str:
     default = flag.default_as_str.strip("'")
-    text += f" The default is {default}."
+    text += f" The default is {default.replace(',', ', ') if is_list else default}."
   if flag.boolean:
     return f"--[no]{flag.name}", text
-  value = "A,B,..." if isinstance(flag.parser, flags.ListParser) else VALUES.get(kind, "TEXT")
+  value = "A,B,..." if is_list else VALUES.get(kind, "TEXT")
   return f"--{flag.name}={value}", text
 
 

@@ -29,11 +29,16 @@ def test_other_exceptions_are_not_changed():
   [
     ("matplotlib.figure", "plots", lambda: plots.convergence_curves({"a": [2.0, 1.0]})),
     ("sklearn.datasets", "digits", lambda: load_dataset("digits")),
+    ("PIL", "images", lambda: load_dataset("folder:pets")),
     ("tensorboardX", "tensorboard", lambda: make_run(Config(dataset="digits", tensorboard=True))),
     ("tqdm", "progress", lambda: fista(MatrixDictionary(jnp.eye(2)), jnp.ones(2), 0.1, progress=True)),
   ],
 )
-def test_a_missing_package_is_named_with_its_extra(monkeypatch, module, extra, use):
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, module, extra, use):
+  for name in ("pets/cat/a.png", "pets/dog/a.png"):
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+  monkeypatch.chdir(tmp_path)
   monkeypatch.setitem(sys.modules, module, None)  # simulates a missing package
   with pytest.raises(MissingExtraError) as error:
     use()

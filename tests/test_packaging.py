@@ -75,17 +75,18 @@ def test_every_extra_that_the_library_names_brings_a_package():
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
       if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("needs"):
         named.setdefault(ast.literal_eval(node.args[0]), path)
-  assert set(named) >= {"digits", "plots", "tensorboard", "tfds"}
+  assert set(named) >= {"digits", "images", "plots", "tensorboard", "tfds"}
   assert set(named) <= set(EXTRAS) - OTHERS, named
 
 
 # Modules, by the extra that brings their packages; those of the operating system are missing on Windows.
 OPTIONAL = {
   "digits": ["sklearn"],
+  "images": ["PIL"],
   "plots": ["matplotlib"],
   "progress": ["tqdm"],
   "tensorboard": ["tensorboardX"],
-  "tfds": ["tensorflow_datasets", "array_record", "importlib_resources", "PIL"],
+  "tfds": ["tensorflow_datasets", "array_record", "importlib_resources"],
   "Unix": ["fcntl", "resource"],
 }
 IMPORT_ALL = """

@@ -139,9 +139,14 @@ def test_every_public_function_is_listed():
   assert public == listed.union(NETWORKS, IN_NUMPY, WITHOUT_PRODUCTS)
 
 
-@pytest.mark.parametrize(
-  ("name", "kind"), [(name, kind) for name, (kinds, _) in CASES.items() for kind in kinds]
-)
+def _cases():
+  """Yields each function with the dictionaries of its list; those after the first are slow."""
+  for name, (kinds, _) in CASES.items():
+    for kind in kinds:
+      yield pytest.param(name, kind, marks=[] if kind == kinds[0] else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("name", "kind"), list(_cases()))
 def test_requests_the_highest_precision(name, kind):
   dictionary, shape = DICTIONARIES[kind]
   function = CASES[name][1]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cscjax import checks
-from cscjax.data._dataset import Dataset, Split, make_dataset
+from cscjax.data._dataset import Dataset, Split, check_split, from_splits
 from cscjax.extras import needs
 
 
@@ -87,5 +87,7 @@ def gaussian_centers(
     signals = centers[labels] + noise * generator.standard_normal((count, dimension))
     return Split(signals[..., None].astype(np.float32), labels)
 
-  train = points(num_train)
-  return make_dataset("gaussian_centers", num_classes, train, points(num_test))
+  train, test = points(num_train), points(num_test)
+  check_split("gaussian_centers train", train, num_classes)
+  check_split("gaussian_centers test", test, num_classes)
+  return from_splits("gaussian_centers", num_classes, train, test)

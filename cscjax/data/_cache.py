@@ -12,11 +12,11 @@ import json
 import os
 import pathlib
 import shutil
-import sys
 import time
 import uuid
 
 import numpy as np
+import platformdirs
 
 from cscjax.checks import one_line
 from cscjax.data._dataset import DataError, Split, check_image_split
@@ -32,9 +32,9 @@ def find_cache_dir(cache_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   """Returns the cache directory as a path, with `~` expanded.
 
   Args:
-    cache_dir: A directory, or None for that of the user: `%LOCALAPPDATA%/cscjax/Cache` on Windows,
-      `~/Library/Caches/cscjax` on macOS, and elsewhere `$XDG_CACHE_HOME/cscjax`, or `~/.cache/cscjax` if
-      that variable is not an absolute path.
+    cache_dir: A directory, or None for that of the user, which platformdirs names: on Linux
+      `$XDG_CACHE_HOME/cscjax` or `~/.cache/cscjax`, on macOS `~/Library/Caches/cscjax`, on Windows
+      `%LOCALAPPDATA%/cscjax/Cache`.
 
   Returns:
     The path, whether it exists or not.
@@ -47,22 +47,12 @@ def find_cache_dir(cache_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     >>> find_cache_dir("cache").as_posix()
     'cache'
   """
-  given = _user_cache_dir() if cache_dir is None else pathlib.Path(cache_dir)
+  if cache_dir is None:
+    return platformdirs.user_cache_path("cscjax", appauthor=False)
   try:
-    return given.expanduser()
+    return pathlib.Path(cache_dir).expanduser()
   except RuntimeError as error:
-    raise DataError(f"cache_dir: cannot expand {given}, no home directory ({error})") from error
-
-
-def _user_cache_dir() -> pathlib.Path:
-  """Returns the folder of cscjax in the cache folder of the user."""
-  if sys.platform == "win32":
-    return pathlib.Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local") / "cscjax" / "Cache"
-  if sys.platform == "darwin":
-    return pathlib.Path("~/Library/Caches/cscjax")
-  base = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
-  # The XDG specification ignores a relative path.
-  return (base if base.is_absolute() else pathlib.Path("~/.cache")) / "cscjax"
+    raise DataError(f"cache_dir: cannot expand {cache_dir}, no home directory ({error})") from error
 
 
 def cache_folder(cache_dir: pathlib.Path, name: str) -> pathlib.Path:

@@ -1,6 +1,8 @@
 """Labelled data sets: two or three splits in host memory, with the statistics of their channels."""
 
 import dataclasses
+import functools
+import hashlib
 
 import numpy as np
 
@@ -14,6 +16,8 @@ IMAGE_SETS = {"cifar10": 10, "cifar100": 100, "svhn_cropped": 10}
 # These seeds are fixed so that runs with different seeds use the same examples.
 _VALIDATION_SEED = 0
 _SUBSET_SEED = 1
+_TEST_SEED = 2
+_TEST_FRACTION = 0.2
 # Sums over this many images are exact, because 512 * 255^2 fits in uint32.
 _ROWS = 512
 
@@ -54,7 +58,8 @@ class Dataset:
     num_classes: The number of classes. Labels are in 0..num_classes - 1.
     train: The training split, without the validation examples and those left out by `train_examples`.
     test: The test split, which does not depend on `validation_fraction`.
-    validation: The validation split, taken from the original train split; None if not requested.
+    validation: The validation split, which may be taken from the original train split; None if there is
+      none.
     mean: The mean of each channel over `train`, float32 [C]. uint8 images are scaled to 0..1 first.
     std: The standard deviation of each channel, float32 [C], also after scaling. It is 1 for a constant
       channel, so that dividing by it is safe.
@@ -81,7 +86,7 @@ class Dataset:
     """The shape of one example, (H, W, C) or (L, C)."""
     return self.train.images.shape[1:]
 
-  @property
+  @functools.cached_property
   def info(self) -> DatasetInfo:
     """What a network trained on the data set needs to know about it."""
     return DatasetInfo(
@@ -91,10 +96,20 @@ class Dataset:
       mean=self.mean,
       std=self.std,
       class_names=self.class_names,
+      fingerprint=self._fingerprint(),
     )
 
+  def _fingerprint(self) -> str:
+    """Returns the SHA-256 of all splits."""
+    digest = hashlib.sha256()
+    for split in (self.train, self.test, self.validation):
+      for array in () if split is None else (split.images, split.labels):
+        digest.update(f"{array.dtype.name}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
-def make_dataset(
+
+def from_splits(
   name: str,
   num_classes: int,
   train: Split,
@@ -102,8 +117,9 @@ def make_dataset(
   validation_fraction: float = 0.0,
   train_examples: int | None = None,
   class_names: tuple[str, ...] | None = None,
+  validation: Split | None = None,
 ) -> Dataset:
-  """Builds a `Dataset` from two splits and takes the validation split out of `train`.
+  """Builds a `Dataset` from its checked splits, and takes a missing validation split out of `train`.
 
   Args:
     name: The name used in messages.
@@ -115,19 +131,19 @@ def make_dataset(
     train_examples: The number of remaining examples of `train` to keep, a random subset that is always
       the same. A smaller subset is contained in a larger one. By default all are kept.
     class_names: The names of the classes in the order of the labels. By default they have no names.
+    validation: The validation split. By default it is taken out of `train`.
 
   Returns:
     The data set, with channel statistics of the final train split.
 
   Raises:
-    DataError: If a split is empty, or has a wrong shape, a value that is not finite or a label out of
-      range.
-    ValueError: If `validation_fraction` leaves `validation` or `train` empty, or if there are fewer than
-      `train_examples` examples.
+    ValueError: If `validation_fraction` leaves `validation` or `train` empty, or is not 0 although
+      `validation` is given, or if there are fewer than `train_examples` examples.
   """
-  check_split(f"{name} train", train, num_classes)
-  check_split(f"{name} test", test, num_classes)
-  train, validation = _take_validation(train, validation_fraction)
+  if validation is None:
+    train, validation = _take_validation(train, validation_fraction)
+  elif validation_fraction:
+    checks.fail("validation_fraction", validation_fraction, "0, because the data have a validation set")
   if train_examples is not None:
     train = _take_examples(train, train_examples)
   mean, std = _channel_statistics(train.images)
@@ -160,6 +176,26 @@ def check_image_split(what: str, split: Split, name: str) -> None:
       f"{what}: expected uint8 images [N, 32, 32, 3], got {split.images.dtype} {split.images.shape}"
     )
   check_split(what, split, IMAGE_SETS[name])
+
+
+def take_test(train: Split) -> tuple[Split, Split]:
+  """Returns the remaining train split and a test split: a fifth of each class, which is always the same.
+
+  A class with two examples or more gives at least one; a single example remains in the train split.
+
+  Raises:
+    ValueError: If each class has a single example.
+  """
+  generator = np.random.default_rng(_TEST_SEED)
+  held_out = []
+  for label in np.unique(train.labels):
+    indices = generator.permutation(np.flatnonzero(train.labels == label))
+    count = max(1, round(_TEST_FRACTION * len(indices))) if len(indices) > 1 else 0
+    held_out += indices[:count].tolist()
+  if not held_out:
+    checks.fail("test", None, "a test set, because each class has only one example")
+  rest = np.setdiff1d(np.arange(len(train)), held_out)
+  return _part(train, rest), _part(train, np.array(held_out))
 
 
 def _take_validation(train: Split, fraction: float) -> tuple[Split, Split | None]:

@@ -36,6 +36,7 @@ class DatasetInfo:
     mean: The mean of each channel of the training set, float32 [C]; of uint8 images on the scale 0 to 1.
     std: The standard deviation of each channel, float32 [C], on the same scale.
     class_names: The names of the classes in the order of the labels, or None if they have no names.
+    fingerprint: The SHA-256 of all examples and labels, or None if it is not known.
 
   Example:
     >>> from cscjax.data import load_dataset
@@ -50,3 +51,4 @@ class DatasetInfo:
   mean: np.ndarray
   std: np.ndarray
   class_names: tuple[str, ...] | None = None
+  fingerprint: str | None = None

@@ -4,11 +4,13 @@ import hashlib
 import logging
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from cscjax import checks
 from cscjax.checks import one_line
+from cscjax.data._arrays import assemble
 from cscjax.data._builtin import digits, gaussian_centers
 from cscjax.data._cache import (
   cache_folder,
@@ -24,9 +26,10 @@ from cscjax.data._dataset import (
   Dataset,
   Split,
   check_image_split,
-  make_dataset,
+  from_splits,
 )
 from cscjax.data._download import download as download_splits
+from cscjax.data._files import READERS, read_files
 from cscjax.data._info import CLASS_NAMES
 from cscjax.data._prepared import find_prepared, read_prepared
 
@@ -55,7 +58,10 @@ BUILT_IN = {
   "gaussian_centers": BuiltIn((100, 1), 100, _gaussian_splits),
 }
 DATASETS = (*BUILT_IN, *IMAGE_SETS)
-"""The names of all data sets. To add one, add a line to `BUILT_IN` or `IMAGE_SETS`."""
+"""The names of all data sets that are not the user's own.
+
+To add one, add a line to `BUILT_IN` or `IMAGE_SETS`.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -76,8 +82,21 @@ def load_dataset(
   TFDS, or the original archive, which is downloaded. All but the first also write the cache. All sources
   give the same arrays in the same order.
 
+  Data of your own are an .npz file or a folder of images of equal size:
+
+  - "npz:FILE" has the arrays `train_images` and `train_labels` of `make_dataset`, and optionally
+    `test_images`, `test_labels`, `val_images`, `val_labels` and `class_names`.
+  - "folder:DIR" has a folder of images for each class. As in torchvision's ImageFolder, the classes are
+    numbered in the order of their names. DIR may also contain such folders in train/ and test/, and in
+    val/. The images are read as RGB, or as grey images if the first one is grey; this needs the extra
+    `images`. Hidden files, and files without the ending of an image, are ignored.
+
+  In both, val is the validation set, or the test set if there is no other one. Without a test set, a
+  fifth of the images of each class, always the same, is held out as the test set.
+
   Args:
-    name: One of `DATASETS`: "digits", "gaussian_centers", "cifar10", "cifar100" or "svhn_cropped".
+    name: One of `DATASETS` ("digits", "gaussian_centers", "cifar10", "cifar100" or "svhn_cropped"),
+      "npz:FILE" or "folder:DIR".
     data_dir: The data directory of TFDS, which is only read. By default $TFDS_DATA_DIR, or
       ~/tensorflow_datasets if that is not set.
     cache_dir: The directory of the cache. By default that of the user, see `find_cache_dir`.
@@ -91,7 +110,8 @@ def load_dataset(
     A `Dataset` with the splits, the number of classes and the channel statistics.
 
   Raises:
-    DataError: If the data is missing, damaged or unreadable.
+    DataError: If the data is missing, damaged or unreadable, or if data of your own do not have the form
+      above. The message names the file.
     MissingExtraError: If a package that reads the data is not installed.
     ValueError: If `name`, `validation_fraction` or `train_examples` is invalid.
 
@@ -100,39 +120,76 @@ def load_dataset(
     >>> data = load_dataset("gaussian_centers", validation_fraction=0.1)
     >>> len(data.train), len(data.validation), len(data.test)
     (9000, 1000, 2000)
+    >>> import numpy as np
+    >>> images = np.zeros((20, 9, 9, 3), np.uint8)
+    >>> np.savez("my.npz", train_images=images, train_labels=np.arange(20) % 2)
+    >>> data = load_dataset("npz:my.npz")
+    >>> data.example_shape, data.num_classes, len(data.train), len(data.test)
+    ((9, 9, 3), 2, 16, 4)
   """
-  checks.one_of("name", name, DATASETS)
+  check_name("name", name)
   checks.in_range("validation_fraction", validation_fraction, 0.0, 1.0)
+  if name not in DATASETS:
+    return assemble(name, read_files(name), validation_fraction, train_examples)
   _, num_classes = dataset_shape(name)
   if name in BUILT_IN:
     train, test = BUILT_IN[name].load()
   else:
     train, test = _load_images(name, find_data_dir(data_dir), find_cache_dir(cache_dir), download)
   names = CLASS_NAMES.get(name)
-  return make_dataset(name, num_classes, train, test, validation_fraction, train_examples, names)
+  return from_splits(name, num_classes, train, test, validation_fraction, train_examples, names)
 
 
 def dataset_shape(name: str) -> tuple[tuple[int, ...], int]:
-  """Returns the shape of one example and the number of classes without loading the data.
+  """Returns the shape of one example and the number of classes.
 
   Args:
-    name: One of `DATASETS`.
+    name: One of `DATASETS`, whose data are not needed; or "npz:FILE" or "folder:DIR", whose data are
+      read.
 
   Returns:
     A pair: the shape, (H, W, C) or (L, C), and the number of classes.
 
   Raises:
-    ValueError: If `name` is not one of `DATASETS`.
+    DataError: If the data are read and are missing, unreadable or of the wrong form.
+    MissingExtraError: If a package that reads the data is not installed.
+    ValueError: If `name` is not the name of a data set.
 
   Example:
     >>> from cscjax.data import dataset_shape
     >>> dataset_shape("cifar10")
     ((32, 32, 3), 10)
   """
-  checks.one_of("name", name, DATASETS)
+  check_name("name", name)
   if name in IMAGE_SETS:
     return IMAGE_SHAPE, IMAGE_SETS[name]
-  return BUILT_IN[name].example_shape, BUILT_IN[name].num_classes
+  if name in BUILT_IN:
+    return BUILT_IN[name].example_shape, BUILT_IN[name].num_classes
+  parts = read_files(name)
+  return parts.train.images.shape[1:], parts.num_classes
+
+
+def check_name(argument: str, name: str) -> str:
+  """Checks that an argument is the name of a data set; data of the user's own need not exist.
+
+  Args:
+    argument: The name of the argument.
+    name: The value to check: one of `DATASETS`, "npz:FILE" or "folder:DIR".
+
+  Returns:
+    The value.
+
+  Raises:
+    ValueError: If the value is not such a name.
+
+  Example:
+    >>> from cscjax.data import check_name
+    >>> check_name("dataset", "folder:photos")
+    'folder:photos'
+  """
+  if isinstance(name, str) and re.fullmatch(rf"({'|'.join(READERS)}):.+", name):
+    return name
+  return checks.one_of(argument, name, (*DATASETS, "npz:FILE", "folder:DIR"))
 
 
 def find_data_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:

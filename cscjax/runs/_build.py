@@ -74,7 +74,8 @@ def start(
 ) -> tuple[training.TrainState, dict[str, training.Examples], jax.Array]:
   """Returns the arguments with which `training.fit` starts a new run.
 
-  The random key of the run comes from `config.seed`.
+  The random key of the run comes from `config.seed`. The parameters are random, also with
+  `config.init_from`; `execute` replaces them.
 
   Args:
     config: The configuration of the run.

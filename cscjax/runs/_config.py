@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import inspect
+import os
 import re
 import textwrap
 from collections.abc import Callable
 from typing import Any
 
 from cscjax import checks
-from cscjax.data import DATASETS, dataset_shape
+from cscjax.data import DATASETS, check_name, dataset_shape
 from cscjax.models import MODELS, PURSUITS, REMAT, SOLVERS, STEPS
 from cscjax.training import MODES
 
@@ -73,7 +74,7 @@ def _flag(default: Any, help_text: str, valid: tuple | Check | None = None) -> A
 
 def _range(check: Any) -> str:
   """Returns the sentence that states the range of a field, empty if it has none."""
-  if check is None:
+  if not isinstance(check, functools.partial):
     return ""
   low, high = check.keywords["low"], check.keywords["high"]
   if check.func is checks.int_between:
@@ -176,7 +177,13 @@ class Config:
     _integer(1, 2**14),
   )
 
-  dataset: str = _flag("cifar10", "Data set to train on.", DATASETS)
+  dataset: str = _flag(
+    "cifar10",
+    f"Data set to train on. One of {', '.join(DATASETS)}; or data of your own: npz:FILE, a file with the"
+    " arrays train_images and train_labels, or folder:DIR, a folder of images for each class, see"
+    " cscjax.data.load_dataset.",
+    check_name,
+  )
   data_dir: str | None = _flag(
     None,
     "Data directory of TensorFlow Datasets, which is only read. If it is not given, it is $TFDS_DATA_DIR"
@@ -241,6 +248,12 @@ class Config:
     0,
     "Random seed of the initial parameters, the order of the examples and the augmentation.",
     _integer(0, 2**32 - 1),
+  )
+  init_from: str | None = _flag(
+    None,
+    "Directory of a run, or file of its weights, with the trained network from which this run starts. It"
+    " must be the same network, for images with as many channels; their size may differ. The classifier"
+    " starts anew if the number of classes differs.",
   )
 
   precision: str = _flag(
@@ -312,10 +325,17 @@ class Config:
   )
 
   @property
+  def dataset_name(self) -> str:
+    """The name of the data set; for "npz:FILE" and "folder:DIR", that of the file or folder."""
+    if self.dataset in DATASETS:
+      return self.dataset
+    return os.path.basename(os.path.abspath(self.dataset.partition(":")[2]))
+
+  @property
   def title(self) -> str:
     """The title of plots: data set, network, and its depth, solver and unfolding where they are set."""
     given = [f"{name} {getattr(self, name)}" for name in ("depth", "solver", "unfolding")]
-    return ", ".join([self.dataset, self.model, *(g for g in given if not g.endswith(" None"))])
+    return ", ".join([self.dataset_name, self.model, *(g for g in given if not g.endswith(" None"))])
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
@@ -329,7 +349,8 @@ class Config:
           check(field.name, item)
     if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
       checks.fail("decay_epochs", self.decay_epochs, "epochs in increasing order")
-    self._check_shape()
+    if self.dataset in DATASETS:
+      check_sizes(self, dataset_shape(self.dataset)[0])
     self._check_processes()
     self._resolve_augmentation()
     if self.parallel == AUTO:
@@ -343,17 +364,6 @@ class Config:
     values = {"augmentation": augmentation_name(shift, flip), "shift": shift, "flip": flip}
     for name, value in values.items():
       object.__setattr__(self, name, value)
-
-  def _check_shape(self) -> None:
-    sides = dataset_shape(self.dataset)[0][:-1]
-    if self.shift is not None and self.shift >= min(sides):
-      checks.fail(
-        "shift", self.shift, f"a value below {min(sides)}, the size of the examples of {self.dataset}"
-      )
-    for dilation in self.dilations or ():
-      if dilation >= max(sides):
-        expected = f"values below {max(sides)}, the size of the examples of {self.dataset}"
-        checks.fail("dilations", dilation, expected)
 
   def _check_processes(self) -> None:
     if self.coordinator in (None, AUTO):
@@ -371,13 +381,25 @@ class Config:
       checks.fail("process_id", self.process_id, f"an integer in 0..{self.num_processes - 1}")
 
 
+def check_sizes(config: Config, example_shape: tuple[int, ...]) -> None:
+  """Raises ValueError if a shift or a dilation is not smaller than the examples of the data set."""
+  sides = example_shape[:-1]
+  if config.shift is not None and config.shift >= min(sides):
+    expected = f"a value below {min(sides)}, the size of the examples of {config.dataset}"
+    checks.fail("shift", config.shift, expected)
+  for dilation in config.dilations or ():
+    if dilation >= max(sides):
+      expected = f"values below {max(sides)}, the size of the examples of {config.dataset}"
+      checks.fail("dilations", dilation, expected)
+
+
 def own_augmentation(dataset: str) -> str:
   """Returns the augmentation that "auto" stands for.
 
   As in the paper, CIFAR-10 and CIFAR-100 are augmented, and SVHN is not.
 
   Args:
-    dataset: Name of the data set, one of `cscjax.data.DATASETS`.
+    dataset: Name of the data set, see `cscjax.data.load_dataset`.
 
   Returns:
     "standard" or "none", a key of `AUGMENTATIONS`.

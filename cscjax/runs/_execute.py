@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from cscjax import training
-from cscjax.data import DataError, Dataset, dataset_shape, load_dataset
+from cscjax.data import DataError, Dataset, load_dataset
 from cscjax.models import ARCHITECTURES
 from cscjax.plots import learning_curves
 from cscjax.runs._build import (
@@ -22,7 +22,8 @@ from cscjax.runs._build import (
   start,
 )
 from cscjax.runs._compilation_cache import use_compilation_cache
-from cscjax.runs._config import Config, RunError
+from cscjax.runs._config import Config, RunError, check_sizes
+from cscjax.runs._initial import check_initial, initialized
 from cscjax.runs._processes import connect, together
 from cscjax.runs._progress import create_progress
 from cscjax.runs._tensorboard import EventFile, check_tensorboard
@@ -83,14 +84,16 @@ def make_run(config: Config) -> Run:
   """
   connect(config)
   with _settings(), together(config):
-    num_classes = dataset_shape(config.dataset)[1]
+    chosen = for_device(config, jax.default_backend())
     # An error of the network, or a missing package, is raised before any data are read.
-    model = make_model(for_device(config, jax.default_backend()), num_classes)
+    make_model(chosen, num_classes=2)
     if config.tensorboard:
       check_tensorboard()
     dataset = _load(config)
+    model = make_model(chosen, dataset.num_classes)
     trainer, plan = build(config, model, dataset, training.create_mesh())
     check_network(config, model, dataset)
+    check_initial(config, dataset, trainer)
     return Run(config, dataset, trainer, plan)
 
 
@@ -132,9 +135,10 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
   """
   config = run.config
   with _settings(), contextlib.ExitStack() as held:
-    with together(config):
+    info = run.dataset.info
+    with together(config, info.fingerprint):
       use_compilation_cache(config)
-      workdir = held.enter_context(open_workdir(config))
+      workdir = held.enter_context(open_workdir(config, info.fingerprint))
     first = training.is_first()
     name = run_name(workdir) if first else None
     architecture = ARCHITECTURES[config.model]
@@ -143,9 +147,9 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
     with together(config):
       state, data, key = start(config, run.dataset, run.trainer, run.plan)
       restored = _restore(checkpoints, state, workdir)
+      state, seconds = restored or (initialized(config, state), 0.0)
     if name is not None:
-      write_config(workdir, config, name, run.dataset.info)
-    state, seconds = restored if restored else (state, 0.0)
+      write_config(workdir, config, name, info)
     step = int(state.step)
     log = training.MetricsLog(workdir / "metrics.jsonl" if first else None, last_step=step)
     display = create_progress(step, run.plan.total_steps, progress)
@@ -189,7 +193,7 @@ def _settings() -> Iterator[None]:
 
 def _load(config: Config) -> Dataset:
   try:
-    return load_dataset(
+    dataset = load_dataset(
       config.dataset,
       data_dir=config.data_dir,
       cache_dir=config.cache_dir,
@@ -197,6 +201,8 @@ def _load(config: Config) -> Dataset:
       train_examples=config.train_examples,
       download=config.download,
     )
+    check_sizes(config, dataset.example_shape)
+    return dataset
   except DataError:
     raise
   except ValueError as error:  # an argument that does not fit this data set

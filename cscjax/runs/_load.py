@@ -212,10 +212,10 @@ class LoadedRun:
       The data set, in host memory.
 
     Raises:
-      DataError: If the data are missing or damaged.
+      DataError: If the data are missing or damaged, or not those with which the run was trained.
       MissingExtraError: If a package that reads the data is not installed.
     """
-    return load_dataset(
+    dataset = load_dataset(
       self.config.dataset,
       data_dir=self.config.data_dir if data_dir is None else data_dir,
       cache_dir=self.config.cache_dir,
@@ -223,6 +223,10 @@ class LoadedRun:
       train_examples=self.config.train_examples,  # the normalization depends on them
       download=self.config.download,
     )
+    expected = None if self.recorded is None else self.recorded.fingerprint
+    if expected not in (None, dataset.info.fingerprint):
+      raise DataError(f"dataset: {self.config.dataset} has changed since the run was trained")
+    return dataset
 
   def _checked(self, images: ArrayLike) -> np.ndarray:
     """Returns the images as uint8 or float32 after checking that they are like those of the data set."""
@@ -334,7 +338,8 @@ def load_weights(path: str | os.PathLike[str]) -> LoadedRun:
     path: The file.
 
   Returns:
-    The network, with what is needed to use it. Fields of `config` that are paths have their defaults.
+    The network, with what is needed to use it. Fields of `config` that are paths have their defaults;
+    the path in "npz:FILE" or "folder:DIR" is only the name of the file or folder.
 
   Raises:
     RunError: If the file cannot be read, was not written by `save_weights`, or is of another version of

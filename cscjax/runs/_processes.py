@@ -59,12 +59,12 @@ def connect(config: Config) -> None:
 
 
 @contextlib.contextmanager
-def together(config: Config) -> Iterator[None]:
+def together(config: Config, fingerprint: str | None = None) -> Iterator[None]:
   """Runs a block on every process of a run; an error on one of them ends them all.
 
   Raises:
     RunError: If the block raises it here, if the block fails on another process, or if the processes
-      have different configurations.
+      have different configurations or data sets of different fingerprints.
     DataError: If the block raises it here.
     MissingExtraError: If the block raises it here.
   """
@@ -75,8 +75,10 @@ def together(config: Config) -> Iterator[None]:
     failure = error
   if training.process_max(failure is not None):
     failure = failure or RunError("another process of the run failed; see its own error message")
-  elif not _is_same_everywhere({k: v for k, v in dataclasses.asdict(config).items() if k not in OWN}):
-    failure = RunError("the processes of the run have different configurations")
+  else:
+    shared = {k: v for k, v in dataclasses.asdict(config).items() if k not in OWN}
+    if not _is_same_everywhere([shared, fingerprint]):
+      failure = RunError("the processes of the run have different configurations or data")
   if failure:
     jax.distributed.shutdown()
     raise failure

@@ -141,7 +141,7 @@ def info_from_json(recorded: Any) -> DatasetInfo:
     ValueError: If it does not describe a data set.
   """
   try:
-    names = recorded["class_names"]
+    names, fingerprint = recorded["class_names"], recorded.get("fingerprint")
     info = DatasetInfo(
       example_shape=tuple(checks.positive_int("example_shape", n) for n in recorded["example_shape"]),
       dtype=checks.one_of("dtype", recorded["dtype"], ("uint8", "float32")),
@@ -149,6 +149,7 @@ def info_from_json(recorded: Any) -> DatasetInfo:
       mean=np.array(recorded["mean"], np.float32),
       std=np.array(recorded["std"], np.float32),
       class_names=None if names is None else tuple(map(str, names)),
+      fingerprint=None if fingerprint is None else str(fingerprint),
     )
   except (KeyError, TypeError, ValueError) as error:
     raise ValueError(f"data: expected the description of a data set ({error!r})") from error

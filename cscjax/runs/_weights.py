@@ -10,14 +10,15 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cscjax.data import DatasetInfo
+from cscjax.data import DATASETS, DatasetInfo
 from cscjax.models import ARCHITECTURES
 from cscjax.runs._config import OWN, Config, RunError
 from cscjax.runs._recorded import info_as_json
 from cscjax.runs._workdir import replaced
 
 _KEY = "cscjax"  # of the entry of the file's metadata, a JSON object as in config.json
-_PLACES = OWN | {"coordinator", "num_processes"}  # fields that mean nothing on another machine
+# Fields that mean nothing on another machine.
+_PLACES = OWN | {"coordinator", "init_from", "num_processes"}
 
 
 def write_weights(
@@ -25,6 +26,8 @@ def write_weights(
 ) -> None:
   """Writes the variables of a network, named by their paths such as "params/layer_0/filters"."""
   flags = {k: v for k, v in dataclasses.asdict(config).items() if k not in _PLACES}
+  if config.dataset not in DATASETS:
+    flags["dataset"] = f"{config.dataset.partition(':')[0]}:{config.dataset_name}"
   description = {
     "flags": flags,
     "architecture": ARCHITECTURES[config.model],

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 import cscjax
-from cscjax.data import DatasetInfo
+from cscjax.data import DATASETS, DatasetInfo
 from cscjax.models import ARCHITECTURES, model_fields
 from cscjax.runs._build import for_device
 from cscjax.runs._config import (
@@ -42,17 +42,17 @@ JAX_SETTINGS = (
 
 
 @contextlib.contextmanager
-def open_workdir(config: Config) -> Iterator[pathlib.Path]:
+def open_workdir(config: Config, fingerprint: str | None = None) -> Iterator[pathlib.Path]:
   """Creates the directory of a run and holds its lock; a lock is released whenever its process ends.
 
-  Only process 0 of a run does so; the others get the path.
+  Only process 0 of a run does so; the others get the path. `fingerprint` is that of the data set.
 
   Raises:
     RunError: If the directory cannot be written, at first or inside the context (a full disk), if
-      another process is using it, or if it holds another run.
+      another process is using it, or if it holds another run or one on other data.
   """
   stamp = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-  workdir = pathlib.Path(config.workdir or f"runs/{config.dataset}-{config.model}-{stamp}")
+  workdir = pathlib.Path(config.workdir or f"runs/{config.dataset_name}-{config.model}-{stamp}")
   if not is_first():
     yield workdir
     return
@@ -64,7 +64,7 @@ def open_workdir(config: Config) -> Iterator[pathlib.Path]:
   except OSError as error:
     raise RunError(f"cannot write to {workdir}: {error.strerror}", "workdir") from error
   try:
-    _check_same_run(workdir, config)
+    _check_same_run(workdir, config, fingerprint)
     yield workdir
   except OSError as error:
     raise RunError(f"{workdir}: {error}", "workdir") from error
@@ -247,8 +247,8 @@ def _config_in(workdir: pathlib.Path) -> dict[str, Any] | None:
     raise RunError(f"{error}; choose another workdir", "workdir") from error
 
 
-def _check_same_run(workdir: pathlib.Path, config: Config) -> None:
-  """Raises RunError if `workdir` holds a run that `config` cannot resume."""
+def _check_same_run(workdir: pathlib.Path, config: Config, fingerprint: str | None) -> None:
+  """Raises RunError if `workdir` holds a run that `config` cannot resume with these data."""
   found = _config_in(workdir)
   if found is None:
     if os.path.lexists(workdir / "checkpoints"):
@@ -257,11 +257,18 @@ def _check_same_run(workdir: pathlib.Path, config: Config) -> None:
     return
   old = current_fields(found["flags"])
   new = json.loads(json.dumps(dataclasses.asdict(config)))
+  # The user's own data may have moved, because the fingerprint identifies them.
+  may_move = {old.get("dataset"), config.dataset}.isdisjoint({*DATASETS, None})
   for name in sorted(new.keys() - RESUMABLE):
-    if old.get(name) != new[name]:
+    if old.get(name) != new[name] and not (name == "dataset" and may_move):
       raise RunError(
         f"{workdir} holds a run with {old.get(name)!r}, got {new[name]!r}; choose another workdir", name
       )
+  data = found.get("data")
+  recorded = data.get("fingerprint") if isinstance(data, dict) else None
+  if None not in (recorded, fingerprint) and recorded != fingerprint:
+    problem = f"{config.dataset} has changed since the run in {workdir} started; choose another workdir"
+    raise RunError(problem, "dataset")
   version = found.get("architecture", 1)
   if version != ARCHITECTURES[config.model]:
     raise RunError(

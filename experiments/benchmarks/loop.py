@@ -115,9 +115,9 @@ class CountedCheckpoints(training.Checkpoints):
 
   saved = 0
 
-  def save(self, state: training.TrainState, seconds: float) -> None:
+  def save(self, state: training.TrainState, seconds: float, best: int | None = None) -> None:
     """Saves a checkpoint and counts it."""
-    super().save(state, seconds)
+    super().save(state, seconds, best)
     self.saved += 1
 
 

@@ -1,33 +1,55 @@
 """The text of the report in Markdown, and of its summary for a README."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
-from experiments.reproduction import claims, tables
+from experiments.reproduction import claims, figure3, figures, tables
 from experiments.reproduction.paper import DATASETS, ROWS, TITLES
 from experiments.reproduction.records import Record
 from experiments.reproduction.studies import Study
 
-INTRODUCTION = f"""\
+INTRODUCTION = """\
 # Reproduction of the paper's results
 
 The paper is Zhang & Zhang, "Towards understanding residual and dilated dense neural networks via
-convolutional sparse coding", NSR 2020. `python -m experiments.report` writes this file.
+convolutional sparse coding", NSR 2020. `python -m experiments.report` writes this file."""
+
+_LEVEL, _MARGIN_LEVEL = f"{claims.CONFIDENCE:.0%}", f"{claims.MARGIN_CONFIDENCE:.0%}"
+_MARGIN, _ONE_SIDED = f"{claims.MARGIN:g}", f"{(1 - claims.MARGIN_CONFIDENCE) / 2:.0%}"
+READING = f"""\
+## How to read the numbers
 
 **Accuracies** are test accuracies in percent after the last epoch: mean ± sample standard deviation
-(number of seeds). × (n) counts the runs that diverged. The column "Best epoch" is for comparison only,
-because the best epoch is chosen on the test set.
+(number of seeds). Runs that diverged are left out of all means, curves and differences; × (n) counts
+them. The column "Best epoch" is for comparison only, because the best epoch is chosen on the test set.
 
-**Verdicts** compare pairs of networks. The difference of a pair is the mean over runs with the same
-seed that did not diverge. Its interval is Student's t at {claims.CONFIDENCE:.0%}, not corrected for
-the number of pairs. A claim is *reproduced* for a pair if the interval lies on the paper's side of
-zero, *not reproduced* if it lies on the other side, and *undecided* if it contains zero or if there is
-only one seed."""
+**Differences** between two networks are in percentage points. A difference is the mean over the n seeds
+with which both networks were trained. Its interval is Student's t, for the variation between seeds.
+
+**A pair of networks** is judged by its interval.
+
+- Where the paper finds the first network *more accurate*, the pair is *reproduced* if the {_LEVEL}
+  interval lies above zero, and *not reproduced* if it lies below zero.
+- Where the paper finds both *as accurate*, the pair is *reproduced* if the {_MARGIN_LEVEL} interval lies
+  above −{_MARGIN} points, and *not reproduced* if it lies below −{_MARGIN} points. The two networks are
+  *equivalent* if the interval also lies below +{_MARGIN} points: these are two one-sided tests at
+  {_ONE_SIDED}. Finding no difference is not enough. The margin is smaller than every loss from 20 to 56
+  layers that the paper reports for plain networks, so that no effect it reports can pass as equality.
+- Otherwise, and with a single seed, the pair is *undecided*.
+- A network that diverged with at least two seeds and was trained with none is less accurate than one
+  that was trained with at least two.
+
+**A claim** is *reproduced* if all its pairs are, *partly reproduced* if some are and none is *not
+reproduced*, *not reproduced* if some are not and none is reproduced, and *mixed* if there are pairs of
+both kinds. Since all pairs must hold, *reproduced* needs no correction for their number; the counts of
+pairs are not corrected."""
 
 FIGURE_S1 = """\
-The paper's example is the filter (1 2, 3 4) on an image of 4x4 pixels. At dilation 2 no two of its four
-positions share a pixel, so the mutual coherence µ falls from 0.47 to 0. The small image causes this:
-over all shifts of an unbounded signal, dilation does not change µ. With a stride or circular boundaries
-it can increase µ (see `cscjax.mutual_coherence`)."""
+The convolutional matrices of the paper's example, the filter (1 2, 3 4) on an image of 4x4 pixels; a row
+is the filter at one position. At dilation 2 no two of its four positions share a pixel, so the mutual
+coherence µ falls from 0.47 to 0. The small image causes this: over all shifts of an unbounded signal,
+dilation does not change µ. With a stride or circular boundaries it can increase µ (see
+`cscjax.mutual_coherence`)."""
 
 NOT_AUGMENTED = f"""\
 Table 3 cannot be reproduced on CIFAR without augmentation. MSDNet with d = 6 reached a test accuracy of
@@ -36,10 +58,11 @@ horizontal flips it reached 84.1 after 24 epochs, with a training accuracy of 87
 {ROWS["msdnet6"].accuracy["cifar10"]:.1f}. Each of our two numbers is of one seed."""
 
 NETWORKS = """\
-Each plot shows one network, trained with the first seed: the effective atoms D1 ... Dk of its most
-active channels, drawn in the space of the image; the activity of the code of one test image; the
-reconstruction of the image from that code alone; and the fraction of nonzero coefficients in each
-layer."""
+Each plot shows one trained network. A row is a layer k. From left to right it shows the effective atoms
+D1 ... Dk of the most active channels, drawn in the space of the image; the activity (the sum of |code|
+over the channels) for one test image; and the reconstruction of the image from that code alone, with its
+relative error. On the right are the image and the fraction of nonzero coefficients in each layer, over
+many test images."""
 
 
 OTHERS = """\
@@ -50,73 +73,82 @@ No other table, figure or verdict of this report contains them, and their cells 
 def report(
   records: Sequence[Record],
   others: Sequence[Record],
-  simulation: str | None,
-  figures: Sequence[str],
-  networks: Sequence[str],
+  simulation: dict[str, Any] | None,
+  drawn: Collection[str],
+  networks: Sequence[tuple[Record, str]],
 ) -> str:
   """Returns the text of report.md.
 
   Args:
     records: Records of all runs of the current versions of the networks.
     others: Records of the runs of other versions.
-    simulation: Verdict on Figure 3; None if the simulation was not run.
-    figures: Names of the figures in the folder of the report.
-    networks: Paths of the plots of trained networks, relative to the folder of the report.
+    simulation: Contents of figure3.json; None if the simulation was not run.
+    drawn: Names of the figures in the folder of the report.
+    networks: Records with the path of the plot of their network, relative to the folder of the report.
   """
-  parts = [INTRODUCTION]
+  parts = [INTRODUCTION, "## Overview", overview(records, simulation), READING]
   for study in studies(records):
-    tables_of_study = tables.markdown(records, [(study, 3), (study, 2)], all_rows=False)
-    parts += [f"## {heading(study)}", made(records, study), tables_of_study]
-    parts += _images(figures, f"{study.name}-curves")
+    parts += [f"## {tables.label(study)}", f"{protocol(study)}. {made(records, study)}"]
+    parts += _tables(records, study)
+    for name in figures.FIGURES:
+      if picture_name(name, study) in drawn:
+        title = f"Figure {name[-1]} on {tables.label(study)}"
+        parts.append(_image(picture_name(name, study), title, figures.caption(name, records, study)))
     verdicts = claims.markdown(records, study)
-    parts += [f"### Claims on {heading(study)}", verdicts] if verdicts else []
-  parts += _images(figures, "figure4") + _images(figures, "figure5")
+    parts += [f"### Claims on {tables.label(study)}", verdicts] if verdicts else []
   parts.append("## Figure 3: dimensions of the signal that are not reconstructed")
-  parts.append(simulation or "Not run yet: `python -m experiments.gaussian_centers`.")
-  parts += _images(figures, "figure3")
-  parts += ["## Figure S1: coherence and dilation", FIGURE_S1, *_images(figures, "figureS1")]
+  if simulation:
+    parts += [figure3.markdown(simulation), _image("figure3.png", "Figure 3", figure3.CAPTION)]
+  else:
+    parts.append("Not run yet: `python -m experiments.gaussian_centers`.")
+  parts += ["## Figure S1: coherence and dilation", _image("figureS1.png", "Figure S1", FIGURE_S1)]
   if networks:
-    parts += ["## Dictionaries and codes", NETWORKS, *map(_image, networks)]
+    parts += ["## Dictionaries and codes", NETWORKS]
+    parts += [_network(record, path) for record, path in networks]
   if others:
-    found = [(study, table) for study in studies(others) for table in (3, 2)]
-    parts += [
-      "## Older versions of the networks",
-      OTHERS,
-      tables.markdown(others, found, all_rows=False),
-    ]
+    parts += ["## Older versions of the networks", OTHERS]
+    for study in studies(others):
+      parts += [f"**{protocol(study)}**", *_tables(others, study)]
   parts += ["## Missing", missing(records)]
   return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def summary(
-  records: Sequence[Record], others: Sequence[Record], simulation: str | None, link: str
+  records: Sequence[Record],
+  others: Sequence[Record],
+  simulation: dict[str, Any] | None,
+  link: str,
 ) -> str:
-  """Returns the summary for a README: tables of the rows with runs, a verdict per claim, and a link.
-
-  Runs of other versions of the networks are counted, but not shown.
+  """Returns the summary for a README: a table of the verdicts, what is missing, and a link.
 
   Args:
     records: Records of all runs of the current versions of the networks.
-    others: Records of the runs of other versions.
-    simulation: Short verdict on Figure 3; None if the simulation was not run.
+    others: Records of the runs of other versions, which are only counted.
+    simulation: Contents of figure3.json; None if the simulation was not run.
     link: Path of report.md, relative to the README.
   """
-  parts = []
-  for study in studies(records):
-    parts.append(tables.markdown(records, [(study, 3), (study, 2)], all_rows=False))
-    parts.append(made(records, study))
-    verdicts = [
-      f"- {claims.headline(claim, found)} ({_pairs(found)})"
-      for claim in claims.CLAIMS
-      if (found := claims.compare_pairs(records, study, claim))
-    ]
-    parts.append("\n".join(verdicts))
-  if simulation:
-    parts.append(simulation)
+  parts = [overview(records, simulation)]
   if others:
     parts.append(f"Runs of older versions of the networks, which are not shown here: {len(others)}.")
   parts.append(f"{missing(records, names=False)} All tables, figures and intervals: [{link}]({link}).")
-  return "\n\n".join(part for part in parts if part) + "\n"
+  return "\n\n".join(parts) + "\n"
+
+
+def overview(records: Sequence[Record], simulation: dict[str, Any] | None) -> str:
+  """Returns a table with a line for each claim of the paper and each study that has runs for it."""
+  found = {study: claims.verdicts(records, study) for study in studies(records)}
+  lines = []
+  for title in (*(claim.title for claim in claims.CLAIMS), claims.UNTRAINABLE_TITLE):
+    judged = [(protocol(study), texts[title]) for study, texts in found.items() if title in texts]
+    lines += [[title, *line] for line in judged or [("–", "no runs")]]
+  verdict = figure3.verdict(simulation) if simulation else "no runs"
+  lines.append([f"Figure 3: {figure3.TITLE}", "Gaussian centers" if simulation else "–", verdict])
+  return tables.render(["Claim of the paper", "Data and protocol", "Verdict on them"], lines)
+
+
+def picture_name(name: str, study: Study) -> str:
+  """Returns the file name of Figure 4 or 5 of a study."""
+  return f"{study.name}-{name}.png"
 
 
 def studies(records: Sequence[Record]) -> list[Study]:
@@ -125,8 +157,8 @@ def studies(records: Sequence[Record]) -> list[Study]:
   return sorted(found, key=lambda s: (not s.is_papers, list(TITLES).index(s.dataset), *s[1:]))
 
 
-def heading(study: Study) -> str:
-  """Returns the name of a study for a heading."""
+def protocol(study: Study) -> str:
+  """Describes the data set and the protocol of a study."""
   text = tables.description(study)
   return f"{text}, the paper's protocol" if study.is_papers else text
 
@@ -172,21 +204,21 @@ def missing(records: Sequence[Record], *, names: bool = True) -> str:
   return "\n".join([f"{text} `python -m experiments.reproduce` makes the missing runs.", "", *lines])
 
 
-def _pairs(found: dict[tuple[str, str], claims.Difference]) -> str:
-  """Formats the difference of each pair of a claim."""
-  return "; ".join(
-    f"{better} − {worse} {d.mean:+z.2f}"
-    + (f" [{d.low:+z.2f}, {d.high:+z.2f}]" if d.count > 1 else "")
-    + f", n = {d.count}"
-    for (better, worse), d in found.items()
-  )
+def _tables(records: Sequence[Record], study: Study) -> list[str]:
+  """Returns the tables of a study that have runs, each after its heading."""
+  found = {number: tables.table(records, study, number, all_rows=False) for number in (3, 2)}
+  return [
+    part for number, text in found.items() if text for part in (f"### Networks of Table {number}", text)
+  ]
 
 
-def _images(figures: Sequence[str], start: str) -> list[str]:
-  """Returns the Markdown of the figures whose names begin with `start`."""
-  return [_image(name) for name in figures if name.startswith(start)]
+def _network(record: Record, path: str) -> str:
+  """Returns the Markdown of the plot of a trained network."""
+  title = f"{ROWS[record.row].title}, on {tables.label(record.job.study)}"
+  accuracy = f"{record.test_accuracy:.1%}" if record.test_accuracy is not None else "not evaluated"
+  text = f"Seed {record.seed}, {record.epochs:g} epochs, test accuracy {accuracy}."
+  return _image(path, title, text)
 
 
-def _image(name: str) -> str:
-  title = name.removesuffix(".png").rpartition("pictures/")[2]
-  return f"**{title}**\n\n![{title}]({name})"
+def _image(path: str, title: str, caption: str) -> str:
+  return f"![{title}]({path})\n\n**{title}.** {caption}"

@@ -1,6 +1,6 @@
 """Figure 3: runs of both models with both pursuits, their statistics, the verdict and the plot.
 
-`verdict` and `figure` only need the contents of figure3.json.
+`verdict`, `markdown` and `figure` only need the contents of figure3.json.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 from cscjax import checks, plots
 from cscjax.data import gaussian_centers
 from cscjax.runs import KEYS
-from experiments.reproduction import simulation
+from experiments.reproduction import simulation, tables
 from experiments.reproduction.simulation import MODELS, Pursuit
 
 if TYPE_CHECKING:
@@ -26,6 +26,17 @@ RECONSTRUCTIONS = {"layer_1": r"$D_1\gamma_1$", "both_layers": r"$D_1 D_2\gamma_
 SAMPLES = 100  # test points whose failed dimensions are counted in each iteration
 POINTS = 200  # largest number of points of a curve in the file
 FURTHER = 10  # times the Lasso's iterations, to see how far the pursuit was from convergence
+TITLE = "MSD-CSC reconstructs all dimensions of a signal, ML-CSC does not"
+STATEMENT = (
+  "During training, the number of dimensions of X that are not reconstructed decreases with both models."
+  " It ends at zero with MSD-CSC and above zero with ML-CSC."
+)
+CAPTION = (
+  "Failed dimensions of X during training: mean over the seeds, and a band of one standard deviation."
+  f" {RECONSTRUCTIONS['layer_1']} is the reconstruction of X from the code of the first layer, which the"
+  f" verdict is about; {RECONSTRUCTIONS['both_layers']} is that from the code of the second layer. The"
+  " panels have different scales."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,45 +260,44 @@ def outcome(results: dict[str, Any]) -> dict[str, str]:
   return {**found, "all": common.pop() if len(common) == 1 else "partly reproduced"}
 
 
-def verdict(results: dict[str, Any], *, details: bool = True) -> str:
-  """Returns a paragraph that says whether the paper's claims hold, with the numbers.
+def verdict(results: dict[str, Any]) -> str:
+  """Returns the verdicts on the paper's claims for both pursuits together and for each, in one line."""
+  found = outcome(results)
+  return f"{found['all']} (Lasso: {found['lasso']}; forward pass: {found['forward']})"
 
-  Args:
-    results: Contents of figure3.json.
-    details: Whether to add numbers that the claims do not use: the reconstruction through both layers,
-      the pursuit with more iterations, and the test accuracy.
-  """
+
+def markdown(results: dict[str, Any]) -> str:
+  """Returns Markdown with the verdict, a table of the claims and a table of the numbers behind them."""
   settings, found = results["settings"], outcome(results)
   seeds = len(settings["seeds"])
-  lines = [
-    f"Figure 3: {found['all']}. The numbers are failed dimensions of X (of 100) by Definition 1 with"
-    f" 2 beta = {2 * settings['beta'][0]:g}, mean ± standard deviation over {seeds}"
-    f" seed{'s' * (seeds > 1)}, {settings['iterations']} training iterations."
-  ]
-  for pursuit in PURSUITS:
-    ml, msd = (_find(results, model, pursuit) for model in MODELS)
-
-    def ends(name: str, ml: dict[str, Any] = ml, msd: dict[str, Any] = msd) -> str:
-      return f"MSD-CSC {_pair(msd, name)}, ML-CSC {_pair(ml, name)}"
-
-    held = [f"{claim}: {'yes' if yes else 'no'}" for claim, yes in claims(results, pursuit).items()]
-    lines.append(
-      f"{describe(pursuit, settings)}: {found[pursuit]} ({', '.join(held)}). MSD-CSC starts"
-      f" at {_pair(msd, 'start')} and ends at {_pair(msd, 'end')}, ML-CSC starts at {_pair(ml, 'start')}"
-      f" and ends at {_pair(ml, 'end')}."
-    )
-    if details:
-      lines.append(
-        f"At the end, reconstructed through both layers: {ends('both_layers_end')};"
-        f" with {FURTHER * settings['lasso_iterations']} iterations of the pursuit:"
-        f" {ends('end_if_solved')}; test accuracy: {ends('test_accuracy')}."
+  named = {pursuit: describe(pursuit, settings) for pursuit in PURSUITS}
+  judged, numbers, notes = [], [], []
+  for pursuit, name in named.items():
+    held = claims(results, pursuit).values()
+    judged.append([name, *("yes" if holds else "no" for holds in held), found[pursuit]])
+    for model in reversed(MODELS):
+      run = _find(results, model, pursuit)
+      numbers.append(
+        [name, NAMES[model], *(_pair(run, column) for column in _columns(settings).values())]
       )
-    lines += [
-      f"{NAMES[run['model']]} could not be trained with this pursuit: its accuracy is near chance."
-      for run in (msd, ml)
-      if not is_trained(run)
+      if not is_trained(run):
+        notes.append(f"{NAMES[model]} could not be trained ({name}): its accuracy is near chance.")
+  if _find(results, "msd_csc", "lasso")["mean"]["start"] == 0:
+    notes.append(
+      "With the Lasso, MSD-CSC has no failed dimension before training either, as Theorem 1 states for"
+      " any atoms. Their number therefore cannot decrease."
+    )
+  return "\n\n".join(
+    [
+      f"**Figure 3: {found['all']}.** The paper: {STATEMENT} Each must hold for every seed.",
+      tables.render(["Pursuit", *claims(results, PURSUITS[0]), "Verdict"], judged),
+      *notes,
+      f"Failed dimensions of X (of 100) by Definition 1 with 2β = {2 * settings['beta'][0]:g}, before"
+      f" and after {settings['iterations']} training iterations: mean ± standard deviation over"
+      f" {seeds} seed{'s' * (seeds > 1)}.",
+      tables.render(["Pursuit", "Network", *_columns(settings)], numbers),
     ]
-  return " ".join(lines)
+  )
 
 
 def is_trained(run: dict[str, Any]) -> bool:
@@ -325,6 +335,17 @@ def figure(results: dict[str, Any]) -> "Figure":
 
 def _find(results: dict[str, Any], model: str, pursuit: str) -> dict[str, Any]:
   return next(r for r in results["runs"] if (r["model"], r["pursuit"]) == (model, pursuit))
+
+
+def _columns(settings: dict[str, Any]) -> dict[str, str]:
+  """Returns the statistic in each column of the table of numbers, by the heading of the column."""
+  return {
+    "Start": "start",
+    "End": "end",
+    f"End, {FURTHER * settings['lasso_iterations']} iterations of the pursuit": "end_if_solved",
+    "End, through both layers": "both_layers_end",
+    "Test accuracy": "test_accuracy",
+  }
 
 
 def _pair(run: dict[str, Any], name: str) -> str:

@@ -14,9 +14,9 @@ TITLES = {
   "cifar10": "CIFAR10",
   "cifar100": "CIFAR100",
   "svhn_cropped": "SVHN",
-  "digits": "digits",
+  "digits": "scikit-learn's digits",
 }
-"""The name of each data set in the paper and in the report."""
+"""The name of each data set in the report; that of the paper, which has no digits."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,6 +52,15 @@ class Row:
   def architecture(self) -> int:
     """The current version of the network's computation."""
     return ARCHITECTURES[self.network]
+
+  @property
+  def title(self) -> str:
+    """Name of the network in the claims and figures of the report."""
+    if self.table == 2:
+      return f"{self.model}, {self.layers} layers"
+    depth = f", d = {self.layers}" if self.model.startswith("MSD") else ""
+    unfolding = f", unfolding {self.unfolding}" if self.unfolding else ""
+    return self.model + depth + unfolding
 
 
 _RULES = {

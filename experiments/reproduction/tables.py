@@ -11,49 +11,77 @@ from experiments.reproduction.studies import Study
 
 
 class Cell(NamedTuple):
-  """The results of one network in one study.
+  """The finished runs of one network in one study.
 
   Attributes:
-    last: Test accuracy in percent after the last epoch, by seed, of the runs that did not diverge.
-    best: Test accuracy in percent of the best epoch, by seed, of the runs that did not diverge.
+    trained: The runs that did not diverge. Means, differences and curves contain these runs alone.
     diverged: Number of runs that diverged.
     parameters: Number of trainable parameters; None without a run.
   """
 
-  last: dict[int, float]
-  best: dict[int, float]
+  trained: Sequence[Record]
   diverged: int
   parameters: int | None
 
+  @property
+  def count(self) -> int:
+    """Number of runs."""
+    return len(self.trained) + self.diverged
+
+  @property
+  def last(self) -> dict[int, float]:
+    """Test accuracy in percent after the last epoch, by seed."""
+    return {r.seed: 100 * (r.test_accuracy or 0) for r in self.trained}
+
+  @property
+  def best(self) -> dict[int, float]:
+    """Test accuracy in percent of the best epoch, by seed."""
+    return {r.seed: 100 * (r.best_test_accuracy or 0) for r in self.trained}
+
 
 def cell(records: Iterable[Record], study: Study, row: str) -> Cell:
-  """Returns the results of the finished runs of a row; interrupted runs are ignored."""
+  """Returns the finished runs of a row; interrupted runs are ignored."""
   found = [r for r in records if (r.job.study, r.row) == (study, row) and r.is_finished]
-  trained = [r for r in found if r.status == "ok" and r.test_accuracy is not None]
   return Cell(
-    {r.seed: 100 * (r.test_accuracy or 0) for r in trained},
-    {r.seed: 100 * (r.best_test_accuracy or 0) for r in trained},
+    [r for r in found if r.status == "ok" and r.test_accuracy is not None],
     sum(r.status == "diverged" for r in found),
     found[0].parameters if found else None,
   )
 
 
-def markdown(
-  records: Sequence[Record], wanted: Iterable[tuple[Study, int]], *, all_rows: bool = True
-) -> str:
-  """Returns the Markdown of several tables.
+def markdown(records: Sequence[Record], wanted: Iterable[tuple[Study, int]]) -> str:
+  """Returns the Markdown of several tables with their titles.
 
   Args:
     records: Records of any studies.
     wanted: Pairs of a study and the number of a table, 2 or 3.
+  """
+  tables = ((title(study, number), table(records, study, number)) for study, number in wanted)
+  return "\n\n".join(f"### {heading}\n\n{text}" for heading, text in tables)
+
+
+def table(records: Sequence[Record], study: Study, number: int, *, all_rows: bool = True) -> str:
+  """Returns the Markdown of a table, or an empty string if it has no rows.
+
+  Args:
+    records: Records of any studies.
+    study: Study whose runs the table shows.
+    number: Number of the table, 2 or 3.
     all_rows: Whether rows without a run are shown.
   """
-  texts = []
-  for study, table in wanted:
-    lines = list(_lines(records, study, table, all_rows))
-    if len(lines) > 2:
-      texts.append("\n".join([f"### {title(study, table)}", "", *lines]))
-  return "\n\n".join(texts)
+  head = ["Model", "Layers", *(["Unfolding"] if number == 3 else [])]
+  head += ["Parameters: paper; ours" if study.is_papers else "Parameters"]
+  head += ["Paper", "Ours, last epoch", "Difference"] if study.is_papers else ["Last epoch"]
+  found = [(row, cell(records, study, row.name)) for row in ROWS.values() if row.table == number]
+  rows = [
+    list(_columns(row, study, runs)) for row, runs in found if all_rows or runs.parameters is not None
+  ]
+  return render([*head, "Best epoch"], rows) if rows else ""
+
+
+def render(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+  """Returns a table in Markdown."""
+  return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
 
 
 def title(study: Study, table: int) -> str:
@@ -62,10 +90,22 @@ def title(study: Study, table: int) -> str:
   return name if study.is_papers else f"The networks of {name}"
 
 
+def label(study: Study) -> str:
+  """Returns a short name of a study."""
+  parts = [TITLES[study.dataset]]
+  if study.protocol == "reduced" and study.dataset != "digits":
+    parts.append("reduced")
+  if study.augmentation != AUTO:
+    parts.append(study.changed_augmentation)
+  if study.precision != "float32":
+    parts.append(study.precision)
+  return ", ".join(parts)
+
+
 def description(study: Study) -> str:
   """Describes a study: the data set, any difference from the paper's protocol, and the precision."""
   if study.dataset == "digits":
-    parts, remark = ["scikit-learn's digits, 20 epochs"], " (not in the paper)"
+    parts, remark = [TITLES[study.dataset], "20 epochs"], " (not in the paper)"
   else:
     parts, remark = [TITLES[study.dataset]], " (not the paper's protocol)"
     if study.protocol == "reduced":
@@ -87,24 +127,9 @@ def accuracy(values: Sequence[float], diverged: int = 0) -> str:
   return ", ".join(parts) or "–"
 
 
-def _lines(records: Sequence[Record], study: Study, table: int, all_rows: bool) -> Iterator[str]:
-  """Yields the lines of a table."""
-  with_paper = study.is_papers
-  head = ["Model", "Layers", *(["Unfolding"] if table == 3 else [])]
-  head += ["Parameters: paper; ours" if with_paper else "Parameters"]
-  head += ["Paper", "Ours, last epoch", "Difference"] if with_paper else ["Last epoch"]
-  head += ["Best epoch"]
-  yield "| " + " | ".join(head) + " |"
-  yield "| " + " | ".join("---" for _ in head) + " |"
-  for row in ROWS.values():
-    if row.table == table:
-      found = cell(records, study, row.name)
-      if all_rows or found.parameters is not None:
-        yield "| " + " | ".join(_columns(row, study, found, with_paper)) + " |"
-
-
-def _columns(row: Row, study: Study, found: Cell, with_paper: bool) -> Iterator[str]:
+def _columns(row: Row, study: Study, found: Cell) -> Iterator[str]:
   """Yields the columns of a row."""
+  with_paper = study.is_papers
   yield row.model
   yield str(row.layers)
   if row.table == 3:
@@ -116,7 +141,7 @@ def _columns(row: Row, study: Study, found: Cell, with_paper: bool) -> Iterator[
     paper = row.accuracy[study.dataset]
     yield "×" if paper is None else f"{paper:.2f}"
     yield accuracy(last, found.diverged)
-    yield f"{statistics.mean(last) - paper:+.2f}" if last and paper is not None else "–"
+    yield f"{statistics.mean(last) - paper:+z.2f}" if last and paper is not None else "–"
   else:
     yield accuracy(last, found.diverged)
   yield accuracy(list(found.best.values()))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cscjax.data import DataError, Split, dataset_shape, load_dataset
-from cscjax.data._dataset import make_dataset
+from cscjax.data._dataset import check_split, from_splits
 from cscjax.data._info import CLASS_NAMES
 
 
@@ -16,7 +16,7 @@ def make(count, shape=(4, 5, 3), seed=0, dtype=np.uint8):
 @pytest.mark.parametrize("count", [7, 512, 1300])
 def test_statistics_of_images_match_float64(count):
   train = make(count)
-  data = make_dataset("d", 3, train, make(5, seed=1))
+  data = from_splits("d", 3, train, make(5, seed=1))
   scaled = train.images.astype(np.float64) / 255
   np.testing.assert_allclose(data.mean, scaled.mean((0, 1, 2)), rtol=1e-7)
   np.testing.assert_allclose(data.std, scaled.std((0, 1, 2)), rtol=1e-6)
@@ -27,7 +27,7 @@ def test_statistics_of_images_match_float64(count):
 
 def test_statistics_leave_out_the_validation_split():
   whole = make(100)
-  data = make_dataset("d", 3, whole, make(5), validation_fraction=0.3)
+  data = from_splits("d", 3, whole, make(5), validation_fraction=0.3)
   scaled = data.train.images.astype(np.float64) / 255
   np.testing.assert_allclose(data.mean, scaled.mean((0, 1, 2)), rtol=1e-7)
   assert not np.allclose(data.mean, whole.images.mean((0, 1, 2)) / 255, rtol=1e-6)
@@ -35,15 +35,15 @@ def test_statistics_leave_out_the_validation_split():
 
 def test_statistics_of_signals_are_unscaled():
   train = make(50, shape=(9, 2), dtype=np.float32)
-  data = make_dataset("d", 3, train, train)
+  data = from_splits("d", 3, train, train)
   np.testing.assert_allclose(data.mean, train.images.astype(np.float64).mean((0, 1)), rtol=1e-7)
   np.testing.assert_allclose(data.std, train.images.astype(np.float64).std((0, 1)), rtol=1e-6)
 
 
 def test_train_examples_is_a_fixed_subset_without_the_validation_split():
   train, test = make(200), make(20, seed=1)
-  whole = make_dataset("d", 3, train, test, 0.1)
-  parts = [make_dataset("d", 3, train, test, 0.1, count) for count in (30, 30, 90)]
+  whole = from_splits("d", 3, train, test, 0.1)
+  parts = [from_splits("d", 3, train, test, 0.1, count) for count in (30, 30, 90)]
   ids = [set(part.train.images[:, 0, 0, 0].tolist()) for part in parts]
   assert [len(part) for part in ids] == [30, 30, 90]
   assert ids[0] == ids[1] < ids[2] < set(whole.train.images[:, 0, 0, 0].tolist())
@@ -60,22 +60,22 @@ def test_train_examples_is_a_fixed_subset_without_the_validation_split():
 @pytest.mark.parametrize("count", [0, -5, 181, 2.5])
 def test_bad_train_examples(count):
   with pytest.raises(ValueError, match=r"^train_examples: expected "):
-    make_dataset("d", 3, make(200), make(20), 0.1, count)
+    from_splits("d", 3, make(200), make(20), 0.1, count)
 
 
 @pytest.mark.parametrize("value", [0, 1, 173, 255])
 def test_a_constant_channel_has_std_one(value):
   train = make(600)
   train.images[..., 1] = value
-  data = make_dataset("d", 3, train, train)
+  data = from_splits("d", 3, train, train)
   assert data.std[1] == 1
   assert 0.2 < data.std[0] < 0.4
 
 
 def test_validation_is_a_fixed_subset_of_train():
   train, test = make(200), make(20, seed=1)
-  one = make_dataset("d", 3, train, test, 0.1)
-  two = make_dataset("d", 3, train, test, 0.1)
+  one = from_splits("d", 3, train, test, 0.1)
+  two = from_splits("d", 3, train, test, 0.1)
   assert (len(one.train), len(one.validation), len(one.test)) == (180, 20, 20)
   np.testing.assert_array_equal(one.validation.images, two.validation.images)
   ids = {i: label for i, label in zip(train.images[:, 0, 0, 0], train.labels, strict=True)}
@@ -91,16 +91,15 @@ def test_validation_is_a_fixed_subset_of_train():
 @pytest.mark.parametrize("fraction", [0.0001, 0.9999, 1.0, -0.1, float("nan"), "0.1"])
 def test_bad_validation_fraction(fraction):
   with pytest.raises(ValueError, match="validation_fraction"):
-    make_dataset("d", 3, make(50), make(5), fraction)
+    from_splits("d", 3, make(50), make(5), fraction)
 
 
 @pytest.mark.parametrize("label", [-1, 3])
-@pytest.mark.parametrize("key", ["train", "test"])
-def test_a_label_out_of_range_is_rejected(key, label):
-  splits = {"train": make(50), "test": make(5)}
-  splits[key].labels[2] = label
-  with pytest.raises(DataError, match=rf"d {key}.*labels in 0\.\.2, got"):
-    make_dataset("d", 3, **splits)
+def test_a_label_out_of_range_is_rejected(label):
+  split = make(50)
+  split.labels[2] = label
+  with pytest.raises(DataError, match=r"d train.*labels in 0\.\.2, got"):
+    check_split("d train", split, 3)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_a_label_out_of_range_is_rejected(key, label):
 )
 def test_a_split_of_wrong_shape_or_type_is_rejected(bad):
   with pytest.raises(DataError, match="d test: expected"):
-    make_dataset("d", 3, make(9), bad)
+    check_split("d test", bad, 3)
 
 
 def test_digits():

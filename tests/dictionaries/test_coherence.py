@@ -55,7 +55,10 @@ def test_1d_at_any_size(x64, n, taps, stride, dilation, padding, seed):
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", ((1, 1), (0, 2))])
-@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), ((1, 2), (2, 1)), (2, 2)])
+@pytest.mark.parametrize(
+  ("stride", "dilation"),
+  [(1, 1), ((1, 2), (2, 1)), *(pytest.param(2, d, marks=pytest.mark.slow) for d in (1, 2))],
+)
 def test_2d(x64, padding, stride, dilation):
   geometry = {"stride": stride, "dilation": dilation, "padding": padding}
   dictionary, shape, d = _conv(_filters(1, 2, 3, 2, 2), (7, 8), **geometry)
@@ -114,6 +117,7 @@ def test_all_shifts_in_two_dimensions(x64):
     np.testing.assert_allclose(found, references.coherence(d), rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_blocks(x64, monkeypatch):
   """There are more atoms than fit into a block, and the last block is not full."""
   whole = {}

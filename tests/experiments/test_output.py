@@ -36,12 +36,12 @@ def shell(kind, path, redirection):
   ("kind", "redirection", "code", "err"),
   [
     ("files", "<&- >&- 2>&-", 0, ""),
-    ("files", "2>&1 | true", 0, ""),
+    pytest.param("files", "2>&1 | true", 0, "", marks=pytest.mark.slow),
     ("files", ">/dev/full", 0, f"progress\nwarning: {LOST}"),
-    ("files", ">/dev/null 2>/dev/full", 0, ""),
+    pytest.param("files", ">/dev/null 2>/dev/full", 0, "", marks=pytest.mark.slow),
     ("prints", "| head -1 >/dev/null", 0, "progress\n"),
     ("prints", ">/dev/full", 2, f"progress\nerror: {LOST}"),
-    ("fails", "| true", 3, "progress\n"),
+    pytest.param("fails", "| true", 3, "progress\n", marks=pytest.mark.slow),
   ],
 )
 def test_a_command_whose_output_cannot_be_written(tmp_path, kind, redirection, code, err):

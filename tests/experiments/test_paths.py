@@ -17,7 +17,8 @@ from experiments import (
 )
 
 PATHS = {
-  flags: ["from_config", "data_dir", "cache_dir", "compilation_cache", "workdir"],  # of run and describe
+  # Of run and describe.
+  flags: ["from_config", "data_dir", "cache_dir", "init_from", "compilation_cache", "workdir"],
   reproduce: ["results", "data_dir", "rates"],
   report: ["results", "out", "readme"],
   gaussian_centers: ["workdir"],

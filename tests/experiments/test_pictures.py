@@ -149,7 +149,8 @@ def test_an_unusable_run_is_an_error(run, what):
 def test_a_data_set_without_images_is_an_error(run, monkeypatch):
   trained = load_run(run)
   config = dataclasses.replace(trained.config, dataset="gaussian_centers")
-  monkeypatch.setattr(pictures, "load_run", lambda _: dataclasses.replace(trained, config=config))
+  changed = dataclasses.replace(trained, config=config, recorded=None)
+  monkeypatch.setattr(pictures, "load_run", lambda _: changed)
   with pytest.raises(RunError, match=r"^workdir: the examples of gaussian_centers are not images"):
     pictures.draw(run)
 

@@ -19,6 +19,8 @@ from experiments import signals
 signals.watch()
 """
 
+SIGNALS = [STOPPING[0], *(pytest.param(number, marks=pytest.mark.slow) for number in STOPPING[1:])]
+
 
 def process(body, ignored=None):
   """Starts a process that handles signals; returns it when it is ready."""
@@ -43,13 +45,13 @@ def end(started, *numbers):
   return started.returncode, out, err
 
 
-@pytest.mark.parametrize("number", STOPPING)
+@pytest.mark.parametrize("number", SIGNALS)
 def test_during_the_start_the_first_signal_ends_the_process(number):
   assert end(process(WAIT), number) == (128 + number, "", "")
   assert end(process(IN_C), number) == (128 + number, "", "")
 
 
-@pytest.mark.parametrize("number", STOPPING)
+@pytest.mark.parametrize("number", SIGNALS)
 def test_later_the_first_signal_interrupts_the_process(number):
   body = f"""
 signals.set_mode("interrupt")
@@ -87,7 +89,7 @@ with signals.remembered():
   assert end(started) == (0, "", "")
 
 
-@pytest.mark.parametrize("number", STOPPING)
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ignored_at_the_start_stays_ignored(number):
   other = signal.SIGHUP if number == signal.SIGTERM else signal.SIGTERM
   assert end(process(WAIT, ignored=number), number, other) == (128 + other, "", "")

@@ -37,7 +37,7 @@ def test_help_lists_every_flag_once_by_topic_and_exits_with_0():
   listed = re.findall(r"^  --(?:\[no\])?(\w+)", done.stdout, re.MULTILINE)
   fields = [field.name for field in dataclasses.fields(Config)]
   assert listed == ["from_config", *fields, "flagfile", "verbosity", "helpfull"]
-  entry = "  --dataset=NAME\n      Data set to train on. One of digits, gaussian_centers,"
+  entry = "  --dataset=TEXT\n      Data set to train on. One of digits, gaussian_centers,"
   assert entry in done.stdout
   assert "Range: >= 1. The default is 150.\n" in done.stdout
 

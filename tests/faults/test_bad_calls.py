@@ -265,11 +265,10 @@ CALLS = {
     lambda: data.load_dataset("digits", validation_fraction=1e-9),
   ),
   "images of NaN": (
-    "digits train",
-    lambda: data._dataset.make_dataset(
-      "digits", 2, *[data.Split(np.full((1, 4, 1), NAN, np.float32), np.int32([0]))] * 2
-    ),
+    "images",
+    lambda: data.make_dataset(np.full((2, 4, 1), NAN), [0, 1]),
   ),
+  "labels without a class": ("labels", lambda: data.make_dataset(np.zeros((2, 4, 1)), [0, 2])),
   "noise NaN": ("noise", lambda: data.gaussian_centers(noise=NAN)),
   "schedule of rate 0": ("learning_rate", lambda: training.step_schedule(0.0, [])),
 }

@@ -39,7 +39,13 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.parametrize("what", UNUSABLE)
+@pytest.mark.parametrize(
+  "what",
+  [
+    what if what in ("no GPU", "no flag of XLA") else pytest.param(what, marks=pytest.mark.slow)
+    for what in UNUSABLE
+  ],
+)
 def test_an_unusable_environment_is_an_error_in_one_line(what, tmp_path):
   if what == "no GPU" and any(name.startswith("/dev/nvidia") for name in os.listdir("/dev")):
     pytest.skip("there may be a GPU")

@@ -21,7 +21,10 @@ learn = functools.partial(learn_dictionary, steps=1, coding_iterations=2)
     ("beta: expected less than", IMAGES, 100, [(3, 2)]),
     ("beta: expected a fraction below 1, got 1.5", IMAGES, cscjax.relative(1.5), [(3, 2)]),
     ("images: .* looks like one image", COLOUR, 0.1, [(3, 2)]),
-    (r"images: .* looks like \[N, C, H, W\]", np.moveaxis(IMAGES, -1, 1), 0.1, [(1, 2)]),
+    pytest.param(
+      *(r"images: .* looks like \[N, C, H, W\]", np.moveaxis(IMAGES, -1, 1), 0.1, [(1, 2)]),
+      marks=pytest.mark.slow,
+    ),
     (r"images: .* looks like \[N, C, L\]", IMAGES[:, :1, :, 0], 0.1, [(1, 2)]),
     ("images: expected values in 0..1", np.uint8(100 + 50 * IMAGES), 0.1, [(3, 2)]),
   ],

@@ -69,7 +69,14 @@ def test_fista_need_not_descend():
   assert np.any(np.diff(values) > 0)
 
 
-@pytest.mark.parametrize("layer", [CSCLayer(8, 1), CSCLayer(8, 1, stride=2), MSDCSCLayer(8, 1)])
+@pytest.mark.parametrize(
+  "layer",
+  [
+    pytest.param(CSCLayer(8, 1), marks=pytest.mark.slow),
+    pytest.param(CSCLayer(8, 1, stride=2), marks=pytest.mark.slow),
+    MSDCSCLayer(8, 1),
+  ],
+)
 def test_the_bound_holds_while_filters_change_fast(layer):
   """Each SGD step, on a rescaled gradient, changes the filters by half their norm."""
   x = jax.random.normal(jax.random.key(0), (4, *SHAPE))

@@ -15,7 +15,9 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+  "name", ["ml_csc", *(pytest.param(name, marks=pytest.mark.slow) for name in ("msd_csc", "res_csc"))]
+)
 def test_any_number_of_images(name):
   model = create_model(name, num_classes=3, **NETWORKS[name])
   x = np.random.default_rng(0).normal(size=(5, 8, 8, 1)).astype(np.float32)

@@ -50,9 +50,8 @@ def curve(model, variables, x):
   return losses, outputs, variables
 
 
-@pytest.mark.parametrize(
-  "form", [f if f == "padded" else pytest.param(f, marks=pytest.mark.slow) for f in FORMS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
 def test_training_and_codes_are_the_same(x64, form):
   fields, other = FORMS[form]
   x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 3)))
@@ -65,7 +64,7 @@ def test_training_and_codes_are_the_same(x64, form):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), found, expected)
 
 
-@pytest.mark.parametrize("remat", ["none", "elementwise"])
+@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.slow), "elementwise"])
 def test_without_loops_a_barrier_protects_the_recomputation(remat):
   """Without a loop, an optimization barrier must separate the recomputation from the forward pass."""
   scanned, unrolled = (

@@ -92,9 +92,9 @@ def dense_parts(variables, count, untied=False):
   ("pursuit", "solver", "unfolding"),
   [
     ("multilayer", "ista", 0),
-    ("multilayer", "ista", 1),
+    pytest.param("multilayer", "ista", 1, marks=pytest.mark.slow),
     ("multilayer", "fista", 3),
-    ("layer", "ista", 1),
+    pytest.param("layer", "ista", 1, marks=pytest.mark.slow),
     ("layer", "fista", 3),
     ("lista", "ista", 2),
   ],

@@ -40,6 +40,7 @@ def test_codes_follow_from_signals(name):
     np.testing.assert_allclose(code, jax.nn.relu(products + bias), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_codes_of_blocks_follow_from_signals(rule):
   """Checks both layers of every block, in a scan or not, against the parameters in the tree."""

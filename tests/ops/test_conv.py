@@ -36,7 +36,7 @@ def geometries(draw, padding):
 
 @pytest.mark.parametrize("padding", ["SAME", "CIRCULAR", "VALID", "explicit"])
 @given(data=st.data(), batch=st.sampled_from([(), (2,), (2, 3), (1, 1, 2)]))
-@settings(max_examples=14)
+@settings(max_examples=8)
 def test_adjoint_and_explicit_matrix(x64, padding, data, batch):
   spatial, filters, geometry, rng = data.draw(geometries(padding))
   x = rng.normal(size=(*batch, *spatial, filters.shape[-2]))

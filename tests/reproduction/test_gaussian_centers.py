@@ -169,17 +169,23 @@ def fake_results():
   return {"settings": settings, "iteration": [0, 100], "runs": runs}
 
 
-def test_the_verdict_contains_the_numbers():
-  text = figure3.verdict(fake_results())
-  assert text.startswith("Figure 3: reproduced. ")
-  assert "2 beta = 1, mean ± standard deviation over 2 seeds, 100 training iterations" in text
-  assert "MSD-CSC starts at 12.50 ± 0.71 and ends at 0.00 ± 0.00" in text
-  assert "ML-CSC starts at 12.50 ± 0.71 and ends at 12.50 ± 0.71" in text
+def test_the_verdict_has_a_table_of_claims_and_one_of_numbers():
+  results = fake_results()
+  assert figure3.verdict(results) == "reproduced (Lasso: reproduced; forward pass: reproduced)"
+  text = figure3.markdown(results)
+  assert text.startswith("**Figure 3: reproduced.** ")
+  name = "Lasso (30 FISTA iterations, signed codes)"
+  assert f"| {name} | yes | yes | yes | reproduced |" in text
+  assert (
+    "with 2β = 1, before and after 100 training iterations: mean ± standard deviation over 2" in text
+  )
+  assert f"| {name} | MSD-CSC | 12.50 ± 0.71 | 0.00 ± 0.00 | 12.50 ± 0.71 | 12.50 ± 0.71 | 0.90" in text
+  assert f"| {name} | ML-CSC | 12.50 ± 0.71 | 12.50 ± 0.71 |" in text
   assert "could not be trained" not in text
-  assert "through both layers: MSD-CSC 12.50 ± 0.71" in text
-  brief = figure3.verdict(fake_results(), details=False)
-  assert "both layers" not in brief
-  assert "ML-CSC starts at 12.50 ± 0.71 and ends at 12.50 ± 0.71" in brief
+  assert "Theorem 1" not in text
+  lasso = next(r for r in results["runs"] if (r["model"], r["pursuit"]) == ("msd_csc", "lasso"))
+  lasso["mean"]["start"] = 0.0
+  assert "as Theorem 1 states" in figure3.markdown(results)
 
 
 def change_end(model, pursuit, value):
@@ -218,7 +224,10 @@ def test_one_seed_decides(change, lasso, both):
   change(results)
   found = figure3.outcome(results)
   assert (found["lasso"], found["forward"], found["all"]) == (lasso, "reproduced", both)
-  assert f"Lasso (30 FISTA iterations, signed codes): {lasso} (" in figure3.verdict(results)
+  assert f"(Lasso: {lasso}; " in figure3.verdict(results)
+  held = figure3.claims(results, "lasso").values()
+  answers = " | ".join("yes" if holds else "no" for holds in held)
+  assert f"signed codes) | {answers} | {lasso} |" in figure3.markdown(results)
 
 
 @pytest.mark.parametrize("how", [{"loss": None}, {"accuracy": 0.01}])
@@ -227,7 +236,7 @@ def test_a_network_that_was_not_trained_is_named(how):
   run = results["runs"][0]
   run["seeds"][1]["final_loss"] = how.get("loss", 1.0)
   run["mean"]["test_accuracy"] = how.get("accuracy", 0.9)
-  assert figure3.verdict(results).count("ML-CSC could not be trained") == 1
+  assert figure3.markdown(results).count("ML-CSC could not be trained") == 1
 
 
 def test_the_picture_has_the_curves():
@@ -276,7 +285,8 @@ def test_the_command_at_a_tiny_size(tmp_path):
   assert results["versions"]["jax"]
   assert results["device"]["platform"] == "cpu"
   *text, last = done.stdout.splitlines()
-  assert text == [results["verdict"]] == [figure3.verdict(results)]
+  assert "\n".join(text) == figure3.markdown(results)
+  assert results["verdict"] == figure3.verdict(results)
   assert json.loads(last)["outcome"] == results["outcome"]
   assert len(done.stderr.splitlines()) == 12  # one line per run
 

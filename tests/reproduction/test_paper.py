@@ -17,6 +17,17 @@ def test_the_tables_have_120_cells():
     assert None not in [row.accuracy[dataset] for row in tables[3]]
 
 
+def test_titles_name_each_network():
+  titles = {name: row.title for name, row in ROWS.items()}
+  assert len(set(titles.values())) == len(ROWS)
+  assert [titles[name] for name in ("res_csc218", "feed_forward", "ml_csc_u1", "msdcsc12_u2_fista")] == [
+    "Res-CSC, 218 layers",
+    "Feed-Forward",
+    "ML-CSC-ISTA, unfolding 1",
+    "MSD-CSC-FISTA, d = 12, unfolding 2",
+  ]
+
+
 def test_the_gain_from_unfolding_is_the_one_in_the_papers_text():
   """It says that MSD-CSC with d = 12 and unfolding 2 gains 1.28 % on CIFAR10, 3.05 % on CIFAR100."""
   better, worse = ROWS["msdcsc12_u2_fista"], ROWS["msdnet12"]

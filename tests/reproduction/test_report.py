@@ -2,13 +2,14 @@
 
 import os
 import pathlib
+import re
 
 import pytest
 from absl import flags as absl_flags
 
 from experiments import report
 from experiments.cli import UsageError
-from experiments.reproduction import figures, records
+from experiments.reproduction import claims, figures, records
 from experiments.reproduction.paper import DATASETS, ROWS
 from experiments.reproduction.studies import Job, Study
 from tests.faults.harness import contents
@@ -38,32 +39,62 @@ def test_a_report_of_the_whole_paper(tmp_path):
   report.main(parse(f"--results={tmp_path / 'results'}", f"--out={tmp_path / 'out'}"))
   text = (tmp_path / "out" / "report.md").read_text()
   for dataset in ("CIFAR10", "CIFAR100", "SVHN"):
-    assert f"### Table 3 on {dataset}, float32\n" in text
+    assert f"## {dataset}\n\n{dataset}, float32, the paper's protocol. 80 runs" in text
   paper = ROWS["msdnet6"].accuracy["cifar10"]
   start = f"| MSDNet | 6 | 0 | {ROWS['msdnet6'].parameters}; 143,424 |"
   assert f"{start} {paper} | {paper + 0.05:.2f} ± 0.07 (2) | +0.05 |" in text
-  assert text.count("reproduced.**") + text.count("undecided") > 10
+  assert text.count("(pairs: ") == 2 * 3 * len(claims.CLAIMS)  # in the overview and in the sections
   assert "All 120 cells" in text
   linked = {line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")}
   assert "../results/pictures/cifar10/msdnet6-seed0.png" in linked
-  assert linked >= {"figure4.png", "figure5.png", "figureS1.png"}
+  figures_4_and_5 = {f"{dataset}-figure{n}.png" for dataset in DATASETS for n in (4, 5)}
+  assert linked >= {*figures_4_and_5, "figureS1.png"}
+  check_reading(text)
   assert all((tmp_path / "out" / name).stat().st_size for name in linked)
   assert {str(path) for path in contents(tmp_path / "out")} < linked | {"report.md"}
 
 
-def test_curves_end_at_the_accuracy_and_mark_that_of_the_paper():
-  records = [record("msdnet12", a, seed=s) for s, a in enumerate((80.0, 90.0))]
-  drawn = figures.figure("figure5", records)
-  axes = drawn.axes[0]
-  mean, paper = axes.lines
+def check_reading(text):
+  """Checks that each picture has a title and a caption, and each network a readable name."""
+  lines = text.splitlines()
+  for i, line in enumerate(lines):
+    if line.startswith("!["):
+      title = line[2:].split("](")[0]
+      assert lines[i + 2].startswith(f"**{title}.** ")
+      assert len(lines[i + 2]) > len(title) + 20
+  visible = re.sub(r"\]\([^)]*\)|`[^`]*`|\$[^$]*\$", "", text.split("## Missing")[0])
+  assert not [name for name in ROWS if re.search(rf"\b{name}\b", visible)]
+  assert "_" not in visible
+  assert max(len(re.findall(r"[-+]?\d+\.\d\d", line)) for line in lines if line[:1] != "|") < 3
+
+
+def test_figures_show_means_and_the_papers_accuracy():
+  rows = {"msdnet12": (80.0, 90.0), "msdcsc12_u1": (90.0, 92.0)}
+  records = [record(row, a, seed=s) for row, values in rows.items() for s, a in enumerate(values)]
+  study = Study("cifar10", "paper")
+  (axes,) = figures.figure("figure5", records, study).axes
+  mean, paper, *_ = axes.lines
   assert mean.get_xydata()[-1].tolist() == [150, 85]
   assert paper.get_xydata().tolist() == [[150, ROWS["msdnet12"].accuracy["cifar10"]]]
   assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "test accuracy (%)")
-  assert figures.figure("figure4", records) is None
-  reduced = [record("msdnet12", 50.0, protocol="reduced")]
-  assert figures.figure("figure5", reduced) is None
-  (line,) = figures.curves(Study("cifar10", "reduced"), reduced).axes[0].lines
-  assert line.get_xydata()[-1].tolist() == [6, 50]
+  assert axes.get_title() == "(A) MSD-CSC by unfolding, d = 12"
+  assert figures.figure("figure4", records, study) is None
+  assert "diamond" in figures.caption("figure5", records, study)
+  assert "panel A" not in figures.caption("figure5", records, study)
+
+
+def test_figures_of_reduced_runs_show_the_depths_that_were_run():
+  study = Study("cifar10", "reduced")
+  rows = ("plain20", "resnet20", "res_csc20", "msdnet6", "msdcsc6_u2", "ml_csc_u2")
+  records = [record(row, 50.0 + i, protocol="reduced") for i, row in enumerate(rows)]
+  (axes,) = figures.figure("figure4", records, study).axes
+  assert axes.get_title() == "(A) 20 layers"
+  assert [line.get_xydata()[-1].tolist() for line in axes.lines] == [[6, 50], [6, 51], [6, 52]]
+  titles = [panel.get_title() for panel in figures.figure("figure5", records, study).axes]
+  assert titles == ["(A) MSD-CSC by unfolding, d = 6", "(B) MSD-CSC and ML-CSC, unfolding 2"]
+  caption = figures.caption("figure5", records, study)
+  assert caption.endswith("The paper's panel A shows: MSD-CSC by unfolding, d = 12.")
+  assert "diamond" not in caption
 
 
 def test_a_report_without_records(tmp_path):
@@ -74,8 +105,9 @@ def test_a_report_without_records(tmp_path):
 
 
 def test_the_marked_part_of_a_readme_is_replaced(tmp_path):
-  records.save(tmp_path, record("msdnet6", 87.0))
-  records.save(tmp_path, record("plain20", 50.0, protocol="reduced"))
+  for seed in (0, 1):
+    records.save(tmp_path, record("msdnet6", 80.0, seed=seed))
+    records.save(tmp_path, record("msdcsc6_u1", 87.0 + seed / 10, seed=seed))
   readme = tmp_path / "README.md"
   readme.write_text("before\n<!-- results -->\nwhat was there\n<!-- /results -->\nafter\n")
   arguments = parse(f"--results={tmp_path}", f"--out={tmp_path / 'out'}", f"--readme={readme}")
@@ -84,10 +116,9 @@ def test_the_marked_part_of_a_readme_is_replaced(tmp_path):
   assert text.startswith("before\n<!-- results -->\n")
   assert text.endswith("\n<!-- /results -->\nafter\n")
   assert "what was there" not in text
-  row = ROWS["msdnet6"]
-  paper = row.accuracy["cifar10"]
-  start = f"| MSDNet | 6 | 0 | {row.parameters}; 143,424 |"
-  assert f"{start} {paper} | 87.00 (1) | {87 - paper:+.2f} |" in text
+  verdict = "partly reproduced (pairs: 1 reproduced, 8 without runs)"
+  assert f"| Unfolding helps | CIFAR10, float32, the paper's protocol | {verdict} |" in text
+  assert "| Res-CSC is as accurate as ResNet | – | no runs |" in text
   assert "(out/report.md)" in text
   report.main(arguments)
   assert readme.read_text() == text
@@ -123,8 +154,9 @@ def test_runs_of_an_older_network_are_kept_apart(tmp_path):
   assert others == [old]
   assert {one.job for one in found} == {present, other.job}
   report.main(arguments)
-  assert "| Res-CSC | 20 | 143,424 | 63.00 (1) | 64.00 (1) |" in readme.read_text()
-  assert "61.00" not in readme.read_text()
+  assert (
+    "| Res-CSC | 20 | 143,424 | 63.00 (1) | 64.00 (1) |" in (tmp_path / "out" / "report.md").read_text()
+  )
 
 
 @pytest.mark.parametrize(
@@ -154,4 +186,5 @@ def test_the_results_of_this_repository_and_its_readme(tmp_path):
   text = text.replace(os.path.relpath(RESULTS, tmp_path / "report"), "..")
   assert text == (RESULTS / "report" / "report.md").read_text()
   assert readme.read_text().replace("report/report.md", "results/report/report.md") == committed
+  check_reading(text)
   assert contents(tmp_path / "report").keys() == contents(RESULTS / "report").keys()

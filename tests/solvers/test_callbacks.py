@@ -32,8 +32,15 @@ def two_layers():
   return [cscjax.MatrixDictionary(jnp.asarray(a)) for a in atoms], rng.normal(size=(2, 16))
 
 
-@pytest.mark.parametrize(("solve", "arguments"), RUNS.values(), ids=RUNS)
-def test_a_callback_gets_values_of_the_traces(x64, solve, arguments):
+@pytest.mark.parametrize(
+  "name",
+  [
+    name if name in ("fista, few", "admm, gap") else pytest.param(name, marks=pytest.mark.slow)
+    for name in RUNS
+  ],
+)
+def test_a_callback_gets_values_of_the_traces(x64, name):
+  solve, arguments = RUNS[name]
   problem = dense(1)
   x = np.stack([problem.x, -2 * problem.x])
   run = functools.partial(solve, problem.dictionary, x, 0.2, **arguments)
@@ -105,7 +112,10 @@ def test_under_vmap_there_is_a_call_for_each_element():
 
 @pytest.mark.parametrize(
   ("arguments", "repeated"),
-  [({"iterations": 12}, False), ({"iterations": 12, "differentiate": "remat"}, True)],
+  [
+    ({"iterations": 12}, False),
+    pytest.param({"iterations": 12, "differentiate": "remat"}, True, marks=pytest.mark.slow),
+  ],
 )
 def test_under_grad_the_forward_pass_is_followed(arguments, repeated):
   problem = dense(1)
@@ -221,7 +231,7 @@ def test_bad_arguments(solve, name, arguments):
     solve(problem.dictionary, problem.x, 0.1, **arguments)
 
 
-@pytest.mark.parametrize("solve", [cscjax.ista, cscjax.admm])
+@pytest.mark.parametrize("solve", [cscjax.ista, pytest.param(cscjax.admm, marks=pytest.mark.slow)])
 def test_traces_end_where_the_solver_stopped(solve):
   problem = dense(1)
   record = (*CRITERIA, "gap", "support_size")

@@ -113,8 +113,8 @@ def test_vmap_over_dictionaries(x64, solve):
 @pytest.mark.parametrize(
   ("solver", "name", "nonnegative"),
   [
-    ("ista", "dense", False),
-    ("fista", "dense", True),
+    pytest.param("ista", "dense", False, marks=pytest.mark.slow),
+    pytest.param("fista", "dense", True, marks=pytest.mark.slow),
     ("fista", "circular", False),
     ("ista", "same_strided", True),
     ("fista", "augmented", False),

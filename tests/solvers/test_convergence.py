@@ -87,7 +87,7 @@ def test_solutions_that_are_zero(solve, name, nonnegative, stop):
 
 
 @pytest.mark.optimized
-@pytest.mark.parametrize("stop", ["gradient_mapping", "gap"])
+@pytest.mark.parametrize("stop", ["gap", pytest.param("gradient_mapping", marks=pytest.mark.slow)])
 def test_a_zero_solution_in_a_batch_with_others(stop):
   """ADMM keeps a zero solution, which its iterates leave temporarily, while it iterates for others."""
   problem = PROBLEMS["circular"]()
@@ -122,7 +122,9 @@ def test_nothing_to_code(solve):
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (4, 9)], ids=["overdetermined", "underdetermined"])
-@pytest.mark.parametrize("solver", ["fista", "fista_adaptive", "admm"])
+@pytest.mark.parametrize(
+  "solver", [pytest.param("fista", marks=pytest.mark.slow), "fista_adaptive", "admm"]
+)
 def test_no_penalty(x64, solver, shape):
   """Without a penalty, the code solves the normal equations of least squares."""
   rng = np.random.default_rng(0)
@@ -166,7 +168,14 @@ def test_scale_does_not_matter(solve, scale):
   np.testing.assert_allclose(result.gap[-1], expected.gap[-1], rtol=0.2)
 
 
-@pytest.mark.parametrize("solver", ["fista", "fista_adaptive", "admm"])
+@pytest.mark.parametrize(
+  "solver",
+  [
+    pytest.param("fista", marks=pytest.mark.slow),
+    "fista_adaptive",
+    pytest.param("admm", marks=pytest.mark.slow),
+  ],
+)
 def test_signals_of_a_batch_have_their_own_scale(solver):
   problem = PROBLEMS["circular"]()
   dictionary, x = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (problem.dictionary, problem.x))
@@ -231,15 +240,9 @@ def _photograph(case, size=48):
   return problem, np.asarray(run.objective).min()
 
 
-def _cases():
-  """Marks as fast the cases of ADMM, with the fewest iterations, on the problems with few filters."""
-  for case in problems.available():
-    for name in SOLVERS:
-      quick = name == "admm" and case in problems.BASE_CASES
-      yield pytest.param(name, case, marks=pytest.mark.optimized if quick else pytest.mark.slow)
-
-
-@pytest.mark.parametrize(("solver", "case"), list(_cases()))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", problems.available())
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_tolerance_means_the_same_for_all_solvers(solver, case):
   """With 1e-3, an independent objective in float64 exceeds the minimum by a fraction of 1e-4 to 1e-2."""
   problem, minimum = _photograph(case)

@@ -99,7 +99,9 @@ def test_implicit_is_the_limit_of_unrolled(x64):
   assert np.linalg.norm(gradients["implicit"]) > 1e-3
 
 
-@pytest.mark.parametrize("iterations", [0, 1, 2, 7, 16, 17])
+@pytest.mark.parametrize(
+  "iterations", [0, 1, 17, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 7, 16))]
+)
 def test_remat_returns_what_unrolled_does(x64, iterations):
   problem = dense(2)
   results = [
@@ -172,14 +174,10 @@ def test_memory_against_iterations():
   assert implicit < 1.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("padding", "nonnegative"),
-  [
-    ("SAME", False),
-    pytest.param("VALID", True, marks=pytest.mark.slow),
-    pytest.param("CIRCULAR", True, marks=pytest.mark.slow),
-    pytest.param(((1, 2), (0, 1)), False, marks=pytest.mark.slow),
-  ],
+  [("SAME", False), ("VALID", True), ("CIRCULAR", True), (((1, 2), (0, 1)), False)],
 )
 def test_admm_at_its_defaults_against_finite_differences(x64, padding, nonnegative):
   """Differentiates with respect to dictionary, signal, penalty and mask; one signal is zero."""
@@ -210,7 +208,7 @@ def test_admm_at_its_defaults_against_finite_differences(x64, padding, nonnegati
   "edge",
   [
     pytest.param("zero signal", marks=pytest.mark.slow),
-    "zero dictionary",
+    pytest.param("zero dictionary", marks=pytest.mark.slow),
     "no penalty",
     "no penalty, zero",
   ],
@@ -248,7 +246,13 @@ def accurate(atoms, x, beta, mask, nonnegative):
   return code
 
 
-@pytest.mark.parametrize("case", ["signed", "nonnegative", "mask", "betas", "scaled"])
+@pytest.mark.parametrize(
+  "case",
+  [
+    "signed",
+    *(pytest.param(case, marks=pytest.mark.slow) for case in ("nonnegative", "mask", "betas", "scaled")),
+  ],
+)
 def test_a_loose_tolerance_has_the_derivatives_of_the_solution(case):
   """Compares float32 with dense solves in float64 on the support of the solution."""
   rng = np.random.default_rng(9)

@@ -60,7 +60,11 @@ def violation(d, x, code, beta, mask, nonnegative):
     ),
   ],
 )
-@pytest.mark.parametrize("nonnegative", [False, True], ids=["signed", "nonnegative"])
+@pytest.mark.parametrize(
+  "nonnegative",
+  [pytest.param(False, marks=pytest.mark.slow), True],
+  ids=["signed", "nonnegative"],
+)
 def test_optimality_conditions(x64, solver, name, nonnegative):
   problem = EVERY[name]()
   result = SOLVERS[solver](
@@ -76,7 +80,12 @@ def test_optimality_conditions(x64, solver, name, nonnegative):
 
 
 @pytest.mark.parametrize(
-  ("solver", "name"), [("fista_adaptive", "circular"), ("admm", "circular"), ("admm", "same")]
+  ("solver", "name"),
+  [
+    ("fista_adaptive", "circular"),
+    ("admm", "same"),
+    pytest.param("admm", "circular", marks=pytest.mark.slow),
+  ],
 )
 def test_optimality_with_a_mask(x64, solver, name):
   """The weights are 0, 1/2 and 1; the value of a missing pixel is ignored, even if it is NaN."""
@@ -172,7 +181,14 @@ def test_a_batch_is_each_signal_alone(x64, solver):
   np.testing.assert_allclose(mapped.code, batch.code, atol=1e-9)
 
 
-@pytest.mark.parametrize("solver", ["fista_adaptive", "fista", "admm"])
+@pytest.mark.parametrize(
+  "solver",
+  [
+    "fista_adaptive",
+    pytest.param("fista", marks=pytest.mark.slow),
+    pytest.param("admm", marks=pytest.mark.slow),
+  ],
+)
 def test_a_warm_start_from_the_solution_stays_there(x64, solver):
   problem = EVERY["same"]()
   run = functools.partial(SOLVERS[solver], problem.dictionary, problem.x, 0.2)

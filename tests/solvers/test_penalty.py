@@ -76,8 +76,8 @@ def test_parts_of_different_ranks():
   ("name", "solver", "nonnegative"),
   [
     ("dense", "fista", True),
-    ("circular", "ista", False),
-    ("circular", "admm", False),
+    pytest.param("circular", "ista", False, marks=pytest.mark.slow),
+    pytest.param("circular", "admm", False, marks=pytest.mark.slow),
     ("augmented", "fista", False),
   ],
 )

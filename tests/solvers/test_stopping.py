@@ -21,7 +21,7 @@ each_solver = pytest.mark.parametrize("solve", SOLVERS.values(), ids=SOLVERS)
 EVERYTHING = ("objective", "gradient_mapping", "gap", "support_size")
 
 
-@pytest.mark.parametrize("stop", ["gradient_mapping", "gap"])
+@pytest.mark.parametrize("stop", ["gradient_mapping", pytest.param("gap", marks=pytest.mark.slow)])
 @each_solver
 def test_a_tolerance_stops_where_the_measure_says(x64, solve, stop):
   problem = dense(1)

@@ -23,7 +23,9 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+  "name", [n if n in ("ista", "layered_bp") else pytest.param(n, marks=pytest.mark.slow) for n in CALLS]
+)
 def test_warnings_point_at_the_call(name):
   for dictionary, x, text in (
     (SIGNALS, COLOUR, "^x: expected signals .* looks like one image"),

@@ -120,7 +120,7 @@ def _lasso(matrix, x, beta):
 
 @pytest.mark.filterwarnings("ignore:Objective did not converge")  # only where nothing is guaranteed
 @pytest.mark.parametrize("case", NAMES)
-@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=pytest.mark.slow), 0.01])
 def test_bounds_hold(x64, case, noise):
   """For default and other betas, including 0, with noise concentrated on the patch of one atom."""
   dictionary, matrix, _, sites = _problem(case)

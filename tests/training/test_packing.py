@@ -55,7 +55,9 @@ def _reference_step(model, optimizer, state, images, labels):
   return state.replace(params=params, variables=variables, opt_state=opt_state), loss
 
 
-@pytest.mark.parametrize("norm", [True, False])  # without it there are no running statistics
+@pytest.mark.parametrize(
+  "norm", [True, pytest.param(False, marks=pytest.mark.slow)]
+)  # without it there are no running statistics
 def test_steps_are_those_on_the_arrays(norm):
   """Uses weight decay, momentum and a falling learning rate."""
   model = create_model("msd_csc", num_classes=3, depth=2, width=2, norm=norm)
