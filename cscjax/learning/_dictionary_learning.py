@@ -192,22 +192,22 @@ def learn_dictionary(
     >>> int(more.state.step)
     20
   """
-  given, images = images, as_images(images)
-  stack = images.stacks[0]
+  stacked = as_images(images)
+  stack = stacked.stacks[0]
   sizes, kernel = kernel, as_kernel(kernel, stack.ndim - 2)
   mask = support_mask(kernel)
   checks.all_at_least("beta", beta, 0)
-  warn_about_images(given, beta, has_axes=any(np.ndim(size) for size, _ in sizes))
-  smallest = tuple(images.sizes.min(axis=0).tolist())
+  warn_about_images(images, beta, has_axes=any(np.ndim(size) for size, _ in sizes))
+  smallest = tuple(stacked.sizes.min(axis=0).tolist())
   if any(k > n for k, n in zip(full_size(kernel), smallest, strict=True)):
     checks.fail("kernel", kernel, f"sizes of at most those of the images, {smallest}")
   values = beta.fraction if isinstance(beta, RelativePenalty) else beta
   if jnp.shape(values) not in ((), mask.shape[-1:]):
     checks.fail("beta", jnp.shape(values), f"a scalar, or one value for each of {mask.shape[-1]} atoms")
   checks.positive_int("steps", steps)
-  batch_size = images.count if batch_size is None else checks.positive_int("batch_size", batch_size)
-  if batch_size > images.count:
-    checks.fail("batch_size", batch_size, f"at most the number of images, {images.count}")
+  batch_size = stacked.count if batch_size is None else checks.positive_int("batch_size", batch_size)
+  if batch_size > stacked.count:
+    checks.fail("batch_size", batch_size, f"at most the number of images, {stacked.count}")
   checks.positive_int("coding_iterations", coding_iterations)
   checks.one_of("padding", padding, ("CIRCULAR", "SAME"))
   checks.boolean("nonnegative", nonnegative)
@@ -219,15 +219,15 @@ def learn_dictionary(
     as_callbacks(callback, progress, "learn_dictionary", steps, period=1),
   )
   if state is None:
-    state = _start(images, settings, init, key)
+    state = _start(stacked, settings, init, key)
   else:
-    _check_state(state, images, settings, init, key)
+    _check_state(state, stacked, settings, init, key)
   values = jnp.asarray(values, stack.dtype)
   beta = RelativePenalty(values) if isinstance(beta, RelativePenalty) else values
-  result = _learn(images, beta, state, steps, settings)
+  result = _learn(stacked, beta, state, steps, settings)
   if settings.callbacks and not checks.is_traced(result):
     jax.effects_barrier()
-  warn_if_nothing_was_learned(result.support_size, result.dictionary, images, beta, nonnegative)
+  warn_if_nothing_was_learned(result.support_size, result.dictionary, stacked, beta, nonnegative)
   return result
 
 
