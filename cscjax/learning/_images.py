@@ -1,6 +1,7 @@
 """Images, signals or volumes of one or several shapes: checks, minibatches and patches."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,8 @@ def as_images(images: ArrayLike | Sequence[ArrayLike]) -> Images:
     if len({(len(shape), shape[-1:]) for shape in shapes}) != 1:
       expected = "a list of images [H, W, C] or signals [L, C] with equal numbers of axes and channels"
       checks.fail("images", shapes, expected)
-    arrays = [image.astype(common_float(*arrays)) for image in arrays]
+    dtype = common_float(*arrays)
+    arrays = [image.astype(dtype) for image in arrays]
     stacks = tuple(jnp.stack([a for a in arrays if a.shape == shape]) for shape in shapes)
     stack_of = np.array([shapes.index(image.shape) for image in arrays])
   else:
@@ -88,16 +90,13 @@ def random_patches(images: Images, size: tuple[int, ...], count: int, key: jax.A
   weights = jnp.asarray(np.prod(positions, axis=1, dtype=float), float)[images.places[:, 0]]
   chosen = jax.random.choice(image_key, images.count, (count,), p=weights / jnp.sum(weights))
   stacks, rows = images.places[chosen].T
-  starts = jax.random.randint(position_key, (count, len(size)), 0, jnp.asarray(positions)[stacks])
+  limits = jnp.asarray(positions, jnp.int32)[stacks]
+  starts = jax.random.randint(position_key, (count, len(size)), 0, limits, jnp.int32)
 
   def patch(place: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
     index, row, start = place
-    cuts = [
-      lambda stack=stack: lax.dynamic_slice(
-        stack, (row, *start, 0), (1, *size, stack.shape[-1])
-      ).squeeze(0)
-      for stack in images.stacks
-    ]
-    return lax.switch(index, cuts)
+    corner, shape = (row, *start, jnp.zeros_like(row)), (1, *size, images.stacks[0].shape[-1])
+    cuts = [partial(lax.dynamic_slice, stack, corner, shape) for stack in images.stacks]
+    return lax.switch(index, cuts)[0]
 
   return jnp.moveaxis(lax.map(patch, (stacks, rows, starts)), 0, -1)

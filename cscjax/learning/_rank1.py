@@ -43,6 +43,10 @@ def rank1_factors(filters: ArrayLike) -> Rank1Factors:
   Raises:
     ValueError: If `filters` is not an array of real numbers of this shape, or has an empty axis.
 
+  References:
+    Dupré la Tour, T., Moreau, T., Jas, M., Gramfort, A.: Multivariate convolutional sparse coding for
+    electromagnetic brain signals. NeurIPS 2018.
+
   Example:
     >>> import jax.numpy as jnp
     >>> import cscjax

@@ -106,9 +106,9 @@ def _windows(image, size):
   return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def test_atoms_start_as_patches_at_all_positions():
+def test_atoms_start_as_patches_at_all_positions(x64):
   """No code is nonzero, so the atoms stay the patches. Every patch is drawn about equally often."""
-  images = [np.float32(RNG.normal(size=(*size, 2))) for size in ((4, 5), (3, 4))]
+  images = [RNG.normal(size=(*size, 2)) for size in ((4, 5), (3, 4))]
   windows = np.concatenate([_windows(image, (3, 3)) for image in images])  # 2 x 3 and 1 x 2
   count = 400
   with pytest.warns(match="^beta: expected less than"):

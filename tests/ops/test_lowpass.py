@@ -97,7 +97,7 @@ def test_types_and_transformations():
     ("strength", {"strength": np.ones(2)}),
     ("pad", {"pad": -1}),
     ("pad", {"pad": 1.5}),
-    ("spatial_axes", {"spatial_axes": 3}),
+    ("spatial_axes", {"spatial_axes": 4}),
   ],
 )
 def test_bad_input_names_the_argument(name, arguments):
