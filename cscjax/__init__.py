@@ -2,7 +2,8 @@
 
 A dictionary D is a `ConvDictionary`, an `IdentityAugmented`, a `MatrixDictionary`, or an object of your
 own that implements the protocol `Dictionary`. Solvers such as `fista`, `admm` and `layered_bp` compute
-sparse codes, `learn_dictionary` learns filters, and `certify` states what the theory guarantees.
+sparse codes, `learn_dictionary` learns filters, `load_pretrained` loads learned ones, and `certify`
+states what the theory guarantees.
 
 >>> import jax.numpy as jnp
 >>> import cscjax
@@ -13,7 +14,7 @@ sparse codes, `learn_dictionary` learns filters, and `certify` states what the t
 
 The subpackages can also be imported alone: `cscjax.ops`, `cscjax.metrics`, `cscjax.dictionaries`,
 `cscjax.solvers`, `cscjax.theory`, `cscjax.learning`, `cscjax.models`, `cscjax.plots`, `cscjax.data`,
-`cscjax.training` and `cscjax.runs`. Each imports only from those before it.
+`cscjax.training`, `cscjax.runs` and `cscjax.pretrained`. Each imports only from those before it.
 """
 
 from cscjax import metrics
@@ -36,6 +37,7 @@ from cscjax.ops import (
   soft_threshold,
   tikhonov_lowpass,
 )
+from cscjax.pretrained import load_pretrained
 from cscjax.solvers import (
   IterationStats,
   MultilayerResult,
@@ -91,6 +93,7 @@ __all__ = [
   "layered_thresholding",
   "learn_dictionary",
   "lipschitz",
+  "load_pretrained",
   "metrics",
   "ml_fista",
   "ml_ista",

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-_LIBRARIES = ("cscjax", "jax", "contextlib")  # modules between a user's program and the warning
+_LIBRARIES = ("cscjax", "flax", "jax", "contextlib")  # modules between a user's program and the warning
 
 
 def fail(name: str, got: Any, expected: str) -> NoReturn:

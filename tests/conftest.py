@@ -57,6 +57,7 @@ def _fast_compilation(request):
 PROMOTING = {
   "tests.dictionaries.test_protocol": "its dictionaries rely on promotion, as users' own may",
   "tests.experiments.test_notebooks": "notebooks rely on promotion, as users' own may",
+  "tests.experiments.test_pretrained": "schedules of optax rely on promotion",
   "tests.faults.test_bad_calls": "JAX refuses a promotion before cscjax checks the argument",
   "tests.models.test_pursuit_layers": "its reference formulas rely on promotion",
   "tests.solvers.test_meshes": "its script relies on promotion",

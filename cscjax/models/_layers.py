@@ -1,6 +1,7 @@
 """The layers of the unfolded networks, which declare the filters, thresholds and step of a pursuit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,9 +12,10 @@ from jax import lax
 
 from cscjax import checks
 from cscjax.dictionaries import Code, ConvDictionary, Dictionary, IdentityAugmented, lipschitz_bound
+from cscjax.models._input import warn_about_integers
 from cscjax.models._norms import shared_norms
 from cscjax.models._spectral import STEPS, trained_step
-from cscjax.ops import Padding, expand_rank
+from cscjax.ops import Padding, as_padding, expand_rank, integers_per_axis
 from cscjax.solvers import SOLVERS, Prox, layered_pursuit, multilayer_pursuit
 
 PURSUITS = {"layer": layered_pursuit, "multilayer": multilayer_pursuit}
@@ -51,6 +53,8 @@ class UnfoldedLayer(nn.Module):
   norm, which rescales the code in each iteration, with FISTA, which extrapolates, and with step="free",
   because that step has no bound.
 
+  Signed codes replace the ReLU by the soft threshold, see `two_sided_relu`.
+
   Attributes:
     width: Number of channels of the new code, >= 1.
     unfolding: Number of iterations after the first one, >= 0. The default is 0.
@@ -58,8 +62,14 @@ class UnfoldedLayer(nn.Module):
     step: How the step is trained: "bounded" as above, or "free", the step itself, from 1. The default is
       "bounded".
     norm: Whether to use batch norm. False replaces it by a bias. The default is True.
-    dtype: Type of the convolutions, float32 (the default) or bfloat16. The parameters, the running
-      statistics and L are float32.
+    dtype: Type of the convolutions, float32 (the default) or bfloat16. The running statistics and L are
+      float32.
+    kernel: Number of taps of the filters, >= 1: one integer, or one per spatial axis. The default is 3.
+    dilation: Step between the taps, >= 1: one integer, or one per spatial axis. The default is 1.
+    nonnegative: Whether the new code is nonnegative. The default is True.
+    filters_init: Initializer of the filters, as in `flax.linen.initializers`. The default is
+      `he_normal()`.
+    param_dtype: Type of the parameters. The default is JAX's default type, float32.
 
   Raises:
     ValueError: If a field is out of range.
@@ -71,8 +81,15 @@ class UnfoldedLayer(nn.Module):
   step: str = "bounded"
   norm: bool = True
   dtype: Any = jnp.float32
+  kernel: int | tuple[int, ...] = 3
+  dilation: int | tuple[int, ...] = 1
+  nonnegative: bool = True
+  filters_init: nn.initializers.Initializer = nn.initializers.he_normal()
+  param_dtype: Any = float
 
   def __post_init__(self) -> None:
+    for name in ("kernel", "dilation"):  # hashable, as jax.jit requires of a module
+      object.__setattr__(self, name, integers_per_axis(name, getattr(self, name)))
     checks.positive_int("width", self.width)
     checks.int_at_least("unfolding", self.unfolding, 0)
     checks.one_of("solver", self.solver, SOLVERS)
@@ -89,7 +106,12 @@ class UnfoldedLayer(nn.Module):
 
     Returns:
       The code.
+
+    Raises:
+      ValueError: If a field does not fit the number of axes of `x`, or if `train` is True and the
+        running statistics cannot be updated.
     """
+    warn_about_integers(x)
     return pursue([self], x, solver=self.solver, train=train)[0]
 
   def problem(self, shape: tuple[int, ...], *, train: bool = False) -> LayerProblem:
@@ -106,16 +128,27 @@ class UnfoldedLayer(nn.Module):
     raise NotImplementedError
 
   def _filters(
-    self, name: str, kernel: int, shape: tuple[int, ...], initializer: Any = None
+    self, name: str, shape: tuple[int, ...], initializer: nn.initializers.Initializer
   ) -> jax.Array:
     """Returns a parameter [kernel..., C, width] for an input of this shape."""
-    initializer = initializer or nn.initializers.he_normal()
-    return self.param(name, initializer, (kernel,) * (len(shape) - 2) + (shape[-1], self.width))
+    rank = len(shape) - 2
+    taps = self.kernel if isinstance(self.kernel, tuple) else (self.kernel,) * rank
+    if len(taps) != rank:
+      checks.fail("kernel", self.kernel, f"one integer >= 1, or {rank} of them")
+    return self.param(name, initializer, (*taps, shape[-1], self.width), self.param_dtype)
 
   def _thresholds(self, train: bool) -> list[Prox]:
-    """Returns z -> relu(N_k(z)) for each iteration k."""
-    norms = shared_norms(self, self.width, self.unfolding + 1, norm=self.norm, train=train)
-    return [lambda z, norm=norm: nn.relu(norm(z)).astype(self.dtype) for norm in norms]
+    """Returns the threshold function of N_k for each iteration k."""
+    norms = shared_norms(
+      self, self.width, self.unfolding + 1, norm=self.norm, train=train, dtype=self.param_dtype
+    )
+    bias = self.get_variable("params", "bias")
+
+    def threshold(norm: Callable[[jax.Array], jax.Array], z: jax.Array) -> jax.Array:
+      z = norm(z)
+      return (nn.relu(z) if self.nonnegative else two_sided_relu(z, bias)).astype(self.dtype)
+
+    return [partial(threshold, norm) for norm in norms]
 
   def _step(
     self, dictionary: ConvDictionary | IdentityAugmented, shape: tuple[int, ...]
@@ -124,7 +157,24 @@ class UnfoldedLayer(nn.Module):
     if self.unfolding == 0:
       return 0.0
     bound = lipschitz_bound(dictionary, shape[1:])
-    return trained_step(self, bound, kind=self.step).astype(self.dtype)
+    return trained_step(self, bound, kind=self.step, dtype=self.param_dtype).astype(self.dtype)
+
+
+def two_sided_relu(z: jax.Array, bias: jax.Array) -> jax.Array:
+  """Returns relu(n + bias) - relu(-n + bias), where z = n + bias.
+
+  For a bias <= 0 this is the soft threshold of n with threshold -bias, as relu(n + bias) is the
+  nonnegative one. It is continuous for every bias, and its derivative with respect to a bias of 0, from
+  which a bias is trained, is sign(n). For a bias > 0, sign(n) relu(|n| + bias) would jump at n = 0.
+
+  Args:
+    z: The sum n + bias, an array [N, ..., C].
+    bias: The bias of each channel [C].
+
+  Returns:
+    An array of the shape and type of `z`.
+  """
+  return nn.relu(z) - nn.relu(expand_rank(2 * bias.astype(z.dtype), z.ndim) - z)
 
 
 class MSDCSCLayer(UnfoldedLayer):
@@ -148,18 +198,26 @@ class MSDCSCLayer(UnfoldedLayer):
   - `step`: How the step size is trained. "bounded" (the default) is 2 sigmoid(k) / L with k trained from
     0; "free" trains the step itself, from 1.
   - `norm`: Whether to use batch norm. False replaces it by a bias. The default is True.
-  - `dtype`: Type of the convolutions, float32 (the default) or bfloat16. The parameters, the running
-    statistics and L are float32.
+  - `dtype`: Type of the convolutions, float32 (the default) or bfloat16. The running statistics and L
+    are float32.
+  - `kernel`: Number of taps of the filters, >= 1: one integer, or one per spatial axis. The default is
+    3.
+  - `dilation`: Step between the taps of the filters, >= 1: one integer, or one per spatial axis. The
+    default is 1.
+  - `nonnegative`: Whether the new code is nonnegative. If False, the soft threshold of threshold -bias
+    replaces the ReLU, and the bias should be <= 0. The default is True.
+  - `filters_init`: Initializer of the filters, as in `flax.linen.initializers`. The default is
+    `he_normal()`.
+  - `param_dtype`: Type of the parameters. The default is JAX's default type, float32.
 
   Attributes:
-    dilation: Dilation of the filters F, which have 3 taps along each axis, >= 1. The default is 1.
-    signed: Number of leading channels of the input that may be negative (the image itself), >= 0. The
-      others must be nonnegative codes. The default is 0.
+    signed: Number of leading channels of the input that may be negative (the image itself, and signed
+      codes), >= 0. The others must be nonnegative codes. The default is 0.
     zeros: Number of leading channels, among the signed ones, that are zero and only pad the input to a
       convenient number of channels, >= 0. They have no filters and stay zero in `a`. The default is 0.
 
   Raises:
-    ValueError: If `width`, `unfolding`, `solver` or `step` is out of range.
+    ValueError: If a field is out of range.
 
   Example:
     >>> import jax
@@ -172,7 +230,6 @@ class MSDCSCLayer(UnfoldedLayer):
     ((4, 12, 12, 3), (4, 12, 12, 8))
   """
 
-  dilation: int = 1
   signed: int = 0
   zeros: int = 0
 
@@ -189,7 +246,7 @@ class MSDCSCLayer(UnfoldedLayer):
       the step of the iterations after the first one (0 if there are none).
     """
     shape = (*shape[:-1], shape[-1] - self.zeros)  # the channels that have filters
-    filters = self._filters("filters", 3, shape)
+    filters = self._filters("filters", shape, self.filters_init)
     new_code = self._thresholds(train)
 
     def kept_code(a: jax.Array) -> jax.Array:
@@ -225,7 +282,8 @@ class CSCLayer(UnfoldedLayer):
   current filters. No gradient flows through L.
 
   With `norm` and `untied` False, the solver "ista" and the step "bounded", no iteration increases the
-  objective 1/2 ||x - D code||^2 - sum_j (bias_j / step) code_j over code >= 0.
+  objective 1/2 ||x - D code||^2 - sum_j (bias_j / step) code_j over code >= 0. For signed codes and a
+  bias <= 0, it is the Lasso's objective, with |code_j| in place of code_j.
 
   These fields come before the ones below, in this order:
 
@@ -235,12 +293,20 @@ class CSCLayer(UnfoldedLayer):
   - `step`: How the step size is trained. "bounded" (the default) is 2 sigmoid(k) / L with k trained from
     0; "free" trains the step itself, from 1.
   - `norm`: Whether to use batch norm. False replaces it by a bias. The default is True.
-  - `dtype`: Type of the convolutions, float32 (the default) or bfloat16. The parameters, the running
-    statistics and L are float32.
+  - `dtype`: Type of the convolutions, float32 (the default) or bfloat16. The running statistics and L
+    are float32.
+  - `kernel`: Number of taps of the filters, >= 1: one integer, or one per spatial axis. The default is
+    3.
+  - `dilation`: Step between the taps of the filters, >= 1: one integer, or one per spatial axis. The
+    default is 1.
+  - `nonnegative`: Whether the new code is nonnegative. If False, the soft threshold of threshold -bias
+    replaces the ReLU, and the bias should be <= 0. The default is True.
+  - `filters_init`: Initializer of the filters, as in `flax.linen.initializers`. The default is
+    `he_normal()`.
+  - `param_dtype`: Type of the parameters. The default is JAX's default type, float32.
 
   Attributes:
-    kernel: Number of taps of the filters along each axis, >= 1. The default is 3.
-    stride: Stride of the filters, >= 1. The default is 1.
+    stride: Stride of the filters, >= 1: one integer, or one per spatial axis. The default is 1.
     padding: "SAME", "VALID", "CIRCULAR", or a pair (low, high) of numbers of zeros for each axis. The
       default is "SAME".
     untied: Whether the analysis D^T is replaced by B^T with filters of its own, trained from the initial
@@ -248,8 +314,7 @@ class CSCLayer(UnfoldedLayer):
       LeCun 2010). It has no effect if `unfolding` is 0. The default is False.
 
   Raises:
-    ValueError: If `width`, `unfolding`, `solver` or `step` is out of range; when the layer is called,
-      also if `stride` or `padding` is.
+    ValueError: If a field is out of range.
 
   Example:
     >>> import jax
@@ -264,10 +329,14 @@ class CSCLayer(UnfoldedLayer):
     ((4, 12, 12, 8), True)
   """
 
-  kernel: int = 3
-  stride: int = 1
+  stride: int | tuple[int, ...] = 1
   padding: Padding = "SAME"
   untied: bool = False
+
+  def __post_init__(self) -> None:
+    object.__setattr__(self, "stride", integers_per_axis("stride", self.stride))
+    object.__setattr__(self, "padding", as_padding(self.padding))
+    super().__post_init__()
 
   @nn.compact
   def problem(self, shape: tuple[int, ...], *, train: bool = False) -> LayerProblem:
@@ -281,12 +350,12 @@ class CSCLayer(UnfoldedLayer):
       A tuple (dictionary, proxes, step) of the dictionary, one threshold function for each iteration and
       the step of the iterations after the first one (0 if there are none).
     """
-    filters = self._filters("filters", self.kernel, shape)
-    conv = ConvDictionary(filters, stride=self.stride, padding=self.padding)
+    filters = self._filters("filters", shape, self.filters_init)
+    conv = ConvDictionary(filters, stride=self.stride, dilation=self.dilation, padding=self.padding)
     step = self._step(conv, shape)
     dictionary = _cast(conv, self.dtype)
     if self.untied and self.unfolding:
-      encoder = self._filters("filters_analysis", self.kernel, shape, lambda *_: filters)
+      encoder = self._filters("filters_analysis", shape, lambda *_: filters)
       dictionary = UntiedDictionary(dictionary, _cast(conv.replace(filters=encoder), self.dtype))
     return LayerProblem(dictionary, self._thresholds(train), step)
 
@@ -321,13 +390,6 @@ class UntiedDictionary(struct.PyTreeNode):
   def residual(self, code: jax.Array, x: jax.Array) -> jax.Array:
     """Returns D code - x."""
     return self.decoder.residual(code, x)
-
-
-def check_input(x: jax.Array, *, least: int = 1) -> None:
-  """Raises ValueError unless `x` is a batch of images or signals, `least` or more along each axis."""
-  checks.all_real("x", x)
-  if x.ndim not in (3, 4) or min(x.shape[1:-1]) < least or x.shape[-1] < 1:
-    checks.fail("x", x.shape, f"shape [N, H, W, C] or [N, L, C] with H, W, L >= {least}")
 
 
 def pursue(

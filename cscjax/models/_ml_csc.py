@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import CodedLayer, ConvDictionary
-from cscjax.models._layers import PURSUITS, SOLVERS, CSCLayer, check_input, pursue
+from cscjax.models._input import check_input
+from cscjax.models._layers import PURSUITS, SOLVERS, CSCLayer, pursue
 from cscjax.models._spectral import STEPS
 from cscjax.ops import at_least_float32, max_pool
 

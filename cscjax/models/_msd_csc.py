@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import Code, CodedLayer, ConvDictionary, IdentityAugmented, join
-from cscjax.models._layers import PURSUITS, SOLVERS, MSDCSCLayer, check_input, pursue
+from cscjax.models._input import check_input
+from cscjax.models._layers import PURSUITS, SOLVERS, MSDCSCLayer, pursue
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._spectral import STEPS
 from cscjax.ops import at_least_float32, integers_per_axis, max_pool

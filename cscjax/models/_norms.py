@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cscjax import checks
 from cscjax.models._batch_norm import batch_norm, normalized
 from cscjax.ops import common_float, expand_rank
 
@@ -45,7 +46,7 @@ class Norm(nn.Module):
 
 
 def shared_norms(
-  module: nn.Module, features: int, count: int, *, norm: bool, train: bool
+  module: nn.Module, features: int, count: int, *, norm: bool, train: bool, dtype: Any = float
 ) -> list[Callable[[jax.Array], jax.Array]]:
   """Returns batch norms N_0, N_1, ... that share scale and bias and keep their own running statistics.
 
@@ -56,14 +57,15 @@ def shared_norms(
     count: Number of batch norms.
     norm: Whether to normalize; False returns functions that only add the bias.
     train: Whether to use the statistics of the batch and to update the running ones.
+    dtype: Type of scale and bias.
 
   Returns:
     `count` functions of an array [N, ..., features].
   """
-  bias = module.param("bias", nn.initializers.zeros, (features,))
+  bias = module.param("bias", nn.initializers.zeros, (features,), dtype)
   if not norm:
     return [lambda z: _sum(z, bias)] * count
-  scale = module.param("scale", nn.initializers.ones, (features,))
+  scale = module.param("scale", nn.initializers.ones, (features,), dtype)
 
   norms = [_BatchNorm(name=f"norm_{index}") for index in range(count)]
   return [partial(norm, scale=scale, bias=bias, train=train) for norm in norms]
@@ -85,6 +87,9 @@ class _BatchNorm(nn.Module):
     )
     if not train or self.is_initializing():
       return normalized(z, mean, variance, scale, bias)
+    if not self.is_mutable_collection("batch_stats"):
+      call = 'apply(variables, x, train=True, mutable=["batch_stats"])'
+      checks.fail("mutable", False, f'["batch_stats"] with train=True, as in {call}')
     result, *of_batch = batch_norm(z, scale, bias)
     for variable, old, new in zip(statistics, (mean, variance), of_batch, strict=True):
       value = MOMENTUM * old + (1 - MOMENTUM) * new

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
-from cscjax.models._layers import check_input
+from cscjax.models._input import check_input
 from cscjax.models._norms import Norm
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._spectral import trained_step

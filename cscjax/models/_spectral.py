@@ -1,5 +1,7 @@
 """Trained step sizes of a pursuit, in units of 1/L with an upper bound L from the current filters."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,9 @@ STEPS = ("bounded", "free")
 """How the step of a network's pursuit is trained, see `trained_step`."""
 
 
-def trained_step(module: nn.Module, bound: jax.Array, *, kind: str = "bounded") -> jax.Array:
+def trained_step(
+  module: nn.Module, bound: jax.Array, *, kind: str = "bounded", dtype: Any = float
+) -> jax.Array:
   """Returns the step size of a module's pursuit, which is one trained scalar.
 
   With "bounded" the step is 2 sigmoid(k) / L, and k is trained from 0 (parameter "step_logit"): the step
@@ -20,11 +24,12 @@ def trained_step(module: nn.Module, bound: jax.Array, *, kind: str = "bounded") 
     bound: L, an upper bound of lambda_max(D^T D) from `lipschitz_bound`. It is 0 if all atoms are zero,
       and is then replaced by 1.
     kind: "bounded" or "free".
+    dtype: Type of the parameter.
 
   Returns:
     The step, a scalar.
   """
   if kind == "free":
-    return module.param("step", nn.initializers.ones, ())
-  logit = module.param("step_logit", nn.initializers.zeros, ())
-  return 2 * nn.sigmoid(logit) / jnp.where(bound == 0, 1, bound)
+    return module.param("step", nn.initializers.ones, (), dtype)
+  logit = module.param("step_logit", nn.initializers.zeros, (), dtype)
+  return 2 * nn.sigmoid(logit.astype(bound.dtype)) / jnp.where(bound == 0, 1, bound)

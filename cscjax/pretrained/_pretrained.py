@@ -1,4 +1,4 @@
-"""Dictionaries and networks that are stored as two files: NAME.safetensors, and NAME.json with its card."""
+"""Dictionaries and networks in two files: NAME.safetensors, and NAME.json with the card."""
 
 import dataclasses
 import hashlib
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from cscjax import checks
@@ -83,8 +84,8 @@ def pretrained_names(folder: str | os.PathLike[str] | None = None) -> list[str]:
   """Lists the names that `load_pretrained` can load.
 
   Args:
-    folder: A directory with files of `save_pretrained`. If None, the names of the dictionaries and networks
-      that are shipped with cscjax.
+    folder: A directory with files of `save_pretrained`. If None, the names of the dictionaries and
+      networks that are shipped with cscjax.
 
   Returns:
     The names in alphabetical order.
@@ -108,11 +109,12 @@ def load_pretrained(name: str, *, folder: str | os.PathLike[str] | None = None) 
       shipped with cscjax.
 
   Returns:
-    A `Pretrained`: `.dictionary` is a `ConvDictionary`, `.network` a `cscjax.runs.LoadedRun`, and `.card`
-    describes how it was made.
+    A `Pretrained`: `.dictionary` is a `ConvDictionary`, `.network` a `cscjax.runs.LoadedRun`, and
+    `.card` describes how it was made.
 
   Raises:
-    ValueError: If there is none of this name, or its files are damaged.
+    ValueError: If there is none of this name, its files are damaged, or it is of another version of the
+      network.
     OSError: If a file cannot be read.
 
   Example:
@@ -123,7 +125,7 @@ def load_pretrained(name: str, *, folder: str | os.PathLike[str] | None = None) 
     >>> network = cscjax.load_pretrained("digits").network
     >>> images = network.load_dataset().test.images
     >>> network.predict(images[:3]).labels.tolist(), images.shape
-    ([3, 2, 5], (360, 8, 8, 1))
+    ([7, 6, 3], (360, 8, 8, 1))
   """
   names = pretrained_names(folder)
   if not names:
@@ -134,17 +136,16 @@ def load_pretrained(name: str, *, folder: str | os.PathLike[str] | None = None) 
   try:
     found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     card = _checked_card(found["card"])
-    kind, checksum = found["kind"], found["sha256"]
-    if checksum != hashlib.sha256(weights).hexdigest():
-      raise ValueError("its checksum is not that of its card")
-    if kind == "network":
+    if found["sha256"] != hashlib.sha256(weights).hexdigest():
+      raise ValueError("its checksum is not the one of its card")
+    if checks.one_of("kind", found["kind"], ("dictionary", "network")) == "network":
       from cscjax.runs import load_weights
 
       return Pretrained(name, card, load_weights(path))
     filters = jnp.asarray(safetensors.numpy.load(weights)["filters"])
     return Pretrained(name, card, ConvDictionary(filters, **found["geometry"]))
-  except (KeyError, TypeError, ValueError) as error:
-    raise ValueError(f"name: {path} is damaged: {checks.one_line(error)}") from error
+  except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+    raise ValueError(f"name: {path} cannot be used: {checks.one_line(error)}") from error
 
 
 def save_pretrained(
@@ -153,10 +154,10 @@ def save_pretrained(
   folder: str | os.PathLike[str],
   card: Mapping[str, str],
 ) -> None:
-  """Publishes a dictionary or a trained network in a folder, from which `load_pretrained` loads it.
+  """Writes a dictionary or a trained network to a folder, from which `load_pretrained` loads it.
 
-  Two files are written: NAME.safetensors with the weights, and NAME.json with the card and the SHA-256 of
-  the other file. Neither contains paths of this machine. Files of the same name are replaced.
+  Two files are written: NAME.safetensors with the weights, and NAME.json with the card and the SHA-256
+  of the other file. Neither contains paths of this machine. Files of the same name are replaced.
 
   Args:
     value: The dictionary, or a network that `cscjax.runs.load_run` loaded.
@@ -184,11 +185,13 @@ def save_pretrained(
   if not re.fullmatch(r"\w[\w.-]*", str(name), re.ASCII):
     checks.fail("name", name, "letters, digits, dots, hyphens and underscores")
   description: dict[str, Any] = {"card": _checked_card(card)}
-  place = pathlib.Path(folder)
-  place.mkdir(parents=True, exist_ok=True)
-  path = place / f"{name}.safetensors"
+  if not (isinstance(value, ConvDictionary) or hasattr(value, "save_weights")):
+    checks.fail("value", value, "a ConvDictionary or a LoadedRun")
+  path = pathlib.Path(folder) / f"{name}.safetensors"
+  path.parent.mkdir(parents=True, exist_ok=True)
   if isinstance(value, ConvDictionary):
-    safetensors.numpy.save_file({"filters": np.asarray(value.filters, order="C")}, path)
+    filters = {"filters": np.asarray(value.filters, order="C")}
+    path.write_bytes(safetensors.numpy.save(filters))
     description |= {"kind": "dictionary", "geometry": value.geometry}
   else:
     value.save_weights(path)

@@ -18,7 +18,6 @@ from cscjax.runs._config import (
 from cscjax.runs._execute import Run, execute, make_run
 from cscjax.runs._load import LoadedRun, Prediction, load_run, load_weights
 from cscjax.runs._processes import connect
-from cscjax.runs._progress import Lines
 from cscjax.runs._recorded import current_fields, read_config, recorded_fields
 from cscjax.runs._workdir import environment, open_lock, replaced, write_json
 
@@ -29,7 +28,6 @@ __all__ = [
   "PRECISIONS",
   "RESUMABLE",
   "Config",
-  "Lines",
   "LoadedRun",
   "Prediction",
   "Run",

@@ -70,39 +70,32 @@ def build(
 
 
 def start(
-  config: Config, dataset: Dataset, trainer: training.Trainer, plan: training.Plan
-) -> tuple[training.TrainState, dict[str, training.Examples], jax.Array]:
-  """Returns the arguments with which `training.fit` starts a new run.
+  config: Config, dataset: Dataset, trainer: training.Trainer
+) -> tuple[training.TrainState, jax.Array]:
+  """Returns the state and the random key with which `training.fit` starts a new run.
 
-  The random key of the run comes from `config.seed`. The parameters are random, also with
-  `config.init_from`; `execute` replaces them.
+  Both follow from `config.seed`. The parameters are random, also with `config.init_from`; `execute`
+  replaces them.
 
   Args:
     config: The configuration of the run.
     dataset: Its data set.
     trainer: Its trainer, from `build`.
-    plan: Its plan, from `build`.
 
   Returns:
-    The state at step 0, on one device; the splits "train", `plan.split` and "test", in host memory; and
-    the random key of the order of the examples and their augmentation.
+    The state at step 0, on one device, and the random key of the run.
 
   Example:
     >>> from cscjax import data, runs
     >>> config = runs.Config(model="msdnet", dataset="digits", depth=1, width=4)
     >>> dataset = data.load_dataset("digits")
     >>> trainer, plan = runs.build(config, runs.make_model(config, dataset.num_classes), dataset)
-    >>> state, splits, key = runs.start(config, dataset, trainer, plan)
-    >>> int(state.step), splits["train"].images.shape, splits["test"].images.shape
-    (0, (1437, 8, 8, 1), (360, 8, 8, 1))
+    >>> state, key = runs.start(config, dataset, trainer)
+    >>> int(state.step), sorted(state.params)
+    (0, ['classifier', 'layer_0'])
   """
-  parameter_key, training_key = jax.random.split(jax.random.key(config.seed, impl=KEYS))
-  splits = {"train": dataset.train, plan.split: getattr(dataset, plan.split), "test": dataset.test}
-  data = {
-    name: training.Examples(split.images, split.labels, dataset.mean, dataset.std)
-    for name, split in splits.items()
-  }
-  return trainer.create_state(dataset.example_shape, parameter_key), data, training_key
+  key = jax.random.key(config.seed, impl=KEYS)
+  return trainer.create_state(dataset.example_shape, jax.random.split(key)[0]), key  # as in `fit`
 
 
 def automatic_fields(model: str, depth: int | None, platform: str) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from cscjax.runs._compilation_cache import use_compilation_cache
 from cscjax.runs._config import Config, RunError, check_sizes
 from cscjax.runs._initial import check_initial, initialized
 from cscjax.runs._processes import connect, together
-from cscjax.runs._progress import create_progress
 from cscjax.runs._tensorboard import EventFile, check_tensorboard
 from cscjax.runs._workdir import open_workdir, replaced, run_name, write_config, write_json
 
@@ -145,14 +144,14 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
     checkpoints = training.Checkpoints(workdir / "checkpoints", run=name, architecture=architecture)
     held.enter_context(contextlib.closing(checkpoints))
     with together(config):
-      state, data, key = start(config, run.dataset, run.trainer, run.plan)
+      state, key = start(config, run.dataset, run.trainer)
       restored = _restore(checkpoints, state, workdir)
       state, seconds = restored or (initialized(config, state), 0.0)
     if name is not None:
       write_config(workdir, config, name, info)
     step = int(state.step)
     log = training.MetricsLog(workdir / "metrics.jsonl" if first else None, last_step=step)
-    display = create_progress(step, run.plan.total_steps, progress)
+    display = training.create_progress(step, run.plan.total_steps, shown=progress)
     with contextlib.closing(display):
       observer = display
       if config.tensorboard and first:
@@ -163,10 +162,10 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
         display.say("compiling the training step, which takes minutes for deep networks")
       outcome = training.fit(
         run.trainer,
-        run.plan,
-        state,
-        data,
-        key,
+        run.dataset,
+        epochs=run.plan,
+        key=key,
+        state=state,
         log=log,
         checkpoints=checkpoints,
         progress=observer,

@@ -20,9 +20,8 @@ from cscjax.training._checkpoint_format import (
   read_meta,
 )
 from cscjax.training._devices import from_process_0, is_first, process_max
-from cscjax.training._state import TrainState
+from cscjax.training._state import LAST_STEP, TrainState
 
-LAST_STEP = 2**31 - 1  # steps are int32
 _LEFTOVER = re.compile(r"[0-9]+\.(orbax-checkpoint-tmp.*|deleted)")
 
 

@@ -1,4 +1,4 @@
-"""The training loop: runs the steps, evaluates, logs metrics and writes checkpoints."""
+"""The training loop of `fit`: runs the steps, evaluates, logs metrics and writes checkpoints."""
 
 import contextlib
 import dataclasses
@@ -119,14 +119,22 @@ class Outcome(NamedTuple):
       if `stopped` ended the run.
     state: The last state.
     seconds: Wall time in seconds, including that of earlier calls for the same run.
+    rows: The metrics of each evaluation, oldest first: for each split a dict with the keys of
+      `MetricsLog.write`.
   """
 
   status: Status
   state: TrainState
   seconds: float
+  rows: list[dict[str, Any]]
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """The trained variables of the model, as `model.apply` takes them."""
+    return {"params": self.state.params, **self.state.variables}
 
 
-def fit(
+def run_loop(
   trainer: Trainer,
   plan: Plan,
   state: TrainState,
@@ -134,70 +142,25 @@ def fit(
   key: jax.Array,
   *,
   log: MetricsLog,
-  checkpoints: Checkpoints,
+  checkpoints: Checkpoints | None,
   progress: Progress,
   stopped: Callable[[], bool],
-  seconds: float = 0.0,
+  seconds: float,
 ) -> Outcome:
-  """Trains a network from `state` to the end of the plan.
-
-  Each evaluation appends its rows to `log`. A checkpoint is written after the first evaluation and after
-  the last one, and after others as long as these checkpoints take at most 2 % of the time
-  (`SAVING_FRACTION`). In addition, a checkpoint is written when `plan.checkpoint_seconds` have passed
-  since the last one, and when the run is interrupted. If `plan.keep_best` is set, one is also written
-  after each evaluation with the highest accuracy so far, and kept until there is a higher one. A state
-  that is not finite is not saved.
-
-  The clock decides when checkpoints are written, but has no effect on the results: a run that was killed
-  resumes from its last checkpoint, drops the rows of later steps, and computes the same rows and states
-  again.
+  """Trains a network from `state` to the end of the plan; see `fit`, whose arguments these are.
 
   Args:
     trainer: The compiled training step and evaluation.
     plan: The lengths of the run and its epochs, and when to evaluate and to write checkpoints.
     state: The state to start from, at any step. Its arrays are donated and cannot be used afterwards.
     data: The splits by name: "train", and those that the plan evaluates.
-    key: Random key of the run, for the order of the examples and their augmentation.
+    key: Random key of the order of the examples and their augmentation.
     log: The metrics of the run, with the rows up to `state`. They are on disk before a checkpoint is
       written.
-    checkpoints: Where the checkpoints are written.
+    checkpoints: Where the checkpoints are written; None for none.
     progress: Receives the progress after every compiled call.
-    stopped: Called before every compiled call, and must return the same value in all processes. When it
-      returns True, the run writes a checkpoint and ends.
+    stopped: Called before every compiled call.
     seconds: Wall time that the run had taken before, in seconds.
-
-  Returns:
-    The status, the last state and the wall time of the run.
-
-  Raises:
-    OSError: If a checkpoint or the metrics cannot be written.
-
-  Example:
-    >>> import pathlib
-    >>> import jax
-    >>> import numpy as np
-    >>> from cscjax import training
-    >>> from cscjax.models import create_model
-    >>> schedule = training.step_schedule(0.1, [])
-    >>> model = create_model("msdnet", num_classes=2, depth=1, width=2)
-    >>> trainer = training.Trainer(model, training.sgd(schedule), schedule, batch_size=4)
-    >>> labels = np.arange(8, dtype=np.int32) % 2  # the images are black (0) or white (1)
-    >>> images = np.repeat(np.uint8(255 * labels), 16).reshape(8, 4, 4, 1)
-    >>> data = training.Examples(images, labels, mean=np.float32([0.5]), std=np.float32([0.5]))
-    >>> key = jax.random.key(0)
-    >>> state = trainer.create_state((4, 4, 1), key)
-    >>> class Progress:
-    ...   def trained(self, step, metrics, images_per_second): pass
-    ...   def evaluated(self, row): print(row["step"], row["split"], row["accuracy"])
-    >>> outcome = training.fit(
-    ...   trainer, training.Plan(total_steps=10, steps_per_epoch=2, evaluate_epochs=5), state,
-    ...   {"train": data, "test": data}, key, log=training.MetricsLog(None, last_step=0),
-    ...   checkpoints=training.Checkpoints(pathlib.Path("checkpoints")), progress=Progress(),
-    ...   stopped=lambda: False)
-    10 train 1.0
-    10 test 1.0
-    >>> outcome.status
-    'ok'
   """
   began = time.perf_counter() - seconds
   saved, saving_took = time.perf_counter(), 0.0
@@ -219,6 +182,8 @@ def fit(
 
   def save() -> None:
     nonlocal saved, saving_took
+    if checkpoints is None:
+      return
     start = time.perf_counter()
     log.sync()
     checkpoints.save(state, elapsed(), best())
@@ -228,10 +193,10 @@ def fit(
   while True:
     due = plan.splits_after(step) if step > evaluated_step else []
     if not due and step >= plan.total_steps:
-      return Outcome("ok", state, elapsed())
+      return Outcome("ok", state, elapsed(), log.rows)
     if stopped():
       save()
-      return Outcome("interrupted", state, elapsed())
+      return Outcome("interrupted", state, elapsed(), log.rows)
 
     if due:
       rows = [{"split": "train", **state.metrics.means(), "images_per_second": chunks.rate()}]
@@ -240,7 +205,7 @@ def fit(
         rows.append({"split": split, **found, "images_per_second": evaluation_chunks.rate()})
       if stopped():
         continue  # the evaluation is incomplete
-      rate = float(np.asarray(trainer.schedule(step - 1)))
+      rate = None if trainer.schedule is None else float(np.asarray(trainer.schedule(step - 1)))
       place = {"step": step, "epoch": step / plan.steps_per_epoch}
       for row in rows:
         log.write({**place, **row, "learning_rate": rate, "seconds": elapsed()})
@@ -252,7 +217,7 @@ def fit(
       with chunks.call(plan.epoch_end(step) - step, trainer.batch_size) as count:
         state = jax.block_until_ready(trainer.train(state, data["train"], key, np.int32(count)))
       if int(state.bad_step) >= 0:
-        return Outcome("diverged", state, elapsed())
+        return Outcome("diverged", state, elapsed(), log.rows)
       step += count
       progress.trained(step, state.metrics.means(), chunks.latest)
       interval = plan.checkpoint_seconds

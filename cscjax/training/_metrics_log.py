@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cscjax.training._files import read_file, seal, unseal
+from cscjax.training._state import LAST_STEP
 
 SPLITS = frozenset({"train", "validation", "test"})
 REQUIRED = frozenset({"step", "epoch", "split", "loss", "accuracy", "images_per_second"})
@@ -43,13 +44,14 @@ class MetricsLog:
 
   rows: list[dict[str, Any]]
 
-  def __init__(self, path: pathlib.Path | None, *, last_step: int) -> None:
+  def __init__(self, path: pathlib.Path | None, *, last_step: int = LAST_STEP) -> None:
     """Opens the file, and removes the rows after `last_step` and the damaged or unfinished ones.
 
     Args:
       path: Path of the file, which is created if it does not exist; None keeps the rows in memory only.
         Damaged rows cause a warning.
-      last_step: The step from which the run continues.
+      last_step: The step from which the run continues. By default all rows are kept; `fit` removes
+        those after the step from which it starts.
 
     Raises:
       OSError: If the file cannot be read or written.

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+LAST_STEP = 2**31 - 1  # steps are int32
+
 
 class EpochMetrics(struct.PyTreeNode):
   """Sums of loss and correct classifications over examples, such as those of the current epoch.

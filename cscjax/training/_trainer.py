@@ -15,6 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from cscjax import checks
+from cscjax.data import Dataset
 from cscjax.training._augment import augment, normalize
 from cscjax.training._devices import AXIS, compiler_options, over_mesh
 from cscjax.training._packing import Packing
@@ -39,6 +40,25 @@ class Examples(NamedTuple):
   mean: jax.Array | np.ndarray
   std: jax.Array | np.ndarray
 
+  @classmethod
+  def of(cls, dataset: Dataset, split: str) -> "Examples":
+    """Returns a split of a data set with the constants of the data set.
+
+    Args:
+      dataset: The data set.
+      split: "train", "validation" or "test".
+
+    Returns:
+      The examples. The arrays are not copied.
+
+    Raises:
+      ValueError: If the data set does not have the split.
+    """
+    examples = getattr(dataset, checks.one_of("split", split, ("train", "validation", "test")))
+    if examples is None:
+      checks.fail("split", split, "a split of the data set, which has no validation examples")
+    return cls(examples.images, examples.labels, dataset.mean, dataset.std)
+
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
@@ -48,7 +68,7 @@ class Trainer:
     model: Flax module of the classifier, called as model(x, train=...).
     optimizer: Optimizer of the parameters. It must be elementwise, because it receives the parameters
       packed into a few vectors.
-    schedule: Learning rate of each step, which `fit` logs.
+    schedule: Learning rate of each step, which `fit` logs; None if it is unknown.
     batch_size: Number of examples of a step, over all devices.
     shift: Largest random shift of the training images along each axis in pixels, >= 0. The default is 0.
     flip: Whether to flip training images left to right with probability 1/2. The default is False.
@@ -87,7 +107,7 @@ class Trainer:
 
   model: nn.Module
   optimizer: optax.GradientTransformation
-  schedule: optax.Schedule
+  schedule: optax.Schedule | None
   batch_size: int
   shift: int = 0
   flip: bool = False
@@ -250,7 +270,8 @@ class Trainer:
     (loss, (logits, variables)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     metrics = self._reduced(lax.psum, _sums(logits, labels, jnp.ones(labels.shape, bool)))
     loss, grads, variables = self._reduced(lax.pmean, (loss, grads, variables))
-    updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # Optax promotes types
+      updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     # The parameters are checked too, because a finite loss can have a gradient that is not finite.
     is_finite = jnp.isfinite(loss + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params)))

@@ -17,7 +17,7 @@ import numpy as np
 
 from cscjax import training
 from cscjax.data import Dataset, Split
-from cscjax.runs import Config, Lines, build, for_device, make_model, start
+from cscjax.runs import Config, build, for_device, make_model, start
 from experiments.benchmarks import training as steps
 
 CASES = ("resnet20",)
@@ -66,10 +66,13 @@ def measure(config: Config, dataset: Dataset) -> dict[str, Any]:
     folder = pathlib.Path(name)
     checkpoints = CountedCheckpoints(folder / "checkpoints")
     progress = Epochs(plan.total_steps, timed, checkpoints)
+    state, key = start(config, dataset, trainer)
     training.fit(
       timed,
-      plan,
-      *start(config, dataset, trainer, plan),
+      dataset,
+      epochs=plan,
+      key=key,
+      state=state,
       log=training.MetricsLog(folder / "metrics.jsonl", last_step=0),
       checkpoints=checkpoints,
       progress=progress,
@@ -121,7 +124,7 @@ class CountedCheckpoints(training.Checkpoints):
     self.saved += 1
 
 
-class Epochs(Lines):
+class Epochs(training.Lines):
   """Progress that records the time, the seconds on the device and the checkpoints after each epoch."""
 
   def __init__(self, total: int, device: TimedTrainer, checkpoints: CountedCheckpoints):

@@ -61,9 +61,9 @@ def _stored(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def _small(png: str) -> str:
-  """Reduces a PNG in base64 to 256 colours, which makes it two to three times smaller."""
+  """Reduces a PNG in base64 to 128 colours, which makes it two to three times smaller."""
   with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
-    reduced = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    reduced = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
   stored = io.BytesIO()
   reduced.save(stored, format="png", optimize=True)
   return base64.b64encode(stored.getvalue()).decode()

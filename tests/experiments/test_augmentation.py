@@ -10,6 +10,7 @@ import pytest
 from cscjax.data import load_dataset
 from cscjax.runs import Config, RunError, build, make_model, start
 from cscjax.runs._workdir import open_workdir
+from cscjax.training import Examples
 from experiments.flags import parse
 from tests.faults.harness import TINY
 
@@ -105,9 +106,9 @@ def test_the_flag_changes_the_training_step():
   def parameters(*arguments):
     config = parse([*TINY, *arguments])
     dataset = load_dataset("digits")
-    trainer, plan = build(config, make_model(config, 10), dataset)
-    state, data, key = start(config, dataset, trainer, plan)
-    return jax.device_get(trainer.train(state, data["train"], key, np.int32(1)).params)
+    trainer, _ = build(config, make_model(config, 10), dataset)
+    state, key = start(config, dataset, trainer)
+    return jax.device_get(trainer.train(state, Examples.of(dataset, "train"), key, np.int32(1)).params)
 
   none, standard = parameters(), parameters("--augmentation=standard")
   jax.tree.map(np.testing.assert_array_equal, standard, parameters("--shift=4", "--flip"))

@@ -8,6 +8,7 @@ import pytest
 
 from cscjax.data import Dataset, Split
 from cscjax.runs import build, make_model, start
+from cscjax.training import Examples
 from experiments.flags import parse
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments"
@@ -34,10 +35,10 @@ def synthetic(config):
 def test_one_training_step_and_a_header_with_the_command(path):
   config = parse([f"--flagfile={path}", "--batch_size=2", "--max_steps=1"])
   dataset = synthetic(config)
-  trainer, plan = build(config, make_model(config, 10), dataset)
-  state, data, key = start(config, dataset, trainer, plan)
+  trainer, _ = build(config, make_model(config, 10), dataset)
+  state, key = start(config, dataset, trainer)
   before = jax.device_get(state.params)
-  state = trainer.train(state, data["train"], key, np.int32(1))
+  state = trainer.train(state, Examples.of(dataset, "train"), key, np.int32(1))
   assert int(state.step) == 1
   assert int(state.bad_step) == -1
   moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, jax.device_get(state.params))

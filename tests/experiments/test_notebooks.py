@@ -65,7 +65,7 @@ def test_stored_outputs_are_complete_small_and_without_paths(path):
   assert len(drawn) == "".join(printed(notebook)).count("<Figure") > 0
   assert all(picture.width <= 1000 and picture.mode == "P" for picture in drawn)
   assert notebook.metadata == execute.METADATA
-  assert path.stat().st_size < 450_000
+  assert path.stat().st_size < 400_000
   text = re.sub(r'"image/png": "[^"]*"', "", path.read_text())
   assert not re.search(r"/(home|root|tmp|usr|work)/", text)
 

@@ -19,12 +19,14 @@ from tests.faults.harness import TINY
 def precisions(*arguments):
   """The precisions of all convolutions and products of a run; its network computes no constants."""
   config, dataset = parse([*TINY, "--depth=1", "--unfolding=0", *arguments]), load_dataset("digits")
-  trainer, plan = build(config, make_model(config, 10), dataset)
-  state, data, key = start(config, dataset, trainer, plan)
+  trainer, _ = build(config, make_model(config, 10), dataset)
+  state, key = start(config, dataset, trainer)
 
   def programs(state):
-    trained = trainer.train(state, data["train"], key, np.int32(1))
-    return trained, trainer.evaluate(trained, data["test"], state.metrics, np.int32(0), np.int32(1))
+    trained = trainer.train(state, training.Examples.of(dataset, "train"), key, np.int32(1))
+    return trained, trainer.evaluate(
+      trained, training.Examples.of(dataset, "test"), state.metrics, np.int32(0), np.int32(1)
+    )
 
   text = jax.jit(programs).trace(state).lower(lowering_platforms=("cuda",)).as_text()
   found = re.findall(r"stablehlo\.(?:convolution|dot_general)\b.*", text)

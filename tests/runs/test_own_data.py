@@ -123,7 +123,7 @@ def test_a_run_starts_from_a_network_for_other_classes_and_sizes(source, picture
   for path in (source, tmp_path / "network.safetensors"):
     workdir = tmp_path / path.stem
     run = begun(workdir, dataset=f"folder:{pictures}", init_from=str(path))
-    random = runs.start(run.config, run.dataset, run.trainer, run.plan)[0]
+    random = runs.start(run.config, run.dataset, run.trainer)[0]
     found = runs.load_run(workdir).variables
     expected = {**trained.variables, "params": dict(trained.variables["params"])}
     expected["params"]["classifier"] = random.params["classifier"]

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cscjax import runs
-from cscjax.runs import Config, RunError, _execute, _progress
+from cscjax.runs import Config, RunError, _execute
 from cscjax.training import MetricsLog, normalize
 from tests.faults.harness import contents, rows
 
@@ -136,15 +136,6 @@ def test_a_system_without_locks_gives_a_warning(tmp_path, monkeypatch):
 def test_import_without_locks_and_extras():
   code = "import sys; sys.modules.update(fcntl=None, tqdm=None, matplotlib=None); import cscjax.runs"
   subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_without_tqdm_progress_is_shown_as_lines(monkeypatch):
-  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-  bar = _progress.create_progress(0, 1, True)
-  bar.close()
-  assert isinstance(bar, _progress.Bar)
-  monkeypatch.setitem(sys.modules, "tqdm", None)
-  assert type(_progress.create_progress(0, 1, True)) is runs.Lines
 
 
 def test_a_missing_matplotlib_only_gives_a_warning(tmp_path, monkeypatch):

@@ -10,9 +10,9 @@ import pytest
 
 from cscjax import runs
 from cscjax.runs import Config, _execute
-from cscjax.runs._progress import Silent
 from cscjax.runs._tensorboard import EventFile
 from cscjax.training import read_metrics
+from cscjax.training._progress import Silent
 
 CONFIG = Config(
   dataset="digits",

@@ -96,7 +96,7 @@ def run(
   log = training.MetricsLog(tmp_path / "metrics.jsonl", last_step=start)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, "time", types.SimpleNamespace(perf_counter=clock.perf_counter))
-    outcome = training.fit(
+    outcome = loop.run_loop(
       trainer,
       training.Plan(total, 10, split, **plan),
       state_at(start),
@@ -106,6 +106,7 @@ def run(
       checkpoints=keeper,
       progress=Silent(),
       stopped=stopped,
+      seconds=0.0,
     )
   return outcome, log.rows, keeper.steps, evaluated
 

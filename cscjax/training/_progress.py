@@ -1,10 +1,10 @@
-"""The progress of a run on stderr: a bar on a terminal, plain lines elsewhere."""
+"""The progress of training on stderr: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
 from typing import Any
 
-from cscjax.training import is_first
+from cscjax.training._devices import is_first
 
 LINE_SECONDS = 10.0  # least time between two lines about training
 
@@ -19,7 +19,7 @@ class Lines:
   at step `step` and ends at step `total`.
 
   Example:
-    >>> from cscjax.runs import Lines
+    >>> from cscjax.training import Lines
     >>> lines = Lines(step=0, total=100)
     >>> lines.trained(50, {"loss": 1.5, "accuracy": 0.4}, None)  # writes to stderr
     >>> lines.close()
@@ -128,8 +128,24 @@ class Silent(Lines):
     """Prints nothing."""
 
 
-def create_progress(step: int, total: int, shown: bool) -> Lines:
-  """Returns a bar on a terminal if tqdm is installed, else lines; only process 0 prints."""
+def create_progress(step: int, total: int, *, shown: bool) -> Lines:
+  """Returns an object that shows the progress of a run on stderr.
+
+  Args:
+    step: Number of training steps done before.
+    total: Number of steps of the run.
+    shown: Whether to show anything. In a run of several processes only process 0 does.
+
+  Returns:
+    A progress bar if stderr is a terminal and tqdm is installed, else `Lines`; for `shown` False an
+    object that prints nothing. Its method `close` ends the output.
+
+  Example:
+    >>> from cscjax import training
+    >>> progress = training.create_progress(0, 100, shown=False)
+    >>> progress.trained(50, {"loss": 1.5, "accuracy": 0.4}, None)
+    >>> progress.close()
+  """
   if not (shown and is_first()):
     return Silent(step, total)
   if sys.stderr.isatty():

@@ -1,10 +1,11 @@
 """The progress of a run: what its lines and its bar say about the time left."""
 
+import sys
 import types
 
 import pytest
 
-from cscjax.runs import Lines, _progress
+from cscjax.training import Lines, _progress
 
 METRICS = {"loss": 1.5, "accuracy": 0.5}
 
@@ -57,3 +58,12 @@ def test_the_bar_excludes_compilation(clock, monkeypatch):
   bar.evaluated(row(11))
   assert tqdm.format_dict["elapsed"] == 10
   bar.close()
+
+
+def test_without_tqdm_progress_is_shown_as_lines(monkeypatch):
+  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+  bar = _progress.create_progress(0, 1, shown=True)
+  bar.close()
+  assert isinstance(bar, _progress.Bar)
+  monkeypatch.setitem(sys.modules, "tqdm", None)
+  assert type(_progress.create_progress(0, 1, shown=True)) is Lines
