@@ -1,13 +1,13 @@
-"""Measures of the quality of a reconstruction: `psnr`."""
+"""Measures of the quality of a reconstruction: `psnr` for images, `snr` for signals."""
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.ops import at_least_float32, common_float
+from cscjax.ops import at_least_float32, common_float, norm
 
-__all__ = ["psnr"]
+__all__ = ["psnr", "snr"]
 
 
 def psnr(image: ArrayLike, reference: ArrayLike, *, data_range: float | None = None) -> jax.Array:
@@ -41,11 +41,7 @@ def psnr(image: ArrayLike, reference: ArrayLike, *, data_range: float | None = N
     >>> jax.vmap(cscjax.metrics.psnr)(reference + 0.1, reference).shape
     (2,)
   """
-  image, reference = checks.real_array("image", image), checks.real_array("reference", reference)
-  if image.shape != reference.shape or not image.size:
-    checks.fail(
-      "image", image.shape, f"the shape of the reference, {reference.shape}, with no empty axis"
-    )
+  image, reference = _of_one_shape("image", image, reference)
   if data_range is None:
     for array in (image, reference):
       if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -55,3 +51,42 @@ def psnr(image: ArrayLike, reference: ArrayLike, *, data_range: float | None = N
   dtype = at_least_float32(common_float(image, reference))
   error = (image.astype(dtype) - reference.astype(dtype)) / data_range
   return -10 * jnp.log10(jnp.mean(jnp.square(error)))
+
+
+def snr(signal: ArrayLike, reference: ArrayLike) -> jax.Array:
+  """Computes the signal-to-noise ratio of a signal with respect to a reference, in decibels.
+
+      10 log10(||reference||^2 / ||signal - reference||^2)
+
+  The norms are over all entries. For one value per signal of a batch, use `jax.vmap(snr)`. The result is
+  infinite if the arrays are equal.
+
+  Args:
+    signal: The signal, for example a reconstruction, of any shape.
+    reference: The true signal, of the same shape.
+
+  Returns:
+    A scalar.
+
+  Raises:
+    ValueError: If the shapes differ or are empty, or an array is not real.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> reference = jnp.sin(jnp.arange(100.0))[:, None]
+    >>> round(float(cscjax.metrics.snr(0.9 * reference, reference)), 2)
+    20.0
+  """
+  signal, reference = _of_one_shape("signal", signal, reference)
+  dtype = at_least_float32(common_float(signal, reference))
+  signal, reference = signal.astype(dtype), reference.astype(dtype)
+  return 20 * jnp.log10(norm(reference) / norm(signal - reference))
+
+
+def _of_one_shape(name: str, value: ArrayLike, reference: ArrayLike) -> tuple[jax.Array, jax.Array]:
+  """Converts an argument and the reference to arrays; raises ValueError if their shapes differ."""
+  array, reference = checks.real_array(name, value), checks.real_array("reference", reference)
+  if array.shape != reference.shape or not array.size:
+    checks.fail(name, array.shape, f"the shape of the reference, {reference.shape}, with no empty axis")
+  return array, reference

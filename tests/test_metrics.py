@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cscjax.metrics import psnr
+from cscjax.metrics import psnr, snr
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.uniform(size=(2, 6, 5, 3)).astype(np.float32)
@@ -60,3 +60,13 @@ def test_one_value_per_image_under_jit():
 def test_bad_input_names_the_argument(name, arguments, options):
   with pytest.raises(ValueError, match=f"^{name}: expected"):
     psnr(*arguments, **options)
+
+
+def test_snr():
+  noise = np.float64(OTHER) - np.float64(IMAGE)
+  expected = 10 * np.log10(np.sum(np.float64(IMAGE) ** 2) / np.sum(noise**2))
+  assert float(snr(OTHER, IMAGE)) == pytest.approx(expected, rel=1e-5)
+  assert float(snr(1e-30 * OTHER, 1e-30 * IMAGE)) == pytest.approx(expected, rel=1e-5)  # no underflow
+  assert snr(IMAGE, IMAGE) == np.inf
+  with pytest.raises(ValueError, match=r"^signal: expected the shape"):
+    snr(IMAGE[0], OTHER)

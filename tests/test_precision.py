@@ -89,7 +89,15 @@ WITHOUT_PRODUCTS = (
   *("as_callbacks", "as_signal", "check_coded_layers", "check_dictionary", "check_one_per_dictionary"),
   *("check_signal_shape", "circulant_embedding"),
   *("ill_conditioned_example", "is_unique", "join", "split", "msd_csc_spectrum", "nonzero_fraction"),
-  *("bp_recovery", "patch_norm", "patch_sparsity", "scaled_fit", "stripe_sparsity", "support_size"),
+  *(
+    "bp_recovery",
+    "patch_norm",
+    "patch_sparsity",
+    "rank1_factors",
+    "scaled_fit",
+    "stripe_sparsity",
+    "support_size",
+  ),
   *("looks_like_an_image", "relative", "report", "thresholding_recovery", "uniqueness_bound"),
   "warn_about_integers",
 )

@@ -13,12 +13,14 @@ class ConvDictionary(struct.PyTreeNode):
   """A convolutional dictionary, whose atoms are the shifts of its filters.
 
   `analysis` is a cross-correlation with the filters, as in a CNN, and `synthesis` is its exact adjoint
-  for every stride, dilation, padding and size. Signals are one- or two-dimensional, depending on the
-  rank of `filters`.
+  for every stride, dilation, padding and size. Signals have one, two or three spatial axes, as many as
+  `filters`: [L, C], images [H, W, C], or volumes and videos [D, H, W, C], which all functions treat
+  alike.
 
   Attributes:
-    filters: Filters of shape [kh, kw, C, m] (HWIO), or [k, C, m] for one-dimensional signals. A signal
-      has C channels and a code has m. Nested lists are converted.
+    filters: Filters of shape [kh, kw, C, m] (HWIO), [k, C, m] for one-dimensional signals, or
+      [kd, kh, kw, C, m] for volumes. A signal has C channels and a code has m. Nested lists are
+      converted.
     stride: Step between the positions of an atom, at least 1: one integer, or one per spatial axis.
     dilation: Step between the taps of a filter (s in the paper), at least 1: one integer, or one per
       spatial axis.
@@ -54,7 +56,7 @@ class ConvDictionary(struct.PyTreeNode):
 
   @property
   def signal_ndim(self) -> int:
-    """Number of axes of a signal: 3 for [H, W, C], 2 for [L, C]."""
+    """Number of axes of a signal: 3 for [H, W, C], 2 for [L, C], 4 for [D, H, W, C]."""
     return self.filters.ndim - 1
 
   @property

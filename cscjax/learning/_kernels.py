@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cscjax import checks, ops
+from cscjax.learning._rank1 import rank1_factors
 
 Kernel = tuple[tuple[tuple[int, ...], int], ...]
 """Pairs (size along each axis, number of atoms of this size)."""
@@ -50,14 +51,19 @@ def support_mask(kernel: Kernel) -> np.ndarray:
   return np.stack(masks, axis=-1)[..., None, :]
 
 
-def project(filters: jax.Array, mask: np.ndarray, previous: jax.Array) -> jax.Array:
-  """Projects each atom onto its support and the unit sphere.
+def project(
+  filters: jax.Array, mask: np.ndarray, previous: jax.Array, *, rank1: bool = False
+) -> jax.Array:
+  """Projects each atom onto its support and the unit sphere, and onto rank 1 if `rank1`.
 
-  An atom that is zero on its support is taken from `previous`.
+  The result is the nearest such atom. An atom that is zero on its support is taken from `previous`.
   """
   filters = jnp.where(mask, filters, 0)
   axes = tuple(range(filters.ndim - 1))
   largest = jnp.max(jnp.abs(filters), axis=axes, keepdims=True)
   filters = filters / jnp.where(largest > 0, largest, 1)  # keeps the squares in range
+  if rank1:
+    pattern, weights = rank1_factors(filters)
+    filters = pattern[..., None, :] * jnp.expand_dims(weights, tuple(range(filters.ndim - 2)))
   norms = jnp.sqrt(jnp.sum(jnp.square(filters), axis=axes, keepdims=True))
   return jnp.where(norms > 0, filters / jnp.where(norms > 0, norms, 1), previous)

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
+from cscjax.learning._images import Images
 from cscjax.solvers import RelativePenalty, beta_max, looks_like_an_image, warn_about_integers
 
 
@@ -17,22 +18,23 @@ def warn_about_images(images: Any, beta: Any, has_axes: bool) -> None:
   """Warns about images whose units or axes are probably not meant.
 
   Args:
-    images: The images as the caller gave them.
+    images: The images as the caller gave them, an array or a list of arrays.
     beta: The penalty.
     has_axes: Whether the kernel names its size along each axis, and so the number of axes.
   """
-  warn_about_integers("images", images, beta)
+  is_list = isinstance(images, list | tuple)
+  warn_about_integers("images", images[0] if is_list else images, beta)
   if checks.is_traced(images):
     return
-  shape = jnp.shape(images)
-  if looks_like_an_image(images) and not has_axes:
+  shape = (len(images), *np.shape(images[0])) if is_list else jnp.shape(images)
+  if not is_list and looks_like_an_image(images) and not has_axes:
     checks.warn(
       f"images: expected [N, H, W, C] or signals [N, L, C], got {shape}, which looks like one image "
       "[H, W, C] and is used as signals; pass images[None] for one image, or, for signals, the kernel "
       "with one size per axis, such as [((8,), 16)]"
     )
   if shape[1] in (1, 3, 4) and min(shape[2:]) > shape[1]:
-    axes = "[N, C, H, W]" if len(shape) == 4 else "[N, C, L]"
+    axes = {3: "[N, C, L]", 4: "[N, C, H, W]", 5: "[N, C, D, H, W]"}[len(shape)]
     checks.warn(
       f"images: expected channels in the last axis, got {shape}, which looks like {axes}; pass "
       "np.moveaxis(images, 1, -1)"
@@ -42,7 +44,7 @@ def warn_about_images(images: Any, beta: Any, has_axes: bool) -> None:
 def warn_if_nothing_was_learned(
   support_size: jax.Array,
   dictionary: ConvDictionary,
-  images: jax.Array,
+  images: Images,
   beta: ArrayLike | RelativePenalty,
   nonnegative: bool,
 ) -> None:
@@ -62,7 +64,8 @@ def warn_if_nothing_was_learned(
     expected, given = "a fraction below 1", beta.fraction
   else:
     find = partial(beta_max, dictionary, nonnegative=nonnegative)
-    largest = np.max(jax.lax.map(find, images))  # one image at a time: the codes of all may not fit
+    # One image at a time, because the codes of all may not fit into memory.
+    largest = max(np.max(jax.lax.map(find, stack)) for stack in images.stacks)
     expected, given = f"less than {largest:.3g}, the beta_max of the images and the atoms", beta
   checks.warn(
     f"beta: expected {expected}, got {np.min(given):g}; all codes were zero, so that the atoms are "

@@ -1,7 +1,8 @@
-"""The analysis convolution of a dictionary and its exact adjoint, in one or two dimensions.
+"""The analysis convolution of a dictionary and its exact adjoint, in one, two or three dimensions.
 
-Signals have the shape [..., H, W, C] or [..., L, C], filters the shape [kh, kw, C, m] or [k, C, m]. The
-rank of the filters tells the number of spatial axes; the axes before them are batch axes.
+Signals have the shape [..., H, W, C], [..., L, C] or [..., D, H, W, C], filters the shape
+[kh, kw, C, m], [k, C, m] or [kd, kh, kw, C, m]. The rank of the filters tells the number of spatial
+axes; the axes before them are batch axes.
 """
 
 import math
@@ -31,8 +32,9 @@ def conv(
   `jax.default_matmul_precision` sets around the call, and so do those of all derivatives.
 
   Args:
-    x: Signal of shape [..., H, W, C], or [..., L, C] for one-dimensional filters.
-    filters: Filters of shape [kh, kw, C, m], or [k, C, m].
+    x: Signal of shape [..., H, W, C], or [..., L, C] or [..., D, H, W, C] for one- or three-dimensional
+      filters.
+    filters: Filters of shape [kh, kw, C, m], [k, C, m] or [kd, kh, kw, C, m].
     stride: Step between outputs, at least 1: one integer, or one per spatial axis.
     dilation: Step between the taps of a filter, at least 1: one integer, or one per spatial axis.
     padding: "SAME" (zeros), "CIRCULAR" (the signal wraps around, as in the circulant matrices of the
@@ -77,10 +79,11 @@ def conv_adjoint(
   those of all derivatives.
 
   Args:
-    code: Code of shape [..., H', W', m], or [..., L', m] for one-dimensional filters.
-    filters: Filters of shape [kh, kw, C, m], or [k, C, m].
-    signal_shape: Spatial shape (H, W) or (L,) of the signal. It is needed because at a stride above 1
-      signals of several sizes have codes of the same size.
+    code: Code of shape [..., H', W', m], or [..., L', m] or [..., D', H', W', m] for one- or
+      three-dimensional filters.
+    filters: Filters of shape [kh, kw, C, m], [k, C, m] or [kd, kh, kw, C, m].
+    signal_shape: Spatial shape (H, W), (L,) or (D, H, W) of the signal. It is needed because at a stride
+      above 1 signals of several sizes have codes of the same size.
     stride: Step between the positions of an atom, at least 1: one integer, or one per spatial axis.
     dilation: Step between the taps of a filter, at least 1: one integer, or one per spatial axis.
     padding: Padding of the analysis: "SAME", "CIRCULAR", "VALID", or pairs (low, high), one per spatial
@@ -133,14 +136,14 @@ def analysis_shape(
   """Returns the spatial shape of the code that `conv` computes.
 
   Args:
-    filters: Filters of shape [kh, kw, C, m], or [k, C, m].
-    signal_shape: Spatial shape (H, W) or (L,) of the signal.
+    filters: Filters of shape [kh, kw, C, m], [k, C, m] or [kd, kh, kw, C, m].
+    signal_shape: Spatial shape (H, W), (L,) or (D, H, W) of the signal.
     stride: Step between outputs, at least 1: one integer, or one per spatial axis.
     dilation: Step between the taps of a filter, at least 1: one integer, or one per spatial axis.
     padding: "SAME", "CIRCULAR", "VALID", or pairs (low, high), one per spatial axis.
 
   Returns:
-    The spatial shape (H', W') or (L',).
+    The spatial shape (H', W'), (L',) or (D', H', W').
 
   Raises:
     ValueError: If the shape of `filters`, the stride, the dilation or the padding is invalid, if
@@ -169,8 +172,8 @@ def synthesis_shape(
   At a stride above 1 signals of several sizes have codes of the same shape; this function picks one.
 
   Args:
-    filters: Filters of shape [kh, kw, C, m], or [k, C, m].
-    code_shape: Spatial shape (H', W') or (L',) of the code.
+    filters: Filters of shape [kh, kw, C, m], [k, C, m] or [kd, kh, kw, C, m].
+    code_shape: Spatial shape (H', W'), (L',) or (D', H', W') of the code.
     stride: Step between the positions of an atom, at least 1: one integer, or one per spatial axis.
     dilation: Step between the taps of a filter, at least 1: one integer, or one per spatial axis.
     padding: "SAME", "CIRCULAR", "VALID", or pairs (low, high), one per spatial axis.
@@ -236,7 +239,7 @@ def _check_channels(name: str, array: jax.Array, filters: jax.Array, axis: int) 
   checks.all_real(name, array)
   rank = filters.ndim - 2
   if array.ndim < rank + 1 or array.shape[-1] != filters.shape[axis]:
-    spatial = "H, W" if rank == 2 else "L"
+    spatial = ("L", "H, W", "D, H, W")[rank - 1]
     checks.fail(
       name,
       tuple(array.shape),

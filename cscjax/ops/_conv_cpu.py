@@ -226,30 +226,28 @@ def _shift_add(
   One matrix product gives an image per tap, and the shifted images are summed. The images together are
   kh kw C / m times as large as y, so they are computed for a tile of some rows of y at a time.
   """
-  if y.ndim == 3:  # a one-dimensional signal is treated as an image of width 1
-    strides, dilations, pads = (*strides, 1), (*dilations, 1), (*pads, (0, 0))
-    sizes = ((*sizes[0], 1), (*sizes[1], 1))
-    y, w = y[:, :, None], w[:, None]
-    return _shift_add(y, w, strides=strides, dilations=dilations, pads=pads, sizes=sizes)[:, :, 0]
-  (n, height, width, m), (kh, kw, channels, _) = y.shape, w.shape
+  (n, *spatial, m), (*kernel, channels, _) = y.shape, w.shape
+  rank, (height, *others) = len(spatial), spatial
   dtype = at_least_float32(y.dtype)
   images = n if isinstance(n, int) else 1  # a symbolic number (`jax.export`) is not known here
-  tiles = min(height, -(-kh * kw * channels * images * height * width // _TILE))
+  tiles = min(height, -(-math.prod(kernel) * channels * images * math.prod(spatial) // _TILE))
   rows = -(-height // tiles)
   filters = w.reshape(-1, m)
 
   def synthesis(tile: jax.Array) -> jax.Array:
-    """Maps a tile [n, rows, width, m] to its contribution to the unpadded signal."""
+    """Maps a tile [n, rows, ..., m] to its contribution to the unpadded signal."""
     products = (((1,), (1,)), ((), ()))
     images = lax.dot_general(filters, tile.reshape(-1, m), products, preferred_element_type=dtype)
-    images = images.reshape(kh, kw, channels, n, rows, width)
-    images = _shifted_sum(jnp.swapaxes(images, 0, 1), 4, strides[1], dilations[1])
-    return jnp.moveaxis(_shifted_sum(images, 2, strides[0], dilations[0]), 0, -1)
+    images = images.reshape(*kernel, channels, n, rows, *others)
+    for axis in reversed(range(rank)):  # sums over the taps along this axis
+      images = jnp.moveaxis(images, axis, 0)
+      images = _shifted_sum(images, 2 * axis + 2, strides[axis], dilations[axis])
+    return jnp.moveaxis(images, 0, -1)
 
   def add_tile(t: jax.Array, x: jax.Array) -> jax.Array:
     start = jnp.minimum(t * rows, height - rows)  # the last tile may overlap the one before it
     tile = lax.dynamic_slice_in_dim(y, start, rows, axis=1)
-    new = (start + jnp.arange(rows) >= t * rows)[:, None, None]
+    new = jnp.expand_dims(start + jnp.arange(rows) >= t * rows, tuple(range(1, rank + 1)))
     part = synthesis(jnp.where(new, tile, 0))
     start = start * strides[0]
     old = lax.dynamic_slice_in_dim(x, start, part.shape[1], axis=1)
@@ -257,7 +255,7 @@ def _shift_add(
 
   spans = [
     (size - 1) * s + (k - 1) * d + 1
-    for size, k, s, d in zip((height, width), (kh, kw), strides, dilations, strict=True)
+    for size, k, s, d in zip(spatial, kernel, strides, dilations, strict=True)
   ]
   if tiles == 1:
     x = synthesis(y)

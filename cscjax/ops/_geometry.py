@@ -16,7 +16,11 @@ Padding = Literal["SAME", "CIRCULAR", "VALID"] | Sequence[tuple[int, int]]
 (low, high), one per spatial axis, adds that many zeros before and after the signal.
 """
 
-LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+LAYOUTS = {
+  1: ("NWC", "WIO", "NWC"),
+  2: ("NHWC", "HWIO", "NHWC"),
+  3: ("NDHWC", "DHWIO", "NDHWC"),
+}
 """Axes of signals, filters and codes by the number of spatial axes, as `jax.lax` names them."""
 
 Pads = Sequence[tuple[int, int]]
@@ -146,7 +150,7 @@ def as_axes(filters: jax.Array, stride: Any, dilation: Any, padding: Any) -> tup
   """Checks the geometry of a convolution and returns its spatial axes.
 
   Args:
-    filters: Filters of shape [kh, kw, C, m] or [k, C, m].
+    filters: Filters of shape [kh, kw, C, m], [k, C, m] or [kd, kh, kw, C, m].
     stride: Step between outputs, at least 1: one integer, or one per spatial axis.
     dilation: Step between the taps of a filter, at least 1: one integer, or one per spatial axis.
     padding: "SAME", "CIRCULAR", "VALID", or pairs (low, high), one per spatial axis.
@@ -167,8 +171,9 @@ def as_axes(filters: jax.Array, stride: Any, dilation: Any, padding: Any) -> tup
   """
   checks.all_real("filters", filters)
   rank = filters.ndim - 2
-  if rank not in (1, 2):
-    checks.fail("filters", tuple(filters.shape), "[kh, kw, C, m], or [k, C, m] for 1-D signals")
+  if rank not in LAYOUTS:
+    expected = "[kh, kw, C, m], [k, C, m] for 1-D signals, or [kd, kh, kw, C, m] for volumes"
+    checks.fail("filters", tuple(filters.shape), expected)
   if min(filters.shape) < 1:
     checks.fail("filters", tuple(filters.shape), "a shape without an empty axis")
   strides, dilations = (

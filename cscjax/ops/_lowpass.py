@@ -23,19 +23,19 @@ def tikhonov_lowpass(
   `tikhonov_filter` returns both parts.)
 
   Args:
-    x: Images of shape [..., H, W, C], or signals of shape [..., L, C] if `spatial_axes` is 1. Integers
-      are converted to floating point.
+    x: Images of shape [..., H, W, C], signals of shape [..., L, C] if `spatial_axes` is 1, or volumes
+      [..., D, H, W, C] if it is 3. Integers are converted to floating point.
     strength: Strength of the filter, a scalar >= 0. A wave of w radians per pixel along one axis is
       divided by `1 + strength * (2 - 2 * cos(w))`. The usual value for photographs is 5.
     pad: Number of mirrored pixels added at each border and removed afterwards, at least 0.
-    spatial_axes: Number of spatial axes, 1 or 2.
+    spatial_axes: Number of spatial axes, 1 to 3.
 
   Returns:
     The low-pass part, of the shape of `x`.
 
   Raises:
     ValueError: If `x` is not an array of real numbers, has too few axes or is empty, if `strength` is
-      negative or not a scalar, if `pad` is negative, or if `spatial_axes` is not 1 or 2.
+      negative or not a scalar, if `pad` is negative, or if `spatial_axes` is not 1, 2 or 3.
 
   Example:
     >>> import jax.numpy as jnp
@@ -46,7 +46,7 @@ def tikhonov_lowpass(
     >>> [round(float(value), 2) for value in low[0, :2, 0]]
     [10.05, 9.95]
   """
-  checks.one_of("spatial_axes", spatial_axes, (1, 2))
+  checks.one_of("spatial_axes", spatial_axes, (1, 2, 3))
   checks.int_at_least("pad", pad, 0)
   checks.all_at_least("strength", strength, 0)
   if jnp.ndim(strength) != 0:

@@ -10,6 +10,7 @@ from cscjax.plots._codes import code, reconstruction
 from cscjax.plots._curves import bands, convergence_curves, learning_curves
 from cscjax.plots._layers import layers
 from cscjax.plots._matrices import convolutional_matrices
+from cscjax.plots._signals import signal
 
 __all__ = [
   "atoms",
@@ -20,4 +21,5 @@ __all__ = [
   "layers",
   "learning_curves",
   "reconstruction",
+  "signal",
 ]

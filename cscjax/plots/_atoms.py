@@ -22,9 +22,10 @@ def atoms(
 ) -> "Figure":
   """Plots all atoms of a dictionary: image atoms as tiles, one-dimensional atoms as lines.
 
-  The tiles are in reading order. Atoms with one channel are white at zero, red for positive and blue for
-  negative values. Atoms with three channels are colours around mid-grey. Rows and columns of zeros at
-  the border of an atom, which `learn_dictionary` leaves around small atoms, are cut off.
+  The atoms are in reading order. Tiles with one channel are white at zero, red for positive and blue for
+  negative values. Tiles with three channels are colours around mid-grey. Lines have a colour for each
+  channel, which a colour bar explains if there are several. Zeros at the border of an atom, which
+  `learn_dictionary` leaves around small atoms, are cut off.
 
   Args:
     filters: The `filters` of a `ConvDictionary`: [kh, kw, C, m] with C = 1 or 3, or [k, C, m] with any
@@ -60,7 +61,8 @@ def atoms(
   columns = math.ceil(math.sqrt(count)) if columns is None else checks.positive_int("columns", columns)
   columns = min(columns, count)
   rows = math.ceil(count / columns)
-  figure = new_figure(min(10, 2 + 0.5 * columns), min(12, 1 + 0.5 * rows))
+  width, height = (0.5, 0.5) if images else (1.4, 1.0)  # inches of an atom
+  figure = new_figure(min(10, 2 + width * columns), min(12, 1 + height * rows))
   note, values = nonfinite_note(values), np.moveaxis(values, -1, 0)
   if images:
     panel, shared = figure.subplots(), scale == "shared"
@@ -96,11 +98,12 @@ def _trimmed(atom: np.ndarray) -> np.ndarray:
   """Replaces values outside the bounding box of the nonzeros by NaN."""
   used = np.any(atom != 0, axis=-1)
   inside = np.ones_like(used)
-  for axis in range(2):
-    taps = np.flatnonzero(used.any(axis=1 - axis))
+  for axis in range(used.ndim):
+    others = tuple(other for other in range(used.ndim) if other != axis)
+    taps = np.flatnonzero(used.any(axis=others))
     outside = np.ones(used.shape[axis], bool)
     outside[taps.min(initial=len(outside)) : taps.max(initial=-1) + 1] = False
-    inside &= ~np.expand_dims(outside, 1 - axis)
+    inside &= ~np.expand_dims(outside, others)
   return np.where(inside[..., None], atom, np.nan)
 
 
@@ -117,15 +120,25 @@ def _mosaic(tiles: list[np.ndarray], rows: int, columns: int) -> np.ndarray:
 
 def _lines(figure: "Figure", atoms: np.ndarray, scale: str, rows: int, columns: int) -> None:
   """Draws one-dimensional atoms [m, k, C], one panel per atom."""
+  from matplotlib import colormaps
+  from matplotlib.cm import ScalarMappable
+  from matplotlib.colors import Normalize
+  from matplotlib.ticker import MaxNLocator
+
+  channels = atoms.shape[-1]
+  colors = ScalarMappable(Normalize(-0.5, channels - 0.5), colormaps["viridis"].resampled(channels))
   panels = figure.subplots(rows, columns, sharex=True, sharey=scale == "shared", squeeze=False)
   for panel in panels.flat:
     panel.set_axis_off()
   for panel, atom in zip(panels.flat, atoms, strict=False):  # the last row can have unused panels
     panel.set_axis_on()
     panel.axhline(0, color="lightgrey", linewidth=0.8)
-    panel.plot(atom)
+    for channel, color in zip(_trimmed(atom).T, colors.to_rgba(np.arange(channels)), strict=True):
+      panel.plot(channel, color=color, linewidth=1.2)
     if scale == "each":
       limit = 1.1 * largest_magnitude(atom)
       panel.set_ylim(-limit, limit)
       panel.set_yticks([])
+  if channels > 1:
+    figure.colorbar(colors, ax=panels, label="channel", ticks=MaxNLocator(integer=True))
   figure.supxlabel("tap")

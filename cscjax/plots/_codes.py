@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def code(code: ArrayLike, *, channels: int = 5, title: str = "") -> "Figure":
-  """Plots where the code of an image is active, and its channels with the most nonzeros.
+  """Plots where the code of an image or a signal is active, and its channels with the most nonzeros.
 
   The first panel shows the activity, the sum of |code| over the channels. Each further panel shows one
-  channel; every nonzero is a point (red for positive, blue for negative values) that is large enough to
-  be visible.
+  channel. Red stands for positive, blue for negative values. For an image, every nonzero is a point that
+  is large enough to be visible; for a signal, it is a vertical line at its position.
 
   Args:
-    code: The code of one image, of shape [H, W, m]. Of a pair (a, z), pass one part.
+    code: The code of one image, [H, W, m], or of one signal, [L, m]. Of a pair (a, z), pass one part.
     channels: The number of channels to draw, >= 1. At most m are drawn.
     title: The title of the figure. The fraction of nonzeros is added, and the number of coefficients
       that are not finite, if there are any.
@@ -52,27 +52,51 @@ def code(code: ArrayLike, *, channels: int = 5, title: str = "") -> "Figure":
   """
   checks.real_array("code", code)
   values = np.asarray(code, np.float64)
-  if values.ndim != 3 or not values.size:
-    checks.fail("code", values.shape, "the code of one image, [H, W, m]")
+  if values.ndim not in (2, 3) or not values.size:
+    checks.fail("code", values.shape, "the code of one image, [H, W, m], or of one signal, [L, m]")
   channels = min(checks.positive_int("channels", channels), values.shape[-1])
-  used = np.count_nonzero(values, axis=(0, 1))
+  used = np.count_nonzero(values, axis=tuple(range(values.ndim - 1)))
   most_used = np.argsort(-used, kind="stable")[:channels]
-  columns = min(3, channels + 1)
-  rows = math.ceil((channels + 1) / columns)
-  figure = new_figure(3.2 * columns, 2.9 * rows + 0.4)
-  panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-  for panel in panels[channels + 1 :]:
-    panel.set_axis_off()
-  drawn = show(panels[0], np.abs(values).sum(axis=-1), "activity Σ|code|", cmap="magma", vmin=0)
-  figure.colorbar(drawn, ax=panels[0], shrink=0.8)
-  for panel, channel in zip(panels[1:], most_used, strict=False):
-    drawn = _points(panel, values[..., channel])
-    panel.set_title(f"channel {channel}: {used[channel]:,} nonzeros", fontsize="medium")
-    figure.colorbar(drawn, ax=panel, shrink=0.8)
+  shown = {"activity Σ|code|": np.abs(values).sum(axis=-1)}
+  shown |= {f"channel {i}: {used[i]:,} nonzeros": values[..., i] for i in most_used}
+  figure = _maps(shown) if values.ndim == 3 else _stems(shown)
   density = (
     f"{used.sum() / values.size:.2%} of {values.size:,} coefficients are nonzero{nonfinite_note(values)}"
   )
   figure.suptitle(f"{title}: {density}" if title else density)
+  return figure
+
+
+def _maps(shown: dict[str, np.ndarray]) -> "Figure":
+  """Draws the activity of an image as a picture, and each channel [H, W] as points."""
+  columns = min(3, len(shown))
+  rows = math.ceil(len(shown) / columns)
+  figure = new_figure(3.2 * columns, 2.9 * rows + 0.4)
+  panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+  for panel in panels[len(shown) :]:
+    panel.set_axis_off()
+  for panel, (name, values) in zip(panels, shown.items(), strict=False):
+    if panel is panels[0]:
+      drawn = show(panel, values, name, cmap="magma", vmin=0)
+    else:
+      drawn = _points(panel, values)
+      panel.set_title(name, fontsize="medium")
+    figure.colorbar(drawn, ax=panel, shrink=0.8)
+  return figure
+
+
+def _stems(shown: dict[str, np.ndarray]) -> "Figure":
+  """Draws the activity and the channels [L] of a signal as vertical lines, one panel below the other."""
+  figure = new_figure(9, 0.8 + 1.1 * len(shown))
+  panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+  for panel, (name, values) in zip(panels, shown.items(), strict=True):
+    (places,) = np.nonzero(values)
+    colors = np.where(values[places] > 0, "firebrick", "royalblue")
+    panel.axhline(0, color="lightgrey", linewidth=0.8)
+    panel.vlines(places, 0, values[places], colors=colors, linewidth=1.2)
+    panel.set_title(name, fontsize="medium")
+  panels[-1].set_xlim(-0.5, len(values) - 0.5)
+  panels[-1].set_xlabel("position")
   return figure
 
 
@@ -105,7 +129,7 @@ def reconstruction(
   peak: float = 1.0,
   title: str = "",
 ) -> "Figure":
-  """Plots an image, its reconstruction and their difference, with the PSNR.
+  """Plots an image, its reconstruction and their difference, with the PSNR (for signals: `signal`).
 
   The title of a panel gives its PSNR with respect to the image, 10 log10(peak^2 / mean squared error).
   It is "inf dB" for equal images and "nan dB" if a pixel is NaN; such pixels stay empty. The difference

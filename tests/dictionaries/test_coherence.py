@@ -66,6 +66,12 @@ def test_2d(x64, padding, stride, dilation):
   np.testing.assert_allclose(found, references.coherence(d), rtol=1e-10)
 
 
+def test_3d(x64):
+  dictionary, shape, d = _conv(_filters(4, 2, 2, 3, 2, 2), (3, 4, 5), stride=(1, 2, 1))
+  found = _coherence(dictionary, signal_shape=shape)
+  np.testing.assert_allclose(found, references.coherence(d), rtol=1e-10)
+
+
 @pytest.mark.parametrize("padding", ["SAME", "CIRCULAR"])
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 def test_beside_the_identity(x64, padding, dilation):

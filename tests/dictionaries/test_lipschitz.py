@@ -22,6 +22,7 @@ CIRCULANT = {
   "2d": (_filters(3, 3, 1, 2), (5, 4), {}),
   "2d_channels": (_filters(3, 2, 3, 5), (4, 5), {}),
   "2d_channels_dilated": (_filters(2, 3, 3, 2), (5, 6), {"dilation": (2, 3)}),
+  "3d_channels_dilated": (_filters(2, 3, 2, 3, 2), (3, 4, 5), {"dilation": (1, 1, 2)}),
   "longer_than_the_signal": (_filters(5, 2, 2), (3,), {"dilation": 2}),
 }
 OTHER = {
@@ -29,6 +30,7 @@ OTHER = {
   "valid": (_filters(2, 3, 2, 3), (5, 6), {"padding": "VALID", "dilation": 2}),
   "same_strided": (_filters(4, 2, 3), (7,), {"padding": "SAME", "stride": 2}),
   "circular_strided": (_filters(3, 3, 1, 4), (6, 6), {"padding": "CIRCULAR", "stride": (1, 2)}),
+  "same_3d_strided": (_filters(2, 3, 2, 2, 3), (4, 3, 4), {"padding": "SAME", "stride": (1, 2, 1)}),
   "explicit": (_filters(4, 4, 1, 3), (6, 6), {"padding": ((1, 1), (1, 1)), "stride": 2}),
 }
 

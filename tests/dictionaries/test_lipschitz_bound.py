@@ -33,6 +33,7 @@ CASES = {
   "2d_circular_strided": ((3, 3, 1, 4), (6, 6), {"padding": "CIRCULAR", "stride": (1, 2)}),
   "2d_strided": ((4, 4, 2, 5), (8, 8), {"stride": 2, "padding": ((1, 1), (1, 1))}),
   "2d_dilated": ((3, 3, 3, 2), (7, 9), {"dilation": (2, 3)}),
+  "3d": ((2, 3, 2, 2, 3), (3, 4, 3), {"stride": (1, 2, 1), "dilation": (2, 1, 1)}),
   "2d_dilated_circular": ((2, 3, 2, 2), (4, 6), {"dilation": 3, "padding": "CIRCULAR"}),
 }
 

@@ -69,6 +69,8 @@ def test_adjoint_and_explicit_matrix(x64, padding, data, batch):
     ((8, 8), (4, 4), {"padding": ((1, 1), (1, 1)), "stride": 2}),
     ((7, 6), (3, 3), {"padding": "SAME", "stride": 2}),
     ((6, 7), (3, 3), {"padding": "CIRCULAR", "stride": (2, 3), "dilation": 2}),
+    ((4, 5, 3), (2, 3, 2), {"padding": "CIRCULAR", "stride": (2, 1, 1), "dilation": (1, 1, 2)}),
+    ((5, 4, 3), (3, 2, 2), {"padding": "SAME", "stride": (1, 2, 1), "dilation": (1, 2, 1)}),
   ],
 )
 def test_named_cases(x64, spatial, kernel, geometry):

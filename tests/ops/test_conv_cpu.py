@@ -90,6 +90,15 @@ def test_tiles_that_overlap(x64, monkeypatch):
   _check((8, 7), (2, 2), 1, (1, 1), (1, 1), ((0, 0), (0, 0)))
 
 
+@pytest.mark.parametrize("unrolled", [2, 32])
+@pytest.mark.parametrize("channels", [1, 9])
+def test_volumes(x64, monkeypatch, unrolled, channels):
+  monkeypatch.setattr(_conv_cpu, "_TILE", 200)
+  monkeypatch.setattr(_conv_cpu, "_UNROLLED", unrolled)
+  pads = ((1, 0), (0, 2), (2, 1))
+  _check((5, 4, 6), (3, 2, 3), channels, (1, 2, 1), (1, 1, 2), pads)
+
+
 @pytest.mark.parametrize(
   ("spatial", "kernel", "strides", "dilations", "pads"),
   [

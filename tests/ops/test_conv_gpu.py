@@ -68,6 +68,7 @@ def test_any_geometry(x64, case):
     ((16,), (3,), (6,), (4,), ((3, 0),)),
     ((10, 9), (2, 2), (2, 1), (1, 2), ((0, 1), (1, 1))),  # an axis that is not dilated
     ((5, 5), (3, 3), (1, 1), (2, 2), ((14, 1), (0, 14))),  # outputs that depend on padding only
+    ((5, 4, 7), (2, 3, 3), (1, 2, 1), (1, 2, 3), ((0, 1), (2, 2), (3, 3))),
     ((20,), (5,), (1,), (16,), ((32, 32),)),  # a dilation close to the size of the signal
   ],
 )

@@ -52,6 +52,15 @@ def test_one_dimensional_signals():
   np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
+@pytest.mark.usefixtures("x64")
+def test_volumes():
+  """A volume that does not change along an axis is filtered like each of its slices."""
+  image = np.random.default_rng(3).normal(size=(6, 5))
+  low = tikhonov_lowpass(np.stack([image] * 4)[..., None], STRENGTH, pad=0, spatial_axes=3)
+  for piece in low[..., 0]:
+    np.testing.assert_allclose(piece, _dense_lowpass(image), atol=1e-12)
+
+
 def test_a_wave_is_divided_by_the_stated_gain():
   w = 2 * np.pi * 3 / 16
   wave = np.cos(w * np.arange(16))[:, None] * np.ones((16, 4))
@@ -88,7 +97,7 @@ def test_types_and_transformations():
     ("strength", {"strength": np.ones(2)}),
     ("pad", {"pad": -1}),
     ("pad", {"pad": 1.5}),
-    ("spatial_axes", {"spatial_axes": 3}),
+    ("spatial_axes", {"spatial_axes": 4}),
   ],
 )
 def test_bad_input_names_the_argument(name, arguments):

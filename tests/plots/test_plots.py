@@ -83,6 +83,74 @@ def test_one_dimensional_atoms_are_lines():
   assert not figure.axes[3].axison  # 2 x 2 panels for three atoms
 
 
+def test_lines_end_where_a_small_atom_ends():
+  """A colour bar tells the channels."""
+  filters = np.zeros((6, 3, 2))
+  filters[:, :, 0] = 1
+  filters[2:4, :2, 1] = [[1, 0], [0, 2]]
+  first, second, *_, bar = plots.atoms(filters).axes
+  _, *lines = first.get_lines()
+  assert np.all(np.isfinite([line.get_ydata() for line in lines]))
+  _, *lines = second.get_lines()
+  expected = np.full((3, 6), np.nan)
+  expected[:, 2:4] = [[1, 0], [0, 2], [0, 0]]
+  np.testing.assert_array_equal([line.get_ydata() for line in lines], expected)
+  assert len({tuple(line.get_color()) for line in lines}) == 3
+  assert bar.get_ylabel() == "channel"
+
+
+def test_code_of_a_signal_is_vertical_lines():
+  code = np.zeros((20, 3))
+  code[[3, 7], 2] = [1.0, -2.0]
+  code[3, 0] = -4.0
+  figure = plots.code(code, channels=2, title="mine")
+  assert figure.get_suptitle() == "mine: 5.00% of 60 coefficients are nonzero"
+  assert titles(figure) == ["activity Σ|code|", "channel 2: 2 nonzeros", "channel 0: 1 nonzeros"]
+
+  def stems(panel):
+    (lines,) = panel.collections
+    return [tuple(map(tuple, segment)) for segment in lines.get_segments()]
+
+  assert [stems(panel) for panel in figure.axes] == [
+    [((3, 0), (3, 5)), ((7, 0), (7, 2))],
+    [((3, 0), (3, 1)), ((7, 0), (7, -2))],
+    [((3, 0), (3, -4))],
+  ]
+  colors = figure.axes[1].collections[0].get_colors()
+  assert colors[0][0] > colors[0][2]  # positive is red
+  assert colors[1][0] < colors[1][2]
+
+
+def test_signal_draws_the_channels_below_each_other():
+  rng = np.random.default_rng(0)
+  signal = rng.uniform(-1, 1, size=(50, 3))
+  signal[4, 1] = 2.0  # the largest magnitude, which is the distance of the channels
+  estimate, observed = 0.9 * signal, 1.001 * signal
+  figure = plots.signal(signal, estimate, observed=observed, title="mine")
+  top, bottom = figure.axes
+  assert figure.get_suptitle() == "mine"
+  texts = [text.get_text() for text in top.get_legend().get_texts()]
+  assert texts == ["observed: 60.0 dB", "signal", "reconstruction: 20.0 dB"]
+  offsets = -2.0 * 1.001 * np.arange(3)
+  drawn = np.array([line.get_ydata() for line in top.get_lines()]).reshape(3, 3, 50)
+  for values, lines in zip((observed, signal, estimate), drawn, strict=True):
+    np.testing.assert_allclose(lines, (values + offsets).T)
+  difference = np.array([line.get_ydata() for line in bottom.get_lines()])
+  np.testing.assert_allclose(difference, (estimate - signal + offsets).T)
+  (alone,) = plots.signal(signal[:, :1]).axes
+  assert alone.get_legend() is None
+  np.testing.assert_allclose(alone.get_lines()[0].get_ydata(), signal[:, 0])
+
+
+def test_signals_of_many_channels_that_are_zero_or_not_finite():
+  zeros = np.zeros((5, 30))
+  (panel,) = plots.signal(zeros).axes
+  assert [text.get_text() for text in panel.get_yticklabels()] == list(map(str, range(0, 30, 3)))
+  missing = np.where(np.arange(5)[:, None] == 2, np.nan, zeros)
+  top, _ = plots.signal(zeros, missing).axes
+  assert top.get_legend().get_texts()[1].get_text() == "reconstruction: nan dB"
+
+
 def test_code_shows_activity_and_the_most_used_channels():
   code = np.zeros((4, 5, 3))
   code[1, 2, 0] = -2
@@ -192,6 +260,8 @@ def test_every_figure_can_be_written(tmp_path):
     plots.atoms(filters, scale="shared"),
     plots.atoms(filters[0]),
     plots.code(result.code),
+    plots.code(result.code[0]),
+    plots.signal(x[0], x[1], observed=x[2]),
     plots.reconstruction(x, dictionary.synthesis(result.code)),
     plots.convergence_curves({"FISTA": result.objective}),
     plots.convolutional_matrices(filters, (4, 4, 1), dilations=(1,), padding="SAME"),
@@ -206,6 +276,7 @@ BAD = {
   "scale": lambda: plots.atoms(np.zeros((3, 3, 1, 4)), scale="all"),
   "columns": lambda: plots.atoms(np.zeros((3, 3, 1, 4)), columns=0),
   "code": lambda: plots.code(np.zeros((1, 3, 3, 4))),
+  "signal": lambda: plots.signal(np.zeros((2, 3, 3))),
   "channels": lambda: plots.code(np.zeros((3, 3, 4)), channels=0),
   "image": lambda: plots.reconstruction(np.zeros((3, 3)), np.zeros((3, 3))),
   "reconstruction": lambda: plots.reconstruction(np.zeros((3, 3, 1)), np.zeros((3, 4, 1))),
@@ -224,3 +295,9 @@ BAD = {
 def test_bad_input_names_the_argument(name):
   with pytest.raises(ValueError, match=f"^{name}: expected"):
     BAD[name]()
+
+
+@pytest.mark.parametrize("name", ["reconstruction", "observed"])
+def test_signals_of_another_shape(name):
+  with pytest.raises(ValueError, match=f"^{name}: expected the shape of the signal"):
+    plots.signal(np.zeros((5, 2)), **{name: np.zeros((4, 2))})

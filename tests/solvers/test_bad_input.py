@@ -35,7 +35,7 @@ CALLS = {
   "conv: channels of x": ("x", lambda: CONV.analysis(jnp.ones((6, 5, 3)))),
   "conv: too few axes of x": ("x", lambda: CONV.analysis(jnp.ones((5, 2)))),
   "conv: filters of rank 2": ("filters", lambda: ops.conv(IMAGE, jnp.ones((3, 2)))),
-  "conv: filters of rank 5": ("filters", lambda: ops.conv(IMAGE, jnp.ones((3, 3, 3, 2, 4)))),
+  "conv: filters of rank 6": ("filters", lambda: ops.conv(IMAGE, jnp.ones((3, 3, 3, 3, 2, 4)))),
   "conv: no filters": ("filters", lambda: ops.conv(IMAGE, jnp.ones((3, 3, 2, 0)))),
   "conv: stride 0": ("stride", lambda: conv(stride=0)),
   "conv: stride of two thirds": ("stride", lambda: conv(stride=2 / 3)),

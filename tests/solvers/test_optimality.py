@@ -19,6 +19,7 @@ EVERY = {
   "same": lambda: convolutional(padding="SAME", dilation=2),
   "valid": lambda: convolutional(kernel=(2, 3), padding="VALID"),
   "explicit": lambda: convolutional(kernel=(3, 2), padding=((2, 0), (1, 3))),
+  "volume": lambda: convolutional(kernel=(2, 3, 2), spatial=(3, 4, 3), padding="SAME"),
   "circular_1d": lambda: convolutional(kernel=(4,), spatial=(9,), padding="CIRCULAR"),
   "augmented_circular": lambda: augmented(padding="CIRCULAR", dilation=2),
 }

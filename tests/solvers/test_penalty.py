@@ -222,3 +222,20 @@ def test_functions_of_a_code_take_the_penalty_of_the_solver(x64):
 def test_bad_input_names_the_argument(name, call):
   with pytest.raises(ValueError, match=f"^{name}: expected"):
     call()
+
+
+def test_a_mask_without_channels_is_that_of_all_channels(x64):
+  """Weights [H, W] of one image and of a batch, and [N, H, W]; a dense signal has no channels."""
+  problem = PROBLEMS["circular"]()
+  x = np.stack([problem.x, np.cos(problem.x)])
+  masks = np.random.default_rng(0).choice([0.0, 0.5, 1.0], x.shape[:-1])
+  expected = [_largest(problem.d, m[..., None] * s, False) for m, s in zip(masks, x, strict=True)]
+  np.testing.assert_allclose(
+    cscjax.beta_max(problem.dictionary, x, mask=masks).ravel(), expected, rtol=1e-12
+  )
+  for mask, signals in ((masks[0], x), (masks[0], x[0])):
+    found = cscjax.beta_max(problem.dictionary, signals, mask=mask)
+    np.testing.assert_allclose(np.ravel(found)[0], expected[0], rtol=1e-12)
+  vector = PROBLEMS["dense"]()
+  with pytest.raises(ValueError, match=r"^mask: expected a shape that broadcasts"):
+    cscjax.beta_max(vector.dictionary, np.stack([vector.x] * 2), mask=np.ones(2))

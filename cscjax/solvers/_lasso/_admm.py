@@ -119,8 +119,9 @@ def admm(
       2000, with the normalised residuals of Wohlberg 2017).
     relaxation: Relaxation parameter, in [1, 2).
     nonnegative: Whether the code is constrained to be nonnegative.
-    mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
-      is zero, the value of `x` is ignored, even if it is NaN.
+    mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
+      last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
+      value of `x` is ignored, even if it is NaN.
     init: The code to start from; the zero code if None. The dual variable starts from its residual.
     record: Traces to keep, any of `"objective"`, `"gradient_mapping"`, `"gap"` and `"support_size"`. A
       trace that is not named is not computed. `"gradient_mapping"` and `"gap"` cost one analysis each in

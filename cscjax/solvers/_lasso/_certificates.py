@@ -25,8 +25,9 @@ def beta_max(
     dictionary: The dictionary D.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     nonnegative: Whether the code is constrained to be nonnegative.
-    mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
-      is zero, the value of `x` is ignored, even if it is NaN.
+    mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
+      last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
+      value of `x` is ignored, even if it is NaN.
 
   Returns:
     A scalar; for a batch an array [batch..., 1, ..., 1] that broadcasts against the code, or against
@@ -81,8 +82,9 @@ def duality_gap(
       the code. A code of several parts takes one value for all parts, or one for each part.
       `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
     nonnegative: Whether the code is constrained to be nonnegative.
-    mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
-      is zero, the value of `x` is ignored, even if it is NaN.
+    mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
+      last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
+      value of `x` is ignored, even if it is NaN.
 
   Returns:
     One value per signal, [batch...]; nonnegative up to rounding.

@@ -56,8 +56,9 @@ def polished(
       an array that broadcasts against the code. A code of several parts takes one value for all parts,
       or one for each part. `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
     nonnegative: Whether the code is constrained to be nonnegative.
-    mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
-      is zero, the value of `x` is ignored, even if it is NaN.
+    mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
+      last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
+      value of `x` is ignored, even if it is NaN.
 
   Returns:
     A `PolishedCode`: the solution and its violation of the optimality conditions. No gradient flows

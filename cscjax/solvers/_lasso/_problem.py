@@ -54,7 +54,7 @@ class Lasso(struct.PyTreeNode):
     checks.boolean("nonnegative", nonnegative)
     warn_about_signals(given, beta, dictionary.signal_ndim)
     if mask is not None:
-      mask = _as_mask(mask, x)
+      mask = _as_mask(mask, x, has_channels=dictionary.signal_ndim > 1)
       x = jnp.where(mask > 0, x, 0)  # a missing pixel may be NaN
     batch_ndim = x.ndim - dictionary.signal_ndim
     problem = cls(dictionary, x, None, mask, unit_of(x, batch_ndim), nonnegative)
@@ -168,20 +168,29 @@ def safe_sqrt(square: jax.Array) -> jax.Array:
   return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
 
-def _as_mask(mask: ArrayLike, x: jax.Array) -> jax.Array:
+def _as_mask(mask: ArrayLike, x: jax.Array, has_channels: bool) -> jax.Array:
+  """Checks a mask and gives it the rank of `x`.
+
+  If the last axis of `x` contains channels, a mask without this axis is the same for all channels.
+  """
   mask = checks.real_array("mask", mask)
   if not checks.is_traced(mask):
     values = np.asarray(mask, np.float64)
     if not np.all((values >= 0) & (values <= 1)):
       checks.fail("mask", f"values from {values.min():g} to {values.max():g}", "weights in 0..1")
   mask = jnp.asarray(mask, x.dtype)
+  if _broadcasts_to(mask.shape, x.shape):
+    return expand_rank(mask, x.ndim)
+  if has_channels and _broadcasts_to((*mask.shape, 1), x.shape):
+    return expand_rank(mask[..., None], x.ndim)
+  checks.fail("mask", mask.shape, f"a shape that broadcasts to the signal's shape {x.shape}")
+
+
+def _broadcasts_to(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
   try:
-    fits = jnp.broadcast_shapes(mask.shape, x.shape) == x.shape
+    return jnp.broadcast_shapes(shape, wanted) == wanted
   except ValueError:
-    fits = False
-  if not fits:
-    checks.fail("mask", mask.shape, f"a shape that broadcasts to the signal's shape {x.shape}")
-  return expand_rank(mask, x.ndim)
+    return False
 
 
 def unit_of(x: jax.Array, batch_ndim: int) -> jax.Array:

@@ -120,8 +120,9 @@ def ista(
       iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration, so that it
       follows the curvature where the code moves, which is often far below L.
     nonnegative: Whether the code is constrained to be nonnegative (eq. 2 of Zhang & Zhang 2020).
-    mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
-      is zero, the value of `x` is ignored, even if it is NaN.
+    mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
+      last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
+      value of `x` is ignored, even if it is NaN.
     init: The code to start from; the zero code if None.
     record: Traces to keep, any of `"objective"`, `"gradient_mapping"`, `"gap"` and `"support_size"`. A
       trace that is not named is not computed.
@@ -270,8 +271,9 @@ def fista(
     restart: Whether to reset t to 1 for each signal whose last move opposes the momentum (the gradient
       scheme of O'Donoghue & Candes 2015). This saves iterations if the minimum is sharp.
     nonnegative: Whether the code is constrained to be nonnegative.
-    mask: Weights of the squared errors, in 0..1, that broadcast against `x`; 1 if None. Where the weight
-      is zero, the value of `x` is ignored, even if it is NaN.
+    mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
+      last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
+      value of `x` is ignored, even if it is NaN.
     init: The code to start from; the zero code if None.
     record: Traces to keep, any of `"objective"`, `"gradient_mapping"`, `"gap"` and `"support_size"`. A
       trace that is not named is not computed.
