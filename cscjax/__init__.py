@@ -2,8 +2,8 @@
 
 A dictionary D is a `ConvDictionary`, an `IdentityAugmented`, a `MatrixDictionary`, or an object of your
 own that implements the protocol `Dictionary`. Solvers such as `fista`, `admm` and `layered_bp` compute
-sparse codes, `learn_dictionary` learns filters, `load_pretrained` loads learned ones, and `certify`
-states what the theory guarantees.
+sparse codes, `learn_dictionary` learns filters, `load_pretrained` loads learned ones, `load_run` loads a
+network that you have trained, and `certify` states what the theory guarantees.
 
 >>> import jax.numpy as jnp
 >>> import cscjax
@@ -16,6 +16,8 @@ The subpackages can also be imported alone: `cscjax.ops`, `cscjax.metrics`, `csc
 `cscjax.solvers`, `cscjax.theory`, `cscjax.learning`, `cscjax.models`, `cscjax.plots`, `cscjax.data`,
 `cscjax.training`, `cscjax.runs` and `cscjax.pretrained`. Each imports only from those before it.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from cscjax import metrics
 from cscjax.dictionaries import (
@@ -65,6 +67,9 @@ from cscjax.theory import (
   uniqueness_bound,
 )
 
+if TYPE_CHECKING:
+  from cscjax.runs import load_run as load_run
+
 __version__ = "0.2.0"
 
 __all__ = [
@@ -109,3 +114,11 @@ __all__ = [
   "unfolded_pursuit",
   "uniqueness_bound",
 ]
+
+
+def __getattr__(name: str) -> Any:
+  if name == "load_run":  # importing the networks and their training takes a second
+    from cscjax.runs import load_run
+
+    return load_run
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

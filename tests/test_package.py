@@ -64,3 +64,9 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
+
+
+def test_load_run_is_imported_on_demand():
+  assert cscjax.load_run is cscjax.runs.load_run
+  with pytest.raises(AttributeError, match="^module 'cscjax' has no attribute 'load_runs'$"):
+    _ = cscjax.load_runs
