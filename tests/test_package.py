@@ -68,5 +68,5 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 
 def test_load_run_is_imported_on_demand():
   assert cscjax.load_run is cscjax.runs.load_run
-  with pytest.raises(AttributeError, match="^module 'cscjax' has no attribute 'load_runs'$"):
+  with pytest.raises(AttributeError, match=r"^module 'cscjax' has no attribute 'load_runs'$"):
     _ = cscjax.load_runs
