@@ -214,6 +214,7 @@ def test_fig_s1(x64, size):
   assert round(found[0], 2) == 0.47
 
 
+@pytest.mark.slow
 def test_dilation_has_no_effect_on_large_signals(x64):
   """At stride 1 it has no effect on an unbounded grid; in Fig. S1 an image of 5x5 has 0.47 again."""
   for filters in (FIG_S1, _filters(12, 3, 3, 2, 4)):

@@ -110,6 +110,7 @@ def test_each_solver_reaches_the_gap_it_was_counted_for(name, tiny):
     assert before["reached"] > 0.9995e-3
 
 
+@pytest.mark.slow
 def test_rows_of_the_suite(monkeypatch):
   problem = small()
   reference = references.Reference(optimum(problem), 2e-3, 0.0)

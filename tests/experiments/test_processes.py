@@ -152,6 +152,7 @@ def test_a_batch_that_the_devices_cannot_share_is_an_error_on_both(tmp_path):
     assert err == "error: --batch_size: expected a multiple of 4, the number of devices, got 66\n"
 
 
+@pytest.mark.slow
 def test_a_silent_coordinator_and_a_port_in_use_are_errors(tmp_path):
   few = (*TINY, "--num_processes=2", "--peer_timeout=1", f"--workdir={tmp_path}/run")
   with socket.socket() as taken:

@@ -80,14 +80,15 @@ def test_a_run_killed_within_an_epoch_resumes_and_ends_with_the_same_bits(finish
   assert rows(killed) == rows(finished[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("number", "code"),
   [
     (signal.SIGTERM, 143),
-    pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
-    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
-    pytest.param(signal.SIGQUIT, 131, marks=pytest.mark.slow),
-    pytest.param(signal.SIGUSR1, 138, marks=pytest.mark.slow),
+    (signal.SIGHUP, 129),
+    (signal.SIGINT, 130),
+    (signal.SIGQUIT, 131),
+    (signal.SIGUSR1, 138),
   ],
 )
 def test_a_signal_ends_a_run_with_a_checkpoint(tmp_path, number, code):

@@ -33,6 +33,7 @@ def ask(worker, what, seconds=60):
   return worker.receive(time.monotonic() + seconds)
 
 
+@pytest.mark.slow
 def test_a_worker_goes_on_after_a_failure_and_is_replaced_after_its_end(worker):
   first = ask(worker, "answer")
   assert first == {"name": "first", "process": first["process"]}

@@ -274,6 +274,7 @@ def test_the_scale_of_the_initial_atoms_does_not_matter():
     )
 
 
+@pytest.mark.slow
 def test_a_callback_follows_each_step(capfd):
   _, x = _planted(side=12, images=4)
   run = functools.partial(learn_dictionary, 1e-3 * x, 3e-4, kernel=((SIZE, ATOMS),), steps=5)

@@ -106,6 +106,7 @@ def _windows(image, size):
   return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 def test_atoms_start_as_patches_at_all_positions(x64):
   """No code is nonzero, so the atoms stay the patches. Every patch is drawn about equally often."""
   images = [RNG.normal(size=(*size, 2)) for size in ((4, 5), (3, 4))]

@@ -75,6 +75,7 @@ def test_a_step_with_a_relative_penalty_is_that_with_beta_max_of_each_image():
     np.testing.assert_array_equal(got.support_size, expected.support_size)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_relative_penalty_resumes_with_the_same_bits():
   run = functools.partial(learn, IMAGES, cscjax.relative(0.2), kernel=[(3, 2)])
   first = run(steps=2)

@@ -209,12 +209,14 @@ def test_statistics_of_each_unfolding(x64):
   np.testing.assert_allclose(new["var"], 0.9 * old["var"] + 0.1 * first.var(0), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_depend_on_the_batch(x64):
   variables, x = prepared(pursuit="multilayer", unfolding=2), images(100)
   run = jax.jit(small(unfolding=2).apply)
   np.testing.assert_allclose(run(variables, x[7:8]), run(variables, x)[7:8], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_bfloat16():
   x = images(4).astype(jnp.float32)
   model = small(unfolding=1)

@@ -193,6 +193,7 @@ def test_c_belongs_to_the_present_filters(x64):
     assert lipschitz(d2) <= -1 / c <= 1.3 * lipschitz(d2)
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_depend_on_the_batch(x64):
   x, variables = images(100), prepared()
   run = jax.jit(small().apply)

@@ -46,7 +46,7 @@ def _geometries(draw):
 
 
 @given(_geometries())
-@settings(max_examples=25)
+@settings(max_examples=12)
 def test_any_geometry(x64, case):
   _check(*case)
 

@@ -104,6 +104,7 @@ def test_the_classifier_is_trained_by_momentum_on_the_cross_entropy(x64, model):
     np.testing.assert_allclose(end.kernel, start.kernel - RATE * velocity, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_iteration_is_layered_thresholding(x64):
   """The forward pass is ReLU(D^T x - beta) / L, with L from the singular values."""
   params, x, *_ = problem("msd_csc")

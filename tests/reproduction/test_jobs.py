@@ -41,7 +41,7 @@ with open(f"{folder}/{seed}", "w") as file:
 """
 
 
-@pytest.mark.parametrize("jobs", [1, 2, 4])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2, 4])
 def test_at_most_jobs_processes_run_at_a_time_each_with_its_fraction_of_memory(
   jobs, tmp_path, monkeypatch
 ):

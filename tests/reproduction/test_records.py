@@ -131,6 +131,7 @@ def old_results(folder):
   return plain, augmented, old_place
 
 
+@pytest.mark.slow
 def test_records_from_before_augmentation_was_a_flag_are_a_study_of_their_own(tmp_path, capsys):
   plain, augmented, old_place = old_results(tmp_path)
   found = {one.row: one.job for one in records.read(tmp_path)}

@@ -74,6 +74,7 @@ def expected(rows):
   return {key: np.float32(value) for key, value in scalars.items() if value is not None}
 
 
+@pytest.mark.slow
 def test_a_resumed_run(tmp_path):
   config = dataclasses.replace(CONFIG, workdir=str(tmp_path))
   runs.execute(runs.make_run(config), progress=False)

@@ -65,7 +65,11 @@ def moved(arguments, direction, h):
     pytest.param("admm", "augmented", marks=pytest.mark.slow),
   ],
 )
-@pytest.mark.parametrize("nonnegative", [False, True], ids=["signed", "nonnegative"])
+@pytest.mark.parametrize(
+  "nonnegative",
+  [False, pytest.param(True, marks=pytest.mark.slow)],
+  ids=["signed", "nonnegative"],
+)
 def test_implicit_against_finite_differences(x64, solver, name, nonnegative):
   """Differentiates with respect to dictionary, signal, penalty and mask, in forward and reverse mode."""
   solve = functools.partial(CONVERGED[solver], nonnegative=nonnegative)

@@ -124,7 +124,7 @@ def test_a_signal_without_correlation_converges_to_zero():
   assert not np.any(result.code[1])
 
 
-@pytest.mark.parametrize("nonnegative", [False, True])
+@pytest.mark.parametrize("nonnegative", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_layers(x64, nonnegative):
   first, second = dense(0, 8, 12), dense(1, 12, 10)
   dictionaries = [first.dictionary, second.dictionary]

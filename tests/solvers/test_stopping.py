@@ -109,6 +109,7 @@ def test_the_gradient_mapping_against_numpy(x64, solve):
     np.testing.assert_allclose(results[k].gradient_mapping[-1], norm / scale, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_what_is_not_recorded_is_not_computed():
   """A criterion of ADMM costs an analysis per iteration, and the gap of FISTA a pass over the code."""
   problem = PROBLEMS["circular"]()
@@ -136,6 +137,7 @@ def test_divergence_is_flagged(solve):
   np.testing.assert_array_equal(stopped.converged, [False, True])
 
 
+@pytest.mark.slow
 def test_a_nan_in_the_signal_is_flagged():
   problem = dense(1)
   x = np.stack([problem.x, problem.x])
@@ -182,6 +184,7 @@ def test_duality_gap_bounds_the_distance_to_the_optimum(x64, nonnegative):
   assert gaps[-1] < 1e-8 * best
 
 
+@pytest.mark.slow
 def test_a_second_call_compiles_nothing(caplog):
   problem = PROBLEMS["circular"]()
   calls = [
