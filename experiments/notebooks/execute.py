@@ -9,6 +9,7 @@ import base64
 import io
 import pathlib
 import sys
+import tempfile
 
 import nbformat
 from nbclient import NotebookClient
@@ -25,6 +26,9 @@ METADATA = {
 def execute(path: pathlib.Path) -> nbformat.NotebookNode:
   """Executes a notebook and returns it with its text and pictures, without warnings and metadata.
 
+  The notebook runs in an empty folder with the Python environment of this process. It therefore uses the
+  cscjax that is installed there, not the one of the working directory.
+
   Args:
     path: Path of the notebook; the file does not change.
 
@@ -32,15 +36,16 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
     nbclient.exceptions.CellExecutionError: If a cell fails.
   """
   notebook = nbformat.read(path, as_version=4)
-  client = NotebookClient(
-    notebook,
-    kernel_name="python3",
-    extra_arguments=[f"--InlineBackend.print_figure_kwargs={{'dpi': {DPI}, 'bbox_inches': 'tight'}}"],
-    timeout=1200,  # seconds per cell
-    record_timing=False,
-    coalesce_streams=True,  # otherwise the timing decides how printed text is split into outputs
-  )
-  client.execute()
+  with tempfile.TemporaryDirectory() as folder:
+    NotebookClient(
+      notebook,
+      kernel_name="python3",
+      resources={"metadata": {"path": folder}},
+      extra_arguments=[f"--InlineBackend.print_figure_kwargs={{'dpi': {DPI}, 'bbox_inches': 'tight'}}"],
+      timeout=1200,  # seconds per cell
+      record_timing=False,
+      coalesce_streams=True,  # otherwise the timing decides how printed text is split into outputs
+    ).execute()
   notebook.metadata = nbformat.from_dict(METADATA)
   for cell in notebook.cells:
     cell.metadata = nbformat.from_dict({})
