@@ -67,15 +67,22 @@ class LoadedRun:
     ((360,), (360, 10))
     >>> abs(float((prediction.labels == test.labels).mean()) - summary["test_accuracy"]) < 1e-6
     True
-    >>> trained.step, trained.info.class_names[4]
-    (33, '4')
+    >>> trained
+    LoadedRun(model='msdnet', dataset='digits', workdir='runs/a', step=33)
+    >>> trained.info.class_names[4]
+    '4'
   """
 
   config: Config
   model: nn.Module
-  variables: dict[str, Any] = dataclasses.field(repr=False)
+  variables: dict[str, Any]
   step: int
   recorded: DatasetInfo | None
+
+  def __repr__(self) -> str:
+    shown = {name: getattr(self.config, name) for name in ("model", "dataset", "workdir")}
+    fields = ", ".join(f"{name}={value!r}" for name, value in (shown | {"step": self.step}).items())
+    return f"LoadedRun({fields})"
 
   @functools.cached_property
   def info(self) -> DatasetInfo:
