@@ -85,8 +85,8 @@ def make_dataset(
   """
   parts = to_parts(
     GivenSplit("", images, labels),
-    None if test is None else GivenSplit("test ", *test),
-    None if validation is None else GivenSplit("validation ", *validation),
+    _given("test", test),
+    _given("validation", validation),
     class_names,
   )
   return assemble(name, parts, validation_fraction, train_examples)
@@ -128,6 +128,15 @@ def to_parts(
   if others[0] is None:
     whole, others[0] = take_test(whole)
   return Parts(whole, others[0], others[1], num_classes, names)
+
+
+def _given(name: str, pair: Any) -> GivenSplit | None:
+  """Returns the split of an argument of `make_dataset`, which is a pair or None."""
+  if pair is None:
+    return None
+  if not isinstance(pair, tuple | list) or len(pair) != 2:
+    checks.fail(name, type(pair).__name__, "a pair (images, labels)")
+  return GivenSplit(f"{name} ", *pair)
 
 
 def _to_split(given: GivenSplit) -> Split:

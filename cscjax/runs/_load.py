@@ -247,6 +247,8 @@ class LoadedRun:
       also = "uint8 or " if info.dtype == "uint8" else ""
       checks.fail("images", array.dtype.name, f"an array of {also}floating-point type")
     array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+      checks.fail("images", "NaN or infinity", "finite values")
     if info.dtype == "uint8" and array.size and array.mean() > 1:
       expected = "floating-point images on the scale 0 to 1"
       checks.fail("images", f"a mean of {array.mean():.3g}", expected)

@@ -1,10 +1,12 @@
 """Trains a Flax classifier on a data set in one call."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from cscjax import checks
@@ -84,7 +86,8 @@ def fit(
     trained variables. The status is "diverged" if a loss or a parameter was not finite.
 
   Raises:
-    ValueError: If an argument is out of range, or if `batch_size` is larger than the training split.
+    ValueError: If an argument is out of range or of a wrong type, if the module does not return one
+      logit per class, or if `batch_size` is larger than the training split.
     CheckpointError: If the last checkpoint does not fit the model.
     OSError: If a checkpoint or the metrics cannot be read or written.
 
@@ -102,6 +105,8 @@ def fit(
     >>> bool((model.apply(outcome.variables, x).argmax(axis=1) == dataset.test.labels[:4]).all())
     True
   """
+  if not isinstance(data, Dataset):
+    checks.fail("data", type(data).__name__, "a data set, such as one of cscjax.data.make_dataset")
   trainer = _trainer(model, optimizer, batch_size)
   plan = epochs if isinstance(epochs, Plan) else _plan(epochs, data, trainer.batch_size)
   key = jax.random.key(0) if key is None else key
@@ -111,6 +116,8 @@ def fit(
     state = trainer.create_state(data.example_shape, parameter_key)
     if checkpoints is not None and (restored := checkpoints.restore(state)):
       state, seconds = restored
+  if isinstance(model, nn.Module):
+    _check_logits(model, state, data)
   log = MetricsLog(None) if log is None else log
   log.drop_after(int(state.step))
   with contextlib.ExitStack() as held:
@@ -138,8 +145,13 @@ def _trainer(
 ) -> Trainer:
   """Returns the trainer of a module, or `model` itself if it is one."""
   if isinstance(model, nn.Module):
+    optimizer = optax.adam(LEARNING_RATE) if optimizer is None else optimizer
+    if not isinstance(optimizer, optax.GradientTransformation):
+      checks.fail("optimizer", optimizer, "an Optax optimizer")
     batch_size = checks.positive_int("batch_size", BATCH_SIZE if batch_size is None else batch_size)
-    return Trainer(model, optimizer or optax.adam(LEARNING_RATE), None, batch_size, mesh=create_mesh())
+    return Trainer(model, optimizer, None, batch_size, mesh=create_mesh())
+  if not hasattr(model, "create_state"):  # an object that wraps a Trainer will do
+    checks.fail("model", type(model).__name__, "a Flax module (linen) or a Trainer")
   for name, value in (("optimizer", optimizer), ("batch_size", batch_size)):
     if value is not None:
       checks.fail(name, value, "None with a Trainer, which has its own")
@@ -153,3 +165,13 @@ def _plan(epochs: int, data: Dataset, batch_size: int) -> Plan:
     checks.fail("batch_size", batch_size, f"at most {len(data.train)}, the training examples")
   total = checks.positive_int("epochs", epochs) * steps
   return Plan(total, steps, "test" if data.validation is None else "validation")
+
+
+def _check_logits(model: nn.Module, state: TrainState, data: Dataset) -> None:
+  """Checks that a model returns one logit per class; a missing one would make the loss NaN."""
+  variables = {"params": state.params, **state.variables}
+  x = jax.ShapeDtypeStruct((1, *data.example_shape), jnp.float32)
+  logits = jax.eval_shape(functools.partial(model.apply, train=False), variables, x)
+  if getattr(logits, "shape", None) != (1, data.num_classes):
+    expected = f"logits [N, {data.num_classes}] for images {[1, *data.example_shape]}"
+    checks.fail("model", jax.tree.map(lambda leaf: leaf.shape, logits), expected)

@@ -126,6 +126,7 @@ BAD_OPTIONS = {
   "test images of another size": ("test images: expected", {"test": (RGB[:3, 1:], LABELS[:3])}),
   "test images of another type": ("test images: expected", {"test": (RGB[:3] / 255, LABELS[:3])}),
   "test labels of another class": ("test labels: expected", {"test": (RGB[:3], [0, 3, 1])}),
+  "test images without labels": (r"test: expected a pair \(images, labels\), got", {"test": RGB[:3]}),
   "validation of NaN": ("validation images: ", {"validation": (RGB[:3] * np.nan, LABELS[:3])}),
   "two validation sets": (
     "validation_fraction: expected 0",

@@ -92,6 +92,7 @@ BAD_IMAGES = {
   "another size": (np.zeros((2, 9, 8, 1), np.uint8), r"\[N, 8, 8, 1\], got \(2, 9, 8, 1\)"),
   "integers": (np.zeros((2, 8, 8, 1), np.int32), "uint8 or floating-point type, got 'int32'"),
   "0..255": (np.full((2, 8, 8, 1), 90.0), "on the scale 0 to 1, got 'a mean of 90'"),
+  "NaN": (np.full((2, 8, 8, 1), np.nan), "finite values"),
   "complex": (np.zeros((2, 8, 8, 1), complex), "an array of real numbers"),
 }
 

@@ -169,6 +169,16 @@ def test_a_loss_that_is_not_finite_is_told():
   assert fitted(bad).status == "diverged"
 
 
+class TwoClasses(nn.Module):
+  """A model for too few classes, with which the loss of the third class would be NaN."""
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    """Returns logits [N, 2]."""
+    del train
+    return nn.Dense(2)(x[..., 0])
+
+
 @pytest.mark.parametrize(
   ("message", "model", "options"),
   [
@@ -178,11 +188,19 @@ def test_a_loss_that_is_not_finite_is_told():
     ("key: expected a key made by jax.random.key, got 0", Linear(), {"key": 0, "batch_size": 4}),
     ("batch_size: expected None with a Trainer, which has its own, got 4", TRAINER, {"batch_size": 4}),
     ("optimizer: expected None with a Trainer", TRAINER, {"optimizer": optax.sgd(0.1)}),
+    ("optimizer: expected an Optax optimizer, got 'adam'", Linear(), {"optimizer": "adam"}),
+    ("model: expected a Flax module", jax.nn.relu, {}),
+    (r"model: expected logits \[N, 3\] for images .*, got \(1, 2\)", TwoClasses(), {"batch_size": 4}),
   ],
 )
 def test_bad_arguments(message, model, options):
   with pytest.raises(ValueError, match=f"^{message}"):
     training.fit(model, DATA, **{"epochs": 1, **options})
+
+
+def test_data_that_are_not_a_data_set():
+  with pytest.raises(ValueError, match=r"^data: expected a data set, such as one of"):
+    training.fit(Linear(), (DATA.train.images, DATA.train.labels), epochs=1)
 
 
 def test_a_plan_for_a_split_that_is_not_there():
