@@ -36,7 +36,7 @@ from tests.faults import harness
 FLAGS = (*harness.TINY, "--epochs=2", "--checkpoint_seconds=0", "--dispatch_seconds=1000")
 ERRNOS = ("ENOSPC", "EIO", "EROFS", "EDQUOT", "EACCES", "EMFILE")
 SECONDS = 120  # time after which a run counts as hung
-EXPECTED = re.compile(r"\S+: step \d+ of \d+$|step \d+/|epoch \d|warning: ")
+EXPECTED = re.compile(r"\S+: step \d+ of \d+$|compiling the training step|step \d+/|epoch \d|warning: ")
 
 
 class Fault(NamedTuple):
