@@ -89,6 +89,7 @@ def test_a_cache_that_cannot_be_written_is_an_error(prepared):
   assert_refused(done, "cannot write the cache", f"{target}/decoded/cifar10")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("flags", "words"),
   [

@@ -228,6 +228,7 @@ def test_dilation_has_no_effect_on_large_signals(x64):
     np.testing.assert_allclose(_coherence(dictionary, signal_shape=shape), 14 / 30, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_dilation_can_raise_coherence(x64):
   """On a circle of size 4, two shifts of a dilated filter overlap twice: 0.4 becomes 0.8.
 

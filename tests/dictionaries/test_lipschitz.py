@@ -63,6 +63,7 @@ def test_certified(x64, name, tolerance):
   assert dense <= found <= dense / (1 - tolerance) * (1 + 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
 @pytest.mark.parametrize(("spatial", "kernel"), [((40,), (5,)), ((12, 10), (3, 3))], ids=["1d", "2d"])
 def test_never_below_in_float32(spatial, kernel, padding):

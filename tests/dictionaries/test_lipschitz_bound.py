@@ -142,6 +142,7 @@ PAPER = {  # (size, dilation, channels, atoms, whether the identity is added)
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER)
 def test_at_most_1_3_times_the_constant_of_the_papers_layers(name):
   """Checks random filters and low-pass filters; `lipschitz` itself is at most 1 % too large."""

@@ -178,6 +178,7 @@ def test_implicit_derivative(x64, name):
   np.testing.assert_allclose(found, (total(1e-6) - total(-1e-6)) / 2e-6, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_certificates_and_layers():
   dictionary, shape = FOREIGN["dict_code"]
   x = jnp.asarray(_normal(7, *shape), jnp.float32)

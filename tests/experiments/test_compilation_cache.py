@@ -67,6 +67,7 @@ def test_the_cache_can_be_turned_off(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
   (tmp_path / "file").touch()
   done = run(tmp_path / "run", f"--compilation_cache={tmp_path / 'file' / 'below'}")

@@ -58,6 +58,7 @@ def test_a_kernel_that_does_not_fit_channels_first_is_explained():
     learn(np.moveaxis(IMAGES, -1, 1), 0.1, kernel=[(3, 2)])
 
 
+@pytest.mark.slow
 def test_a_step_with_a_relative_penalty_is_that_with_beta_max_of_each_image():
   """The penalties of equal images are one number; its unit does not matter."""
   images = np.stack([IMAGES[0], np.roll(IMAGES[0], 3, axis=0)])  # periodic: the same beta_max

@@ -64,7 +64,8 @@ def test_training_and_codes_are_the_same(x64, form):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), found, expected)
 
 
-@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.slow), "elementwise"])
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["none", "elementwise"])
 def test_without_loops_a_barrier_protects_the_recomputation(remat):
   """Without a loop, an optimization barrier must separate the recomputation from the forward pass."""
   scanned, unrolled = (

@@ -154,6 +154,7 @@ def test_fista_differs_from_ista_at_two_unfoldings(x64, pursuit):
     assert difference == 0 if unfolding == 1 else difference > 1e-3
 
 
+@pytest.mark.slow
 def test_lista_starts_as_ista(x64):
   key, x = jax.random.key(0), images()
   variables = jax.jit(small(pursuit="lista", unfolding=2).init)(key, x)
@@ -185,6 +186,7 @@ def test_each_unfolding_lowers_the_objective(x64, seed):
   assert np.all(np.diff(objectives) < 0)
 
 
+@pytest.mark.slow
 def test_statistics_of_each_unfolding(x64):
   """Each iteration has its own running statistics, which move by a tenth towards those of the batch."""
   x = images(5)

@@ -245,6 +245,7 @@ def test_statistics_of_each_unfolding(x64):
   assert np.max(np.abs(run(moved, x) - run(variables, x))) > 1e-3
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_depend_on_the_batch(x64):
   variables, x = prepared(unfolding=2), images(100)
   run = jax.jit(small(unfolding=2).apply)

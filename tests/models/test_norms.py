@@ -98,7 +98,8 @@ def test_bfloat16_keeps_what_its_values_have():
   )
 
 
-@pytest.mark.parametrize("unfolding", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("unfolding", [0, 1])
 @pytest.mark.parametrize("mean", [0.0, 1e3, 1e4])
 def test_layer_on_images_with_a_large_mean(unfolding, mean):
   """The reference is the layer in float64, whose rounding errors are 1e-9 of those in float32."""

@@ -26,6 +26,7 @@ def _layers(name):
   return model.bind(variables).pursuit_layers(x), variables["params"], x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["msd_csc", "ml_csc"])
 def test_codes_follow_from_signals(name):
   """Without unfolding and norm, code = relu(D^T signal + bias) holds in each returned layer."""

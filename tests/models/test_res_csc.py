@@ -200,6 +200,7 @@ def test_evaluation_does_not_depend_on_the_batch(x64):
   np.testing.assert_allclose(run(variables, x[7:8]), run(variables, x)[7:8], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_bfloat16():
   x = images(4).astype(jnp.float32)
   model = small(depth=8)

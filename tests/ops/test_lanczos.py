@@ -14,6 +14,7 @@ def _psd(eigenvalues, seed=0):
   return basis @ np.diag(eigenvalues) @ basis.T
 
 
+@pytest.mark.slow
 def test_is_the_largest_ritz_value_of_the_krylov_space(x64):
   """Compares with the Ritz value for an orthonormal basis of the Krylov space."""
   matrix, start = _psd(np.linspace(0.1, 3, 12)), np.random.default_rng(1).normal(size=12)

@@ -181,6 +181,7 @@ def test_layered_bp_reports_each_layer():
     np.testing.assert_array_equal(stats.objective, result.objective[layer, stats.iteration])
 
 
+@pytest.mark.slow
 def test_a_progress_bar_for_each_run(capfd):
   problem = dense(1)
   run = functools.partial(cscjax.fista, problem.dictionary, beta=0.2, progress=True)

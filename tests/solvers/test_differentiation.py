@@ -345,6 +345,7 @@ def test_implicit_second_derivatives(x64):
   np.testing.assert_allclose(jax.jvp(first, (0.0,), (1.0,))[1], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_broken_code_has_no_finite_derivative():
   problem = dense(6)
 

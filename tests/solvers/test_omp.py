@@ -125,6 +125,7 @@ def test_nearly_dependent_atoms_stay_orthogonal():
   assert result.residual_norm[-1] == pytest.approx(np.linalg.norm(best), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_jit_vmap_and_empty_batch():
   dictionary, _, x = _problem(6, batch=(3,))
@@ -170,6 +171,7 @@ def test_memory_does_not_grow_with_the_number_of_signals():
   assert temporary(20_000) < 2**27
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_blocks_give_what_single_signals_give(monkeypatch):
   # Two blocks of three signals, and one signal.

@@ -62,6 +62,7 @@ class _TwoRanks(struct.PyTreeNode):
     return self.synthesis(code) - x
 
 
+@pytest.mark.slow
 def test_parts_of_different_ranks():
   x = jnp.arange(1.0, 13).reshape(3, 4)
   largest = cscjax.beta_max(_TwoRanks(), x)

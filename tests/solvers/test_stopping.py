@@ -84,6 +84,7 @@ def test_what_is_recorded(x64, solve):
   np.testing.assert_array_equal(*(flat(r.code) for r in (bare, result)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solve", [cscjax.ista, cscjax.fista, cscjax.admm])
 def test_the_gradient_mapping_against_numpy(x64, solve):
   """ISTA and two iterations of FISTA take it at the code; for ADMM it is the smallest subgradient."""

@@ -82,6 +82,7 @@ def _some_supports(count):
   return few + pairs[:: max(1, len(pairs) // 8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", NAMES)
 def test_a_unique_code_is_the_only_one(x64, case):
   """Tries all supports of nonzero atoms that are at least as sparse in their densest stripe."""
@@ -159,6 +160,7 @@ def test_some_guarantees_hold(x64, case):
   assert row.conditions == ()
 
 
+@pytest.mark.slow
 def test_layered_bp_guarantees_nothing_without_a_penalty(x64):
   """For D = [I, Hadamard / 4], both halves represent e_3 exactly, so beta = 0 has many solutions."""
   hadamard = np.array([[1.0]])

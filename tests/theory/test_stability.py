@@ -91,6 +91,7 @@ def test_thresholding(x64, make, level):
     _check(bounds, dictionaries, found, codes[:1], same_support=True)
 
 
+@pytest.mark.slow
 def test_thresholding_through_two_layers(x64):
   """With orthogonal shifts the error is the threshold and the noise, small enough for two layers."""
   for seed in range(3):
@@ -189,6 +190,7 @@ def test_misfit_is_noise(x64):
   np.testing.assert_allclose(inexact[1].recovery.error, exact[1].recovery.error, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_batch_and_pooling(x64):
   """A batch gives the bounds of its signals. With pooling, each site counts its largest error."""
   rng = np.random.default_rng(2)

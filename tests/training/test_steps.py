@@ -59,6 +59,7 @@ def test_a_step_is_the_gradient_of_the_mean_cross_entropy():
   np.testing.assert_allclose(state.metrics.means()["loss"], np.log(3), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_grouping_of_steps_does_not_matter():
   model = create_model("msd_csc", num_classes=3, depth=2, width=3, unfolding=1)
   schedule = training.step_schedule(0.1, [])
