@@ -61,6 +61,30 @@ def warn(text: str) -> None:
   warnings.warn(text, stacklevel=level)
 
 
+def warn_if_channels_first(name: str, shape: tuple[int, ...]) -> None:
+  """Warns about a batch whose second axis, of length 1, 3 or 4, probably holds the channels.
+
+  Args:
+    name: The name of the argument, which starts the message.
+    shape: The shape of the batch: [N, L, C], [N, H, W, C] or [N, D, H, W, C].
+
+  Example:
+    >>> import warnings
+    >>> from cscjax import checks
+    >>> with warnings.catch_warnings(record=True, action="always") as caught:
+    ...   checks.warn_if_channels_first("images", (8, 3, 32, 32))
+    >>> print(caught[0].message)
+    images: expected channels in the last axis, got (8, 3, 32, 32), which looks like [N, C, H, W]; pass
+    np.moveaxis(images, 1, -1)
+  """
+  if shape[1] in (1, 3, 4) and min(shape[2:]) > shape[1]:
+    axes = {3: "[N, C, L]", 4: "[N, C, H, W]", 5: "[N, C, D, H, W]"}[len(shape)]
+    warn(
+      f"{name}: expected channels in the last axis, got {shape}, which looks like {axes}; pass "
+      "np.moveaxis(images, 1, -1)"
+    )
+
+
 def one_line(text: str | BaseException) -> str:
   """Returns a text or the message of an exception on one line of at most 200 characters.
 

@@ -170,13 +170,8 @@ def _to_split(given: GivenSplit) -> Split:
 
 def _warn_about_axes(name: str, shape: tuple[int, ...]) -> None:
   """Warns about images whose axes are probably not those that the caller meant."""
-  if shape[1] in (1, 3, 4) and min(shape[2:]) > shape[1]:
-    axes = "[N, C, H, W]" if len(shape) == 4 else "[N, C, L]"
-    checks.warn(
-      f"{name}: expected channels in the last axis, got {shape}, which looks like {axes}; use"
-      " np.moveaxis(images, 1, -1)"
-    )
-  elif len(shape) == 3 and shape[1] == shape[2]:
+  checks.warn_if_channels_first(name, shape)
+  if len(shape) == 3 and shape[1] == shape[2]:
     checks.warn(
       f"{name}: expected floating-point images [N, H, W, C] or signals [N, L, C], got {shape}, which"
       " looks like grey images and is used as signals; use images[..., None]"

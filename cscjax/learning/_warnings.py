@@ -33,12 +33,7 @@ def warn_about_images(images: Any, beta: Any, has_axes: bool) -> None:
       "[H, W, C] and is used as signals; pass images[None] for one image, or, for signals, the kernel "
       "with one size per axis, such as [((8,), 16)]"
     )
-  if shape[1] in (1, 3, 4) and min(shape[2:]) > shape[1]:
-    axes = {3: "[N, C, L]", 4: "[N, C, H, W]", 5: "[N, C, D, H, W]"}[len(shape)]
-    checks.warn(
-      f"images: expected channels in the last axis, got {shape}, which looks like {axes}; pass "
-      "np.moveaxis(images, 1, -1)"
-    )
+  checks.warn_if_channels_first("images", shape)
 
 
 def warn_if_nothing_was_learned(
