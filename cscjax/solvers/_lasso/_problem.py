@@ -1,6 +1,7 @@
 """The Lasso that the one-layer solvers solve, with all of its data in one floating type."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
@@ -15,57 +16,80 @@ from cscjax.dictionaries import Code, Dictionary, as_signal
 from cscjax.ops import (
   at_least_float32,
   expand_rank,
-  nonnegative_soft_threshold,
   norm,
-  soft_threshold,
 )
 from cscjax.solvers._arguments import list_as_code
+from cscjax.solvers._lasso._regularizer import Regularizer, as_regularizer
 from cscjax.solvers._penalty import RelativePenalty, as_penalty
 from cscjax.solvers._warnings import warn_about_signals
 
 
 class Lasso(struct.PyTreeNode):
-  """The problem min 1/2 sum mask (x - D code)^2 + sum beta |code|, with code >= 0 if `nonnegative`.
+  """The problem min 1/2 sum mask (x - D code)^2 + the regularizer of the code.
 
   Attributes:
     dictionary: The dictionary D.
     x: Signals, batch axes first; zero where the mask is zero.
-    beta: Penalty: for each part of the code an array that broadcasts against it.
+    regularizer: For each part of the code a `Regularizer`: sum beta |code| in the simplest case.
     mask: Weights in 0..1 that broadcast against `x`; None if all are 1.
     unit: A power of two near the largest magnitude of each signal, [batch...]. Squares are computed in
       this unit, because those of a signal of 1e-30 or 1e30 are outside the range of float32.
-    nonnegative: Whether the code is constrained to be nonnegative.
   """
 
   dictionary: Dictionary
   x: jax.Array
-  beta: Any
+  regularizer: Any
   mask: jax.Array | None
   unit: jax.Array
-  nonnegative: bool = struct.field(pytree_node=False)
 
   @classmethod
   def make(
-    cls, dictionary: Dictionary, x: ArrayLike, beta: Any, mask: ArrayLike | None, nonnegative: bool
+    cls,
+    dictionary: Dictionary,
+    x: ArrayLike,
+    beta: Any,
+    mask: ArrayLike | None,
+    nonnegative: Any,
+    ridge: Any = None,
+    joint_axes: int | Sequence[int] | None = None,
   ) -> Self:
     """Checks the arguments of a solver, and raises ValueError if they do not fit."""
     given, x = x, as_signal(dictionary, x)
     checks.all_at_least("beta", beta, 0)
-    checks.boolean("nonnegative", nonnegative)
     warn_about_signals(given, beta, dictionary.signal_ndim)
     if mask is not None:
       mask = _as_mask(mask, x, has_channels=dictionary.signal_ndim > 1)
       x = jnp.where(mask > 0, x, 0)  # a missing pixel may be NaN
     batch_ndim = x.ndim - dictionary.signal_ndim
-    problem = cls(dictionary, x, None, mask, unit_of(x, batch_ndim), nonnegative)
-    is_relative = isinstance(beta, RelativePenalty)
-    code = problem.correlation() if is_relative else jax.eval_shape(dictionary.analysis, x)
-    return problem.replace(beta=as_penalty("beta", beta, code, batch_ndim, nonnegative))
+    code = jax.eval_shape(dictionary.analysis, x)
+    regularizer = as_regularizer(code, nonnegative, ridge, joint_axes, batch_ndim)
+    problem = cls(dictionary, x, regularizer, mask, unit_of(x, batch_ndim))
+    if isinstance(beta, RelativePenalty):
+      magnitude = problem.dual_norms(problem.correlation())
+    else:
+      magnitude = jax.eval_shape(problem.dual_norms, code)
+    beta = as_penalty("beta", beta, magnitude, batch_ndim)
+    return problem.replace(
+      regularizer=jax.tree.map(lambda _, b, r: r.replace(beta=b), code, beta, regularizer)
+    )
 
   @property
   def batch_ndim(self) -> int:
     """Number of leading axes of `x` that are batch axes."""
     return self.x.ndim - self.dictionary.signal_ndim
+
+  @property
+  def has_ridge(self) -> bool:
+    """Whether the squares of the code have a penalty."""
+    return any(r.ridge is not None for r in self._regularizers())
+
+  @property
+  def has_dual_bound(self) -> bool:
+    """Whether each coefficient has a positive penalty, as far as values are known.
+
+    Otherwise the dual feasible set has no interior, and the duality gap is useless.
+    """
+    return all(r.is_positive() for r in self._regularizers())
 
   def zero_code(self) -> Code:
     """Returns the zero code."""
@@ -93,36 +117,43 @@ class Lasso(struct.PyTreeNode):
     return signal if self.mask is None else self.mask * signal
 
   def prox(self, point: Code, step: jax.Array) -> Code:
-    """Returns argmin_g 1/2 ||g - point||^2 + step sum beta |g|; `step` is a scalar or one per signal."""
-    shrink = nonnegative_soft_threshold if self.nonnegative else soft_threshold
-    return jax.tree.map(lambda p, b: shrink(p, b * per_signal(step, p)), point, self.beta)
+    """Returns argmin_g 1/2 ||g - point||^2 + step R(g) for the regularizer R.
+
+    `step` is a scalar or one per signal.
+    """
+    return jax.tree.map(lambda p, r: r.prox(p, per_signal(step, p)), point, self.regularizer)
 
   def correlation(self) -> Code:
     """Returns D^T mask x, the negative gradient of the data term at the zero code."""
     return self.dictionary.analysis(self.weigh(self.x))
 
+  def _regularizers(self) -> list[Regularizer]:
+    """Returns the regularizers of all parts of the code."""
+    return jax.tree.leaves(self.regularizer, is_leaf=lambda node: isinstance(node, Regularizer))
+
   def is_solved_by_zero(self) -> jax.Array:
     """Returns whether the zero code is a solution, for each signal: [batch...]."""
     fits = jax.tree.map(
-      lambda c, b: jnp.all(self.magnitude(c) <= b, axis=tuple(range(self.batch_ndim, c.ndim))),
-      *(self.correlation(), self.beta),
+      lambda n, r: jnp.all(n <= r.beta, axis=tuple(range(self.batch_ndim, n.ndim))),
+      *(self.dual_norms(self.correlation()), self.regularizer),
     )
     return functools.reduce(jnp.logical_and, jax.tree.leaves(fits))
 
-  def magnitude(self, correlation: jax.Array) -> jax.Array:
-    """Returns what `beta` is compared with: |correlation|, or its positive part if `nonnegative`."""
-    return jnp.maximum(correlation, 0) if self.nonnegative else jnp.abs(correlation)
+  def dual_norms(self, correlation: Code) -> Code:
+    """Returns what `beta` is compared with: the norm of each group of a correlation, projected."""
+    return jax.tree.map(lambda c, r: r.dual_norm(c), correlation, self.regularizer)
 
   def objective(self, code: Code, reconstruction: jax.Array) -> jax.Array:
     """Returns the objective of `code`, given D code: [batch...], in unit^2, in float32 or wider."""
 
-    def penalty(code: jax.Array, beta: jax.Array) -> jax.Array:
-      return sum_signals(beta * jnp.abs(self.in_units(code)), self.batch_ndim)
+    def term(code: jax.Array, regularizer: Regularizer) -> jax.Array:
+      code = self.in_units(code)
+      norms = sum_signals(regularizer.beta * regularizer.norm(code), self.batch_ndim)
+      squares = sum_signals(regularizer.squares(code), self.batch_ndim)
+      return norms / self.unit.astype(norms.dtype) + squares
 
-    penalties = jax.tree.leaves(jax.tree.map(penalty, code, self.beta))
-    return 0.5 * self.energy(self.x - reconstruction) + sum(penalties) / self.unit.astype(
-      penalties[0].dtype
-    )
+    terms = jax.tree.leaves(jax.tree.map(term, code, self.regularizer))
+    return 0.5 * self.energy(self.x - reconstruction) + sum(terms)
 
   def energy(self, signal: jax.Array) -> jax.Array:
     """Returns sum mask signal^2 for each signal: [batch...], in unit^2."""
