@@ -176,7 +176,7 @@ def admm(
     >>> [stats.iteration for stats in history]
     [10, 20, 25]
   """
-  problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
+  problem = Lasso(dictionary, x, beta, nonnegative=nonnegative, mask=mask)
   loop = Loop.make(
     problem,
     iterations,

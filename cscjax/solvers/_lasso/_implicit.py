@@ -76,7 +76,7 @@ def polished(
     >>> [round(value, 3) for value in result.code.tolist()], float(result.violation)
     ([0.75, 0.0], 0.0)
   """
-  problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
+  problem = Lasso(dictionary, x, beta, nonnegative=nonnegative, mask=mask)
   return _polished(problem, problem.as_code(code, "code"))
 
 

@@ -239,7 +239,7 @@ def _gradient(problem: Lasso, code: Code) -> Code:
 
 def _objective(problem: Lasso, code: Code) -> jax.Array:
   """Returns the objective of a code, [batch...]."""
-  return problem.objective(code, problem.dictionary.synthesis(code, problem.x.shape))
+  return problem.scaled_objective(code, problem.dictionary.synthesis(code, problem.x.shape))
 
 
 def _is_smooth(problem: Lasso, beta: jax.Array) -> jax.Array:

@@ -171,7 +171,7 @@ def ista(
     >>> [stats.iteration for stats in history]
     [10, 20, 25]
   """
-  problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
+  problem = Lasso(dictionary, x, beta, nonnegative=nonnegative, mask=mask)
   growth = _searched_growth(step)
   loop = Loop.make(
     problem,
@@ -323,7 +323,7 @@ def fista(
     >>> [stats.iteration for stats in history]
     [10, 20, 25]
   """
-  problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
+  problem = Lasso(dictionary, x, beta, nonnegative=nonnegative, mask=mask)
   growth = _searched_growth(step)
   loop = Loop.make(
     problem,
