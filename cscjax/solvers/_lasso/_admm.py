@@ -187,7 +187,9 @@ def admm(
     >>> [stats.iteration for stats in history]
     [10, 20, 25]
   """
-  problem = Lasso.make(dictionary, x, beta, mask, nonnegative, ridge, joint_axes)
+  problem = Lasso(
+    dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
+  )
   loop = Loop.make(
     problem,
     iterations,

@@ -62,7 +62,7 @@ def beta_max(
     >>> cscjax.beta_max(dictionary, jnp.stack([x, 3 * x, x, x])).tolist()  # one value per signal
     [[4.0], [12.0], [4.0], [4.0]]
   """
-  problem = Lasso.make(dictionary, x, 0, mask, nonnegative, joint_axes=joint_axes)
+  problem = Lasso(dictionary, x, 0, nonnegative=nonnegative, mask=mask, joint_axes=joint_axes)
   correlation = problem.correlation()
   norms = problem.dual_norms(correlation)
   largest = largest_of_signals(norms, problem.batch_ndim).astype(problem.x.dtype)
@@ -127,12 +127,14 @@ def duality_gap(
     >>> [float(cscjax.duality_gap(dictionary, x, code, beta=0.5)) for code in codes]
     [0.125, 0.0]
   """
-  problem = Lasso.make(dictionary, x, beta, mask, nonnegative, ridge, joint_axes)
+  problem = Lasso(
+    dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
+  )
   code = problem.as_code(code, "code")
   reconstruction = dictionary.synthesis(code, problem.x.shape)
   correlation = dictionary.analysis(-problem.residual(reconstruction))
-  gap = problem.objective(code, reconstruction) - dual_value(problem, reconstruction, correlation)
-  return (gap * problem.unit * problem.unit).astype(problem.x.dtype)
+  gap = problem.scaled_objective(code, reconstruction) - dual_value(problem, reconstruction, correlation)
+  return problem.in_squared_scale(gap).astype(problem.x.dtype)
 
 
 def dual_value(problem: Lasso, reconstruction: jax.Array, correlation: Code) -> jax.Array:

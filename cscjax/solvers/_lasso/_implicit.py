@@ -85,7 +85,9 @@ def polished(
     >>> [round(value, 3) for value in result.code.tolist()], float(result.violation)
     ([0.75, 0.0], 0.0)
   """
-  problem = Lasso.make(dictionary, x, beta, mask, nonnegative, ridge, joint_axes)
+  problem = Lasso(
+    dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
+  )
   return _polished(problem, problem.as_code(code, "code"))
 
 

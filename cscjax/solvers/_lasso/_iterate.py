@@ -226,7 +226,7 @@ def _run(
   def values(names: Sequence[str], state: Any, measured: dict[str, jax.Array]) -> dict[str, jax.Array]:
     code, reconstruction = algorithm.solution(state)
     functions = {
-      "objective": lambda: _scaled_back(problem, problem.objective(code, reconstruction)),
+      "objective": lambda: problem.in_squared_scale(problem.scaled_objective(code, reconstruction)),
       "support_size": lambda: _support_size(problem, code),
     }
     functions |= {name: lambda value=value: value for name, value in measured.items()}
@@ -285,12 +285,6 @@ def _stay_at_zero(problem: Lasso, algorithm: Algorithm, zero: jax.Array) -> Algo
 def _zero_where(zero: jax.Array, tree: Any) -> Any:
   """Sets the arrays of some signals to zero."""
   return jax.tree.map(lambda a: jnp.where(per_signal(zero, a), 0, a), tree)
-
-
-def _scaled_back(problem: Lasso, value: jax.Array) -> jax.Array:
-  """Converts a value in unit^2 to the scale of the signals."""
-  unit = problem.unit.astype(value.dtype)
-  return value * unit * unit
 
 
 def _scan(
@@ -371,8 +365,8 @@ def _while_loop(
 def _diverged(problem: Lasso, algorithm: Algorithm, code: Code, reconstruction: jax.Array) -> jax.Array:
   """Returns which signals have an objective that is not finite, or has doubled: [batch...]."""
   at_zero = 0.5 * problem.energy(problem.x)
-  at_start = problem.objective(*algorithm.solution(algorithm.state))
-  return ~(problem.objective(code, reconstruction) <= 2 * jnp.maximum(at_start, at_zero))
+  at_start = problem.scaled_objective(*algorithm.solution(algorithm.state))
+  return ~(problem.scaled_objective(code, reconstruction) <= 2 * jnp.maximum(at_start, at_zero))
 
 
 def _support_size(problem: Lasso, code: Code) -> jax.Array:

@@ -248,7 +248,7 @@ def _gradient(problem: Lasso, code: Code) -> Code:
 
 def _objective(problem: Lasso, code: Code) -> jax.Array:
   """Returns the objective of a code, [batch...]."""
-  return problem.objective(code, problem.dictionary.synthesis(code, problem.x.shape))
+  return problem.scaled_objective(code, problem.dictionary.synthesis(code, problem.x.shape))
 
 
 def _select(where: jax.Array, one: Code, other: Code) -> Code:

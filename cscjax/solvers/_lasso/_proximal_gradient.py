@@ -178,7 +178,9 @@ def ista(
     >>> [stats.iteration for stats in history]
     [10, 20, 25]
   """
-  problem = Lasso.make(dictionary, x, beta, mask, nonnegative, ridge, joint_axes)
+  problem = Lasso(
+    dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
+  )
   growth = _searched_growth(step)
   loop = Loop.make(
     problem,
@@ -339,7 +341,9 @@ def fista(
     >>> [stats.iteration for stats in history]
     [10, 20, 25]
   """
-  problem = Lasso.make(dictionary, x, beta, mask, nonnegative, ridge, joint_axes)
+  problem = Lasso(
+    dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
+  )
   growth = _searched_growth(step)
   loop = Loop.make(
     problem,
