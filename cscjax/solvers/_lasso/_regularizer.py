@@ -22,13 +22,13 @@ class Regularizer(struct.PyTreeNode):
   except that `nonnegative` may differ between the coefficients of a group.
 
   Attributes:
-    beta: Penalty of each group; None until it is known.
+    beta: Penalty of each group.
     ridge: Penalty of the squares; None if it is zero.
     nonnegative: Which coefficients are constrained to be nonnegative; None for none.
     joint_axes: The axes of a group, negative; empty if each coefficient is a group.
   """
 
-  beta: jax.Array | None
+  beta: jax.Array
   ridge: jax.Array | None
   nonnegative: jax.Array | None
   joint_axes: tuple[int, ...] = struct.field(pytree_node=False)
@@ -119,7 +119,7 @@ class Regularizer(struct.PyTreeNode):
 def as_regularizer(
   code: Code, nonnegative: Any, ridge: Any, joint_axes: int | Sequence[int] | None, batch_ndim: int
 ) -> Any:
-  """Checks arguments of a solver, and returns a `Regularizer` without `beta` for each part of a code.
+  """Checks arguments of a solver, and returns a `Regularizer` with `beta` 0 for each part of a code.
 
   Args:
     code: A code; only its structure, shapes and types are used.
@@ -136,7 +136,7 @@ def as_regularizer(
     ridge = per_part("ridge", ridge, group_norms(code, axes))
   columns = [[None] * len(parts) if c is None else jax.tree.leaves(c) for c in (ridge, constrained)]
   return structure.unflatten(
-    Regularizer(None, mu, bools, axes) for mu, bools in zip(*columns, strict=True)
+    Regularizer(jnp.zeros(()), mu, bools, axes) for mu, bools in zip(*columns, strict=True)
   )
 
 
