@@ -43,8 +43,9 @@ class Images(struct.PyTreeNode):
   def rows(self, index: int, rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     """Returns some images of a stack, and their masks."""
     mask = self.masks[index]
-    is_shared = mask is None or mask.shape[0] == 1
-    return self.stacks[index][rows], mask if is_shared else mask[rows]
+    if mask is not None and mask.shape[0] > 1:
+      mask = mask[rows]
+    return self.stacks[index][rows], mask
 
 
 def as_images(images: ArrayLike | Sequence[ArrayLike], mask: Any = None) -> Images:

@@ -76,6 +76,7 @@ def test_unused_atoms_become_the_worst_patches(images):
   np.testing.assert_array_equal(states[4].unused, [1, 0, 4])
 
 
+@pytest.mark.slow
 def test_a_replaced_atom_has_no_momentum_and_a_used_one_stays():
   learner = LEARNER.replace(beta=np.array([1e3, 0.1, 0.1, 1e3]), optimizer=optax.sgd(0.1, momentum=0.9))
   state = learner.init(IMAGES)
@@ -96,11 +97,9 @@ def _stop(objective, tolerance, period):
   return (int(np.argmax(near)) + 2) * period
 
 
-@pytest.mark.parametrize(
-  ("batch_size", "period", "tolerance"),
-  [(None, 10, 1e-2), pytest.param(2, 12, 1e-2, marks=pytest.mark.slow)],
-)
-def test_a_run_stops_when_the_objective_rests(batch_size, period, tolerance):
+@pytest.mark.slow
+@pytest.mark.parametrize(("batch_size", "period"), [(None, 10), (2, 12)])
+def test_a_run_stops_when_the_objective_rests(batch_size, period, tolerance=1e-2):
   run = functools.partial(
     learn_dictionary, IMAGES, 0.5, kernel=[(3, 4)], coding_iterations=5, batch_size=batch_size
   )
