@@ -99,7 +99,8 @@ def _stop(objective, tolerance, period):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "period"), [(None, 10), (2, 12)])
-def test_a_run_stops_when_the_objective_rests(batch_size, period, tolerance=1e-2):
+def test_a_run_stops_when_the_objective_rests(batch_size, period):
+  tolerance = 1e-2
   run = functools.partial(
     learn_dictionary, IMAGES, 0.5, kernel=[(3, 4)], coding_iterations=5, batch_size=batch_size
   )
