@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from cscjax import checks
@@ -24,11 +25,13 @@ class Images(struct.PyTreeNode):
       zero.
     masks: For each shape the weights in 0..1, which broadcast against the stack, or None.
     places: For each image the index of its stack and its index in the stack, int32 [N, 2].
+    sharding: How minibatches are sharded over devices; None if the images are not, or if it is unknown.
   """
 
   stacks: tuple[jax.Array, ...]
   masks: tuple[jax.Array | None, ...]
   places: jax.Array
+  sharding: NamedSharding | PartitionSpec | None = struct.field(pytree_node=False, default=None)
 
   @property
   def count(self) -> int:
@@ -42,10 +45,13 @@ class Images(struct.PyTreeNode):
 
   def rows(self, index: int, rows: jax.Array) -> tuple[jax.Array, jax.Array | None]:
     """Returns some images of a stack, and their masks."""
-    mask = self.masks[index]
+    taken, mask = self.stacks[index][rows], self.masks[index]
     if mask is not None and mask.shape[0] > 1:
       mask = mask[rows]
-    return self.stacks[index][rows], mask
+    if self.sharding is None:
+      return taken, mask
+    # Without this, XLA lets every device encode the whole minibatch.
+    return lax.with_sharding_constraint(taken, self.sharding), mask
 
 
 def as_images(images: ArrayLike | Sequence[ArrayLike], mask: Any = None) -> Images:
@@ -55,10 +61,12 @@ def as_images(images: ArrayLike | Sequence[ArrayLike], mask: Any = None) -> Imag
     images: An array with the images along its first axis, or a list of images.
     mask: Weights in 0..1 that broadcast against the array; for a list, a list of such weights.
   """
+  sharding = None
   if isinstance(images, list | tuple):
     stacks, masks, stack_of = _stacked(images, mask)
   else:
     stack = checks.real_array("images", images)
+    sharding = _sharding(stack)
     stacks, stack_of = (stack.astype(common_float(stack)),), np.zeros(stack.shape[:1], int)
     masks = (None if mask is None else as_mask(mask, stacks[0]),)
   known = []
@@ -74,7 +82,18 @@ def as_images(images: ArrayLike | Sequence[ArrayLike], mask: Any = None) -> Imag
   places[:, 0] = stack_of
   for index in range(len(stacks)):
     places[stack_of == index, 1] = np.arange(np.sum(stack_of == index))
-  return Images(tuple(known), masks, jnp.asarray(places))
+  return Images(tuple(known), masks, jnp.asarray(places), sharding)
+
+
+def _sharding(stack: jax.Array) -> NamedSharding | PartitionSpec | None:
+  """Returns the sharding of the first axis of an array as a constraint for other arrays."""
+  # Of a traced array, only a sharding on explicit axes is known.
+  sharding = jax.typeof(stack).sharding if checks.is_traced(stack) else stack.sharding
+  if not isinstance(sharding, NamedSharding) or not any(sharding.spec[:1]):
+    return None
+  spec = PartitionSpec(sharding.spec[0])
+  # In `shard_batch`, explicit axes are those of the mesh in the context.
+  return spec if sharding.mesh.explicit_axes else NamedSharding(sharding.mesh, spec)
 
 
 def _stacked(
