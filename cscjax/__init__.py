@@ -42,6 +42,7 @@ from cscjax.ops import (
 from cscjax.pretrained import load_pretrained
 from cscjax.solvers import (
   IterationStats,
+  Lasso,
   MultilayerResult,
   OMPResult,
   PolishedCode,
@@ -78,6 +79,7 @@ __all__ = [
   "Dictionary",
   "IdentityAugmented",
   "IterationStats",
+  "Lasso",
   "LearningResult",
   "MatrixDictionary",
   "MultilayerResult",

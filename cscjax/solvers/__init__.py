@@ -23,7 +23,7 @@ from cscjax.solvers._lasso._certificates import beta_max, duality_gap
 from cscjax.solvers._lasso._implicit import PolishedCode, polished
 from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
 from cscjax.solvers._lasso._omp import OMPResult, omp
-from cscjax.solvers._lasso._problem import as_mask
+from cscjax.solvers._lasso._problem import Lasso, as_mask
 from cscjax.solvers._lasso._proximal_gradient import fista, ista
 from cscjax.solvers._multilayer import (
   MultilayerResult,
@@ -48,6 +48,7 @@ __all__ = [
   "Callback",
   "Differentiate",
   "IterationStats",
+  "Lasso",
   "MultilayerResult",
   "OMPResult",
   "PolishedCode",

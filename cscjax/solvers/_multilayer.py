@@ -26,7 +26,7 @@ from cscjax.solvers._callbacks import Callback, as_callbacks, iteration_numbers,
 from cscjax.solvers._lasso._iterate import SolverResult
 from cscjax.solvers._lasso._problem import sum_signals
 from cscjax.solvers._lasso._proximal_gradient import fista, ista
-from cscjax.solvers._penalty import as_penalty
+from cscjax.solvers._penalty import as_penalty, magnitudes
 from cscjax.solvers._steps import SOLVERS, extrapolate, momentum
 from cscjax.solvers._unrolled import Chain, bottom_up, top_down
 from cscjax.solvers._warnings import warn_about_signals
@@ -124,7 +124,8 @@ def layered_thresholding(
       warn_about_signals(given, betas[0], dictionary.signal_ndim)
     step = as_step("steps", None if steps is None else steps[i], dictionary, x)
     code = dictionary.analysis(x)
-    beta = as_penalty("betas", betas[i], code, x.ndim - dictionary.signal_ndim, nonnegative)
+    batch_ndim = x.ndim - dictionary.signal_ndim
+    beta = as_penalty("betas", betas[i], magnitudes(code, nonnegative), batch_ndim)
     code = jax.tree.map(lambda c, step=step: step * c, code)
     code = jax.tree.map(lambda c, b, step=step: shrink(c, b * step), code, beta)
     codes.append(code)
@@ -474,7 +475,7 @@ def _problem(
     checks.all_at_least("betas", beta, 0)
     signal = as_signal(dictionary, signal)
     correlation = dictionary.analysis(signal)
-    beta = as_penalty("betas", beta, correlation, batch_ndim, nonnegative)
+    beta = as_penalty("betas", beta, magnitudes(correlation, nonnegative), batch_ndim)
     code, step = jax.tree.map(jnp.zeros_like, correlation), as_step("steps", step, dictionary, signal)
     product = product * step
     threshold = jax.tree.map(lambda b, product=product: b * product, beta)
