@@ -52,6 +52,14 @@ CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
     lambda x, w: cscjax.ml_fista([cscjax.ConvDictionary(w)], x, [0.1], iterations=3).codes[0],
     True,
   ),
+  "two layers, exact": (
+    lambda x, w: cscjax.ml_bp([cscjax.ConvDictionary(w)], x, [0.1], iterations=3).codes[0],
+    True,
+  ),
+  "two layers, projection": (
+    lambda x, w: cscjax.ml_projection([cscjax.ConvDictionary(w)], x, [3]).codes[0],
+    True,
+  ),
   "gradient by filters": (_gradient(1, iterations=5), False),
   "implicit gradient by filters": (_gradient(1, **TIGHT), False),
   "implicit gradient by signals": (_gradient(0, **TIGHT), True),
