@@ -87,7 +87,14 @@ WITHOUT_DERIVATIVE = ("learn_dictionary",)
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
 IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions")
 WITHOUT_PRODUCTS = (
-  *("as_callbacks", "as_signal", "check_coded_layers", "check_dictionary", "check_one_per_dictionary"),
+  *(
+    "as_callbacks",
+    "as_mask",
+    "as_signal",
+    "check_coded_layers",
+    "check_dictionary",
+    "check_one_per_dictionary",
+  ),
   *("check_signal_shape", "circulant_embedding"),
   *("ill_conditioned_example", "is_unique", "join", "split", "msd_csc_spectrum", "nonzero_fraction"),
   *(

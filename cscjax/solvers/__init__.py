@@ -25,7 +25,7 @@ from cscjax.solvers._lasso._certificates import beta_max, duality_gap
 from cscjax.solvers._lasso._implicit import PolishedCode, polished
 from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
 from cscjax.solvers._lasso._omp import OMPResult, omp
-from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._problem import Lasso, as_mask
 from cscjax.solvers._lasso._proximal_gradient import fista, ista
 from cscjax.solvers._multilayer import (
   MultilayerResult,
@@ -60,6 +60,7 @@ __all__ = [
   "SolverResult",
   "admm",
   "as_callbacks",
+  "as_mask",
   "basis_pursuit",
   "beta_max",
   "duality_gap",

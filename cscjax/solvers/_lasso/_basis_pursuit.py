@@ -225,10 +225,9 @@ def _search(problem: Lasso, noise: jax.Array, tolerance: jax.Array, max_iteratio
     root = jnp.sqrt(bracket.next())
     fraction = jnp.where(converged, fraction, root)
     result = minimize(problem.scale_beta(fraction * largest), code)
-    assert result.converged is not None  # because of the tolerance
     misfit = _misfit(problem, result.code)
     is_close = jnp.abs(jnp.sqrt(misfit) - noise) <= tolerance * noise
-    converged = converged | (result.converged & is_close)
+    converged = converged | (jnp.asarray(result.converged) & is_close)
     bracket = bracket.shrink(jnp.square(fraction), misfit - jnp.square(noise))
     return k + 1, result.code, fraction, bracket, converged, iterations + result.iterations
 

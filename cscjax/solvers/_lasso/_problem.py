@@ -95,7 +95,7 @@ class Lasso(PyTree):
     given, x = x, as_signal(dictionary, x)
     warn_about_signals(given, beta, dictionary.signal_ndim)
     if mask is not None:
-      mask = _as_mask(mask, x, has_channels=dictionary.signal_ndim > 1)
+      mask = as_mask(mask, x, has_channels=dictionary.signal_ndim > 1)
       x = jnp.where(mask > 0, x, 0)  # a missing pixel may be NaN
     batch_ndim = x.ndim - dictionary.signal_ndim
     code = jax.eval_shape(dictionary.analysis, x)
@@ -400,10 +400,26 @@ def safe_sqrt(square: jax.Array) -> jax.Array:
   return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
 
-def _as_mask(mask: ArrayLike, x: jax.Array, has_channels: bool) -> jax.Array:
-  """Checks a mask and gives it the rank of `x`.
+def as_mask(mask: ArrayLike, x: jax.Array, has_channels: bool = True) -> jax.Array:
+  """Checks a mask, and converts it to the type and rank of the signals.
 
-  If the last axis of `x` contains channels, a mask without this axis is the same for all channels.
+  Args:
+    mask: Weights in 0..1 that broadcast against `x`.
+    x: The signals; only their shape and type are used.
+    has_channels: Whether the last axis of `x` contains channels. If so, a mask without this axis is the
+      same for all channels.
+
+  Returns:
+    The mask, with as many axes as `x`.
+
+  Raises:
+    ValueError: If the mask does not broadcast against `x`, or if values are outside 0..1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import solvers
+    >>> solvers.as_mask(jnp.ones((8, 8)), jnp.ones((5, 8, 8, 3))).shape
+    (1, 8, 8, 1)
   """
   mask = checks.real_array("mask", mask)
   if not checks.is_traced(mask):
