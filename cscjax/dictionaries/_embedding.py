@@ -162,7 +162,7 @@ def _circular_inverse(
     product = jnp.einsum("...c,...cd->...d", spectrum, blocks)
     return jnp.fft.irfftn(product, s=sizes, axes=axes)
 
-  return codes_are_smaller(conv), apply
+  return codes_are_smaller(conv.filters), apply
 
 
 def _margins(

@@ -17,6 +17,7 @@ from cscjax.solvers._lasso._algorithm import Algorithm, Stop, relative
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
 from cscjax.solvers._lasso._iterate import Differentiate, Loop, SolverResult, solve
 from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
+from cscjax.solvers._lasso._regularizer import map_arrays
 
 # COUPLING, SHORT_STEP and MIN_RHO are for atoms of unit norm.
 COUPLING = 0.15  # weight of z in the metric: less suits zero boundaries better, more suits circular ones
@@ -55,8 +56,10 @@ def admm(
   stop: Stop = "gradient_mapping",
   rho: ArrayLike | None = None,
   relaxation: float = 1.8,
-  nonnegative: bool = False,
+  nonnegative: Any = False,
   mask: ArrayLike | None = None,
+  ridge: Any = None,
+  joint_axes: int | Sequence[int] | None = None,
   init: Code | None = None,
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
@@ -91,7 +94,8 @@ def admm(
 
   With `stop="gap"`, the criterion is the duality gap for the best dual point of ADMM found so far,
   relative to F(code). It guarantees (F(code) - min F) / F(code) <= tolerance up to rounding, but takes
-  more iterations, and `beta` must be positive (if it is traced and zero, the solver never converges).
+  more iterations, and `beta` or `ridge` must be positive (if both are traced and zero, the solver never
+  converges).
 
   In float32, rounding leaves about 1e-6 of either criterion: with a smaller tolerance, the solver may
   stop at `max_iterations` with `converged` False. A signal whose solution is zero starts from the zero
@@ -118,10 +122,17 @@ def admm(
       adapted for each signal so that the primal and the dual residual decrease together (He, Yang & Wang
       2000, with the normalised residuals of Wohlberg 2017).
     relaxation: Relaxation parameter, in [1, 2).
-    nonnegative: Whether the code is constrained to be nonnegative.
+    nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
+      channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
+      value for all parts, or one for each part.
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
       last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
       value of `x` is ignored, even if it is NaN.
+    ridge: Penalty of the squares mu, which adds mu/2 ||code||^2 to the objective (the elastic net):
+      nonnegative, in any of the shapes of `beta`; no such term if None.
+    joint_axes: Axis or axes of the code, negative, along which coefficients are zero only jointly (joint
+      sparsity): the penalty is beta times the Euclidean norm along these axes, in which `beta` and
+      `ridge` have size 1. None for the absolute value of each coefficient.
     init: The code to start from; the zero code if None. The dual variable starts from its residual.
     record: Traces to keep, any of `"objective"`, `"gradient_mapping"`, `"gap"` and `"support_size"`. A
       trace that is not named is not computed. `"gradient_mapping"` and `"gap"` cost one analysis each in
@@ -176,7 +187,9 @@ def admm(
     >>> [stats.iteration for stats in history]
     [10, 20, 25]
   """
-  problem = Lasso.make(dictionary, x, beta, mask, nonnegative)
+  problem = Lasso(
+    dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
+  )
   loop = Loop.make(
     problem,
     iterations,
@@ -222,14 +235,16 @@ class DouglasRachford(NamedTuple):
     else:
       weight = jnp.broadcast_to(problem.mask, problem.x.shape)
     weight = expand_rank(embedding.embed_signal(weight), problem.x.ndim)
-    beta, code_mask = _embedded_penalty(embedding, problem)
-    embedded = problem.replace(x=embedding.embed_signal(problem.x), mask=weight, beta=beta)
+    regularizer, code_mask = _embedded_regularizer(embedding, problem)
+    embedded = problem.replace(x=embedding.embed_signal(problem.x), mask=weight, regularizer=regularizer)
     synthesis = partial(embedding.dictionary.synthesis, signal_shape=embedded.x.shape)
 
     def prox(point: _Pair, rho: jax.Array) -> _Pair:
       weight_of_point = per_signal(rho / ridge, embedded.x)
       signal = (weight * embedded.x + weight_of_point * point.signal) / (weight + weight_of_point)
-      return _Pair(signal, jax.tree.map(jnp.multiply, code_mask, embedded.prox(point.code, 1 / rho)))
+      # The mask comes first: the norm of a group must not count what is around the code.
+      code = embedded.prox(jax.tree.map(jnp.multiply, code_mask, point.code), 1 / rho)
+      return _Pair(signal, code)
 
     # The norm of a code is about this times the norm of its image D code.
     unit = power_of_two(1 / jnp.sqrt(ridge), axis=())
@@ -319,19 +334,23 @@ class DouglasRachford(NamedTuple):
     return Algorithm(state, advance, solution, mapping, dual_bound, OBJECTIVE_WEIGHT)
 
 
-def _embedded_penalty(embedding: CirculantEmbedding, problem: Lasso) -> tuple[Any, Code]:
-  """Returns beta of the circular dictionary, and a mask: 1 on the embedded code and 0 around it."""
-
-  def embed(beta: jax.Array, code: jax.Array) -> jax.Array:
-    return jnp.broadcast_to(beta, jnp.broadcast_shapes(beta.shape, code.shape))
-
+def _embedded_regularizer(embedding: CirculantEmbedding, problem: Lasso) -> tuple[Any, Code]:
+  """Returns the regularizer of the embedded code, and a mask: 1 on the code and 0 around it."""
   signal = jax.ShapeDtypeStruct(problem.x.shape[problem.batch_ndim :], problem.x.dtype)
   single = jax.eval_shape(problem.dictionary.analysis, signal)
   single = jax.tree.map(lambda c: jnp.ones((1,) * problem.batch_ndim + c.shape, c.dtype), single)
   code_mask = embedding.embed_code(single)
   if jax.tree.map(jnp.shape, code_mask) == jax.tree.map(jnp.shape, single):
-    return problem.beta, code_mask
-  return embedding.embed_code(jax.tree.map(embed, problem.beta, single)), code_mask
+    return problem.regularizer, code_mask
+
+  def embed(arrays: Code) -> Code:
+    return embedding.embed_code(
+      jax.tree.map(
+        lambda a, c: jnp.broadcast_to(a, jnp.broadcast_shapes(a.shape, c.shape)), arrays, single
+      )
+    )
+
+  return map_arrays(embed, problem.regularizer, single), code_mask
 
 
 def _squared_atom_norm(dictionary: Dictionary) -> jax.Array:

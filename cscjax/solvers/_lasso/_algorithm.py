@@ -82,7 +82,7 @@ class StoppingCriteria:
       The largest dual value so far, and a dictionary of the criteria, each [batch...].
     """
     measures = {}
-    objective = self._problem.objective(*self._algorithm.solution(state))
+    objective = self._problem.scaled_objective(*self._algorithm.solution(state))
     if "gradient_mapping" in names:
       root = jnp.sqrt(self._algorithm.objective_weight * relative(objective, self._at_zero))
       scale = jnp.clip(root, MIN_ROOT, 1) * self._correlation

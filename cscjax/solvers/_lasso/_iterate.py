@@ -129,8 +129,8 @@ class Loop(NamedTuple):
       checks.fail("record", record, f"a sequence of names out of {', '.join(RECORDS)}")
     for trace in record:
       checks.one_of("record", trace, RECORDS)
-    if "gap" in (stop, *record) and not _all_positive(problem.beta):
-      checks.fail("beta", "a penalty of 0", "positive values for the duality gap")
+    if "gap" in (stop, *record) and not problem.has_dual_bound:
+      checks.fail("beta", "a penalty of 0", "positive values (or a ridge) for the duality gap")
     is_unbounded = searches_step or tolerance is not None
     if differentiate is None:
       differentiate = "implicit" if is_unbounded else "unrolled"
@@ -226,7 +226,7 @@ def _run(
   def values(names: Sequence[str], state: Any, measured: dict[str, jax.Array]) -> dict[str, jax.Array]:
     code, reconstruction = algorithm.solution(state)
     functions = {
-      "objective": lambda: _scaled_back(problem, problem.objective(code, reconstruction)),
+      "objective": lambda: problem.in_squared_scale(problem.scaled_objective(code, reconstruction)),
       "support_size": lambda: _support_size(problem, code),
     }
     functions |= {name: lambda value=value: value for name, value in measured.items()}
@@ -285,12 +285,6 @@ def _stay_at_zero(problem: Lasso, algorithm: Algorithm, zero: jax.Array) -> Algo
 def _zero_where(zero: jax.Array, tree: Any) -> Any:
   """Sets the arrays of some signals to zero."""
   return jax.tree.map(lambda a: jnp.where(per_signal(zero, a), 0, a), tree)
-
-
-def _scaled_back(problem: Lasso, value: jax.Array) -> jax.Array:
-  """Converts a value in unit^2 to the scale of the signals."""
-  unit = problem.unit.astype(value.dtype)
-  return value * unit * unit
 
 
 def _scan(
@@ -371,14 +365,8 @@ def _while_loop(
 def _diverged(problem: Lasso, algorithm: Algorithm, code: Code, reconstruction: jax.Array) -> jax.Array:
   """Returns which signals have an objective that is not finite, or has doubled: [batch...]."""
   at_zero = 0.5 * problem.energy(problem.x)
-  at_start = problem.objective(*algorithm.solution(algorithm.state))
-  return ~(problem.objective(code, reconstruction) <= 2 * jnp.maximum(at_start, at_zero))
-
-
-def _all_positive(beta: Any) -> bool:
-  """Returns whether no concrete value is zero, where the dual feasible set has no interior."""
-  leaves = jax.tree.leaves(beta)
-  return all(checks.is_traced(leaf) or bool(jnp.all(leaf > 0)) for leaf in leaves)
+  at_start = problem.scaled_objective(*algorithm.solution(algorithm.state))
+  return ~(problem.scaled_objective(code, reconstruction) <= 2 * jnp.maximum(at_start, at_zero))
 
 
 def _support_size(problem: Lasso, code: Code) -> jax.Array:
