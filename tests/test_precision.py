@@ -58,6 +58,8 @@ CASES = {
   "layered_bp": (("strided",), lambda d, x: solvers.layered_bp([d], x, [BETA], iterations=3)),
   "ml_ista": (("augmented",), lambda d, x: solvers.ml_ista([d], x, [BETA], iterations=3)),
   "ml_fista": (("dense",), lambda d, x: solvers.ml_fista([d], x, [BETA], iterations=3)),
+  "ml_bp": (("strided",), lambda d, x: solvers.ml_bp([d], x, [BETA], iterations=3)),
+  "ml_projection": (("dense",), lambda d, x: solvers.ml_projection([d], x, [2])),
   "omp": (ANY, lambda d, x: solvers.omp(d, x, sparsity=2)),
   "lipschitz": ((*SOLVED, "augmented"), lambda d, x: dictionaries.lipschitz(d, x.shape)),
   "lipschitz_bound": (("strided", "augmented"), lambda d, x: dictionaries.lipschitz_bound(d, x.shape)),

@@ -4,7 +4,9 @@
   `beta_max`, `duality_gap` and `polished` bound, certify and refine its solutions, and `relative` gives
   the penalty as a fraction of `beta_max`. `basis_pursuit` finds the penalty from the norm of the noise.
   `omp` selects atoms greedily.
-- Several layers: `layered_thresholding`, `layered_bp`, `ml_ista` and `ml_fista`.
+- Several layers: `layered_thresholding` and `layered_bp` encode one layer after the other; `ml_bp`
+  solves the multi-layer basis pursuit, `ml_ista` and `ml_fista` end near its solution, and
+  `ml_projection` selects atoms greedily.
 - Networks: `unfolded_pursuit`, `initialized_thresholding`, `layered_pursuit` and `multilayer_pursuit`
   unfold (also called unroll) the iterations, with a proximal operator of its own for each.
 
@@ -27,13 +29,11 @@ from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
 from cscjax.solvers._lasso._omp import OMPResult, omp
 from cscjax.solvers._lasso._problem import Lasso, as_mask
 from cscjax.solvers._lasso._proximal_gradient import fista, ista
-from cscjax.solvers._multilayer import (
-  MultilayerResult,
-  layered_bp,
-  layered_thresholding,
-  ml_fista,
-  ml_ista,
-)
+from cscjax.solvers._multilayer._layered import layered_bp, layered_thresholding
+from cscjax.solvers._multilayer._ml_bp import ml_bp
+from cscjax.solvers._multilayer._ml_ista import ml_fista, ml_ista
+from cscjax.solvers._multilayer._projection import ml_projection
+from cscjax.solvers._multilayer._result import MultilayerResult
 from cscjax.solvers._penalty import RelativePenalty, relative
 from cscjax.solvers._steps import SOLVERS, Prox
 from cscjax.solvers._unrolled import (
@@ -71,8 +71,10 @@ __all__ = [
   "layered_pursuit",
   "layered_thresholding",
   "looks_like_an_image",
+  "ml_bp",
   "ml_fista",
   "ml_ista",
+  "ml_projection",
   "multilayer_pursuit",
   "omp",
   "polished",

@@ -35,8 +35,8 @@ def relative(fraction: ArrayLike) -> RelativePenalty:
   alone, and is multiplied by a number if the signal is.
 
   In `layered_thresholding` and `layered_bp`, the penalty of a layer is relative to `beta_max` for the
-  code of the layer before. In `ml_ista` and `ml_fista`, it is relative to the largest magnitude in
-  D_i^T ... D_1^T x; if any layer has a fraction of 1, zero codes solve the problem. In
+  code of the layer before. In `ml_bp`, `ml_ista` and `ml_fista`, it is relative to the largest magnitude
+  in D_i^T ... D_1^T x; if any layer has a fraction of 1, zero codes solve the problem. In
   `learn_dictionary`, it is relative to `beta_max` for the atoms of each step.
 
   Derivatives of a code include those of `beta_max`.
