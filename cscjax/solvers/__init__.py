@@ -3,6 +3,7 @@
 - One layer: `ista`, `fista` and `admm` solve the Lasso, min 1/2 ||x - D code||^2 + beta ||code||_1;
   `beta_max`, `duality_gap` and `polished` bound, certify and refine its solutions, and `relative` gives
   the penalty as a fraction of `beta_max`. `omp` selects atoms greedily.
+  The classes `ISTA`, `FISTA` and `ADMM` solve a problem `Lasso` step by step, `Solver` is their base.
 - Several layers: `layered_thresholding`, `layered_bp`, `ml_ista` and `ml_fista`.
 - Networks: `unfolded_pursuit`, `initialized_thresholding`, `layered_pursuit` and `multilayer_pursuit`
   unfold (also called unroll) the iterations, with a proximal operator of its own for each.
@@ -18,13 +19,15 @@ from cscjax.solvers._callbacks import (
   as_callbacks,
   report,
 )
-from cscjax.solvers._lasso._admm import admm
+from cscjax.solvers._lasso._admm import ADMM, ADMMState, admm
 from cscjax.solvers._lasso._certificates import beta_max, duality_gap
+from cscjax.solvers._lasso._fista import fista, ista
 from cscjax.solvers._lasso._implicit import PolishedCode, polished
 from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
 from cscjax.solvers._lasso._omp import OMPResult, omp
 from cscjax.solvers._lasso._problem import Lasso
-from cscjax.solvers._lasso._proximal_gradient import fista, ista
+from cscjax.solvers._lasso._proximal_gradient import FISTA, ISTA, FISTAState, ISTAState
+from cscjax.solvers._lasso._solver import Solver
 from cscjax.solvers._multilayer import (
   MultilayerResult,
   layered_bp,
@@ -43,10 +46,16 @@ from cscjax.solvers._unrolled import (
 from cscjax.solvers._warnings import looks_like_an_image, warn_about_integers
 
 __all__ = [
+  "ADMM",
+  "FISTA",
+  "ISTA",
   "SOLVERS",
   "TEST_PERIOD",
+  "ADMMState",
   "Callback",
   "Differentiate",
+  "FISTAState",
+  "ISTAState",
   "IterationStats",
   "Lasso",
   "MultilayerResult",
@@ -54,6 +63,7 @@ __all__ = [
   "PolishedCode",
   "Prox",
   "RelativePenalty",
+  "Solver",
   "SolverResult",
   "admm",
   "as_callbacks",

@@ -23,9 +23,9 @@ from cscjax.ops import (
 )
 from cscjax.solvers._arguments import as_step
 from cscjax.solvers._callbacks import Callback, as_callbacks, iteration_numbers, report_periodically
+from cscjax.solvers._lasso._fista import fista, ista
 from cscjax.solvers._lasso._iterate import SolverResult
 from cscjax.solvers._lasso._problem import sum_signals
-from cscjax.solvers._lasso._proximal_gradient import fista, ista
 from cscjax.solvers._penalty import as_penalty
 from cscjax.solvers._steps import SOLVERS, extrapolate, momentum
 from cscjax.solvers._unrolled import Chain, bottom_up, top_down

@@ -30,7 +30,9 @@ from cscjax.solvers._warnings import warn_about_signals
 class Lasso(PyTree):
   """The Lasso: the problem min_code 1/2 sum mask (x - D code)^2 + sum beta |code|.
 
-  The one-layer solvers solve it. Its methods are what an iteration needs. The object is immutable and a pytree, and so it can be an argument of a function under
+  The one-layer solvers take this object: `cscjax.fista(dictionary, x, beta)` is
+  `cscjax.solvers.FISTA().run(cscjax.Lasso(dictionary, x, beta))`. Its methods are what an iteration
+  needs. The object is immutable and a pytree, and so it can be an argument of a function under
   `jax.jit`, `jax.vmap` or `jax.grad`. Its attributes are the arguments as arrays of one floating-point
   type: `x` is zero where the mask is zero, and `beta` has an array for each part of the code.
 
