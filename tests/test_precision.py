@@ -57,6 +57,8 @@ CASES = {
   "layered_bp": (("strided",), lambda d, x: solvers.layered_bp([d], x, [BETA], iterations=3)),
   "ml_ista": (("augmented",), lambda d, x: solvers.ml_ista([d], x, [BETA], iterations=3)),
   "ml_fista": (("dense",), lambda d, x: solvers.ml_fista([d], x, [BETA], iterations=3)),
+  "ml_bp": (("strided",), lambda d, x: solvers.ml_bp([d], x, [BETA], iterations=3)),
+  "ml_projection": (("dense",), lambda d, x: solvers.ml_projection([d], x, [2])),
   "omp": (("dense",), lambda d, x: solvers.omp(d, x, sparsity=2)),
   "lipschitz": ((*SOLVED, "augmented"), lambda d, x: dictionaries.lipschitz(d, x.shape)),
   "lipschitz_bound": (("strided", "augmented"), lambda d, x: dictionaries.lipschitz_bound(d, x.shape)),
@@ -86,7 +88,14 @@ WITHOUT_DERIVATIVE = ("learn_dictionary",)
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
 IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions")
 WITHOUT_PRODUCTS = (
-  *("as_callbacks", "as_signal", "check_coded_layers", "check_dictionary", "check_one_per_dictionary"),
+  *(
+    "as_callbacks",
+    "as_mask",
+    "as_signal",
+    "check_coded_layers",
+    "check_dictionary",
+    "check_one_per_dictionary",
+  ),
   *("check_signal_shape", "circulant_embedding"),
   *("ill_conditioned_example", "is_unique", "join", "split", "msd_csc_spectrum", "nonzero_fraction"),
   *(

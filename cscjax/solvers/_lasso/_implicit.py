@@ -1,6 +1,6 @@
 """Derivatives of the solution of the Lasso by the implicit function theorem."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -37,8 +37,10 @@ def polished(
   code: Code,
   beta: Any,
   *,
-  nonnegative: bool = False,
+  nonnegative: Any = False,
   mask: ArrayLike | None = None,
+  ridge: Any = None,
+  joint_axes: int | Sequence[int] | None = None,
 ) -> PolishedCode:
   """Finds the solution of the Lasso near a code, at which implicit derivatives are computed.
 
@@ -55,10 +57,17 @@ def polished(
     beta: The penalty that was given to the solver, nonnegative: a scalar, one value per channel [m], or
       an array that broadcasts against the code. A code of several parts takes one value for all parts,
       or one for each part. `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
-    nonnegative: Whether the code is constrained to be nonnegative.
+    nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
+      channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
+      value for all parts, or one for each part.
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
       last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
       value of `x` is ignored, even if it is NaN.
+    ridge: Penalty of the squares mu, which adds mu/2 ||code||^2 to the objective (the elastic net):
+      nonnegative, in any of the shapes of `beta`; no such term if None.
+    joint_axes: Axis or axes of the code, negative, along which coefficients are zero only jointly (joint
+      sparsity): the penalty is beta times the Euclidean norm along these axes, in which `beta` and
+      `ridge` have size 1. None for the absolute value of each coefficient.
 
   Returns:
     A `PolishedCode`: the solution and its violation of the optimality conditions. No gradient flows
@@ -76,7 +85,9 @@ def polished(
     >>> [round(value, 3) for value in result.code.tolist()], float(result.violation)
     ([0.75, 0.0], 0.0)
   """
-  problem = Lasso(dictionary, x, beta, nonnegative=nonnegative, mask=mask)
+  problem = Lasso(
+    dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
+  )
   return _polished(problem, problem.as_code(code, "code"))
 
 
@@ -92,7 +103,8 @@ def implicitly_differentiable(problem: Lasso, code: Code) -> Code:
 
   On the support S of a solution with signs s, D_S^T mask (D_S code_S - x) + beta s = 0. A small change
   of the problem does not change S and s, unless a coefficient outside S is about to enter it. Hence the
-  derivatives solve D_S^T mask D_S u = v. The method of conjugate residuals solves this system in code
+  derivatives solve D_S^T mask D_S u = v, where a ridge or a norm of groups adds its second derivative
+  to the matrix. The method of conjugate residuals solves this system in code
   space, with memory that does not depend on the number of iterations that found the code. If the atoms
   of the support are linearly dependent, the solution is not unique, and the derivative is that of least
   norm.
@@ -141,8 +153,8 @@ def _solution(problem: Lasso, solution: Code) -> Code:
     reconstruction = problem.dictionary.synthesis(on, problem.x.shape)
     gradient = problem.dictionary.analysis(problem.residual(reconstruction))
     return jax.tree.map(
-      lambda p, o, f, g, b, s: f * (g + b * s) + (p - o),
-      *(point, on, face.free, gradient, problem.beta, face.signs),
+      lambda p, o, f, g, r: f * (g + r.gradient(o)) + (p - o),
+      *(point, on, face.free, gradient, problem.regularizer),
     )
 
   def solve(_: Callable[[Code], Code], v: Code) -> Code:
