@@ -70,6 +70,11 @@ CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
   "layered_bp": (_layered(cscjax.layered_bp, iterations=3), True),
   "layered_thresholding": (_layered(cscjax.layered_thresholding), True),
   "polished": (_polished, True),
+  "ml_bp": (_layered(cscjax.ml_bp, iterations=3), True),
+  "ml_projection": (
+    lambda x, w: cscjax.ml_projection([cscjax.ConvDictionary(w)], x, [3]).codes[0],
+    True,
+  ),
   "gradient by filters": (_gradient(1, iterations=5), False),
   "implicit gradient by filters": (_gradient(1, **TIGHT), False),
   "implicit gradient by signals": (_gradient(0, **TIGHT), True),
