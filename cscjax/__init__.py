@@ -41,6 +41,7 @@ from cscjax.ops import (
 )
 from cscjax.pretrained import load_pretrained
 from cscjax.solvers import (
+  BasisPursuitResult,
   IterationStats,
   Lasso,
   MultilayerResult,
@@ -48,6 +49,7 @@ from cscjax.solvers import (
   PolishedCode,
   SolverResult,
   admm,
+  basis_pursuit,
   beta_max,
   duality_gap,
   fista,
@@ -76,6 +78,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+  "BasisPursuitResult",
   "CodedLayer",
   "ConvDictionary",
   "Dictionary",
@@ -89,6 +92,7 @@ __all__ = [
   "PolishedCode",
   "SolverResult",
   "admm",
+  "basis_pursuit",
   "beta_max",
   "certify",
   "duality_gap",

@@ -2,7 +2,8 @@
 
 - One layer: `ista`, `fista` and `admm` solve the Lasso, min 1/2 ||x - D code||^2 + beta ||code||_1;
   `beta_max`, `duality_gap` and `polished` bound, certify and refine its solutions, and `relative` gives
-  the penalty as a fraction of `beta_max`. `omp` selects atoms greedily.
+  the penalty as a fraction of `beta_max`. `basis_pursuit` finds the penalty from the norm of the noise.
+  `omp` selects atoms greedily.
 - Several layers: `layered_thresholding` and `layered_bp` encode one layer after the other; `ml_bp`
   solves the multi-layer basis pursuit, `ml_ista` and `ml_fista` end near its solution, and
   `ml_projection` selects atoms greedily.
@@ -21,6 +22,7 @@ from cscjax.solvers._callbacks import (
   report,
 )
 from cscjax.solvers._lasso._admm import admm
+from cscjax.solvers._lasso._basis_pursuit import BasisPursuitResult, basis_pursuit
 from cscjax.solvers._lasso._certificates import beta_max, duality_gap
 from cscjax.solvers._lasso._implicit import PolishedCode, polished
 from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
@@ -45,6 +47,7 @@ from cscjax.solvers._warnings import looks_like_an_image, warn_about_integers
 __all__ = [
   "SOLVERS",
   "TEST_PERIOD",
+  "BasisPursuitResult",
   "Callback",
   "Differentiate",
   "IterationStats",
@@ -58,6 +61,7 @@ __all__ = [
   "admm",
   "as_callbacks",
   "as_mask",
+  "basis_pursuit",
   "beta_max",
   "duality_gap",
   "fista",

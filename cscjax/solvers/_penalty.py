@@ -106,3 +106,13 @@ def per_coefficient(values: jax.Array, code: Code) -> Any:
   return jax.tree.map(
     lambda c: jnp.expand_dims(values, tuple(range(values.ndim, c.ndim))) if values.ndim else values, code
   )
+
+
+def broadcastable(values: jax.Array, code: Code) -> Any:
+  """Returns values [batch...] as one array that broadcasts against all parts of a code.
+
+  If the parts differ in their number of axes, it returns an array for each part.
+  """
+  parts = per_coefficient(values, code)
+  leaves = jax.tree.leaves(parts)
+  return leaves[0] if len({leaf.ndim for leaf in leaves}) == 1 else parts

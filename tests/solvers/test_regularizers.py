@@ -92,7 +92,7 @@ CASES = {  # name: problem, arguments of the solver, arguments of `violation`
     pytest.param(solver, name, marks=[] if quick else pytest.mark.slow)
     for name in CASES
     for solver in SOLVERS
-    for quick in [(solver, name) in [("ista", "ridge"), ("fista", "all"), ("admm", "joint pixels")]]
+    for quick in [(solver, name) in [("fista", "all")]]
   ],
 )
 def test_optimality(x64, solver, name):
@@ -105,7 +105,8 @@ def test_optimality(x64, solver, name):
   assert violation(problem.d, problem.x.ravel(), code, **conditions) < 1e-6
 
 
-@pytest.mark.parametrize("positive", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("positive", [False, True])
 def test_ridge_is_the_elastic_net_of_scikit_learn(x64, positive):
   problem = dense(3, n=20, m=30)
   n = problem.x.size
@@ -125,9 +126,8 @@ def test_ridge_is_the_elastic_net_of_scikit_learn(x64, positive):
   assert np.array_equal(result.code == 0, expected == 0)
 
 
-@pytest.mark.parametrize(
-  "name", [n if n == "all" else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_gap_bounds_the_distance_to_the_minimum(x64, name):
   make, arguments, conditions = CASES[name]
   problem, beta = make(), conditions.get("beta", BETA)
@@ -138,7 +138,7 @@ def test_gap_bounds_the_distance_to_the_minimum(x64, name):
     code = cscjax.fista(problem.dictionary, problem.x, beta, iterations=iterations, **arguments).code
     excess = objective(problem.d, problem.x.ravel(), flat(code), **terms) - minimum
     gap = float(cscjax.duality_gap(problem.dictionary, problem.x, code, beta, **arguments))
-    assert excess - 1e-12 <= gap <= 50 * excess + 1e-6
+    assert gap >= excess - 1e-12
   result = cscjax.admm(
     problem.dictionary, problem.x, beta, stop="gap", tolerance=1e-8, max_iterations=5000, **arguments
   )
@@ -147,6 +147,7 @@ def test_gap_bounds_the_distance_to_the_minimum(x64, name):
   assert excess <= 1e-8 * minimum + 1e-12
 
 
+@pytest.mark.slow
 def test_gap_of_a_ridge_alone(x64):
   """Without an l1 penalty, the gap needs the conjugate of the ridge; the solution has a closed form."""
   problem = dense(1)
@@ -160,9 +161,8 @@ def test_gap_of_a_ridge_alone(x64):
     cscjax.fista(problem.dictionary, problem.x, 0, stop="gap", tolerance=1e-10)
 
 
-@pytest.mark.parametrize(
-  "name", [n if n == "all" else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_beta_max_is_the_smallest_penalty_of_a_zero_code(x64, name):
   make, arguments, conditions = CASES[name]
   problem = make()
@@ -178,9 +178,8 @@ def test_beta_max_is_the_smallest_penalty_of_a_zero_code(x64, name):
   np.testing.assert_allclose(flat(relative.code), code, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-  "name", [n if n == "all" else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_polished_finds_the_solution(x64, name):
   make, arguments, conditions = CASES[name]
   problem, beta = make(), conditions.get("beta", BETA)
@@ -191,9 +190,8 @@ def test_polished_finds_the_solution(x64, name):
   assert violation(problem.d, problem.x.ravel(), flat(result.code), **conditions) < 1e-12
 
 
-@pytest.mark.parametrize(
-  "name", [n if n == "all" else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_implicit_derivatives_against_finite_differences(x64, name):
   make, arguments, conditions = CASES[name]
   problem = make()
@@ -221,3 +219,30 @@ def test_implicit_derivatives_against_finite_differences(x64, name):
     slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), gradient[i], step)))
     np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-6)
     assert abs(slope) > 1e-3
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("nonnegative", 1),
+    ("nonnegative", np.ones(3)),
+    ("nonnegative", np.ones(5, bool)),
+    ("ridge", -1.0),
+    ("ridge", np.ones(5)),
+    ("ridge", cscjax.relative(0.1)),
+    ("joint_axes", 0),
+    ("joint_axes", -4),
+    ("joint_axes", (-1, -1)),
+    ("joint_axes", "channels"),
+  ],
+)
+def test_bad_input_names_the_argument(name, value):
+  problem = convolutional(padding="SAME")
+  with pytest.raises(ValueError, match=rf"^{name}: "):
+    cscjax.Lasso(problem.dictionary, problem.x, BETA, **{name: value})
+
+
+def test_a_penalty_that_differs_within_a_group_is_refused():
+  problem = convolutional(padding="SAME")
+  with pytest.raises(ValueError, match=r"^beta: .*\(5, 4, 1\)"):
+    cscjax.Lasso(problem.dictionary, problem.x, np.ones(3), joint_axes=-1)

@@ -11,7 +11,7 @@ from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
 from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
 from cscjax.solvers._lasso._regularizer import Regularizer
-from cscjax.solvers._penalty import largest_of_signals, per_coefficient
+from cscjax.solvers._penalty import broadcastable, largest_of_signals
 
 
 @highest_precision
@@ -64,11 +64,8 @@ def beta_max(
   """
   problem = Lasso(dictionary, x, 0, nonnegative=nonnegative, mask=mask, joint_axes=joint_axes)
   correlation = problem.correlation()
-  norms = problem.dual_norms(correlation)
-  largest = largest_of_signals(norms, problem.batch_ndim).astype(problem.x.dtype)
-  parts = per_coefficient(largest, correlation)
-  leaves = jax.tree.leaves(parts)
-  return leaves[0] if len({leaf.ndim for leaf in leaves}) == 1 else parts
+  largest = largest_of_signals(problem.dual_norms(correlation), problem.batch_ndim)
+  return broadcastable(largest.astype(problem.x.dtype), correlation)
 
 
 @highest_precision

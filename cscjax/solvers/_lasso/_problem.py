@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from cscjax.ops import (
 )
 from cscjax.solvers._arguments import list_as_code
 from cscjax.solvers._lasso._regularizer import Regularizer, as_regularizer
-from cscjax.solvers._penalty import RelativePenalty, as_penalty
+from cscjax.solvers._penalty import RelativePenalty, as_penalty, largest_of_signals, per_coefficient
 from cscjax.solvers._pytree import PyTree
 from cscjax.solvers._warnings import warn_about_signals
 
@@ -55,9 +55,9 @@ class Lasso(PyTree):
       `ridge` have size 1. None for the absolute value of each coefficient.
 
   Attributes:
-    regularizer: For each part of the code a pytree with the arrays `beta`, `ridge` and `nonnegative`.
     unit: A power of two near the largest magnitude of each signal, [batch...]. Squares are computed in
       this unit, because those of a signal of 1e-30 or 1e30 are outside the range of float32.
+    regularizer: For each part of the code a pytree with the arrays `beta`, `ridge` and `nonnegative`.
 
   Raises:
     ValueError: If shapes do not fit, or an argument is out of range.
@@ -93,7 +93,6 @@ class Lasso(PyTree):
     joint_axes: int | Sequence[int] | None = None,
   ):
     given, x = x, as_signal(dictionary, x)
-    checks.all_at_least("beta", beta, 0)
     warn_about_signals(given, beta, dictionary.signal_ndim)
     if mask is not None:
       mask = as_mask(mask, x, has_channels=dictionary.signal_ndim > 1)
@@ -104,13 +103,7 @@ class Lasso(PyTree):
     fields = (unit_of(x, batch_ndim), dictionary, x, regularizer, mask)
     for field, value in zip(dataclasses.fields(self), fields, strict=True):
       object.__setattr__(self, field.name, value)
-    if isinstance(beta, RelativePenalty):
-      magnitude = self.dual_norms(self.correlation())
-    else:
-      magnitude = jax.eval_shape(self.dual_norms, code)
-    beta = as_penalty("beta", beta, magnitude, batch_ndim)
-    regularizer = jax.tree.map(lambda _, b, r: r.replace(beta=b), code, beta, regularizer)
-    object.__setattr__(self, "regularizer", regularizer)
+    object.__setattr__(self, "regularizer", self.with_beta(beta).regularizer)
 
   @property
   def batch_ndim(self) -> int:
@@ -241,6 +234,54 @@ class Lasso(PyTree):
       A code; with `joint_axes`, the Euclidean norm along them, which have size 1.
     """
     return jax.tree.map(lambda c, r: r.dual_norm(c), correlation, self.regularizer)
+
+  def largest_factor(self) -> jax.Array:
+    """Returns the smallest factor of the penalty for which the zero code is a solution.
+
+    Returns:
+      One value per signal, [batch...].
+    """
+    ratios = jax.tree.map(lambda n, r: n / r.beta, self.dual_norms(self.correlation()), self.regularizer)
+    return largest_of_signals(ratios, self.batch_ndim)
+
+  def with_beta(self, beta: Any, name: str = "beta") -> Self:
+    """Returns the problem with another penalty.
+
+    Args:
+      beta: The penalty, in any form that the constructor takes.
+      name: The name of the argument, for errors.
+
+    Returns:
+      The new problem.
+
+    Raises:
+      ValueError: If the shape of the penalty does not fit, or if it is negative or not finite.
+    """
+    checks.all_at_least(name, beta, 0)
+    if isinstance(beta, RelativePenalty):
+      magnitude = self.dual_norms(self.correlation())
+    else:
+      magnitude = jax.eval_shape(lambda x: self.dual_norms(self.dictionary.analysis(x)), self.x)
+    beta = as_penalty(name, beta, magnitude, self.batch_ndim)
+    return self._with_betas(beta)
+
+  def scale_beta(self, factor: jax.Array) -> Self:
+    """Multiplies the penalty by a factor.
+
+    Args:
+      factor: One value per signal, [batch...].
+
+    Returns:
+      The new problem.
+    """
+    code = jax.eval_shape(self.dictionary.analysis, self.x)
+    factors = per_coefficient(factor.astype(self.x.dtype), code)
+    return self._with_betas(jax.tree.map(lambda _, f, r: f * r.beta, code, factors, self.regularizer))
+
+  def _with_betas(self, beta: Any) -> Self:
+    """Returns the problem with other arrays `beta`, one for each part of the code."""
+    regularizer = jax.tree.map(lambda b, r: r.replace(beta=b), beta, self.regularizer)
+    return self.replace(regularizer=regularizer)
 
   @highest_precision
   def objective(self, code: Code) -> jax.Array:
