@@ -87,7 +87,7 @@ WITHOUT_DERIVATIVE = ("learn_dictionary",)
 
 # The other public functions. Parts of networks keep the setting of JAX; `IN_NUMPY` cannot be lowered.
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
-IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions")
+IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions", "stability")
 WITHOUT_PRODUCTS = (
   *(
     "as_callbacks",
@@ -201,6 +201,8 @@ def test_functions_in_numpy_request_it_too(name):
   layer = dictionaries.CodedLayer(dictionary, _normal(4), jnp.ones(6))
   if name == "certify":
     theory.certify([dictionary], layer[1], 0.1, codes=[layer[2]])
+  elif name == "stability":
+    theory.stability(dictionary, layer[1], BETA)
   else:
     getattr(dictionaries, name)([layer])
   assert set(seen) == {"highest"}
