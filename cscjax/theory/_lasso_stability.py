@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, check_dictionary
 from cscjax.ops import highest_precision
-from cscjax.solvers import fista, polished
+from cscjax.solvers import Lasso, fista, polished
 from cscjax.theory._restricted import (
   Restriction,
   SparseMatrix,
@@ -317,7 +317,9 @@ def stability(
       always be active.
     code: The code to certify, of the shape of `dictionary.analysis(x)`, such as that of a solver for the
       same problem. Only `error` depends on it. By default the problem is solved.
-    nonnegative: Whether the code is constrained to be nonnegative.
+    nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
+      channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
+      value for all parts, or one for each part.
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
       last axis, such as [H, W] for all channels of an image; 1 if None. Norms of signals and of noise
       are those after multiplication by the roots of the weights. Where the weight is zero, the value of
@@ -358,22 +360,27 @@ def stability(
   check_dictionary(dictionary)
   with float64_on_host():
     dictionary, x, beta, code, mask = jax.tree.map(_as_float64, (dictionary, x, beta, code, mask))
-    options = {"nonnegative": nonnegative, "mask": mask}
-    given = code
+    options: dict[str, Any] = {"nonnegative": nonnegative, "mask": mask}
+    lasso = Lasso(dictionary, x, beta, **options)
+    if not np.all(np.isfinite(lasso.x)):
+      checks.fail("x", "values that are not finite", "finite values where the mask is positive")
     if code is None:
       solved = fista(dictionary, x, beta, tolerance=TOLERANCE, step="adaptive", restart=True, **options)
+      given = None
       code = solved.code
+    else:
+      given = jax.tree.leaves(lasso.as_code(code, "code"))
     solution = polished(dictionary, x, code, beta, **options).code
-    problem = FlatProblems.make(dictionary, x, beta, nonnegative, mask)
+    problems = FlatProblems.of(lasso)
   solution = jax.tree.map(lambda part: np.asarray(part, np.float64), solution)
-  batch = np.shape(x)[: np.ndim(x) - dictionary.signal_ndim]
-  flat = flatten(solution, solution, batch)
-  if not (np.all(np.isfinite(problem.x)) and np.all(np.isfinite(flat))):
-    checks.fail("x", "values that are not finite", "finite signals and codes")
+  parts, batch = jax.tree.leaves(solution), lasso.x.shape[: lasso.batch_ndim]
+  flat = flatten(parts, parts, batch)
+  if not np.all(np.isfinite(flat)):
+    checks.fail("code", "values that are not finite", "finite values")
   distances = np.zeros(len(flat))
   if given is not None:
-    distances = np.linalg.norm(flatten(given, solution, batch) - flat, axis=1)
-  signals = [_Signal(problem, i, flat[i], float(distances[i])) for i in range(len(flat))]
+    distances = np.linalg.norm(flatten(given, parts, batch) - flat, axis=1)
+  signals = [_Signal(problems, i, flat[i], float(distances[i])) for i in range(len(flat))]
 
   def collect(value: Callable[[_Signal], Any]) -> Any:
     return np.reshape([value(signal) for signal in signals], batch)[()]
