@@ -15,12 +15,12 @@ from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
 from cscjax.solvers._lasso._iterate import Loop, SolverResult, solve
 from cscjax.solvers._lasso._problem import Lasso, safe_sqrt
-from cscjax.solvers._lasso._proximal_gradient import GROWTH, ProximalGradient
+from cscjax.solvers._lasso._proximal_gradient import FISTA
 from cscjax.solvers._penalty import broadcastable
 
 ROUNDS = 40  # largest number of penalties that are tried
 ACCURACY = 0.3  # tolerance of a solution, relative to that of the norm of its residual
-METHOD = ProximalGradient("fista", GROWTH["adaptive"], restart=True)
+SOLVER = FISTA("adaptive", restart=True)
 
 
 class BasisPursuitResult(NamedTuple):
@@ -232,7 +232,7 @@ def _search(problem: Lasso, noise: jax.Array, tolerance: jax.Array, max_iteratio
     return k + 1, result.code, fraction, bracket, converged, iterations + result.iterations
 
   def minimize(scaled: Lasso, code: Code) -> SolverResult:
-    return solve(scaled, None, code, ACCURACY * tolerance, method=METHOD, loop=loop)
+    return solve(SOLVER, scaled, code, None, ACCURACY * tolerance, loop=loop)
 
   loop = Loop(max_iterations, "gradient_mapping", (), "implicit", ())
   zero, one = jnp.zeros_like(at_zero), jnp.ones_like(at_zero)

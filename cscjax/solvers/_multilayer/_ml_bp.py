@@ -13,13 +13,13 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, lipschitz
-from cscjax.ops import at_least_float32, highest_precision, power_iteration, vary_alike
+from cscjax.ops import at_least_float32, highest_precision, power_iteration, shard_batch, vary_alike
 from cscjax.solvers._callbacks import Callback
 from cscjax.solvers._lasso._algorithm import relative
 from cscjax.solvers._lasso._problem import per_signal, sum_signals
 from cscjax.solvers._multilayer._loop import MultilayerLoop
 from cscjax.solvers._multilayer._problem import MultilayerProblem
-from cscjax.solvers._multilayer._result import MultilayerResult, layer_statistics
+from cscjax.solvers._multilayer._result import RESULT_LAYOUT, MultilayerResult, layer_statistics
 
 RELAXATION = 1.8  # in [1, 2)
 NORM_TOLERANCE = 0.1  # of the norm that bounds the steps: a step may be 5 % too short
@@ -176,7 +176,13 @@ def ml_bp(
   for beta in jax.tree.leaves(problem.betas[-1]):
     if not checks.is_traced(beta) and not bool(jnp.all(beta > 0)):
       checks.fail("betas", "a penalty of 0 of the deepest layer", "positive values for the duality gap")
-  return loop.finish(_solve(problem, *_norms(problem), tolerance, loop))
+  result = shard_batch(
+    lambda _, *arguments: _solve(*arguments, loop),
+    *(problem.x, problem, *_norms(problem), tolerance),
+    batch_ndim=problem.batch_ndim,
+    layout=RESULT_LAYOUT,
+  )
+  return loop.finish(result)
 
 
 @partial(jax.jit, static_argnames="loop")

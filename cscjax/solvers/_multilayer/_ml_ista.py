@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, check_one_per_dictionary, join
-from cscjax.ops import at_least_float32, highest_precision, vary_alike
+from cscjax.ops import at_least_float32, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._arguments import as_step
 from cscjax.solvers._callbacks import Callback
 from cscjax.solvers._lasso._algorithm import MIN_ROOT, relative
@@ -20,7 +20,7 @@ from cscjax.solvers._lasso._problem import sum_signals
 from cscjax.solvers._lasso._proximal_gradient import OBJECTIVE_WEIGHT
 from cscjax.solvers._multilayer._loop import MultilayerLoop
 from cscjax.solvers._multilayer._problem import MultilayerProblem
-from cscjax.solvers._multilayer._result import MultilayerResult, layer_statistics
+from cscjax.solvers._multilayer._result import RESULT_LAYOUT, MultilayerResult, layer_statistics
 from cscjax.solvers._steps import extrapolate, momentum
 from cscjax.solvers._unrolled import Chain, bottom_up
 
@@ -250,7 +250,13 @@ def _solve(
     as_step("steps", step, dictionary, signal)
     for step, dictionary, signal in zip(given, dictionaries, signals, strict=True)
   ]
-  return loop.finish(_iterate(problem, lengths, tolerance, loop, solver))
+  result = shard_batch(
+    lambda _, *arguments: _iterate(*arguments, loop, solver),
+    *(problem.x, problem, lengths, tolerance),
+    batch_ndim=problem.batch_ndim,
+    layout=RESULT_LAYOUT,
+  )
+  return loop.finish(result)
 
 
 @partial(jax.jit, static_argnames=("loop", "solver"))

@@ -13,9 +13,9 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, check_one_per_dictionary
-from cscjax.ops import highest_precision, norm, vary_alike
+from cscjax.ops import highest_precision, norm, shard_batch, vary_alike
 from cscjax.solvers._multilayer._problem import MultilayerProblem
-from cscjax.solvers._multilayer._result import MultilayerResult, layer_statistics
+from cscjax.solvers._multilayer._result import RESULT_LAYOUT, MultilayerResult, layer_statistics
 
 
 @highest_precision
@@ -81,7 +81,12 @@ def ml_projection(
   check_one_per_dictionary(dictionaries, sparsities=sparsities)
   limits = tuple(checks.positive_int("sparsities", limit) for limit in sparsities)
   problem = MultilayerProblem.make(dictionaries, x, [0] * len(dictionaries), nonnegative=False)
-  return _project(problem, limits)
+  return shard_batch(
+    lambda _, problem: _project(problem, limits),
+    *(problem.x, problem),
+    batch_ndim=problem.batch_ndim,
+    layout=RESULT_LAYOUT._replace(iterations=0),
+  )
 
 
 class _State(NamedTuple):
@@ -155,7 +160,7 @@ def _project(problem: MultilayerProblem, limits: tuple[int, ...]) -> MultilayerR
       weights=jnp.zeros(picks, x.dtype),
       running=jnp.asarray(True),
     )
-    start = vary_alike(start, x)
+    start = vary_alike(start, problem)
     state, (objective, accepted) = lax.scan(
       lambda state, k: pick(state, k, norm(x)), start, jnp.arange(picks, dtype=jnp.int32)
     )
@@ -190,4 +195,5 @@ def _atom_norms(single: MultilayerProblem) -> jax.Array:
     unit = jnp.zeros(size, single.x.dtype).at[i].set(1).reshape(single.x.shape)
     return total + jnp.square(ravel_pytree(single.correlation(unit))[0])
 
-  return jnp.sqrt(lax.fori_loop(0, size, add_row, jnp.zeros_like(ravel_pytree(single.zeros[-1])[0])))
+  zeros = vary_alike(ravel_pytree(single.zeros[-1])[0], single)
+  return jnp.sqrt(lax.fori_loop(0, size, add_row, zeros))

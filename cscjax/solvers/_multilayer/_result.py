@@ -52,6 +52,10 @@ class MultilayerResult(NamedTuple):
     return compact_repr(self, traces=("gap",))
 
 
+RESULT_LAYOUT = MultilayerResult._make((0, 1, "replicated", 0, 0, 1, 1, 1))
+"""Positions of the batch axes, for `cscjax.ops.shard_batch`."""
+
+
 @jax.jit
 def layer_statistics(
   dictionaries: Sequence[Dictionary], x: jax.Array, codes: Sequence[Code]
