@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import dataclasses
 import doctest
 import functools
 import importlib
@@ -142,11 +143,22 @@ def test_method(name):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_class(name):
-  """Each field is explained."""
+  """Each field is explained, and each parameter of a constructor that is not made from the fields."""
   item, parts = CLASSES[name], sections(CLASSES[name])
   assert is_sentence(parts[""])
+  is_module = issubclass(item, flax.linen.Module)
+  if (
+    dataclasses.is_dataclass(item)
+    and not is_module
+    and item.__init__.__code__.co_filename.endswith(".py")
+  ):
+    parameters = list(inspect.signature(item).parameters)
+    assert listed(parts["Args"]) == parameters
+    fields = [field.name for field in dataclasses.fields(item)]
+    assert listed(parts["Attributes"]) == [key for key in fields if key not in parameters]
+    return
   fields = [key for key in inspect.get_annotations(item) if not key.startswith("_")]
-  if issubclass(item, flax.linen.Module):
+  if is_module:
     fields = [key for key in fields if key not in ("parent", "name")]  # those of every module
   assert listed(parts.get("Attributes", "") + parts.get("Args", "")) == fields
 

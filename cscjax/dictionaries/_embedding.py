@@ -1,10 +1,12 @@
 """Embedding of a dictionary in a circular one, and the linear solves of ADMM there."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from cscjax import checks
 from cscjax.dictionaries._base import Code, Dictionary
@@ -37,7 +39,7 @@ class CirculantEmbedding(NamedTuple):
   embed_code: Callable[[Code], Code]
   crop_code: Callable[[Code], Code]
 
-  def ridge_inverse(self, ridge: jax.Array) -> Callable[[jax.Array], tuple[jax.Array, Code]]:
+  def ridge_inverse(self, ridge: jax.Array) -> Partial:
     """Returns a function that computes (ridge I + D D^T)^-1 x and D^T (ridge I + D D^T)^-1 x.
 
     Here D is the circular or dense dictionary. The smaller one of D D^T and D^T D is inverted, using
@@ -49,7 +51,8 @@ class CirculantEmbedding(NamedTuple):
 
     Returns:
       A function that maps signals of shape [..., *signal_shape] to a pair: signals of the same shape,
-      and codes. It computes in at least float32 and returns the type of its argument.
+      and codes. It computes in at least float32 and returns the type of its argument. It is a pytree,
+      which contains the inverse, so that it can be part of a solver's state.
     """
     return _ridge_inverse(self.dictionary, self.signal_shape, ridge)
 
@@ -105,64 +108,61 @@ def circulant_embedding(dictionary: Dictionary, signal_shape: Sequence[int]) -> 
   )
 
 
-def _ridge_inverse(
-  dictionary: Any, shape: tuple[int, ...], ridge: jax.Array
-) -> Callable[[jax.Array], tuple[jax.Array, Any]]:
+def _ridge_inverse(dictionary: Any, shape: tuple[int, ...], ridge: jax.Array) -> Partial:
   """Computes `CirculantEmbedding.ridge_inverse`."""
   precise = at_least_float32(common_float(*jax.tree.leaves(dictionary)))
   dictionary = jax.tree.map(lambda leaf: leaf.astype(precise), dictionary)
   if isinstance(dictionary, IdentityAugmented):  # D D^T = I + F^T F
-    conv_inverse = _ridge_inverse(dictionary.conv, shape, ridge + 1)
-
-    def augmented(x: jax.Array) -> tuple[jax.Array, Code]:
-      signal, new = conv_inverse(x)
-      return signal, (signal, new)
-
-    return augmented
+    return Partial(_apply_augmented, _ridge_inverse(dictionary.conv, shape, ridge + 1))
   if isinstance(dictionary, MatrixDictionary):
-    on_codes, apply = _dense_inverse(dictionary, ridge)
+    blocks = _dense_inverse(dictionary, ridge)
   else:
-    on_codes, apply = _circular_inverse(dictionary, shape, ridge)
-
-  def inverse(x: jax.Array) -> tuple[jax.Array, Code]:
-    signal = x.astype(precise)
-    if on_codes:
-      code = apply(dictionary.analysis(signal))
-      signal = (signal - dictionary.synthesis(code, signal.shape)) / ridge
-    else:
-      signal = apply(signal)
-      code = dictionary.analysis(signal)
-    return signal.astype(x.dtype), code.astype(x.dtype)
-
-  return inverse
+    blocks = inverse_blocks(dictionary, shape[:-1], ridge)
+  return Partial(_apply_inverse, dictionary, blocks, ridge)
 
 
-def _dense_inverse(
-  dictionary: MatrixDictionary, ridge: jax.Array
-) -> tuple[bool, Callable[[jax.Array], jax.Array]]:
-  """Returns the inverse of ridge I + D^T D or ridge I + D D^T, and whether it acts on codes."""
+def _apply_augmented(conv_inverse: Partial, x: jax.Array) -> tuple[jax.Array, Code]:
+  signal, new = conv_inverse(x)
+  return signal, (signal, new)
+
+
+def _apply_inverse(
+  dictionary: Any, blocks: jax.Array, ridge: jax.Array, x: jax.Array
+) -> tuple[jax.Array, Code]:
+  """Applies (ridge I + D D^T)^-1, or (ridge I + D^T D)^-1 if the codes are smaller, given by blocks."""
+  if isinstance(dictionary, MatrixDictionary):
+    on_codes, apply = _has_few_atoms(dictionary), lambda array: array @ blocks
+  else:
+    on_codes, apply = codes_are_smaller(dictionary.filters), partial(_apply_in_frequency, blocks)
+  signal = x.astype(common_float(*jax.tree.leaves(dictionary)))
+  if on_codes:
+    code = apply(dictionary.analysis(signal))
+    signal = (signal - dictionary.synthesis(code, signal.shape)) / ridge
+  else:
+    signal = apply(signal)
+    code = dictionary.analysis(signal)
+  return signal.astype(x.dtype), code.astype(x.dtype)
+
+
+def _has_few_atoms(dictionary: MatrixDictionary) -> bool:
+  return dictionary.atoms.shape[1] < dictionary.atoms.shape[0]
+
+
+def _dense_inverse(dictionary: MatrixDictionary, ridge: jax.Array) -> jax.Array:
+  """Returns the inverse of ridge I + D^T D if there are few atoms, else of ridge I + D D^T."""
   atoms = dictionary.atoms
-  on_codes = atoms.shape[1] < atoms.shape[0]
-  wide = atoms.T if on_codes else atoms
+  wide = atoms.T if _has_few_atoms(dictionary) else atoms
   gram = wide @ wide.T
-  inverse = jnp.linalg.inv(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
-  return on_codes, lambda array: array @ inverse
+  return jnp.linalg.inv(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
 
 
-def _circular_inverse(
-  conv: ConvDictionary, shape: tuple[int, ...], ridge: jax.Array
-) -> tuple[bool, Callable[[jax.Array], jax.Array]]:
-  """Returns the inverse of ridge I + D^T D or ridge I + D D^T, and whether it acts on codes."""
-  sizes = shape[:-1]
-  blocks = inverse_blocks(conv, sizes, ridge)
-  axes = tuple(range(-len(shape), -1))
-
-  def apply(array: jax.Array) -> jax.Array:
-    spectrum = jnp.fft.rfftn(array, axes=axes)
-    product = jnp.einsum("...c,...cd->...d", spectrum, blocks)
-    return jnp.fft.irfftn(product, s=sizes, axes=axes)
-
-  return codes_are_smaller(conv), apply
+def _apply_in_frequency(blocks: jax.Array, array: jax.Array) -> jax.Array:
+  """Multiplies the channels of an array [..., spatial, C] by a block [C, C] for each frequency."""
+  axes = tuple(range(-blocks.ndim + 1, -1))
+  sizes = [array.shape[axis] for axis in axes]
+  spectrum = jnp.fft.rfftn(array, axes=axes)
+  product = jnp.einsum("...c,...cd->...d", spectrum, blocks)
+  return jnp.fft.irfftn(product, s=sizes, axes=axes)
 
 
 def _margins(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,12 @@ from cscjax.solvers._callbacks import (
   report,
   report_periodically,
 )
-from cscjax.solvers._lasso._algorithm import STOPS, Algorithm, Method, Stop, StoppingCriteria
+from cscjax.solvers._lasso._algorithm import STOPS, Algorithm, Stop, StoppingCriteria
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
 from cscjax.solvers._lasso._problem import Lasso, per_signal
+
+if TYPE_CHECKING:
+  from cscjax.solvers._lasso._solver import Solver
 
 Differentiate = Literal["unrolled", "remat", "implicit"]
 """How derivatives of a code are computed; see the argument `differentiate` of `fista`."""
@@ -34,7 +37,7 @@ RECORDS = ("objective", "gradient_mapping", "gap", "support_size")
 
 
 class SolverResult(NamedTuple):
-  """The result of `ista`, `fista` or `admm`.
+  """The result of `ista`, `fista` or `admm`, or of the method `run` of a `Solver`.
 
   The traces (`objective`, `gradient_mapping`, `gap` and `support_size`) are None unless `record` names
   them. They end with the last iteration. Under `jax.jit` and other transformations, where shapes cannot
@@ -58,6 +61,8 @@ class SolverResult(NamedTuple):
       by at most this fraction of it.
     support_size: Number of nonzero coefficients, int32, before the first iteration and after each
       iteration: [iterations + 1, batch...].
+    state: The state of the solver after the last iteration, from which its method `run` continues. No
+      gradient flows through it if the code is differentiated implicitly.
   """
 
   code: Code
@@ -68,6 +73,7 @@ class SolverResult(NamedTuple):
   gradient_mapping: jax.Array | None
   gap: jax.Array | None
   support_size: jax.Array | None
+  state: Any
 
   def __repr__(self) -> str:
     return compact_repr(self, traces=RECORDS)
@@ -129,8 +135,8 @@ class Loop(NamedTuple):
       checks.fail("record", record, f"a sequence of names out of {', '.join(RECORDS)}")
     for trace in record:
       checks.one_of("record", trace, RECORDS)
-    if "gap" in (stop, *record) and not _all_positive(problem.beta):
-      checks.fail("beta", "a penalty of 0", "positive values for the duality gap")
+    if "gap" in (stop, *record) and not problem.has_dual_bound:
+      checks.fail("beta", "a penalty of 0", "positive values (or a ridge) for the duality gap")
     is_unbounded = searches_step or tolerance is not None
     if differentiate is None:
       differentiate = "implicit" if is_unbounded else "unrolled"
@@ -144,25 +150,60 @@ class Loop(NamedTuple):
 
 
 def solve(
+  solver: "Solver",
   problem: Lasso,
-  parameter: ArrayLike | None,
   init: Code | None,
+  state: Any,
   tolerance: ArrayLike | None,
   *,
-  method: Method,
   loop: Loop,
 ) -> SolverResult:
-  """Runs a method from `init`, or the zero code, for a number of iterations or to a tolerance."""
-  init = None if init is None else problem.as_code(init)  # raises a clearer error than jit
+  """Runs a solver from a state, a code or the zero code, for some iterations or to a tolerance."""
+  if state is not None:
+    if init is not None:
+      checks.fail("init", "a code", "None if state is given")
+    state = _checked_state(solver, problem, state)
+  elif init is not None:
+    init = problem.as_code(init)  # raises a clearer error than jit
   result = shard_batch(
-    lambda _, *arguments: _solve(*arguments, method=method, loop=loop),
-    *(problem.x, problem, parameter, init, tolerance),
+    lambda _, *arguments: _solve(*arguments, loop=loop),
+    *(problem.x, solver, problem, init, state, tolerance),
     batch_ndim=problem.batch_ndim,
-    layout=SolverResult._make((0, 1, "replicated", 0, 0, 1, 1, 1)),
+    layout=lambda: _layout(solver, problem),
   )
   if loop.callbacks and not checks.is_traced(result):
     jax.effects_barrier()
   return result if tolerance is None else _cut(result)
+
+
+@jax.jit
+def _init(solver: "Solver", problem: Lasso) -> Any:
+  return solver.init(problem)
+
+
+def _checked_state(solver: "Solver", problem: Lasso, state: Any) -> Any:
+  """Returns a state as arrays; raises ValueError if it is not one of the solver for the problem."""
+  expected = _init.eval_shape(solver, problem)
+  if jax.tree.structure(state) != jax.tree.structure(expected):
+    kind = type(solver).__name__
+    checks.fail("state", type(state).__name__, f"a state that {kind}.init or .run returned")
+  for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+    if jnp.shape(leaf) != wanted.shape or jnp.result_type(leaf) != wanted.dtype:
+      got = f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+      checks.fail("state", f"an array {got}", f"{wanted.dtype}{list(wanted.shape)} for this problem")
+  return jax.tree.map(jnp.asarray, state)
+
+
+def _layout(solver: "Solver", problem: Lasso) -> SolverResult:
+  """Returns the positions of the batch axes in a result, see `shard_batch`."""
+  batch = problem.x.shape[: problem.batch_ndim]
+  shapes = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), (solver, problem)
+  )
+  state = jax.tree.map(
+    lambda leaf: 0 if leaf.shape[: len(batch)] == batch else "replicated", _init.eval_shape(*shapes)
+  )
+  return SolverResult._make((0, 1, "replicated", 0, 0, 1, 1, 1, state))
 
 
 def _cut(result: SolverResult) -> SolverResult:
@@ -184,49 +225,51 @@ def _first(trace: jax.Array, length: int) -> jax.Array:
   return jax.device_put(np.asarray(trace)[:length], trace.sharding)
 
 
-@partial(jax.jit, static_argnames=("method", "loop"))
+@partial(jax.jit, static_argnames="loop")
 def _solve(
+  solver: "Solver",
   problem: Lasso,
-  parameter: jax.Array | None,
   init: Code | None,
+  state: Any,
   tolerance: jax.Array | None,
   *,
-  method: Method,
   loop: Loop,
 ) -> SolverResult:
-  problem, parameter, init, tolerance = vary_alike((problem, parameter, init, tolerance))
-  start = problem.zero_code() if init is None else init
+  solver, problem, init, state, tolerance = vary_alike((solver, problem, init, state, tolerance))
   if loop.differentiate != "implicit":
-    return _run(problem, parameter, start, tolerance, method, loop)
-  # The solution depends on neither `start` nor the step, and the loop itself is not differentiated.
+    return _run(solver, problem, init, state, tolerance, loop)
+  # The solution depends on neither the start nor the step, and the loop itself is not differentiated.
   result = lax.stop_gradient(
-    _run(*lax.stop_gradient((problem, parameter, start, tolerance)), method, loop)
+    _run(*lax.stop_gradient((solver, problem, init, state, tolerance)), loop=loop)
   )
   return result._replace(code=implicitly_differentiable(problem, result.code))
 
 
 def _run(
+  solver: "Solver",
   problem: Lasso,
-  parameter: jax.Array | None,
-  start: Code,
+  init: Code | None,
+  state: Any,
   tolerance: jax.Array | None,
-  method: Method,
   loop: Loop,
 ) -> SolverResult:
   """Runs the loop and collects its result."""
-  if tolerance is None:
-    algorithm = method(problem, parameter, start)
-  else:  # a solution that is zero is known without iterations
-    zero = problem.is_solved_by_zero()
-    start = _zero_where(zero, start)
-    algorithm = _stay_at_zero(problem, method(problem, parameter, start), zero)
+  # A solution that is zero is known without iterations.
+  zero = None if tolerance is None else problem.is_solved_by_zero()
+  if state is None:
+    if zero is not None and init is not None:
+      init = _zero_where(zero, init)
+    state = vary_alike(solver.init(problem, init), problem)
+  algorithm = solver._apply(problem, state)
+  if zero is not None:
+    algorithm = _stay_at_zero(problem, algorithm, zero)
   criteria = StoppingCriteria(problem, algorithm)
   recorded = [name for name in STOPS if name in loop.record]
 
   def values(names: Sequence[str], state: Any, measured: dict[str, jax.Array]) -> dict[str, jax.Array]:
     code, reconstruction = algorithm.solution(state)
     functions = {
-      "objective": lambda: _scaled_back(problem, problem.objective(code, reconstruction)),
+      "objective": lambda: problem.in_squared_scale(problem.scaled_objective(code, reconstruction)),
       "support_size": lambda: _support_size(problem, code),
     }
     functions |= {name: lambda value=value: value for name, value in measured.items()}
@@ -269,6 +312,7 @@ def _run(
     converged=converged,
     diverged=_diverged(problem, algorithm, code, reconstruction),
     **{name: trace.get(name) for name in RECORDS},
+    state=state,
   )
 
 
@@ -285,12 +329,6 @@ def _stay_at_zero(problem: Lasso, algorithm: Algorithm, zero: jax.Array) -> Algo
 def _zero_where(zero: jax.Array, tree: Any) -> Any:
   """Sets the arrays of some signals to zero."""
   return jax.tree.map(lambda a: jnp.where(per_signal(zero, a), 0, a), tree)
-
-
-def _scaled_back(problem: Lasso, value: jax.Array) -> jax.Array:
-  """Converts a value in unit^2 to the scale of the signals."""
-  unit = problem.unit.astype(value.dtype)
-  return value * unit * unit
 
 
 def _scan(
@@ -371,14 +409,8 @@ def _while_loop(
 def _diverged(problem: Lasso, algorithm: Algorithm, code: Code, reconstruction: jax.Array) -> jax.Array:
   """Returns which signals have an objective that is not finite, or has doubled: [batch...]."""
   at_zero = 0.5 * problem.energy(problem.x)
-  at_start = problem.objective(*algorithm.solution(algorithm.state))
-  return ~(problem.objective(code, reconstruction) <= 2 * jnp.maximum(at_start, at_zero))
-
-
-def _all_positive(beta: Any) -> bool:
-  """Returns whether no concrete value is zero, where the dual feasible set has no interior."""
-  leaves = jax.tree.leaves(beta)
-  return all(checks.is_traced(leaf) or bool(jnp.all(leaf > 0)) for leaf in leaves)
+  at_start = problem.scaled_objective(*algorithm.solution(algorithm.state))
+  return ~(problem.scaled_objective(code, reconstruction) <= 2 * jnp.maximum(at_start, at_zero))
 
 
 def _support_size(problem: Lasso, code: Code) -> jax.Array:

@@ -1,0 +1,127 @@
+"""The Lasso of a circular dictionary in graph form, which ADMM solves."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from cscjax.dictionaries import CirculantEmbedding, Code, Dictionary, circulant_embedding
+from cscjax.ops import expand_rank, power_of_two
+from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
+from cscjax.solvers._lasso._regularizer import map_arrays
+
+# Weight of z in the metric, for atoms of unit norm: less suits zero boundaries, more circular ones.
+COUPLING = 0.15
+
+
+class ADMMPair(NamedTuple):
+  """The pair P = (z, code) of ADMM, on the signals of a circular dictionary.
+
+  Attributes:
+    signal: The signal z.
+    code: The code of the circular dictionary.
+  """
+
+  signal: jax.Array
+  code: Code
+
+
+class EmbeddedLasso(NamedTuple):
+  """The problem that ADMM solves: the Lasso of a circular dictionary, in graph form.
+
+  Attributes:
+    problem: The problem on larger signals.
+    weight: The weights of the squared errors: the mask of the problem, and 0 around the given signal.
+    code_mask: Weights of one channel: 1 on the given code and 0 around it.
+    squared_norm: The mean squared norm of the atoms, a scalar.
+    invert: The inverse of the linear system, see `circulant_embedding`.
+  """
+
+  problem: Lasso
+  weight: jax.Array
+  code_mask: Code
+  squared_norm: jax.Array
+  invert: Partial
+
+  @property
+  def ridge(self) -> jax.Array:
+    """The inverse of the squared weight of z in the norm of a pair, for which code has weight 1."""
+    return self.squared_norm / COUPLING
+
+  def synthesis(self, code: Code) -> jax.Array:
+    """Returns D code."""
+    return self.problem.dictionary.synthesis(code, self.problem.x.shape)
+
+  def prox(self, point: ADMMPair, rho: jax.Array) -> ADMMPair:
+    """Returns the proximal operator of the data term in z and the penalty in the code."""
+    x, weight = self.problem.x, self.weight
+    weight_of_point = per_signal(rho / self.ridge, x)
+    signal = (weight * x + weight_of_point * point.signal) / (weight + weight_of_point)
+    # The mask comes first: the norm of a group must not count what is around the code.
+    code = self.problem.prox(jax.tree.map(jnp.multiply, self.code_mask, point.code), 1 / rho)
+    return ADMMPair(signal, code)
+
+  def norm(self, pair: ADMMPair) -> jax.Array:
+    """Returns the norm of a pair, [batch...]."""
+    # The norm of a code is about this times the norm of its image D code.
+    unit = power_of_two(1 / jnp.sqrt(self.ridge), axis=())
+    code = jax.tree.map(lambda c: c / per_signal(unit, c), pair.code)
+    signal = self.problem.inner(pair.signal, pair.signal) / (self.ridge * unit**2)
+    return safe_sqrt(signal + self.problem.inner(code, code))
+
+
+def embedding_of(problem: Lasso) -> CirculantEmbedding:
+  """Returns the embedding of the dictionary in a circular one."""
+  return circulant_embedding(problem.dictionary, problem.x.shape[problem.batch_ndim :])
+
+
+def embed(embedding: CirculantEmbedding, problem: Lasso) -> EmbeddedLasso:
+  """Returns the problem that ADMM solves, with all that does not change between iterations."""
+  squared_norm = _squared_atom_norm(embedding.dictionary)
+  squared_norm = jnp.where(squared_norm > 0, squared_norm, 1)
+  shape = problem.x.shape[problem.batch_ndim :]
+  if problem.mask is None:
+    weight = jnp.ones(shape, problem.x.dtype)
+  else:
+    weight = jnp.broadcast_to(problem.mask, problem.x.shape)
+  weight = expand_rank(embedding.embed_signal(weight), problem.x.ndim)
+  regularizer, code_mask = _embedded_regularizer(embedding, problem)
+  embedded = problem.replace(
+    dictionary=embedding.dictionary,
+    x=embedding.embed_signal(problem.x),
+    mask=None,
+    regularizer=regularizer,
+  )
+  invert = embedding.ridge_inverse(squared_norm / COUPLING)
+  return EmbeddedLasso(embedded, weight, code_mask, squared_norm, invert)
+
+
+def _embedded_regularizer(embedding: CirculantEmbedding, problem: Lasso) -> tuple[Any, Code]:
+  """Returns the regularizer of the embedded code, and a mask: 1 on the code and 0 around it.
+
+  The mask has one channel. Arrays that do not depend on the position remain as they are.
+  """
+  signal = jax.ShapeDtypeStruct(problem.x.shape[problem.batch_ndim :], problem.x.dtype)
+  single = jax.eval_shape(problem.dictionary.analysis, signal)
+  ones = jax.tree.map(
+    lambda c: jnp.ones((1,) * problem.batch_ndim + c.shape[:-1] + (1,), c.dtype), single
+  )
+
+  def embed(arrays: Code) -> Code:
+    sizes = [a.shape[problem.batch_ndim : -1] for a in jax.tree.leaves(arrays)]
+    if all(n == 1 for spatial in sizes for n in spatial):
+      return arrays
+    return embedding.embed_code(
+      jax.tree.map(
+        lambda a, one: jnp.broadcast_to(a, jnp.broadcast_shapes(a.shape, one.shape)), arrays, ones
+      )
+    )
+
+  return map_arrays(embed, problem.regularizer, ones), embedding.embed_code(ones)
+
+
+def _squared_atom_norm(dictionary: Dictionary) -> jax.Array:
+  """Returns the mean ||d||^2 of the atoms (those of F^T, for [I, F^T]), not cut off by the boundary."""
+  atoms = jax.tree.leaves(dictionary)[0]
+  return jnp.sum(jnp.square(atoms)) / atoms.shape[-1]
