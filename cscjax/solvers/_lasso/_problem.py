@@ -324,11 +324,6 @@ def per_signal(value: ArrayLike, array: jax.Array) -> jax.Array:
   return value.reshape(value.shape + (1,) * (array.ndim - value.ndim) * bool(value.ndim))
 
 
-def safe_sqrt(square: jax.Array) -> jax.Array:
-  """Returns the square root, with derivative 0 at 0 instead of infinity."""
-  return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
-
-
 def _as_mask(mask: ArrayLike, x: jax.Array, has_channels: bool) -> jax.Array:
   """Checks a mask and gives it the rank of `x`.
 
