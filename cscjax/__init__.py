@@ -41,6 +41,7 @@ from cscjax.ops import (
 )
 from cscjax.pretrained import load_pretrained
 from cscjax.solvers import (
+  BasisPursuitResult,
   IterationStats,
   Lasso,
   MultilayerResult,
@@ -48,14 +49,17 @@ from cscjax.solvers import (
   PolishedCode,
   SolverResult,
   admm,
+  basis_pursuit,
   beta_max,
   duality_gap,
   fista,
   ista,
   layered_bp,
   layered_thresholding,
+  ml_bp,
   ml_fista,
   ml_ista,
+  ml_projection,
   omp,
   polished,
   relative,
@@ -74,6 +78,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+  "BasisPursuitResult",
   "CodedLayer",
   "ConvDictionary",
   "Dictionary",
@@ -87,6 +92,7 @@ __all__ = [
   "PolishedCode",
   "SolverResult",
   "admm",
+  "basis_pursuit",
   "beta_max",
   "certify",
   "duality_gap",
@@ -102,8 +108,10 @@ __all__ = [
   "lipschitz",
   "load_pretrained",
   "metrics",
+  "ml_bp",
   "ml_fista",
   "ml_ista",
+  "ml_projection",
   "mutual_coherence",
   "nonnegative_soft_threshold",
   "omp",

@@ -50,6 +50,7 @@ CASES = {
   "fista, implicit": (("dense", "dilated"), lambda d, x: solvers.fista(d, x, BETA, tolerance=1e-3)),
   "fista, adaptive": (("dilated",), lambda d, x: solvers.fista(d, x, BETA, step="adaptive")),
   "admm": ((*SOLVED, "augmented"), lambda d, x: solvers.admm(d, x, BETA, tolerance=1e-3)),
+  "basis_pursuit": (("dense",), lambda d, x: solvers.basis_pursuit(d, x, 1.0)),
   "beta_max": (("strided",), solvers.beta_max),
   "duality_gap": (ANY, lambda d, x: solvers.duality_gap(d, x, _code(d, x), BETA)),
   "polished": (("dilated",), lambda d, x: solvers.polished(d, x, _code(d, x), BETA)),
@@ -57,7 +58,9 @@ CASES = {
   "layered_bp": (("strided",), lambda d, x: solvers.layered_bp([d], x, [BETA], iterations=3)),
   "ml_ista": (("augmented",), lambda d, x: solvers.ml_ista([d], x, [BETA], iterations=3)),
   "ml_fista": (("dense",), lambda d, x: solvers.ml_fista([d], x, [BETA], iterations=3)),
-  "omp": (("dense",), lambda d, x: solvers.omp(d, x, sparsity=2)),
+  "ml_bp": (("strided",), lambda d, x: solvers.ml_bp([d], x, [BETA], iterations=3)),
+  "ml_projection": (("dense",), lambda d, x: solvers.ml_projection([d], x, [2])),
+  "omp": (ANY, lambda d, x: solvers.omp(d, x, sparsity=2)),
   "lipschitz": ((*SOLVED, "augmented"), lambda d, x: dictionaries.lipschitz(d, x.shape)),
   "lipschitz_bound": (("strided", "augmented"), lambda d, x: dictionaries.lipschitz_bound(d, x.shape)),
   "symbol_on_grid": (("strided",), lambda d, x: dictionaries.symbol_on_grid(d, x.shape[:-1])[0]),
@@ -84,9 +87,16 @@ WITHOUT_DERIVATIVE = ("learn_dictionary",)
 
 # The other public functions. Parts of networks keep the setting of JAX; `IN_NUMPY` cannot be lowered.
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
-IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions")
+IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions", "stability")
 WITHOUT_PRODUCTS = (
-  *("as_callbacks", "as_signal", "check_coded_layers", "check_dictionary", "check_one_per_dictionary"),
+  *(
+    "as_callbacks",
+    "as_mask",
+    "as_signal",
+    "check_coded_layers",
+    "check_dictionary",
+    "check_one_per_dictionary",
+  ),
   *("check_signal_shape", "circulant_embedding"),
   *("ill_conditioned_example", "is_unique", "join", "split", "msd_csc_spectrum", "nonzero_fraction"),
   *(
@@ -191,6 +201,8 @@ def test_functions_in_numpy_request_it_too(name):
   layer = dictionaries.CodedLayer(dictionary, _normal(4), jnp.ones(6))
   if name == "certify":
     theory.certify([dictionary], layer[1], 0.1, codes=[layer[2]])
+  elif name == "stability":
+    theory.stability(dictionary, layer[1], BETA)
   else:
     getattr(dictionaries, name)([layer])
   assert set(seen) == {"highest"}

@@ -1,9 +1,10 @@
 """Dictionaries: linear maps from codes to signals with their adjoints, as pytrees.
 
-`MatrixDictionary` is a dense dictionary, `ConvDictionary` a convolutional one, and `IdentityAugmented`
-the dictionary of a dense connection. Other classes can implement the protocol `Dictionary`. Functions
-compute properties of a dictionary (`lipschitz`, `mutual_coherence`, `atom_norms`, `to_matrix`) and show
-the layers of a network in its input domain (`effective_atoms`, `layer_reconstructions`).
+`MatrixDictionary` is a dense dictionary, `ConvDictionary` a convolutional one, `IdentityAugmented` the
+dictionary of a dense connection, and `ComplexDictionary` a complex one, made of two real ones. Other
+classes can implement the protocol `Dictionary`. Functions compute properties of a dictionary
+(`lipschitz`, `mutual_coherence`, `atom_norms`, `to_matrix`) and show the layers of a network in its
+input domain (`effective_atoms`, `layer_reconstructions`).
 """
 
 from cscjax.dictionaries._base import (
@@ -18,6 +19,7 @@ from cscjax.dictionaries._base import (
   to_matrix,
 )
 from cscjax.dictionaries._coherence import atom_norms, mutual_coherence
+from cscjax.dictionaries._complex import ComplexDictionary
 from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.dictionaries._effective import (
   CodedLayer,
@@ -38,6 +40,7 @@ __all__ = [
   "CirculantEmbedding",
   "Code",
   "CodedLayer",
+  "ComplexDictionary",
   "ConvDictionary",
   "Dictionary",
   "IdentityAugmented",

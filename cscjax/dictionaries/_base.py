@@ -29,10 +29,10 @@ class Dictionary(Protocol):
   whose leaves start with the batch axes. Solvers compute in the floating-point type that `analysis`
   returns for a signal in the common type of x and the leaves.
 
-  This protocol is all that `ista`, `fista`, the layered and multi-layer solvers, `beta_max`,
+  This protocol is all that `ista`, `fista`, `omp`, the layered and multi-layer solvers, `beta_max`,
   `duality_gap`, `lipschitz`, `to_matrix`, `atom_norms` and `mutual_coherence` (with a signal shape)
-  need. `omp`, `admm` and the theory of stripes and patches require a dictionary of this package and
-  raise `ValueError` for others.
+  need. `admm` and the theory of stripes and patches require a dictionary of this package and raise
+  `ValueError` for others.
 
   Example:
     >>> import dataclasses

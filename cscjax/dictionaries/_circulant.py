@@ -1,8 +1,8 @@
-"""Circular convolutions of stride 1, which the Fourier transform block-diagonalizes."""
+"""Block-circulant matrices, which the Fourier transform block-diagonalizes."""
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,39 @@ from cscjax.ops import highest_precision, vary_alike
 BLOCK = 2**18  # largest number of complex numbers in memory for the frequencies of one step
 
 
-def codes_are_smaller(conv: ConvDictionary) -> bool:
+class Circle(NamedTuple):
+  """One axis of a circular convolution of stride 1.
+
+  Attributes:
+    size: Number of samples around the circle.
+    dilation: Step between the taps.
+    twisted: Whether samples change their sign when they wrap around.
+  """
+
+  size: int
+  dilation: int = 1
+  twisted: bool = False
+
+  @property
+  def frequencies(self) -> int:
+    """Number of frequencies in [0, pi], those that a real Fourier transform keeps."""
+    return (self.size + 1) // 2 if self.twisted else self.size // 2 + 1
+
+  def angles(self, index: jax.Array, taps: int, dtype: Any) -> jax.Array:
+    """Returns the phase of each tap at one frequency, computed modulo 2 pi without rounding errors."""
+    period = 2 * self.size
+    steps = np.arange(taps) * self.dilation % period
+    return (-np.pi / self.size) * _product_modulo(2 * index + int(self.twisted), steps, period).astype(
+      dtype
+    )
+
+
+def codes_are_smaller(filters: jax.Array) -> bool:
   """Whether the blocks [m, m] of D^T D are smaller than the blocks [C, C] of D D^T.
 
   Both have the same positive eigenvalues, so functions use the smaller ones.
   """
-  channels, count = conv.filters.shape[-2:]
+  channels, count = filters.shape[-2:]
   return count < channels
 
 
@@ -40,15 +67,20 @@ def inverse_blocks(conv: ConvDictionary, sizes: Sequence[int], ridge: jax.Array)
   def inverse(block: jax.Array) -> jax.Array:
     return jnp.linalg.inv(block + ridge.astype(block.dtype) * jnp.eye(len(block), dtype=block.dtype))
 
-  blocks = _map_frequencies(conv, sizes, inverse)
+  circles = [Circle(n, axis.dilation) for n, axis in zip(sizes, conv.axes, strict=True)]
+  blocks = _map_frequencies(conv.filters, circles, inverse)
   return blocks.reshape(*sizes[:-1], -1, *blocks.shape[1:])
 
 
-def largest_gram_eigenvalue(conv: ConvDictionary, sizes: Sequence[int]) -> jax.Array:
-  """Returns lambda_max(D^T D) of a circular convolution of stride 1 on signals of the given sizes."""
-  constant = jax.tree.map(lax.stop_gradient, conv)
-  eigenvalues = _map_frequencies(constant, sizes, lambda block: jnp.linalg.eigvalsh(block)[-1])
-  return largest_eigenvalue(_gram_block(conv, sizes, jnp.argmax(eigenvalues)))
+def largest_over_frequencies(
+  filters: jax.Array, circles: Sequence[Circle], function: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+  """Returns the largest value of function(block), for the blocks of the circular convolution.
+
+  The derivative is that at the frequency of the largest value.
+  """
+  values = _map_frequencies(lax.stop_gradient(filters), circles, function)
+  return function(_gram_block(filters, circles, jnp.argmax(values)))
 
 
 @jax.custom_jvp
@@ -70,14 +102,14 @@ def _(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def _map_frequencies(
-  conv: ConvDictionary, sizes: Sequence[int], function: Callable[[jax.Array], jax.Array]
+  filters: jax.Array, circles: Sequence[Circle], function: Callable[[jax.Array], jax.Array]
 ) -> jax.Array:
   """Computes function(block) at all frequencies of a real Fourier transform, stacked on a first axis."""
-  count = math.prod(sizes[:-1]) * (sizes[-1] // 2 + 1)
-  channels, atoms = conv.filters.shape[-2:]
-  per_frequency = math.prod(conv.filters.shape[:-2]) + channels * atoms + min(channels, atoms) ** 2
+  count = math.prod(_frequency_counts(circles))
+  channels, atoms = filters.shape[-2:]
+  per_frequency = math.prod(filters.shape[:-2]) + channels * atoms + min(channels, atoms) ** 2
   batch = min(count, max(1, BLOCK // per_frequency))
-  at = jax.vmap(lambda index: function(_gram_block(conv, sizes, index)))
+  at = jax.vmap(lambda index: function(_gram_block(filters, circles, index)))
 
   def body(values: jax.Array, start: jax.Array) -> tuple[jax.Array, None]:
     # Each step writes its results in place, so no second copy of all values exists. The last step may
@@ -86,26 +118,30 @@ def _map_frequencies(
     return lax.dynamic_update_slice_in_dim(values, block, start, axis=0), None
 
   one = jax.eval_shape(at, jnp.arange(1))
-  values = vary_alike(jnp.zeros((count, *one.shape[1:]), one.dtype), conv)
+  values = vary_alike(jnp.zeros((count, *one.shape[1:]), one.dtype), filters)
   return lax.scan(body, values, jnp.minimum(jnp.arange(0, count, batch), count - batch))[0]
 
 
-def _gram_block(conv: ConvDictionary, sizes: Sequence[int], index: jax.Array) -> jax.Array:
+def _frequency_counts(circles: Sequence[Circle]) -> list[int]:
+  """Returns the number of frequencies per axis, where the last axis is halved as by `rfftn`."""
+  return [*(circle.size for circle in circles[:-1]), circles[-1].frequencies]
+
+
+def _gram_block(filters: jax.Array, circles: Sequence[Circle], index: jax.Array) -> jax.Array:
   """Returns the block at one frequency, [C, C] of D D^T or [m, m] of D^T D, whichever is smaller.
 
-  `index` is the position of the frequency in the flattened array of the frequencies of `rfftn`.
+  `index` is the position of the frequency in the flattened array of all frequencies.
   """
-  channels, count = conv.filters.shape[-2:]
-  phases = lax.complex(jnp.ones((), conv.filters.dtype), jnp.zeros((), conv.filters.dtype))
-  places = jnp.unravel_index(index, (*sizes[:-1], sizes[-1] // 2 + 1))
-  for place, n, axis in zip(places, sizes, conv.axes, strict=True):
-    turns = _product_modulo(place, np.arange(axis.taps) * axis.dilation % n, n)
-    angles = (-2 * np.pi / n) * turns.astype(conv.filters.dtype)
+  *kernel, channels, count = filters.shape
+  phases = lax.complex(jnp.ones((), filters.dtype), jnp.zeros((), filters.dtype))
+  places = jnp.unravel_index(index, _frequency_counts(circles))
+  for place, taps, circle in zip(places, kernel, circles, strict=True):
+    angles = circle.angles(place, taps, filters.dtype)
     phases = jnp.outer(phases, lax.complex(jnp.cos(angles), jnp.sin(angles))).reshape(-1)
-  taps = conv.filters.reshape(-1, channels * count)
+  taps = filters.reshape(-1, channels * count)
   spectra = lax.complex(phases.real @ taps, phases.imag @ taps)
   spectra = spectra.reshape(channels, count)
-  if codes_are_smaller(conv):
+  if codes_are_smaller(filters):
     return spectra.T @ spectra.conj()
   return spectra.conj() @ spectra.T
 

@@ -133,7 +133,7 @@ def _apply_inverse(
   if isinstance(dictionary, MatrixDictionary):
     on_codes, apply = _has_few_atoms(dictionary), lambda array: array @ blocks
   else:
-    on_codes, apply = codes_are_smaller(dictionary), partial(_apply_in_frequency, blocks)
+    on_codes, apply = codes_are_smaller(dictionary.filters), partial(_apply_in_frequency, blocks)
   signal = x.astype(common_float(*jax.tree.leaves(dictionary)))
   if on_codes:
     code = apply(dictionary.analysis(signal))

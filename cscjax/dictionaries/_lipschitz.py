@@ -9,12 +9,20 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import checks, ops
-from cscjax.dictionaries._base import Dictionary, check_signal_shape, floating_type, in_single_precision
-from cscjax.dictionaries._circulant import largest_eigenvalue, largest_gram_eigenvalue
+from cscjax.dictionaries._base import (
+  Dictionary,
+  check_signal_shape,
+  floating_type,
+  in_single_precision,
+  to_matrix,
+)
+from cscjax.dictionaries._circulant import largest_eigenvalue
 from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.dictionaries._identity import IdentityAugmented
 from cscjax.dictionaries._matrix import MatrixDictionary
+from cscjax.dictionaries._symbol import has_whole_strides, largest_symbol_eigenvalue
 
+DENSE_SIZE = 256  # largest size of a signal or a code for which the matrix is used
 FAILURE_PROBABILITY = 1e-6  # probability, over the random start, that a certified L is too small
 
 
@@ -23,34 +31,47 @@ def lipschitz(
   dictionary: Dictionary,
   signal_shape: Sequence[int],
   *,
-  tolerance: float = 0.01,
+  tolerance: float | None = None,
   key: jax.Array | None = None,
 ) -> jax.Array:
   """Computes the Lipschitz constant L = lambda_max(D^T D) of the gradient of 1/2 ||x - D code||^2.
 
-  The objective of ISTA decreases in every iteration if the step size is at most 1/L.
+  The result is L or an upper bound of it, up to rounding. The objective of ISTA decreases in every
+  iteration if the step size is at most 1/L.
 
-  L is exact up to rounding for dense dictionaries, for circular convolutions of stride 1 (which the
-  Fourier transform block-diagonalizes, with one block per frequency), and for [I, F^T] with such an F^T
-  (Lemma 2: L = 1 + lambda_max(F F^T)). For all other dictionaries the result is a certified upper
-  bound,
+  L is exact for a dense dictionary, for a circular convolution whose strides divide the size of the
+  signal, and for any dictionary whose signals or codes have at most 256 entries. For [I, F^T] it is one
+  plus the result for F^T (Lemma 2: L = 1 + lambda_max(F F^T)).
+
+  For zero-padded convolutions, the result is an upper bound that costs next to nothing: the largest
+  eigenvalue of the symbol, the Fourier transform of the polyphase components of the filters (see
+  `lipschitz_bound`). It converges to L as signals grow. With 32 random filters of 8x8 pixels, it was
+  1.10 times L on images of 17x17, 1.03 times on 31x31 and 1.006 times on 64x64; on 256x256 it took 17 ms
+  instead of the second of the Lanczos method (two CPU cores).
+
+  For dictionaries of other classes, for circular convolutions of other strides, and for convolutions
+  with a `tolerance`, the result is a certified upper bound by the Lanczos method,
 
       lambda_max <= ritz / (1 - tolerance) <= lambda_max / (1 - tolerance).
 
-  Here ritz is the largest Ritz value after k iterations of the Lanczos method for D D^T with a Gaussian
-  start. The right inequality always holds. The left inequality fails with probability below 1e-6,
-  because k is chosen such that
+  Here ritz is the largest Ritz value after k iterations for D D^T with a Gaussian start. The right
+  inequality always holds. The left inequality fails with probability below 1e-6, because k is chosen
+  such that
 
       1.648 sqrt(n) exp(-sqrt(tolerance) (2 k - 1)) <= 1e-6
 
-  for signals with n samples (Kuczynski & Wozniakowski 1992, Theorem 4.2). By default k is about 100.
+  for signals with n samples (Kuczynski & Wozniakowski 1992, Theorem 4.2). For a tolerance of 0.01, k is
+  about 100.
 
   Args:
     dictionary: Any dictionary.
     signal_shape: Shape of one signal without batch axes: (n,), (L, C) or (H, W, C).
-    tolerance: Relative tolerance of the upper bound, in (0, 1). The number of iterations grows as
-      1 / sqrt(tolerance). Below 1e-5 the rounding errors of float32 are no longer negligible.
-    key: Random key of the start, chosen independently of the dictionary. Default: `jax.random.key(0)`.
+    tolerance: Relative tolerance of the upper bound, in (0, 1). The cost grows as 1 / sqrt(tolerance)
+      where L is not computed exactly. Below 1e-5 the rounding errors of float32 are no longer
+      negligible. If None, zero-padded convolutions use the bound by the symbol, and the default is 0.01
+      for all others.
+    key: Random key of the start of the Lanczos method, chosen independently of the dictionary. Default:
+      `jax.random.key(0)`.
 
   Returns:
     A scalar of the floating-point type of the dictionary, computed in at least float32. In a type of
@@ -74,7 +95,8 @@ def lipschitz(
   shape = check_signal_shape(dictionary, signal_shape)
   if key is not None:
     checks.prng_key("key", key)
-  tolerance = checks.in_range("tolerance", tolerance, 0, 1, low_open=True)
+  if tolerance is not None:
+    tolerance = checks.in_range("tolerance", tolerance, 0, 1, low_open=True)
   dtype = floating_type(dictionary, shape)
   bound = _lipschitz(in_single_precision(dictionary), shape, tolerance, key)
   precise, rounded = bound.dtype, bound.astype(dtype)
@@ -84,19 +106,42 @@ def lipschitz(
 
 @partial(jax.jit, static_argnames=("shape", "tolerance"))
 def _lipschitz(
-  dictionary: Dictionary, shape: tuple[int, ...], tolerance: float, key: jax.Array | None
+  dictionary: Dictionary, shape: tuple[int, ...], tolerance: float | None, key: jax.Array | None
 ) -> jax.Array:
   """Computes `lipschitz` for checked arguments, in the precision of the dictionary."""
   if isinstance(dictionary, IdentityAugmented):
     return 1 + _lipschitz(dictionary.conv, shape, tolerance, key)
   if isinstance(dictionary, MatrixDictionary):
-    atoms, scale = ops.scaled(dictionary.atoms)
-    wide = atoms if atoms.shape[0] < atoms.shape[1] else atoms.T
-    gram = wide @ wide.T
-    return scale * (scale * largest_eigenvalue(gram))
-  if isinstance(dictionary, ConvDictionary) and _is_circulant(dictionary):
+    return _largest_gram_eigenvalue(dictionary.atoms)
+  code = jax.eval_shape(
+    dictionary.analysis, jax.ShapeDtypeStruct(shape, floating_type(dictionary, shape))
+  )
+  if min(math.prod(shape), sum(math.prod(part.shape) for part in jax.tree.leaves(code))) <= DENSE_SIZE:
+    return _largest_gram_eigenvalue(to_matrix(dictionary, shape))
+  if isinstance(dictionary, ConvDictionary) and _has_symbol(dictionary, shape, tolerance):
     filters, scale = ops.scaled(dictionary.filters)
-    return scale * (scale * largest_gram_eigenvalue(dictionary.replace(filters=filters), shape[:-1]))
+    return scale * (scale * largest_symbol_eigenvalue(dictionary.replace(filters=filters), shape[:-1]))
+  return certified_bound(dictionary, shape, 0.01 if tolerance is None else tolerance, key)
+
+
+def _has_symbol(conv: ConvDictionary, shape: tuple[int, ...], tolerance: float | None) -> bool:
+  """Whether the symbol gives L, or a bound of it that is close on large signals and asked for."""
+  if conv.padding == "CIRCULAR":
+    return has_whole_strides(conv, shape[:-1])
+  return tolerance is None
+
+
+def _largest_gram_eigenvalue(matrix: jax.Array) -> jax.Array:
+  """Computes lambda_max(D^T D) for a matrix D."""
+  matrix, scale = ops.scaled(matrix)
+  wide = matrix if matrix.shape[0] < matrix.shape[1] else matrix.T
+  return scale * (scale * largest_eigenvalue(wide @ wide.T))
+
+
+def certified_bound(
+  dictionary: Dictionary, shape: tuple[int, ...], tolerance: float, key: jax.Array | None
+) -> jax.Array:
+  """Computes the upper bound of `lipschitz` by the Lanczos method."""
   dtype = floating_type(dictionary, shape)
   key = jax.random.key(0, impl="threefry2x32") if key is None else key
   start = jax.random.normal(key, shape, dtype)
@@ -154,9 +199,3 @@ def lanczos_steps(size: int, tolerance: float) -> int:
   """
   bound = math.log(1.648 * math.sqrt(size) / FAILURE_PROBABILITY)
   return math.ceil((bound / math.sqrt(tolerance) + 1) / 2)
-
-
-def _is_circulant(dictionary: ConvDictionary) -> bool:
-  """Whether the Fourier transform block-diagonalizes the dictionary."""
-  strides = jax.tree.leaves(dictionary.stride)
-  return dictionary.padding == "CIRCULAR" and all(s == 1 for s in strides)

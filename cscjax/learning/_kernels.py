@@ -12,27 +12,32 @@ from cscjax.learning._rank1 import rank1_factors
 Kernel = tuple[tuple[tuple[int, ...], int], ...]
 """Pairs (size along each axis, number of atoms of this size)."""
 
+_EXPECTED = "pairs (size, count) whose size is an integer >= 1, or one per axis"
 
-def as_kernel(kernel: Sequence, rank: int) -> Kernel:
-  """Checks pairs (size, count), and converts them to a `Kernel`.
+
+def as_kernel(kernel: Sequence) -> tuple:
+  """Checks pairs (size, count), and converts them to tuples, which are hashable.
 
   A size is one integer for all axes, or one per axis.
   """
-  expected = "pairs (size, count) whose size is an integer >= 1, or one per axis"
   try:
     pairs = [(size, count) for size, count in kernel]
   except (TypeError, ValueError):
-    checks.fail("kernel", kernel, expected)
+    checks.fail("kernel", kernel, _EXPECTED)
   if not pairs:
-    checks.fail("kernel", kernel, expected)
-  result = []
-  for size, count in pairs:
-    sizes = ops.integers_per_axis("kernel", size)
-    sizes = sizes if isinstance(sizes, tuple) else (sizes,) * rank
-    if len(sizes) != rank:
-      checks.fail("kernel", kernel, f"{expected} ({rank} axes)")
-    result.append((sizes, checks.positive_int("kernel", count)))
-  return tuple(result)
+    checks.fail("kernel", kernel, _EXPECTED)
+  return tuple(
+    (ops.integers_per_axis("kernel", size), checks.positive_int("kernel", count))
+    for size, count in pairs
+  )
+
+
+def with_rank(kernel: Sequence, rank: int) -> Kernel:
+  """Returns the result of `as_kernel` with one size per axis; raises ValueError if it has others."""
+  pairs = [(size if isinstance(size, tuple) else (size,) * rank, count) for size, count in kernel]
+  if any(len(size) != rank for size, _ in pairs):
+    checks.fail("kernel", kernel, f"{_EXPECTED} ({rank} axes)")
+  return tuple(pairs)
 
 
 def full_size(kernel: Kernel) -> tuple[int, ...]:

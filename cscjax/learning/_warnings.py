@@ -43,7 +43,7 @@ def warn_if_nothing_was_learned(
   beta: ArrayLike | RelativePenalty,
   nonnegative: bool,
 ) -> None:
-  """Warns if all codes were zero, so that the atoms still are the initial ones.
+  """Warns if all codes were zero, so that no atom was learned.
 
   Args:
     support_size: The support sizes of all steps.
@@ -60,9 +60,9 @@ def warn_if_nothing_was_learned(
   else:
     find = partial(beta_max, dictionary, nonnegative=nonnegative)
     # One image at a time, because the codes of all may not fit into memory.
-    largest = max(np.max(jax.lax.map(find, stack)) for stack in images.stacks)
+    weighed = [x if m is None else m * x for x, m in zip(images.stacks, images.masks, strict=True)]
+    largest = max(np.max(jax.lax.map(find, stack)) for stack in weighed)
     expected, given = f"less than {largest:.3g}, the beta_max of the images and the atoms", beta
   checks.warn(
-    f"beta: expected {expected}, got {np.min(given):g}; all codes were zero, so that the atoms are "
-    "still the initial ones"
+    f"beta: expected {expected}, got {np.min(given):g}; all codes were zero, so that nothing was learned"
   )

@@ -2,9 +2,12 @@
 
 - One layer: `ista`, `fista` and `admm` solve the Lasso, min 1/2 ||x - D code||^2 + beta ||code||_1;
   `beta_max`, `duality_gap` and `polished` bound, certify and refine its solutions, and `relative` gives
-  the penalty as a fraction of `beta_max`. `omp` selects atoms greedily.
-  The classes `ISTA`, `FISTA` and `ADMM` solve a problem `Lasso` step by step, `Solver` is their base.
-- Several layers: `layered_thresholding`, `layered_bp`, `ml_ista` and `ml_fista`.
+  the penalty as a fraction of `beta_max`. `basis_pursuit` finds the penalty from the norm of the noise.
+  `omp` selects atoms greedily. The classes `ISTA`, `FISTA` and `ADMM` solve a problem, a `Lasso`, step
+  by step; `Solver` is their base class.
+- Several layers: `layered_thresholding` and `layered_bp` encode one layer after the other; `ml_bp`
+  solves the multi-layer basis pursuit, `ml_ista` and `ml_fista` end near its solution, and
+  `ml_projection` selects atoms greedily.
 - Networks: `unfolded_pursuit`, `initialized_thresholding`, `layered_pursuit` and `multilayer_pursuit`
   unfold (also called unroll) the iterations, with a proximal operator of its own for each.
 
@@ -20,21 +23,20 @@ from cscjax.solvers._callbacks import (
   report,
 )
 from cscjax.solvers._lasso._admm import ADMM, ADMMState, admm
+from cscjax.solvers._lasso._basis_pursuit import BasisPursuitResult, basis_pursuit
 from cscjax.solvers._lasso._certificates import beta_max, duality_gap
 from cscjax.solvers._lasso._fista import fista, ista
 from cscjax.solvers._lasso._implicit import PolishedCode, polished
 from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
 from cscjax.solvers._lasso._omp import OMPResult, omp
-from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._problem import Lasso, as_mask
 from cscjax.solvers._lasso._proximal_gradient import FISTA, ISTA, FISTAState, ISTAState
 from cscjax.solvers._lasso._solver import Solver
-from cscjax.solvers._multilayer import (
-  MultilayerResult,
-  layered_bp,
-  layered_thresholding,
-  ml_fista,
-  ml_ista,
-)
+from cscjax.solvers._multilayer._layered import layered_bp, layered_thresholding
+from cscjax.solvers._multilayer._ml_bp import ml_bp
+from cscjax.solvers._multilayer._ml_ista import ml_fista, ml_ista
+from cscjax.solvers._multilayer._projection import ml_projection
+from cscjax.solvers._multilayer._result import MultilayerResult
 from cscjax.solvers._penalty import RelativePenalty, relative
 from cscjax.solvers._steps import SOLVERS, Prox
 from cscjax.solvers._unrolled import (
@@ -52,6 +54,7 @@ __all__ = [
   "SOLVERS",
   "TEST_PERIOD",
   "ADMMState",
+  "BasisPursuitResult",
   "Callback",
   "Differentiate",
   "FISTAState",
@@ -67,6 +70,8 @@ __all__ = [
   "SolverResult",
   "admm",
   "as_callbacks",
+  "as_mask",
+  "basis_pursuit",
   "beta_max",
   "duality_gap",
   "fista",
@@ -76,8 +81,10 @@ __all__ = [
   "layered_pursuit",
   "layered_thresholding",
   "looks_like_an_image",
+  "ml_bp",
   "ml_fista",
   "ml_ista",
+  "ml_projection",
   "multilayer_pursuit",
   "omp",
   "polished",

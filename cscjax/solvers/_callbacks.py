@@ -37,9 +37,10 @@ class IterationStats(NamedTuple):
     iteration: Number of iterations (steps of `learn_dictionary`) done so far by this call, from 1.
     objective: Objective of each signal, [batch...], equal to the value of the trace. In
       `learn_dictionary`, the mean over the minibatch.
-    residual: What is compared with the tolerance: the relative gradient mapping or, with `stop="gap"`,
-      the relative duality gap of each signal, [batch...]. None for `ml_ista`, `ml_fista` and
-      `learn_dictionary`, which have no stopping criterion.
+    residual: What is compared with the tolerance, for each signal, [batch...]: the relative gradient
+      mapping or, with `stop="gap"`, the relative duality gap; the fixed-point residual of `ml_ista` and
+      `ml_fista`; the gap or the largest violation of `ml_bp`. None for `learn_dictionary`, which has no
+      stopping criterion.
     is_last: Whether this is the last iteration.
   """
 

@@ -35,8 +35,8 @@ def relative(fraction: ArrayLike) -> RelativePenalty:
   alone, and is multiplied by a number if the signal is.
 
   In `layered_thresholding` and `layered_bp`, the penalty of a layer is relative to `beta_max` for the
-  code of the layer before. In `ml_ista` and `ml_fista`, it is relative to the largest magnitude in
-  D_i^T ... D_1^T x; if any layer has a fraction of 1, zero codes solve the problem. In
+  code of the layer before. In `ml_bp`, `ml_ista` and `ml_fista`, it is relative to the largest magnitude
+  in D_i^T ... D_1^T x; if any layer has a fraction of 1, zero codes solve the problem. In
   `learn_dictionary`, it is relative to `beta_max` for the atoms of each step.
 
   Derivatives of a code include those of `beta_max`.
@@ -68,29 +68,33 @@ def relative(fraction: ArrayLike) -> RelativePenalty:
   return RelativePenalty(fraction)
 
 
-def as_penalty(name: str, beta: Any, code: Code, batch_ndim: int, nonnegative: bool) -> Any:
+def as_penalty(name: str, beta: Any, magnitude: Code, batch_ndim: int) -> Any:
   """Returns a penalty as an array for each part of a code, in the part's type.
 
   Args:
     name: The name of the argument, for errors.
     beta: The penalty: a `RelativePenalty`, one value for all parts, or values in the structure of the
       code.
-    code: The correlation D^T x of the zero code. Only its shapes are used if `beta` is not relative.
+    magnitude: What the penalty is compared with at the zero code, for each part of the code. Only its
+      shapes are used if `beta` is not relative.
     batch_ndim: Number of batch axes of the code.
-    nonnegative: Whether the code is constrained to be nonnegative.
   """
   if not isinstance(beta, RelativePenalty):
-    return per_part(name, beta, code)
-  largest = largest_magnitude(code, batch_ndim, nonnegative)
+    return per_part(name, beta, magnitude)
+  largest = largest_of_signals(magnitude, batch_ndim)
   # If it is 0, the zero code is a solution for any penalty; a positive one keeps the duality gap finite.
-  largest = per_coefficient(jnp.where(largest > 0, largest, 1), code)
-  return jax.tree.map(lambda f, m: f * m, per_part(name, beta.fraction, code), largest)
+  largest = per_coefficient(jnp.where(largest > 0, largest, 1), magnitude)
+  return jax.tree.map(lambda f, m: f * m, per_part(name, beta.fraction, magnitude), largest)
 
 
-def largest_magnitude(code: Code, batch_ndim: int, nonnegative: bool) -> jax.Array:
-  """Returns max |code| of each signal, or the largest positive coefficient or 0: [batch...]."""
-  magnitude = (lambda c: jnp.maximum(c, 0)) if nonnegative else jnp.abs
-  parts = [jnp.max(magnitude(c), axis=tuple(range(batch_ndim, c.ndim))) for c in jax.tree.leaves(code)]
+def magnitudes(code: Code, nonnegative: bool) -> Code:
+  """Returns |code|, or its positive part if the code to be found is nonnegative."""
+  return jax.tree.map(jax.nn.relu if nonnegative else jnp.abs, code)
+
+
+def largest_of_signals(values: Code, batch_ndim: int) -> jax.Array:
+  """Returns the largest value of each signal, over all parts of a code: [batch...]."""
+  parts = [jnp.max(v, axis=tuple(range(batch_ndim, v.ndim))) for v in jax.tree.leaves(values)]
   return jnp.stack(parts).max(axis=0)
 
 
@@ -102,3 +106,13 @@ def per_coefficient(values: jax.Array, code: Code) -> Any:
   return jax.tree.map(
     lambda c: jnp.expand_dims(values, tuple(range(values.ndim, c.ndim))) if values.ndim else values, code
   )
+
+
+def broadcastable(values: jax.Array, code: Code) -> Any:
+  """Returns values [batch...] as one array that broadcasts against all parts of a code.
+
+  If the parts differ in their number of axes, it returns an array for each part.
+  """
+  parts = per_coefficient(values, code)
+  leaves = jax.tree.leaves(parts)
+  return leaves[0] if len({leaf.ndim for leaf in leaves}) == 1 else parts

@@ -72,22 +72,24 @@ def test_recovers_a_planted_dictionary(rank, side, channels, nonnegative):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
-  ("padding", "nonnegative", "rank1"),
+  ("padding", "nonnegative", "rank1", "masked"),
   [
-    ("CIRCULAR", False, False),
-    ("SAME", True, False),
-    pytest.param("SAME", False, True, marks=pytest.mark.slow),
+    ("CIRCULAR", False, False, True),
+    ("SAME", True, False, False),
+    pytest.param("SAME", False, True, True, marks=pytest.mark.slow),
   ],
 )
-def test_one_step_against_dense_algebra(padding, nonnegative, rank1):
+def test_one_step_against_dense_algebra(padding, nonnegative, rank1, masked):
   rng = np.random.default_rng(1)
   x, filters = rng.normal(size=(3, 4, 5, 2)), rng.normal(size=(3, 2, 2, 3))
+  weights = rng.choice([0, 0.3, 1], size=(3, 4, 5, 1)) if masked else np.ones((1, 1, 1, 1))
   filters = _of_rank_1(filters) if rank1 else filters
   filters /= _norms(filters)
   beta, rate = np.array([0.5, 0.3, 0.4]), 0.2
   result = learn_dictionary(
-    x,
+    np.where(weights > 0, x, np.nan),
     beta,
+    mask=weights[..., 0] if masked else None,
     kernel=(((3, 2), 3),),
     steps=1,
     coding_iterations=800,
@@ -97,11 +99,16 @@ def test_one_step_against_dense_algebra(padding, nonnegative, rank1):
     optimizer=optax.sgd(rate),
     init=filters,
   )
+  roots = np.sqrt(np.broadcast_to(weights, x.shape)).reshape(3, -1)
   d = references.conv_matrix(filters, (4, 5), padding=padding)
   betas = np.tile(beta, 20)
   codes = [
-    references.pursue(d, signal.ravel(), betas, 3000, nonnegative=nonnegative, accelerate=True)
-    for signal in x
+    references.pursue(
+      *(root[:, None] * d, root * signal.ravel(), betas, 3000),
+      nonnegative=nonnegative,
+      accelerate=True,
+    )
+    for signal, root in zip(x, roots, strict=True)
   ]
   assert result.objective[0] == pytest.approx(np.mean([trace[-1] for _, trace in codes]))
   used = np.mean([np.count_nonzero(code.reshape(20, 3), axis=0) for code, _ in codes], axis=0)
@@ -109,7 +116,9 @@ def test_one_step_against_dense_algebra(padding, nonnegative, rank1):
 
   def data_term(filters):
     d = references.conv_matrix(filters, (4, 5), padding=padding)
-    errors = [signal.ravel() - d @ code for signal, (code, _) in zip(x, codes, strict=True)]
+    errors = [
+      root * (signal.ravel() - d @ code) for signal, root, (code, _) in zip(x, roots, codes, strict=True)
+    ]
     return np.mean([0.5 * error @ error for error in errors])
 
   gradient = np.zeros_like(filters)
@@ -182,7 +191,9 @@ def test_unused_atoms_keep_their_value():
   init = np.random.default_rng(5).normal(size=(3, 3, 1, 2))
   init /= _norms(init)
   with pytest.warns(match="^beta: expected less than"):
-    result = learn_dictionary(_noise_images(), 1e3, kernel=((3, 2),), steps=3, init=init)
+    result = learn_dictionary(
+      _noise_images(), 1e3, kernel=((3, 2),), steps=3, init=init, replace_unused=None
+    )
   assert not np.any(result.support_size)
   np.testing.assert_allclose(result.dictionary.filters, init, rtol=1e-6)
 
@@ -212,8 +223,15 @@ def test_key_jit_and_types():
 
 
 _X = np.zeros((2, 6, 6, 1), np.float32)
+_FILTERS = jnp.zeros((3, 3, 1, 2))
 _STATE = LearningState(
-  jnp.zeros((3, 3, 1, 2)), optax.sgd(0.1).init(jnp.zeros((3, 3, 1, 2))), jnp.zeros(2, jnp.uint32), 0
+  filters=_FILTERS,
+  optimizer=optax.sgd(0.1).init(_FILTERS),
+  key=jnp.zeros(2, jnp.uint32),
+  step=0,
+  objective=0.0,
+  support_size=jnp.zeros(2),
+  unused=jnp.zeros(2, jnp.int32),
 )
 
 
@@ -239,6 +257,14 @@ _STATE = LearningState(
     ("coding_iterations", {"coding_iterations": 0}),
     ("padding", {"padding": "VALID"}),
     ("padding", {"padding": ((1, 1), (1, 1))}),
+    ("tolerance", {"steps": None, "tolerance": -1}),
+    ("tolerance", {"steps": None, "tolerance": np.ones(2)}),
+    ("steps", {"tolerance": 1e-3}),
+    ("max_steps", {"max_steps": 5}),
+    ("replace_unused", {"replace_unused": 0}),
+    ("mask", {"mask": np.ones((2, 6, 5))}),
+    ("mask", {"mask": np.full((6, 6), 2.0)}),
+    ("images", {"images": np.full_like(_X, np.nan), "mask": np.eye(6)}),
     ("init", {"init": np.ones((3, 3, 1, 3))}),
     ("init", {"init": np.full((3, 3, 1, 2), np.inf)}),
     ("state", {"state": _STATE}),  # the state of another optimizer

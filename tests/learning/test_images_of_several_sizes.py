@@ -65,11 +65,12 @@ def test_a_step_on_a_minibatch_against_dense_algebra(x64):
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_a_list_of_equal_sizes_is_the_array(batch_size):
   images = np.float32(RNG.normal(size=(3, 6, 5, 1)))
+  mask = np.float32(RNG.uniform(size=(3, 6, 5)) < 0.8)
   run = functools.partial(
     learn_dictionary, beta=0.3, kernel=[(3, 2)], steps=3, batch_size=batch_size, init="patches"
   )
-  expected = run(images)
-  got = run(list(images))
+  expected = run(images, mask=mask)
+  got = run(list(images), mask=list(mask))
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
     np.testing.assert_array_equal(a, b)
 
@@ -163,6 +164,8 @@ def test_a_list_of_integers_gives_a_warning():
     ("images", {"images": [np.ones((8, 1)), np.full((9, 1), np.nan)]}),
     ("kernel", {"images": [np.ones((8, 1)), np.ones((2, 1))]}),
     ("batch_size", {"batch_size": 5}),
+    ("mask", {"mask": np.ones((9, 2))}),
+    ("mask", {"mask": [np.ones(8)] * 4}),
     ("init", {"init": "chunk"}),
     ("rank1", {"rank1": 1}),
   ],

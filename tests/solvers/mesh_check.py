@@ -26,6 +26,23 @@ def _gradient(argument, **options):
   return jax.grad(lambda *arguments: jnp.sum(code(*arguments) ** 2), argnums=argument)
 
 
+def _layered(solver, **options):
+  """Returns a function that encodes with two layers."""
+
+  def codes(x, w):
+    second = cscjax.ConvDictionary(jnp.tile(jnp.mean(w, axis=-1, keepdims=True), (1, 1, 4, 5)) / 10)
+    result = solver([cscjax.ConvDictionary(w), second], x, [0.1, 0.01], **options)
+    return getattr(result, "codes", result)
+
+  return codes
+
+
+def _polished(x, w):
+  dictionary = cscjax.ConvDictionary(w)
+  code = cscjax.fista(dictionary, x, 1.0, tolerance=1e-6).code
+  return cscjax.polished(dictionary, x, code, 1.0).code
+
+
 def _first_axis(trace):
   return jnp.moveaxis(trace, 0, -1)
 
@@ -48,8 +65,14 @@ CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
   "masked, nonnegative": (_code(iterations=4, mask=jnp.ones((8, 8, 1)), nonnegative=True), True),
   "admm": (_code(cscjax.admm, iterations=12), True),
   "admm, tolerance": (_code(cscjax.admm, **TIGHT), True),
-  "two layers": (
-    lambda x, w: cscjax.ml_fista([cscjax.ConvDictionary(w)], x, [0.1], iterations=3).codes[0],
+  "ml_ista": (_layered(cscjax.ml_ista, iterations=3), True),
+  "ml_fista": (_layered(cscjax.ml_fista, iterations=3), True),
+  "layered_bp": (_layered(cscjax.layered_bp, iterations=3), True),
+  "layered_thresholding": (_layered(cscjax.layered_thresholding), True),
+  "polished": (_polished, True),
+  "ml_bp": (_layered(cscjax.ml_bp, iterations=3), True),
+  "ml_projection": (
+    lambda x, w: cscjax.ml_projection([cscjax.ConvDictionary(w)], x, [3]).codes[0],
     True,
   ),
   "gradient by filters": (_gradient(1, iterations=5), False),

@@ -157,19 +157,26 @@ def test_an_exception_in_a_callback_ends_the_solver():
     cscjax.fista(problem.dictionary, problem.x, 0.2, iterations=20, callback=fail).code.tolist()
 
 
-@pytest.mark.parametrize("solve", [cscjax.ml_ista, cscjax.ml_fista])
-def test_multilayer_solvers_report_the_objective(solve):
+@pytest.mark.parametrize(
+  "solve",
+  [cscjax.ml_ista, *(pytest.param(f, marks=pytest.mark.slow) for f in (cscjax.ml_fista, cscjax.ml_bp))],
+)
+def test_multilayer_solvers_report_the_objective_and_the_criterion(solve):
   dictionaries, x = two_layers()
   history = []
   result = solve(dictionaries, x, [0.1, 0.1], iterations=13, callback=history.append)
-  assert [(stats.iteration, stats.residual, stats.is_last) for stats in history] == [
-    (10, None, False),
-    (13, None, True),
-  ]
+  assert [(stats.iteration, stats.is_last) for stats in history] == [(10, False), (13, True)]
   for stats in history:
     np.testing.assert_array_equal(stats.objective, result.objective[stats.iteration])
+  first, last = (np.max(stats.residual) for stats in history)
+  assert 0 < last < first
   plain = solve(dictionaries, x, [0.1, 0.1], iterations=13)
   np.testing.assert_allclose(plain.objective, result.objective, rtol=1e-6)
+  history.clear()
+  result = solve(dictionaries, x, [0.1, 0.1], tolerance=first, callback=history.append)
+  assert history[-1].iteration == int(result.iterations) == 10
+  assert history[-1].is_last
+  np.testing.assert_allclose(np.max(history[-1].residual), first, rtol=1e-3)
 
 
 def test_layered_bp_reports_each_layer():

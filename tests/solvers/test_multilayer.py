@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import cscjax
-from cscjax.solvers._multilayer import layered_bp, ml_fista, ml_ista
-from cscjax.solvers._unrolled import layered_pursuit, multilayer_pursuit
+from cscjax.solvers import layered_bp, layered_pursuit, ml_fista, ml_ista, multilayer_pursuit
 from tests import references
 from tests.solvers.problems import flat
 
@@ -169,12 +168,44 @@ def test_solvers_against_numpy(x64, name, solver, nonnegative):
 
 
 @pytest.mark.parametrize(("solve", "single"), [(ml_ista, cscjax.ista), (ml_fista, cscjax.fista)])
-def test_one_layer_is_the_single_solver(x64, solve, single):
+@pytest.mark.parametrize(
+  "options", [{"iterations": 30}, pytest.param({"tolerance": 1e-3}, marks=pytest.mark.slow)]
+)
+def test_one_layer_is_the_single_solver(x64, solve, single, options):
   dictionaries, _, x = dense()
-  result = solve(dictionaries[:1], x, [0.1], iterations=30)
-  expected = single(dictionaries[0], x, 0.1, iterations=30)
+  result = solve(dictionaries[:1], x, [0.1], **options)
+  expected = single(dictionaries[0], x, 0.1, **options)
   np.testing.assert_allclose(result.codes[0], expected.code, atol=1e-10)
   np.testing.assert_allclose(result.objective, expected.objective, rtol=1e-10)
+  assert int(result.iterations) == int(expected.iterations)
+  assert result.converged == expected.converged
+
+
+@pytest.mark.slow
+def test_a_tolerance_ends_at_a_fixed_point(x64):
+  """In a batch, each signal converges to the codes that many more iterations leave as they are."""
+  dictionaries, ds, x = dense()
+  x = jnp.stack([x, -x[::-1], 0 * x])
+  steps = [1 / references.lipschitz(d) for d in ds]
+  options = {"steps": steps, "nonnegative": False}
+  result = ml_fista(dictionaries, x, BETAS, tolerance=1e-7, max_iterations=20000, **options)
+  assert np.all(result.converged)
+  further = ml_fista(dictionaries, x, BETAS, iterations=2 * int(result.iterations), **options)
+  for code, other in zip(result.codes, further.codes, strict=True):
+    np.testing.assert_allclose(code, other, atol=1e-4)
+  signals = [x, *result.codes[:-1]]
+  for i, d in enumerate(ds):
+    residual = np.linalg.norm(signals[i] - result.codes[i] @ d.T, axis=-1)
+    larger = np.maximum(
+      *(np.linalg.norm(s, axis=-1) for s in (signals[i], np.asarray(result.codes[i]) @ d.T))
+    )
+    np.testing.assert_allclose(result.residuals[i, :2], residual[:2] / larger[:2], rtol=1e-9)
+    sizes = np.count_nonzero(result.codes[i], axis=-1)
+    np.testing.assert_array_equal(result.support_sizes[i], sizes)
+  assert not np.any(result.residuals[:, 2])
+  short = ml_fista(dictionaries, x, BETAS, tolerance=1e-7, max_iterations=15, **options)
+  assert short.converged.tolist() == [False, False, True]
+  assert (int(short.iterations), len(short.objective)) == (15, 16)
 
 
 def test_ends_near_the_minimum(x64):

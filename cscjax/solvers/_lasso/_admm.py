@@ -56,8 +56,10 @@ def admm(
   stop: Stop = "gradient_mapping",
   rho: ArrayLike | None = None,
   relaxation: float = 1.8,
-  nonnegative: bool = False,
+  nonnegative: Any = False,
   mask: ArrayLike | None = None,
+  ridge: Any = None,
+  joint_axes: int | Sequence[int] | None = None,
   init: Code | None = None,
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
@@ -92,7 +94,8 @@ def admm(
 
   With `stop="gap"`, the criterion is the duality gap for the best dual point of ADMM found so far,
   relative to F(code). It guarantees (F(code) - min F) / F(code) <= tolerance up to rounding, but takes
-  more iterations, and `beta` must be positive (if it is traced and zero, the solver never converges).
+  more iterations, and `beta` or `ridge` must be positive (if both are traced and zero, the solver never
+  converges).
 
   In float32, rounding leaves about 1e-6 of either criterion: with a smaller tolerance, the solver may
   stop at `max_iterations` with `converged` False. A signal whose solution is zero starts from the zero
@@ -119,10 +122,17 @@ def admm(
       dual variable and the code are about equally large: for atoms of unit norm, it is the norm of D^T x
       clipped at +-beta, divided by ||x||, and at least 0.1.
     relaxation: Relaxation parameter, in [1, 2).
-    nonnegative: Whether the code is constrained to be nonnegative.
+    nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
+      channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
+      value for all parts, or one for each part.
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
       last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
       value of `x` is ignored, even if it is NaN.
+    ridge: Penalty of the squares mu, which adds mu/2 ||code||^2 to the objective (the elastic net):
+      nonnegative, in any of the shapes of `beta`; no such term if None.
+    joint_axes: Axis or axes of the code, negative, along which coefficients are zero only jointly (joint
+      sparsity): the penalty is beta times the Euclidean norm along these axes, in which `beta` and
+      `ridge` have size 1. None for the absolute value of each coefficient.
     init: The code to start from; the zero code if None. The dual variable starts from its residual.
     record: Traces to keep, any of `"objective"`, `"gradient_mapping"`, `"gap"` and `"support_size"`. A
       trace that is not named is not computed. `"gradient_mapping"` and `"gap"` cost one analysis each in
@@ -171,7 +181,9 @@ def admm(
     >>> [stats.iteration for stats in history]
     [10, 20, 25]
   """
-  problem = Lasso(dictionary, x, beta, nonnegative=nonnegative, mask=mask)
+  problem = Lasso(
+    dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
+  )
   return ADMM(rho, relaxation).run(
     problem,
     iterations=iterations,

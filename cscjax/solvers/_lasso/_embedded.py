@@ -9,6 +9,7 @@ from jax.tree_util import Partial
 from cscjax.dictionaries import CirculantEmbedding, Code, Dictionary, circulant_embedding
 from cscjax.ops import expand_rank
 from cscjax.solvers._lasso._problem import Lasso, per_signal
+from cscjax.solvers._lasso._regularizer import map_arrays
 
 
 class ADMMPair(NamedTuple):
@@ -51,8 +52,9 @@ class EmbeddedLasso(NamedTuple):
     x, weight = self.problem.x, self.weight
     weight_of_point = per_signal(rho / self.ridge, x)
     signal = (weight * x + weight_of_point * point.signal) / (weight + weight_of_point)
-    code = self.problem.prox(point.code, 1 / rho)
-    return ADMMPair(signal, jax.tree.map(jnp.multiply, self.code_mask, code))
+    # The mask comes first: the norm of a group must not count what is around the code.
+    code = self.problem.prox(jax.tree.map(jnp.multiply, self.code_mask, point.code), 1 / rho)
+    return ADMMPair(signal, code)
 
 
 def embedding_of(problem: Lasso) -> CirculantEmbedding:
@@ -70,31 +72,38 @@ def embed(embedding: CirculantEmbedding, problem: Lasso) -> EmbeddedLasso:
   else:
     weight = jnp.broadcast_to(problem.mask, problem.x.shape)
   weight = expand_rank(embedding.embed_signal(weight), problem.x.ndim)
-  beta, code_mask = _embedded_penalty(embedding, problem)
+  regularizer, code_mask = _embedded_regularizer(embedding, problem)
   embedded = problem.replace(
-    dictionary=embedding.dictionary, x=embedding.embed_signal(problem.x), mask=None, beta=beta
+    dictionary=embedding.dictionary,
+    x=embedding.embed_signal(problem.x),
+    mask=None,
+    regularizer=regularizer,
   )
   return EmbeddedLasso(embedded, weight, code_mask, ridge, embedding.ridge_inverse(ridge))
 
 
-def _embedded_penalty(embedding: CirculantEmbedding, problem: Lasso) -> tuple[Any, Code]:
-  """Returns beta of the circular dictionary, and a mask: 1 on the embedded code and 0 around it.
+def _embedded_regularizer(embedding: CirculantEmbedding, problem: Lasso) -> tuple[Any, Code]:
+  """Returns the regularizer of the embedded code, and a mask: 1 on the code and 0 around it.
 
-  The mask has one channel. A penalty that does not depend on the position remains as it is.
+  The mask has one channel. Arrays that do not depend on the position remain as they are.
   """
   signal = jax.ShapeDtypeStruct(problem.x.shape[problem.batch_ndim :], problem.x.dtype)
   single = jax.eval_shape(problem.dictionary.analysis, signal)
   ones = jax.tree.map(
     lambda c: jnp.ones((1,) * problem.batch_ndim + c.shape[:-1] + (1,), c.dtype), single
   )
-  code_mask = embedding.embed_code(ones)
-  sizes = [b.shape[problem.batch_ndim : -1] for b in jax.tree.leaves(problem.beta)]
-  if all(n == 1 for spatial in sizes for n in spatial):
-    return problem.beta, code_mask
-  beta = jax.tree.map(
-    lambda b, one: jnp.broadcast_to(b, jnp.broadcast_shapes(b.shape, one.shape)), problem.beta, ones
-  )
-  return embedding.embed_code(beta), code_mask
+
+  def embed(arrays: Code) -> Code:
+    sizes = [a.shape[problem.batch_ndim : -1] for a in jax.tree.leaves(arrays)]
+    if all(n == 1 for spatial in sizes for n in spatial):
+      return arrays
+    return embedding.embed_code(
+      jax.tree.map(
+        lambda a, one: jnp.broadcast_to(a, jnp.broadcast_shapes(a.shape, one.shape)), arrays, ones
+      )
+    )
+
+  return map_arrays(embed, problem.regularizer, ones), embedding.embed_code(ones)
 
 
 def _squared_atom_norm(dictionary: Dictionary) -> jax.Array:

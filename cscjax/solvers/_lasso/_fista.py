@@ -25,8 +25,10 @@ def ista(
   max_iterations: int | None = None,
   stop: Stop = "gradient_mapping",
   step: Step = None,
-  nonnegative: bool = False,
+  nonnegative: Any = False,
   mask: ArrayLike | None = None,
+  ridge: Any = None,
+  joint_axes: int | Sequence[int] | None = None,
   init: Code | None = None,
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
@@ -91,6 +93,11 @@ def ista(
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
       last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
       value of `x` is ignored, even if it is NaN.
+    ridge: Penalty of the squares mu, which adds mu/2 ||code||^2 to the objective (the elastic net):
+      nonnegative, in any of the shapes of `beta`; no such term if None.
+    joint_axes: Axis or axes of the code, negative, along which coefficients are zero only jointly (joint
+      sparsity): the penalty is beta times the Euclidean norm along these axes, in which `beta` and
+      `ridge` have size 1. None for the absolute value of each coefficient.
     init: The code to start from; the zero code if None.
     record: Traces to keep, any of `"objective"`, `"gradient_mapping"`, `"gap"` and `"support_size"`. A
       trace that is not named is not computed.
@@ -139,7 +146,9 @@ def ista(
     >>> [stats.iteration for stats in history]
     [10, 20, 25]
   """
-  problem = Lasso(dictionary, x, beta, nonnegative=nonnegative, mask=mask)
+  problem = Lasso(
+    dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
+  )
   return ISTA(step).run(
     problem,
     iterations=iterations,
@@ -166,8 +175,10 @@ def fista(
   stop: Stop = "gradient_mapping",
   step: Step = None,
   restart: bool = False,
-  nonnegative: bool = False,
+  nonnegative: Any = False,
   mask: ArrayLike | None = None,
+  ridge: Any = None,
+  joint_axes: int | Sequence[int] | None = None,
   init: Code | None = None,
   record: Sequence[str] = ("objective",),
   differentiate: Differentiate | None = None,
@@ -234,10 +245,17 @@ def fista(
       that it follows the curvature where the code moves, which is often far below L.
     restart: Whether to reset t to 1 for each signal whose last move opposes the momentum (the gradient
       scheme of O'Donoghue & Candes 2015). This saves iterations if the minimum is sharp.
-    nonnegative: Whether the code is constrained to be nonnegative.
+    nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
+      channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
+      value for all parts, or one for each part.
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
       last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
       value of `x` is ignored, even if it is NaN.
+    ridge: Penalty of the squares mu, which adds mu/2 ||code||^2 to the objective (the elastic net):
+      nonnegative, in any of the shapes of `beta`; no such term if None.
+    joint_axes: Axis or axes of the code, negative, along which coefficients are zero only jointly (joint
+      sparsity): the penalty is beta times the Euclidean norm along these axes, in which `beta` and
+      `ridge` have size 1. None for the absolute value of each coefficient.
     init: The code to start from; the zero code if None.
     record: Traces to keep, any of `"objective"`, `"gradient_mapping"`, `"gap"` and `"support_size"`. A
       trace that is not named is not computed.
@@ -287,7 +305,9 @@ def fista(
     >>> [stats.iteration for stats in history]
     [10, 20, 25]
   """
-  problem = Lasso(dictionary, x, beta, nonnegative=nonnegative, mask=mask)
+  problem = Lasso(
+    dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
+  )
   return FISTA(step, restart).run(
     problem,
     iterations=iterations,

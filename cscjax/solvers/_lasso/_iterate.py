@@ -136,8 +136,8 @@ class Loop(NamedTuple):
       checks.fail("record", record, f"a sequence of names out of {', '.join(RECORDS)}")
     for trace in record:
       checks.one_of("record", trace, RECORDS)
-    if "gap" in (stop, *record) and not _all_positive(problem.beta):
-      checks.fail("beta", "a penalty of 0", "positive values for the duality gap")
+    if "gap" in (stop, *record) and not problem.has_dual_bound:
+      checks.fail("beta", "a penalty of 0", "positive values (or a ridge) for the duality gap")
     is_unbounded = searches_step or tolerance is not None
     if differentiate is None:
       differentiate = "implicit" if is_unbounded else "unrolled"
@@ -420,12 +420,6 @@ def _diverged(problem: Lasso, algorithm: Algorithm, code: Code, reconstruction: 
   at_zero = 0.5 * problem.energy(problem.x)
   at_start = problem.scaled_objective(*algorithm.solution(algorithm.state))
   return ~(problem.scaled_objective(code, reconstruction) <= 2 * jnp.maximum(at_start, at_zero))
-
-
-def _all_positive(beta: Any) -> bool:
-  """Returns whether no concrete value is zero, where the dual feasible set has no interior."""
-  leaves = jax.tree.leaves(beta)
-  return all(checks.is_traced(leaf) or bool(jnp.all(leaf > 0)) for leaf in leaves)
 
 
 def _support_size(problem: Lasso, code: Code) -> jax.Array:

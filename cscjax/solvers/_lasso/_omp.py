@@ -1,16 +1,20 @@
-"""Orthogonal matching pursuit with dense dictionaries."""
+"""Orthogonal matching pursuit, with any dictionary."""
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import MatrixDictionary, as_signal
+from cscjax.dictionaries import Code, Dictionary, as_signal, atom_norms
 from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
+from cscjax.solvers._lasso._problem import safe_sqrt
 
 BLOCK = 2**22  # number of entries of the factorisations in a block of signals
 
@@ -19,17 +23,18 @@ class OMPResult(NamedTuple):
   """The result of orthogonal matching pursuit with at most k picks.
 
   Attributes:
-    code: The least-squares fit of the signal on the support, [batch..., m].
+    code: The least-squares fit of the signal on the support, of the shape of `dictionary.analysis(x)`.
     residual_norm: ||x - D code|| before the first pick and after each pick, [k + 1, batch...]; after a
       stop, the last value is repeated.
     iterations: Number of atoms picked for each signal, int32 [batch...].
     converged: Whether the norm of the residual is within the tolerance, [batch...]; None without a
       tolerance.
     support: Indices of the atoms in the order in which they were picked, int32 [batch..., k]; -1 after a
-      stop.
+      stop. They count the coefficients of one code in row-major order, as the columns of `to_matrix`:
+      for a single array, `jnp.unravel_index(support, code_shape)` returns the position and the channel.
   """
 
-  code: jax.Array
+  code: Code
   residual_norm: jax.Array
   iterations: jax.Array
   converged: jax.Array | None
@@ -56,7 +61,7 @@ class _State(NamedTuple):
 
 @highest_precision
 def omp(
-  dictionary: MatrixDictionary,
+  dictionary: Dictionary,
   x: ArrayLike,
   *,
   sparsity: int | None = None,
@@ -72,17 +77,21 @@ def omp(
 
   A signal stops early if its residual is within `tolerance`, or if no remaining atom correlates with the
   residual beyond rounding. The result does not depend on the scale of signals and atoms. The code of a
-  signal that contains NaN or infinity is NaN, and so are all codes if an atom contains one. Signals are
-  encoded in blocks, so that the memory of the factorisations does not grow with their number.
+  signal that contains NaN or infinity is NaN, and so are all codes if an atom contains one.
+
+  Each pick costs one analysis, one synthesis and two products with the factor Q, which has as many
+  entries as the signal for each atom picked. Signals are encoded in blocks, so that the memory of these
+  factors does not grow with the number of signals. For a convolutional dictionary, each atom is one
+  filter at one position.
 
   The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a gradient is that of the least-squares
   fit on the support found.
 
   Args:
-    dictionary: The dictionary D, a `MatrixDictionary`. Its atoms may have any norm; an atom of norm zero
-      is never picked.
-    x: Signal of shape [..., n].
-    sparsity: Largest number of atoms to pick, from 1 to min(n, m), which is also the default.
+    dictionary: The dictionary D. Its atoms may have any norm; an atom of norm zero is never picked.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    sparsity: Largest number of atoms to pick: from 1 to the smaller one of the numbers of samples of a
+      signal and of coefficients of its code, which is also the default.
     tolerance: Stops a signal when ||x - D code|| is at most this value, a nonnegative scalar; 0 if None.
       At least one of `sparsity` and `tolerance` must be given.
 
@@ -91,8 +100,8 @@ def omp(
     pursuit converged.
 
   Raises:
-    ValueError: If neither `sparsity` nor `tolerance` is given, a value is out of range, the dictionary
-      is not dense, or shapes do not fit.
+    ValueError: If neither `sparsity` nor `tolerance` is given, a value is out of range, or shapes do not
+      fit.
 
   References:
     Pati, Y. C., Rezaiifar, R. & Krishnaprasad, P. S. (1993). Orthogonal matching pursuit: recursive
@@ -113,26 +122,30 @@ def omp(
     [5, 40]
     >>> bool(jnp.allclose(result.code[jnp.array([5, 40])], jnp.array([2.0, -3.0]), atol=1e-4))
     True
+    >>> filters = jax.random.normal(jax.random.key(1), (5, 1, 4))  # four atoms of 5 samples, shifted
+    >>> conv = cscjax.ConvDictionary(filters)
+    >>> code = jnp.zeros((32, 4)).at[10, 2].set(1.0).at[12, 0].set(-2.0)
+    >>> result = cscjax.omp(conv, conv.synthesis(code), sparsity=2)
+    >>> [index.tolist() for index in jnp.unravel_index(result.support, code.shape)]
+    [[12, 10], [0, 2]]
   """
-  if not isinstance(dictionary, MatrixDictionary):
-    checks.fail("dictionary", type(dictionary).__name__, "a MatrixDictionary")
   if sparsity is None and tolerance is None:
     checks.fail("sparsity", None, "a number of picks if there is no tolerance")
   x = as_signal(dictionary, x)
-  jax.eval_shape(dictionary.analysis, x)  # raises if the shapes do not fit
-  atoms = dictionary.atoms.astype(x.dtype)
-  largest = min(atoms.shape)
+  batch, shape = x.shape[: x.ndim - dictionary.signal_ndim], x.shape[x.ndim - dictionary.signal_ndim :]
+  code = jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, x.dtype))
+  largest = min(math.prod(shape), sum(part.size for part in jax.tree.leaves(code)))
   picks = largest if sparsity is None else checks.positive_int("sparsity", sparsity)
   if picks > largest:
-    checks.fail("sparsity", sparsity, f"at most {largest}, the smaller axis of D {atoms.shape}")
+    checks.fail("sparsity", sparsity, f"at most {largest}, the largest number of independent atoms")
   has_tolerance, tolerance = tolerance is not None, 0 if tolerance is None else tolerance
   checks.all_at_least("tolerance", tolerance, 0)
   if jnp.ndim(tolerance) != 0:
     checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
 
-  def pursue(x: jax.Array, atoms: jax.Array, tolerance: jax.Array) -> OMPResult:
-    flat = _pursue_all(atoms, x.reshape(-1, x.shape[-1]), tolerance, picks)
-    code, support, norms = (part.reshape(*x.shape[:-1], part.shape[-1]) for part in flat)
+  def pursue(x: jax.Array, dictionary: Dictionary, tolerance: jax.Array) -> OMPResult:
+    flat = _pursue_all(dictionary, x.reshape(-1, *shape), tolerance, picks)
+    code, support, norms = jax.tree.map(lambda part: part.reshape(*batch, *part.shape[1:]), flat)
     return OMPResult(
       code=code,
       residual_norm=jnp.moveaxis(norms, -1, 0),
@@ -143,53 +156,70 @@ def omp(
 
   tolerance = jnp.asarray(tolerance, x.dtype)
   layout = OMPResult._make((0, 1, 0, 0, 0))
-  return shard_batch(pursue, x, atoms, tolerance, batch_ndim=x.ndim - 1, layout=layout)
+  return shard_batch(pursue, x, dictionary, tolerance, batch_ndim=len(batch), layout=layout)
 
 
 @partial(jax.jit, static_argnames="picks")
 def _pursue_all(
-  atoms: jax.Array, x: jax.Array, tolerance: jax.Array, picks: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Encodes signals [b, n] in blocks whose factorisations have about `BLOCK` entries.
+  dictionary: Dictionary, x: jax.Array, tolerance: jax.Array, picks: int
+) -> tuple[Code, jax.Array, jax.Array]:
+  """Encodes signals [b, ...] in blocks whose factorisations have about `BLOCK` entries.
 
   Returns:
-    The codes [b, m], supports [b, picks] and residual norms [b, picks + 1].
+    The codes [b, ...], supports [b, picks] and residual norms [b, picks + 1].
   """
-  size, n = x.shape
-  atoms, x, tolerance = vary_alike((atoms, x, tolerance))
-  # Atoms and signals are scaled to a largest entry of 1, so that no square overflows or underflows.
-  largest = _largest(atoms)
-  norms = largest * _norm(atoms / largest[None])
+  dictionary, x, tolerance = vary_alike((dictionary, x, tolerance))
+  dictionary = jax.tree.map(
+    lambda a: a.astype(x.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, dictionary
+  )
+  count, size = x.shape[0], math.prod(x.shape[1:])
+  norms, unravel = ravel_pytree(atom_norms(dictionary, x.shape[1:]))
   scale = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))  # NaN stays NaN
-  atoms = (atoms / largest[None]) * (scale * largest)[None]
+  scale = jnp.where(jnp.isfinite(norms), scale, jnp.nan)
 
   @jax.checkpoint  # the backward pass does not keep the factorisations of all signals
-  def pursue(signal: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    unit = _largest(signal)
-    code, support, norms = _pursue(atoms, scale, signal / unit, picks, tolerance / unit)
-    return code * unit, support, norms * unit
+  def pursue(signal: jax.Array) -> tuple[Code, jax.Array, jax.Array]:
+    unit = _largest(signal)  # signals have a largest entry of 1, so that no square overflows
+    code, support, norms = _pursue(dictionary, scale, unravel, signal / unit, picks, tolerance / unit)
+    return unravel(code * unit), support, norms * unit
 
-  block = max(1, BLOCK // (picks * (n + picks)))
-  return lax.map(pursue, x, batch_size=max(1, min(block, size)))
+  block = max(1, BLOCK // (picks * (size + picks)))
+  return lax.map(pursue, x, batch_size=max(1, min(block, count)))
 
 
 def _pursue(
-  atoms: jax.Array, scale: jax.Array, x: jax.Array, picks: int, tolerance: jax.Array
+  dictionary: Dictionary,
+  scale: jax.Array,
+  unravel: Callable[[jax.Array], Code],
+  signal: jax.Array,
+  picks: int,
+  tolerance: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Encodes one signal with unit atoms, which are the original ones times `scale`.
+  """Encodes one signal with unit atoms, which are those of the dictionary times `scale`.
+
+  `unravel` converts a vector to a code.
 
   Returns:
-    The code over the original atoms [m], the support [picks] and the residual norms [picks + 1].
+    The code as a vector [m], the support [picks] and the residual norms [picks + 1].
   """
-  n, m = atoms.shape
-  rounding = 4 * jnp.finfo(x.dtype).eps * n**0.5
+  x, m = signal.ravel(), scale.size
+
+  def correlate(residual: jax.Array) -> jax.Array:
+    return scale * ravel_pytree(dictionary.analysis(residual.reshape(signal.shape)))[0]
+
+  def unit_atom(index: jax.Array) -> jax.Array:
+    return dictionary.synthesis(
+      unravel(jax.nn.one_hot(index, m, dtype=x.dtype) * scale), signal.shape
+    ).ravel()
+
+  rounding = 4 * jnp.finfo(x.dtype).eps * x.size**0.5
 
   def pick(state: _State, k: jax.Array) -> tuple[_State, tuple[jax.Array, jax.Array]]:
-    correlation = jnp.where(state.picked, 0, jnp.abs(state.residual @ atoms))
+    correlation = jnp.where(state.picked, 0, jnp.abs(correlate(state.residual)))
     best = jnp.argmax(correlation)
     # Above this bound, the component of the atom outside the span exceeds rounding, too.
     running = state.running & (state.norm > tolerance) & (correlation[best] > rounding * start.norm)
-    atom = atoms[:, best]
+    atom = unit_atom(best)
     column = state.basis.T @ atom
     rest = atom - state.basis @ column
     again = state.basis.T @ rest
@@ -211,7 +241,7 @@ def _pursue(
     return state, (jnp.where(running, best, -1).astype(jnp.int32), state.norm)
 
   start = _State(
-    basis=jnp.zeros_like(x, shape=(n, picks)),
+    basis=jnp.zeros_like(x, shape=(x.size, picks)),
     triangle=jnp.zeros_like(x, shape=(picks, picks)),
     weights=jnp.zeros_like(x, shape=picks),
     residual=x,
@@ -232,12 +262,11 @@ def _pursue(
 
 
 def _largest(array: jax.Array) -> jax.Array:
-  """Returns the largest |entry| along the first axis, 1 where it is 0, without a gradient: a scale."""
-  largest = lax.stop_gradient(jnp.max(jnp.abs(array), axis=0))
+  """Returns the largest |entry|, 1 if it is 0, without a gradient: a scale."""
+  largest = lax.stop_gradient(jnp.max(jnp.abs(array)))
   return jnp.where(largest == 0, 1, largest)
 
 
-def _norm(array: jax.Array) -> jax.Array:
-  """Returns the norms along the first axis, with derivative 0 at 0 instead of NaN."""
-  square = jnp.sum(jnp.square(array), axis=0)
-  return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
+def _norm(vector: jax.Array) -> jax.Array:
+  """Returns the norm, with derivative 0 at 0 instead of NaN."""
+  return safe_sqrt(jnp.sum(jnp.square(vector)))

@@ -10,6 +10,8 @@ from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code
 from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
+from cscjax.solvers._lasso._regularizer import Regularizer
+from cscjax.solvers._penalty import largest_of_signals
 from cscjax.solvers._steps import momentum
 
 ROUNDS = 40  # largest number of rounds, each a step to the minimum on the face
@@ -24,15 +26,15 @@ BETA_FRACTION = 0.1
 
 
 class Face(NamedTuple):
-  """A face of the penalty: the coefficients that may change while all signs stay the same.
+  """A face of the regularizer: the coefficients that may change without crossing a kink of it.
 
   Attributes:
     free: 1 for each coefficient that may change, 0 for each that is fixed at zero.
-    signs: The sign of each coefficient: -1, 0 or 1.
+    code: A code on the face. The coefficients that have a kink at zero keep its signs.
   """
 
   free: Code
-  signs: Code
+  code: Code
 
   def restrict(self, code: Code) -> Code:
     """Sets the fixed coefficients of a code to zero."""
@@ -45,11 +47,10 @@ def face_of(problem: Lasso, code: Code) -> Face:
   Free are the nonzero coefficients, and those that have neither a penalty nor a constraint.
   """
 
-  def is_free(c: jax.Array, b: jax.Array) -> jax.Array:
-    free = ((c != 0) | _is_smooth(problem, b)).astype(c.dtype)
-    return jnp.where(jnp.isnan(c), c, free)  # the derivatives of a NaN are NaN
+  def is_free(c: jax.Array, r: Regularizer) -> jax.Array:
+    return jnp.where(jnp.isnan(c), c, r.is_free(c).astype(c.dtype))  # the derivatives of a NaN are NaN
 
-  return Face(jax.tree.map(is_free, code, problem.beta), jax.tree.map(jnp.sign, code))
+  return Face(jax.tree.map(is_free, code, problem.regularizer), code)
 
 
 def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
@@ -88,14 +89,38 @@ def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
   return code, _ratio(excess, scale)
 
 
+def slack(problem: Lasso, code: Code) -> jax.Array:
+  """Returns how far the zero groups of a solution are from becoming nonzero.
+
+  This is the smallest beta - dual norm, relative to the largest |D^T x| of each signal: [batch...], inf
+  if no group is zero. At 0 the solution is degenerate.
+  """
+
+  def part(g: jax.Array, c: jax.Array, r: Regularizer) -> jax.Array:
+    return jnp.where(r.is_zero_group(c) & ~r.is_free(c), jax.nn.relu(-r.distance(g, c)), jnp.inf)
+
+  rooms = jax.tree.map(part, _gradient(problem, code), code, problem.regularizer)
+  scale = _largest(problem, problem.dictionary.analysis(problem.weigh(problem.x)))
+  smallest = -largest_of_signals(jax.tree.map(jnp.negative, rooms), problem.batch_ndim)
+  return jnp.where(jnp.isinf(smallest), smallest, _ratio(smallest, scale))
+
+
 def solve_on_face(problem: Lasso, face: Face, v: Code, iterations: int = SOLVE_ITERATIONS) -> Code:
-  """Solves D_S^T mask D_S u = v on the face S, with u = 0 elsewhere."""
+  """Solves (D_S^T mask D_S + R'') u = v on the face S, with u = 0 elsewhere.
 
-  def gram(u: Code) -> Code:
-    image = problem.dictionary.synthesis(face.restrict(u), problem.x.shape)
-    return face.restrict(problem.dictionary.analysis(problem.weigh(image)))
+  R'' is the second derivative of the regularizer at the code of the face.
+  """
 
-  return conjugate_residuals(problem, gram, face.restrict(v), iterations)
+  def hessian(u: Code) -> Code:
+    on = face.restrict(u)
+    gram = problem.dictionary.analysis(problem.weigh(problem.dictionary.synthesis(on, problem.x.shape)))
+    curved = jax.tree.map(
+      lambda g, r, c, o: g + jax.jvp(r.gradient, (c,), (o,))[1],
+      *(gram, problem.regularizer, face.code, on),
+    )
+    return face.restrict(curved)
+
+  return conjugate_residuals(problem, hessian, face.restrict(v), iterations)
 
 
 def conjugate_residuals(
@@ -147,17 +172,19 @@ def conjugate_residuals(
 def _newton(problem: Lasso, code: Code) -> Code:
   """Takes a step to the minimum on the face, halved until it lowers the objective.
 
-  Coefficients whose sign would change are set to zero.
+  Coefficients that would cross a kink are set to zero.
   """
   face = face_of(problem, code)
-  slope = jax.tree.map(lambda g, b, s: g + b * s, _gradient(problem, code), problem.beta, face.signs)
+  slope = jax.tree.map(
+    lambda g, c, r: g + r.gradient(c), _gradient(problem, code), code, problem.regularizer
+  )
   direction = solve_on_face(problem, face, slope, STEP_ITERATIONS)
   before = _objective(problem, code)
 
   def attempt(length: jax.Array) -> Code:
     return jax.tree.map(
-      lambda m, s, b: jnp.where((m * s > 0) | _is_smooth(problem, b), m, 0),
-      *(_add(code, -length, direction), face.signs, problem.beta),
+      lambda m, c, r: jnp.where((m * jnp.sign(c) > 0) | ~r.has_kink(), m, 0),
+      *(_add(code, -length, direction), code, problem.regularizer),
     )
 
   def body(carry: Any) -> Any:
@@ -222,13 +249,12 @@ def _initial_step(problem: Lasso, direction: Code) -> jax.Array:
 def _violation(problem: Lasso, code: Code, noise: jax.Array) -> jax.Array:
   """Returns the largest excess over `noise` of the distance of 0 to the subdifferential: [batch...]."""
 
-  def excess(g: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
-    inside = -g - b if problem.nonnegative else jnp.abs(g) - b
-    distance = jnp.where(c == 0, inside, jnp.abs(g + b * jnp.sign(c)))
+  def excess(g: jax.Array, c: jax.Array, r: Regularizer) -> jax.Array:
     level = per_signal(noise, g)
-    return jnp.maximum(distance - jnp.where(b > 0, jnp.minimum(level, BETA_FRACTION * b), level), 0)
+    level = jnp.where(r.beta > 0, jnp.minimum(level, BETA_FRACTION * r.beta), level)
+    return jnp.maximum(r.distance(g, c) - level, 0)
 
-  return _largest(problem, jax.tree.map(excess, _gradient(problem, code), problem.beta, code))
+  return _largest(problem, jax.tree.map(excess, _gradient(problem, code), code, problem.regularizer))
 
 
 def _gradient(problem: Lasso, code: Code) -> Code:
@@ -240,11 +266,6 @@ def _gradient(problem: Lasso, code: Code) -> Code:
 def _objective(problem: Lasso, code: Code) -> jax.Array:
   """Returns the objective of a code, [batch...]."""
   return problem.scaled_objective(code, problem.dictionary.synthesis(code, problem.x.shape))
-
-
-def _is_smooth(problem: Lasso, beta: jax.Array) -> jax.Array:
-  """Returns which coefficients have neither a penalty nor a constraint."""
-  return (beta == 0) & (not problem.nonnegative)
 
 
 def _select(where: jax.Array, one: Code, other: Code) -> Code:

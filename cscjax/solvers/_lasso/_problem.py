@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -17,24 +17,26 @@ from cscjax.ops import (
   at_least_float32,
   expand_rank,
   highest_precision,
-  nonnegative_soft_threshold,
   norm,
-  soft_threshold,
 )
 from cscjax.solvers._arguments import list_as_code
-from cscjax.solvers._penalty import RelativePenalty, as_penalty
+from cscjax.solvers._lasso._regularizer import Regularizer, as_regularizer
+from cscjax.solvers._penalty import RelativePenalty, as_penalty, largest_of_signals, per_coefficient
 from cscjax.solvers._pytree import PyTree
 from cscjax.solvers._warnings import warn_about_signals
 
 
 class Lasso(PyTree):
-  """The Lasso: the problem min_code 1/2 sum mask (x - D code)^2 + sum beta |code|.
+  """The Lasso: the problem min_code 1/2 sum mask (x - D code)^2 + R(code), R(code) = sum beta |code|.
 
   The one-layer solvers take this object: `cscjax.fista(dictionary, x, beta)` is
   `cscjax.solvers.FISTA().run(cscjax.Lasso(dictionary, x, beta))`. Its methods are what an iteration
   needs. The object is immutable and a pytree, and so it can be an argument of a function under
-  `jax.jit`, `jax.vmap` or `jax.grad`. Its attributes are the arguments as arrays of one floating-point
-  type: `x` is zero where the mask is zero, and `beta` has an array for each part of the code.
+  `jax.jit`, `jax.vmap` or `jax.grad`. Its arrays have one floating-point type, and `x` is zero where the
+  mask is zero.
+
+  The regularizer R has variants, which can be combined: the elastic net (`ridge`), joint sparsity
+  (`joint_axes`) and constraints (`nonnegative`).
 
   Args:
     dictionary: The dictionary D.
@@ -42,14 +44,22 @@ class Lasso(PyTree):
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
       `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
-    nonnegative: Whether the code is constrained to be nonnegative.
+    nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
+      channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
+      value for all parts, or one for each part.
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
       last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
       value of `x` is ignored, even if it is NaN.
+    ridge: Penalty of the squares mu, which adds mu/2 ||code||^2 to the objective (the elastic net):
+      nonnegative, in any of the shapes of `beta`; no such term if None.
+    joint_axes: Axis or axes of the code, negative, along which coefficients are zero only jointly (joint
+      sparsity): the penalty is beta times the Euclidean norm along these axes, in which `beta` and
+      `ridge` have size 1. None for the absolute value of each coefficient.
 
   Attributes:
     unit: A power of two near the largest magnitude of each signal, [batch...]. Squares are computed in
       this unit, because those of a signal of 1e-30 or 1e30 are outside the range of float32.
+    regularizer: For each part of the code a pytree with the arrays `beta`, `ridge` and `nonnegative`.
 
   Raises:
     ValueError: If shapes do not fit, or an argument is out of range.
@@ -70,8 +80,7 @@ class Lasso(PyTree):
   unit: jax.Array
   dictionary: Dictionary
   x: jax.Array
-  beta: Any
-  nonnegative: bool = struct.field(pytree_node=False)
+  regularizer: Any
   mask: jax.Array | None
 
   def __init__(
@@ -80,29 +89,41 @@ class Lasso(PyTree):
     x: ArrayLike,
     beta: Any,
     *,
-    nonnegative: bool = False,
+    nonnegative: Any = False,
     mask: ArrayLike | None = None,
+    ridge: Any = None,
+    joint_axes: int | Sequence[int] | None = None,
   ):
     given, x = x, as_signal(dictionary, x)
-    checks.all_at_least("beta", beta, 0)
-    checks.boolean("nonnegative", nonnegative)
     warn_about_signals(given, beta, dictionary.signal_ndim)
     if mask is not None:
-      mask = _as_mask(mask, x, has_channels=dictionary.signal_ndim > 1)
+      mask = as_mask(mask, x, has_channels=dictionary.signal_ndim > 1)
       x = jnp.where(mask > 0, x, 0)  # a missing pixel may be NaN
     batch_ndim = x.ndim - dictionary.signal_ndim
     code = jax.eval_shape(dictionary.analysis, x)
-    if isinstance(beta, RelativePenalty):
-      code = dictionary.analysis(x if mask is None else mask * x)
-    beta = as_penalty("beta", beta, code, batch_ndim, nonnegative)
-    fields = (unit_of(x, batch_ndim), dictionary, x, beta, nonnegative, mask)
+    regularizer = as_regularizer(code, nonnegative, ridge, joint_axes, batch_ndim)
+    fields = (unit_of(x, batch_ndim), dictionary, x, regularizer, mask)
     for field, value in zip(dataclasses.fields(self), fields, strict=True):
       object.__setattr__(self, field.name, value)
+    object.__setattr__(self, "regularizer", self.with_beta(beta).regularizer)
 
   @property
   def batch_ndim(self) -> int:
     """Number of leading axes of `x` that are batch axes."""
     return self.x.ndim - self.dictionary.signal_ndim
+
+  @property
+  def has_ridge(self) -> bool:
+    """Whether the squares of the code have a penalty."""
+    return any(r.ridge is not None for r in self._regularizers())
+
+  @property
+  def has_dual_bound(self) -> bool:
+    """Whether each coefficient has a positive penalty, as far as values are known.
+
+    Otherwise the dual feasible set has no interior, and the duality gap is useless.
+    """
+    return all(r.is_positive() for r in self._regularizers())
 
   def zero_code(self) -> Code:
     """Returns the zero code.
@@ -170,17 +191,16 @@ class Lasso(PyTree):
     return signal if self.mask is None else self.mask * signal
 
   def prox(self, point: Code, step: ArrayLike) -> Code:
-    """Returns the proximal operator of the penalty: argmin_g 1/2 ||g - point||^2 + step sum beta |g|.
+    """Returns the proximal operator of the regularizer: argmin_g 1/2 ||g - point||^2 + step R(g).
 
     Args:
       point: The code from which the minimizer must not be far.
       step: A positive scalar, or one value per signal, [batch...].
 
     Returns:
-      The minimizer g, nonnegative if the problem is.
+      The minimizer g, nonnegative where the problem is.
     """
-    shrink = nonnegative_soft_threshold if self.nonnegative else soft_threshold
-    return jax.tree.map(lambda p, b: shrink(p, b * per_signal(step, p)), point, self.beta)
+    return jax.tree.map(lambda p, r: r.prox(p, per_signal(step, p)), point, self.regularizer)
 
   def correlation(self) -> Code:
     """Returns D^T mask x, the negative gradient of the data term at the zero code.
@@ -190,6 +210,10 @@ class Lasso(PyTree):
     """
     return self.dictionary.analysis(self.weigh(self.x))
 
+  def _regularizers(self) -> list[Regularizer]:
+    """Returns the regularizers of all parts of the code."""
+    return jax.tree.leaves(self.regularizer, is_leaf=lambda node: isinstance(node, Regularizer))
+
   def is_solved_by_zero(self) -> jax.Array:
     """Returns whether the zero code is a solution.
 
@@ -197,28 +221,76 @@ class Lasso(PyTree):
       One boolean per signal, [batch...].
     """
     fits = jax.tree.map(
-      lambda c, b: jnp.all(self.magnitude(c) <= b, axis=tuple(range(self.batch_ndim, c.ndim))),
-      *(self.correlation(), self.beta),
+      lambda n, r: jnp.all(n <= r.beta, axis=tuple(range(self.batch_ndim, n.ndim))),
+      *(self.dual_norms(self.correlation()), self.regularizer),
     )
     return functools.reduce(jnp.logical_and, jax.tree.leaves(fits))
 
-  def magnitude(self, correlation: jax.Array) -> jax.Array:
-    """Returns what `beta` is compared with: |correlation|, or its positive part if `nonnegative`.
+  def dual_norms(self, correlation: Code) -> Code:
+    """Returns what `beta` is compared with: |correlation|, or its positive part where `nonnegative`.
 
     Args:
-      correlation: A part of D^T mask (x - D code).
+      correlation: D^T mask (x - D code).
 
     Returns:
-      An array of the same shape.
+      A code; with `joint_axes`, the Euclidean norm along them, which have size 1.
     """
-    return jnp.maximum(correlation, 0) if self.nonnegative else jnp.abs(correlation)
+    return jax.tree.map(lambda c, r: r.dual_norm(c), correlation, self.regularizer)
+
+  def largest_factor(self) -> jax.Array:
+    """Returns the smallest factor of the penalty for which the zero code is a solution.
+
+    Returns:
+      One value per signal, [batch...].
+    """
+    ratios = jax.tree.map(lambda n, r: n / r.beta, self.dual_norms(self.correlation()), self.regularizer)
+    return largest_of_signals(ratios, self.batch_ndim)
+
+  def with_beta(self, beta: Any, name: str = "beta") -> Self:
+    """Returns the problem with another penalty.
+
+    Args:
+      beta: The penalty, in any form that the constructor takes.
+      name: The name of the argument, for errors.
+
+    Returns:
+      The new problem.
+
+    Raises:
+      ValueError: If the shape of the penalty does not fit, or if it is negative or not finite.
+    """
+    checks.all_at_least(name, beta, 0)
+    if isinstance(beta, RelativePenalty):
+      magnitude = self.dual_norms(self.correlation())
+    else:
+      magnitude = jax.eval_shape(lambda x: self.dual_norms(self.dictionary.analysis(x)), self.x)
+    beta = as_penalty(name, beta, magnitude, self.batch_ndim)
+    return self._with_betas(beta)
+
+  def scale_beta(self, factor: jax.Array) -> Self:
+    """Multiplies the penalty by a factor.
+
+    Args:
+      factor: One value per signal, [batch...].
+
+    Returns:
+      The new problem.
+    """
+    code = jax.eval_shape(self.dictionary.analysis, self.x)
+    factors = per_coefficient(factor.astype(self.x.dtype), code)
+    return self._with_betas(jax.tree.map(lambda _, f, r: f * r.beta, code, factors, self.regularizer))
+
+  def _with_betas(self, beta: Any) -> Self:
+    """Returns the problem with other arrays `beta`, one for each part of the code."""
+    regularizer = jax.tree.map(lambda b, r: r.replace(beta=b), beta, self.regularizer)
+    return self.replace(regularizer=regularizer)
 
   @highest_precision
   def objective(self, code: Code) -> jax.Array:
-    """Returns the objective of a code, 1/2 sum mask (x - D code)^2 + sum beta |code|.
+    """Returns the objective of a code, 1/2 sum mask (x - D code)^2 + R(code).
 
     Args:
-      code: The code, nonnegative if the problem is.
+      code: The code, nonnegative where the problem is.
 
     Returns:
       One value per signal, [batch...], in the type of `x`.
@@ -237,13 +309,14 @@ class Lasso(PyTree):
       One value per signal, [batch...], in float32 or wider.
     """
 
-    def penalty(code: jax.Array, beta: jax.Array) -> jax.Array:
-      return sum_signals(beta * jnp.abs(self.in_units(code)), self.batch_ndim)
+    def term(code: jax.Array, regularizer: Regularizer) -> jax.Array:
+      code = self.in_units(code)
+      norms = sum_signals(regularizer.beta * regularizer.norm(code), self.batch_ndim)
+      squares = sum_signals(regularizer.squares(code), self.batch_ndim)
+      return norms / self.unit.astype(norms.dtype) + squares
 
-    penalties = jax.tree.leaves(jax.tree.map(penalty, code, self.beta))
-    return 0.5 * self.energy(self.x - reconstruction) + sum(penalties) / self.unit.astype(
-      penalties[0].dtype
-    )
+    terms = jax.tree.leaves(jax.tree.map(term, code, self.regularizer))
+    return 0.5 * self.energy(self.x - reconstruction) + sum(terms)
 
   def energy(self, signal: jax.Array) -> jax.Array:
     """Returns sum mask signal^2 in unit^2.
@@ -324,10 +397,31 @@ def per_signal(value: ArrayLike, array: jax.Array) -> jax.Array:
   return value.reshape(value.shape + (1,) * (array.ndim - value.ndim) * bool(value.ndim))
 
 
-def _as_mask(mask: ArrayLike, x: jax.Array, has_channels: bool) -> jax.Array:
-  """Checks a mask and gives it the rank of `x`.
+def safe_sqrt(square: jax.Array) -> jax.Array:
+  """Returns the square root, with derivative 0 at 0 instead of infinity."""
+  return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
-  If the last axis of `x` contains channels, a mask without this axis is the same for all channels.
+
+def as_mask(mask: ArrayLike, x: jax.Array, has_channels: bool = True) -> jax.Array:
+  """Checks a mask, and converts it to the type and rank of the signals.
+
+  Args:
+    mask: Weights in 0..1 that broadcast against `x`.
+    x: The signals; only their shape and type are used.
+    has_channels: Whether the last axis of `x` contains channels. If so, a mask without this axis is the
+      same for all channels.
+
+  Returns:
+    The mask, with as many axes as `x`.
+
+  Raises:
+    ValueError: If the mask does not broadcast against `x`, or if values are outside 0..1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from cscjax import solvers
+    >>> solvers.as_mask(jnp.ones((8, 8)), jnp.ones((5, 8, 8, 3))).shape
+    (1, 8, 8, 1)
   """
   mask = checks.real_array("mask", mask)
   if not checks.is_traced(mask):

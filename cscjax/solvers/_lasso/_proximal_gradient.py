@@ -24,6 +24,7 @@ Step = ArrayLike | Literal["adaptive", "backtracking"] | None
 """A step size: a scalar, 1/L if None, or the name of a rule that searches a step for each signal."""
 
 GROWTH = {"adaptive": 1 / 0.97, "backtracking": 1.0}  # growth of the step per iteration
+OBJECTIVE_WEIGHT = {"ista": 0.45, "fista": 1.25}  # see `Algorithm`
 SHRINK = 0.8  # factor by which a step that is too long is shortened
 
 
@@ -185,7 +186,7 @@ class ISTA(_ProximalGradient):
     True
   """
 
-  _objective_weight = 0.45
+  _objective_weight = OBJECTIVE_WEIGHT["ista"]
 
   def __init__(self, step: Step = None):
     object.__setattr__(self, "step_size", _checked_step(step))
@@ -251,7 +252,7 @@ class FISTA(_ProximalGradient):
   """
 
   restart: bool = struct.field(pytree_node=False)
-  _objective_weight = 1.25
+  _objective_weight = OBJECTIVE_WEIGHT["fista"]
 
   def __init__(self, step: Step = None, restart: bool = False):
     object.__setattr__(self, "step_size", _checked_step(step))

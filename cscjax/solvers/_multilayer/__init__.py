@@ -1,0 +1,1 @@
+"""Solvers of several layers; `cscjax.solvers` exports the public names."""

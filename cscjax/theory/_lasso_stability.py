@@ -1,0 +1,407 @@
+"""How far noise in the signal can move the solution of a Lasso: a certificate for one given signal."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jax.typing import ArrayLike
+
+from cscjax import checks
+from cscjax.dictionaries import Code, Dictionary, check_dictionary
+from cscjax.ops import highest_precision
+from cscjax.solvers import Lasso, fista, polished
+from cscjax.theory._restricted import (
+  Restriction,
+  SparseMatrix,
+  float64_on_host,
+  is_independent,
+  smallest_singular_value,
+)
+from cscjax.theory._screening import FlatProblems, flatten, screen
+
+TOLERANCE = 1e-4  # of the solver that finds a missing code, which is then polished
+ENDS = tuple(2 ** (-i / 2) for i in range(8))
+"""The bound is an integral over 0..noise, which is cut at these fractions of the noise. 1/s grows with
+the noise, so that its value at the end of a segment bounds the integral over the segment."""
+RESOLUTION = 1.1  # relative precision of `largest_noise`
+SHOWN = 20  # largest number of signals in a printed table
+
+
+class ActiveSet(NamedTuple):
+  """The atoms that may be active in the solution for a signal with noise.
+
+  Attributes:
+    atoms: The number of these atoms.
+    pieces: The number of pieces into which they fall; atoms of different pieces do not overlap.
+    smallest_singular_value: The smallest singular value s of the dictionary, restricted to these atoms:
+      a lower bound, up to rounding, if `proved` is 1, else an estimate. It is 0 if they are linearly
+      dependent, and inf if there are none.
+    proved: The fraction of the atoms in pieces for which s is proved, by all eigenvalues or a Cholesky
+      factor of their Gram matrix. The pieces that are too large for it are estimated by the Lanczos
+      method, which finds the smallest eigenvalue from above.
+  """
+
+  atoms: Any
+  pieces: Any
+  smallest_singular_value: Any
+  proved: Any
+
+
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
+class Stability:
+  """The result of `stability`: the solution for each signal, and what is certain about it under noise.
+
+  Numbers are NumPy arrays [batch...], or NumPy scalars for a single signal. The printed form is a table
+  with one row per signal.
+
+  Attributes:
+    code: The solution for the signal, polished in float64: a code of NumPy arrays.
+    nonzeros: The number of nonzero coefficients of the solution.
+    gap: The duality gap of `code`, up to rounding.
+    error: An upper bound on the Euclidean distance from the given code to the solution; that of `code`,
+      if no code was given. It is inf if the solution is not known to be unique.
+    slack: The noise up to which no atom can become active that could not be active without noise.
+    largest_noise: A noise below which `bound` is finite and proved; 0 if there is none.
+    unique: Whether the solution is known to be unique, as far as `active_set().proved` goes.
+    differentiable: Whether the implicit derivative of the solution is known to exist and to be given by
+      the support of `code`: no other atom can be active, the atoms are linearly independent, and the
+      coefficients exceed their error.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> dictionary = cscjax.MatrixDictionary(jnp.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]]))
+    >>> result = cscjax.theory.stability(dictionary, jnp.array([2.0, 0.1]), beta=0.5)
+    >>> bool(result.unique), int(result.nonzeros), round(float(result.slack), 3)
+    (True, 1, 0.12)
+  """
+
+  code: Code
+  nonzeros: Any
+  gap: Any
+  error: Any
+  slack: Any
+  largest_noise: Any
+  unique: Any
+  differentiable: Any
+  _batch: tuple[int, ...]
+  _signals: "Sequence[_Signal]"
+
+  def bound(self, noise: ArrayLike) -> np.ndarray:
+    """Bounds the change of the solution, ||solution(x + e) - solution(x)||_2, for all ||e||_2 <= noise.
+
+    Args:
+      noise: Levels of the noise, >= 0: a scalar or an array of any shape. With a mask, the noise is
+        measured after multiplication by the root of the mask.
+
+    Returns:
+      The bounds, an array [levels..., batch...]; inf where nothing is known. They grow with the noise.
+
+    Raises:
+      ValueError: If a level is negative or not finite.
+    """
+    levels = _levels(noise)
+    bounds = [[signal.bound(float(level)) for signal in self._signals] for level in levels.ravel()]
+    return np.reshape(bounds, (*levels.shape, *self._batch))[()]
+
+  def active_set(self, noise: ArrayLike = 0.0) -> ActiveSet:
+    """Describes the atoms that may be active in the solution for x + e, for all ||e||_2 <= noise.
+
+    Args:
+      noise: Levels of the noise, >= 0: a scalar or an array of any shape.
+
+    Returns:
+      An `ActiveSet` of arrays [levels..., batch...].
+
+    Raises:
+      ValueError: If a level is negative or not finite.
+    """
+    levels = _levels(noise)
+    found = [
+      (signal.size(float(level)), *_reported(signal.restriction(float(level))))
+      for level in levels.ravel()
+      for signal in self._signals
+    ]
+    fields = zip(*found, strict=True) if found else ((),) * len(ActiveSet._fields)
+    return ActiveSet(*(np.reshape(f, (*levels.shape, *self._batch))[()] for f in fields))
+
+  def explain(self, noise: float = 0.0) -> str:
+    """Says in a sentence for each signal why the bound is finite or infinite.
+
+    Args:
+      noise: The level of the noise, >= 0.
+
+    Returns:
+      One line per signal.
+
+    Raises:
+      ValueError: If the level is negative or not finite.
+    """
+    level = checks.in_range("noise", noise, 0)
+    lines = [signal.explain(level) for signal in self._signals]
+    return "\n".join(lines if not self._batch else (f"{i}: {line}" for i, line in enumerate(lines)))
+
+  def __repr__(self) -> str:
+    rows: list[tuple[str, ...]] = [
+      ("nonzeros", "active", "s", "proved", "unique", "error", "slack", "largest noise")
+    ]
+    for signal in self._signals[:SHOWN]:
+      active = signal.restriction(0.0)
+      numbers = [f"{n:.3g}" for n in (signal.error, signal.slack, signal.largest_noise)]
+      unique = "yes" if active.value > 0 else "no"
+      sizes = (str(signal.nonzeros), str(signal.size(0.0)))
+      rows.append((*sizes, f"{active.value:.3g}", f"{active.proved:.0%}", unique, *numbers))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
+    more = len(self._signals) - SHOWN
+    return "\n".join([*lines, *([f"and {more} more signals"] if more > 0 else [])])
+
+
+class _Signal:
+  """The certificate of one signal.
+
+  The atoms are sorted by the noise from which on they may be active, so that those for a level are the
+  first ones. Their columns and singular values are computed when they are first used.
+  """
+
+  def __init__(self, problem: FlatProblems, i: int, code: np.ndarray, distance: float) -> None:
+    screening = screen(problem, i, code)
+    possible = np.flatnonzero(screening.levels < np.inf)
+    self._order = possible[np.argsort(screening.levels[possible], kind="stable")]
+    self._starts = screening.levels[self._order]
+    self._samples = int(np.count_nonzero(problem.roots[i]))
+    self._atoms = functools.partial(problem.atoms, i)
+    self._columns: SparseMatrix = self._atoms(self._order[:0])
+    self._found: dict[int, Restriction] = {}
+    self.nonzeros = int(np.count_nonzero(code))
+    self.gap = screening.gap
+    self.radius = screening.radius
+    size = self.size(0.0)
+    self.slack = self._start(size)
+    s = self.restriction(0.0).value
+    first = screening.radius / s if s > 0 else math.inf
+    slope = float(np.linalg.norm(screening.subgradient[self._order[:size]]))
+    second = slope / s**2 if s > 0 else math.inf
+    own_error = min(first, second)
+    self.error = distance + own_error
+    smallest = np.min(np.abs(code[code != 0]), initial=np.inf)
+    self.differentiable = bool(s > 0 and size == self.nonzeros and smallest > own_error)
+    self.largest_noise = self._largest_noise()
+
+  def size(self, noise: float) -> int:
+    """Returns the number of atoms that may be active."""
+    return int(np.searchsorted(self._starts, noise, side="right"))
+
+  def restriction(self, noise: float) -> Restriction:
+    """Returns the smallest singular value of the atoms that may be active."""
+    return self._restriction(self.size(noise))
+
+  def bound(self, noise: float) -> float:
+    """Bounds the change of the solution."""
+    if self.restriction(noise).value == 0:
+      return math.inf
+    starts = (*ENDS[1:], 0.0)
+    segments = zip(starts, ENDS, strict=True)
+    return sum((end - start) * noise / self.restriction(end * noise).value for start, end in segments)
+
+  def explain(self, noise: float) -> str:
+    """Says why the bound is finite or infinite."""
+    size, found = self.size(noise), self.restriction(noise)
+    where = f"for noise up to {noise:.3g}: {size} of the atoms may be active"
+    if found.value > 0:
+      how = "proved" if found.proved == 1 else f"estimated for {1 - found.proved:.0%} of them"
+      s = f"their smallest singular value is {found.value:.3g} ({how})"
+      return f"bound {self.bound(noise):.3g} {where}, and {s}"
+    if size > self._samples:
+      reason = f"more than the {self._samples} samples of the signal"
+    else:
+      reason = "which are linearly dependent up to rounding"
+    if self.largest_noise > 0:
+      remedy = f"bounds are finite below {self.largest_noise:.3g}"
+    else:
+      remedy = f"{self.nonzeros} are in use, and the dual solution is known up to {self.radius:.3g}"
+    return f"no bound {where}, {reason}; {remedy}"
+
+  def _restriction(self, size: int) -> Restriction:
+    """Returns the smallest singular value of the first atoms."""
+    if size > self._samples:
+      return Restriction(0.0, 1, 1.0)
+    if size not in self._found:
+      self._found[size] = smallest_singular_value(self._first(size))
+    return self._found[size]
+
+  def _first(self, size: int) -> SparseMatrix:
+    """Returns the columns of the first atoms."""
+    have = self._columns.shape[1]
+    if size > have:
+      more = self._atoms(self._order[have:size])
+      self._columns = scipy.sparse.hstack([self._columns, more], format="csc")
+    return self._columns[:, :size]
+
+  def _start(self, size: int) -> float:
+    """Returns the noise from which on more than `size` atoms may be active."""
+    return float(self._starts[size]) if size < len(self._starts) else math.inf
+
+  def _largest_noise(self) -> float:
+    """Finds by bisection how many of the first atoms are linearly independent."""
+    low, high = self.size(0.0), min(len(self._starts), self._samples) + 1
+    if self._restriction(low).value == 0:
+      return 0.0
+    while high - low > 1 and self._start(high - 1) > RESOLUTION * self._start(low):
+      middle = min(max(2 * low, 1), (low + high) // 2)
+      if is_independent(self._first(middle)):
+        low = middle
+      else:
+        high = middle
+    return self._start(low)
+
+
+def _levels(noise: ArrayLike) -> np.ndarray:
+  """Checks levels of noise."""
+  checks.all_at_least("noise", noise, 0)
+  return np.asarray(noise, np.float64)
+
+
+def _reported(found: Restriction) -> tuple[int, float, float]:
+  """Returns the fields of a restriction in the order of `ActiveSet`."""
+  return found.pieces, found.value, found.proved
+
+
+@highest_precision
+def stability(
+  dictionary: Dictionary,
+  x: ArrayLike,
+  beta: Any,
+  code: Code | None = None,
+  *,
+  nonnegative: Any = False,
+  mask: ArrayLike | None = None,
+) -> Stability:
+  """Certifies how far noise in a signal can move its sparse code.
+
+  The code is the solution gamma(x) of min 1/2 ||x - D code||^2 + sum_j beta_j |code_j|. Bounds by
+  coherence hold for all signals whose codes are sparse enough, which those of photographs and of learned
+  dictionaries are not. The bounds here are for the given signal, for all noise e with ||e||_2 <= noise:
+
+  - A. The reconstruction never moves further than the signal, ||D gamma(x + e) - D gamma(x)|| <= ||e||:
+    the residual x - D gamma(x) is the projection of x onto {theta: |d_j^T theta| <= beta_j}.
+  - B. For any dual feasible theta, ||theta - (x - D gamma(x))|| <= radius = sqrt(2 gap). An atom with
+    |d_j^T theta| + ||d_j|| (radius + noise) < beta_j is therefore not active at x + e. The set S(noise)
+    contains all others.
+  - C. If the smallest singular value s(noise) of D restricted to S(noise) is positive, gamma(x + e) is
+    unique, and ||gamma(x + e) - gamma(x)|| is at most the integral of 1 / s(t) over t in 0..noise. This
+    is `bound(noise)`, computed with eight segments; it is at most noise / s(noise).
+  - D. A code with support in S(0) is within sqrt(2 gap) / s(0) of the solution, and within
+    ||g|| / s(0)^2 for any subgradient g of the objective at the code: this is `error`.
+
+  The solution near the code is computed in float64, so that the gap is close to rounding errors. All of
+  this runs on the CPU in float64, cannot be compiled by `jax.jit`, and takes about as long as solving
+  the problem to high precision. What rounding may add is bounded and included.
+
+  A bound is infinite if S has more atoms than the signal has samples, or if its atoms are linearly
+  dependent; small penalties and strong noise lead to this.
+
+  Args:
+    dictionary: The dictionary D, of any kind. For classes of your own, the atoms in S are synthesized
+      one by one.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
+      the code. A code of several parts takes one value for all parts, or one for each part.
+      `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal. Atoms with a penalty of zero can
+      always be active.
+    code: The code to certify, of the shape of `dictionary.analysis(x)`, such as that of a solver for the
+      same problem. Only `error` depends on it. By default the problem is solved.
+    nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
+      channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
+      value for all parts, or one for each part.
+    mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
+      last axis, such as [H, W] for all channels of an image; 1 if None. Norms of signals and of noise
+      are those after multiplication by the roots of the weights. Where the weight is zero, the value of
+      `x` is ignored, even if it is NaN.
+
+  Returns:
+    A `Stability`, with the method `bound(noise)`.
+
+  Raises:
+    ValueError: If shapes do not fit, a value is out of range, `x` or `code` is not finite, or an
+      argument is traced by `jax.jit` or another transformation.
+
+  References:
+    Ndiaye, Fercoq, Gramfort & Salmon, Gap safe screening rules for sparsity enforcing penalties, JMLR
+    2017 (B).
+    Mehta & Gray, Sparsity-based generalization bounds for predictive sparse coding, ICML 2013, and
+    Sulam, Muthukumar & Arora, Adversarial robustness of supervised sparse coding, NeurIPS 2020, bound
+    the change of the code by a constant of the whole dictionary instead of s.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> dictionary = cscjax.MatrixDictionary(jnp.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]]))
+    >>> result = cscjax.theory.stability(dictionary, jnp.array([2.0, 0.1]), beta=0.5)
+    >>> result
+    nonzeros  active  s  proved  unique     error  slack  largest noise
+           1       1  1    100%     yes  ...
+    >>> [round(float(bound), 3) for bound in result.bound([0.1, 0.2])]
+    [0.1, 0.258]
+    >>> print(result.explain(0.5))
+    no bound for noise up to 0.5: 3 of the atoms may be active, more than the 2 samples of the signal;
+    bounds are finite below 0.4
+  """
+  if checks.is_traced((dictionary, x, beta, code, nonnegative, mask)):
+    raise ValueError(
+      "stability computes with NumPy; call it outside of jax.jit and other transformations"
+    )
+  check_dictionary(dictionary)
+  with float64_on_host():
+    dictionary, x, beta, code, mask = jax.tree.map(_as_float64, (dictionary, x, beta, code, mask))
+    options: dict[str, Any] = {"nonnegative": nonnegative, "mask": mask}
+    lasso = Lasso(dictionary, x, beta, **options)
+    if not np.all(np.isfinite(lasso.x)):
+      checks.fail("x", "values that are not finite", "finite values where the mask is positive")
+    if code is None:
+      solved = fista(dictionary, x, beta, tolerance=TOLERANCE, step="adaptive", restart=True, **options)
+      given = None
+      code = solved.code
+    else:
+      given = jax.tree.leaves(lasso.as_code(code, "code"))
+    solution = polished(dictionary, x, code, beta, **options).code
+    problems = FlatProblems.of(lasso)
+  solution = jax.tree.map(lambda part: np.asarray(part, np.float64), solution)
+  parts, batch = jax.tree.leaves(solution), lasso.x.shape[: lasso.batch_ndim]
+  flat = flatten(parts, parts, batch)
+  if not np.all(np.isfinite(flat)):
+    checks.fail("code", "values that are not finite", "finite values")
+  distances = np.zeros(len(flat))
+  if given is not None:
+    distances = np.linalg.norm(flatten(given, parts, batch) - flat, axis=1)
+  signals = [_Signal(problems, i, flat[i], float(distances[i])) for i in range(len(flat))]
+
+  def collect(value: Callable[[_Signal], Any]) -> Any:
+    return np.reshape([value(signal) for signal in signals], batch)[()]
+
+  return Stability(
+    code=solution,
+    nonzeros=collect(lambda s: s.nonzeros),
+    gap=collect(lambda s: s.gap),
+    error=collect(lambda s: s.error),
+    slack=collect(lambda s: s.slack),
+    largest_noise=collect(lambda s: s.largest_noise),
+    unique=collect(lambda s: s.restriction(0.0).value > 0),
+    differentiable=collect(lambda s: s.differentiable),
+    _batch=batch,
+    _signals=signals,
+  )
+
+
+def _as_float64(leaf: Any) -> Any:
+  """Converts floating-point arrays to float64 on the default device."""
+  if not isinstance(leaf, jax.Array | np.ndarray):
+    return leaf
+  host = np.asarray(leaf)
+  return jnp.asarray(host, jnp.float64 if jnp.issubdtype(host.dtype, jnp.floating) else host.dtype)

@@ -1,0 +1,251 @@
+"""The smallest singular value of a dictionary restricted to some atoms, proved where memory allows."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg
+from scipy.sparse import csgraph
+
+from cscjax.dictionaries import ConvDictionary, Dictionary, IdentityAugmented, MatrixDictionary
+from cscjax.ops import highest_precision
+
+BLOCK = 2**22  # largest number of values in a block of codes that a user's dictionary synthesizes
+DENSE = 200  # largest number of atoms in a piece whose eigenvalues are computed
+BAND = 2**25  # largest number of entries of a banded factor: 256 MiB
+FRACTIONS = (0.9999, 0.99, 0.9, 0.5)  # of the eigenvalue found, one of which is then proved
+PRECISION = 1e-5  # relative, of that eigenvalue
+
+SparseMatrix = Any
+"""A sparse array of SciPy, which has no type annotations."""
+Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # values, rows and columns of a sparse matrix
+
+
+@contextlib.contextmanager
+def float64_on_host() -> Iterator[None]:
+  """Computes in float64, on the CPU, and with full precision."""
+  with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+    yield
+
+
+class Restriction(NamedTuple):
+  """The smallest singular value of some atoms.
+
+  Attributes:
+    value: A lower bound if `proved` is 1, else an estimate. It is 0 if the atoms are linearly dependent
+      up to rounding, and inf if there are none.
+    pieces: The number of pieces, which have no sample in common.
+    proved: The fraction of the atoms that are in pieces whose value is proved.
+  """
+
+  value: float
+  pieces: int
+  proved: float
+
+
+def atom_columns(dictionary: Dictionary, shape: tuple[int, ...], indices: np.ndarray) -> SparseMatrix:
+  """Returns atoms as the columns of a sparse matrix [n, k].
+
+  Args:
+    dictionary: Any dictionary, in float64.
+    shape: The shape of one signal.
+    indices: The positions of the k atoms in a flattened code, whose parts are concatenated.
+  """
+  size, count = math.prod(shape), len(indices)
+  if isinstance(dictionary, MatrixDictionary):
+    return scipy.sparse.csc_array(np.asarray(dictionary.atoms, np.float64)[:, indices])
+  if isinstance(dictionary, ConvDictionary):
+    values, rows, columns = _conv_entries(dictionary, shape, indices)
+  elif isinstance(dictionary, IdentityAugmented):
+    kept = np.flatnonzero(indices < size)
+    new = np.flatnonzero(indices >= size)
+    values, rows, columns = _conv_entries(dictionary.conv, shape, indices[new] - size)
+    values = np.concatenate([np.ones(len(kept)), values])
+    rows = np.concatenate([indices[kept], rows])
+    columns = np.concatenate([kept, new[columns]])
+  else:
+    return _synthesized(dictionary, shape, indices)
+  matrix = scipy.sparse.coo_array((values, (rows, columns)), shape=(size, count)).tocsc()
+  matrix.eliminate_zeros()  # atoms with no sample in common are in different pieces
+  return matrix
+
+
+def _conv_entries(conv: ConvDictionary, shape: tuple[int, ...], indices: np.ndarray) -> Entries:
+  """Returns the entries of convolutional atoms; taps that wrap around onto others add up."""
+  filters = np.asarray(conv.filters, np.float64)
+  *spatial, channels = shape
+  axes = list(zip(conv.axes, spatial, strict=True))
+  *positions, atom = np.unravel_index(
+    indices, (*(axis.code_size(n) for axis, n in axes), filters.shape[-1])
+  )
+  rank, count = len(axes), len(indices)
+  site, inside = np.zeros((count,) + (1,) * rank, np.int64), True
+  for i, (axis, n) in enumerate(axes):
+    first = positions[i] * axis.stride - axis.pads(n)[0]
+    place = first[:, None] + np.arange(axis.taps) * axis.dilation
+    place = place.reshape(count, *(axis.taps if i == j else 1 for j in range(rank)))
+    if axis.padding == "CIRCULAR":
+      place = place % n
+    inside = inside & (place >= 0) & (place < n)
+    site = site * n + place
+  rows = site[..., None] * channels + np.arange(channels)
+  values = np.moveaxis(filters, -1, 0)[atom]
+  inside = np.broadcast_to(np.asarray(inside)[..., None], values.shape)
+  columns = np.broadcast_to(np.arange(count).reshape((-1,) + (1,) * (rank + 1)), values.shape)
+  return values[inside], rows[inside], columns[inside]
+
+
+@highest_precision
+def _synthesized(dictionary: Dictionary, shape: tuple[int, ...], indices: np.ndarray) -> SparseMatrix:
+  """Returns the atoms of a user's dictionary, which synthesizes codes with a single nonzero."""
+  with float64_on_host():
+    leaves, structure = jax.tree.flatten(
+      jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, jnp.float64))
+    )
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    chunk = max(1, BLOCK // int(ends[-1]))
+    parts = [scipy.sparse.csc_array((math.prod(shape), 0))]
+    for start in range(0, len(indices), chunk):
+      chosen = indices[start : start + chunk]
+      codes = np.zeros((len(chosen), ends[-1]))
+      codes[np.arange(len(chosen)), chosen] = 1
+      code = [
+        jnp.asarray(part.reshape(-1, *leaf.shape), leaf.dtype)
+        for part, leaf in zip(np.split(codes, ends[:-1], axis=1), leaves, strict=True)
+      ]
+      atoms = dictionary.synthesis(jax.tree.unflatten(structure, code), (len(chosen), *shape))
+      parts.append(scipy.sparse.csc_array(np.asarray(atoms, np.float64).reshape(len(chosen), -1).T))
+  return scipy.sparse.hstack(parts, format="csc")
+
+
+def smallest_singular_value(columns: SparseMatrix) -> Restriction:
+  """Computes the smallest singular value of a sparse matrix [n, k] from its Gram matrix.
+
+  The columns fall into pieces that have no row in common, the connected components of the Gram matrix.
+  Its smallest eigenvalue in each piece is found by a dense eigenvalue solver or, for large pieces, by
+  the Lanczos method for the inverse, with a banded Cholesky factor; a second factorization then proves
+  it. If the factor would be too large, the Lanczos method for the Gram matrix estimates the eigenvalue.
+  """
+  count = columns.shape[1]
+  smallest, pieces, proved = math.inf, 0, 0
+  for gram in _pieces(columns):
+    value, is_proved = _smallest_eigenvalue(gram)
+    smallest = min(smallest, value)
+    pieces += 1
+    proved += is_proved * gram.shape[0]
+  return Restriction(math.sqrt(max(smallest, 0)), pieces, proved / count if count else 1.0)
+
+
+def is_independent(columns: SparseMatrix) -> bool:
+  """Proves that the columns of a sparse matrix are linearly independent, without their singular value.
+
+  Returns:
+    False if it cannot be proved because of rounding, or because a factor would be too large.
+  """
+  if columns.shape[1] > np.count_nonzero(np.diff(columns.tocsr().indptr)):
+    return False  # more columns than rows
+  bands = map(_Band, _pieces(columns))
+  return all(band.entries_count <= BAND and band.factor(2 * band.rounding) is not None for band in bands)
+
+
+def _pieces(columns: SparseMatrix) -> Iterator[SparseMatrix]:
+  """Yields the Gram matrices of the pieces."""
+  if not columns.shape[1]:
+    return
+  if columns.nnz > 0.1 * math.prod(columns.shape):  # a dense product is faster
+    dense = columns.toarray()
+    gram = scipy.sparse.csr_array(dense.T @ dense)
+  else:
+    gram = scipy.sparse.csr_array(columns.T @ columns)
+  count, labels = csgraph.connected_components(gram, directed=False)
+  order = np.argsort(labels, kind="stable")
+  gram = gram[order][:, order]
+  ends = np.cumsum(np.bincount(labels, minlength=count))
+  for start, end in zip(ends - np.diff(ends, prepend=0), ends, strict=True):
+    yield gram[start:end, start:end]
+
+
+class _Band:
+  """A sparse Gram matrix, ordered so that its entries are near the diagonal."""
+
+  def __init__(self, gram: SparseMatrix) -> None:
+    order = csgraph.reverse_cuthill_mckee(gram, symmetric_mode=True)
+    self._upper = scipy.sparse.triu(gram[order][:, order]).tocoo()
+    self._width = int(np.max(self._upper.col - self._upper.row, initial=0))
+    self.size = gram.shape[0]
+    # Rump (2006), Verification of positive definiteness: if a matrix minus mu I has a Cholesky factor in
+    # floating point, its eigenvalues are at least mu - eps (bandwidth + 2) trace.
+    self.rounding = float(np.finfo(np.float64).eps * (self._width + 2) * gram.diagonal().sum())
+
+  @property
+  def entries_count(self) -> int:
+    """The number of entries of a factor."""
+    return (self._width + 1) * self.size
+
+  def factor(self, shift: float) -> np.ndarray | None:
+    """Returns the Cholesky factor of the matrix minus shift I, or None if it is not definite."""
+    band = np.zeros((self._width + 1, self.size), order="F")
+    band[self._width + self._upper.row - self._upper.col, self._upper.col] = self._upper.data
+    band[self._width] -= shift
+    try:
+      return scipy.linalg.cholesky_banded(band, overwrite_ab=True, check_finite=False)
+    except np.linalg.LinAlgError:
+      return None
+
+
+def _smallest_eigenvalue(gram: SparseMatrix) -> tuple[float, bool]:
+  """Returns a lower bound of the smallest eigenvalue of a Gram matrix, up to rounding, and True.
+
+  If it cannot be proved, returns an estimate and False.
+  """
+  band = _Band(gram)
+  if band.size <= DENSE:
+    return float(np.linalg.eigvalsh(gram.toarray())[0]) - band.rounding, True
+  if band.entries_count > BAND:
+    return _lanczos(gram), False
+  largest = _largest_of_inverse(band)
+  if largest is None:
+    return 0.0, True
+  for fraction in FRACTIONS:
+    shift = fraction / largest
+    if band.factor(shift) is not None:
+      return shift - band.rounding, True
+  return 0.0, True
+
+
+def _largest_of_inverse(band: _Band) -> float | None:
+  """Returns the largest eigenvalue of the inverse of a matrix, or None if it is not definite."""
+  factor = band.factor(0.0)
+  if factor is None:
+    return None
+
+  class Inverse(scipy.sparse.linalg.LinearOperator):
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+      return scipy.linalg.cho_solve_banded((factor, False), x, check_finite=False)
+
+  inverse = Inverse(np.dtype(np.float64), (band.size, band.size))
+  return _extreme_eigenvalue(inverse, "LA", PRECISION)
+
+
+def _lanczos(gram: SparseMatrix) -> float:
+  """Estimates the smallest eigenvalue from above; 0 if the method does not converge."""
+  try:
+    return _extreme_eigenvalue(gram, "SA", 1e-2)
+  except scipy.sparse.linalg.ArpackNoConvergence:
+    return 0.0
+
+
+def _extreme_eigenvalue(matrix: Any, which: str, tolerance: float) -> float:
+  """Returns the largest ("LA") or smallest ("SA") eigenvalue of a symmetric matrix."""
+  start = np.ones(matrix.shape[0])  # so that the result is the same each time
+  tol: Any = tolerance
+  found = scipy.sparse.linalg.eigsh(
+    matrix, k=1, which=which, tol=tol, v0=start, return_eigenvectors=False
+  )
+  return float(found[0])
