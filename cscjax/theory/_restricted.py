@@ -38,14 +38,14 @@ class Restriction(NamedTuple):
   """The smallest singular value of some atoms.
 
   Attributes:
+    pieces: The number of pieces, which have no sample in common.
     value: A lower bound if `proved` is 1, else an estimate. It is 0 if the atoms are linearly dependent
       up to rounding, and inf if there are none.
-    pieces: The number of pieces, which have no sample in common.
     proved: The fraction of the atoms that are in pieces whose value is proved.
   """
 
-  value: float
   pieces: int
+  value: float
   proved: float
 
 
@@ -139,7 +139,7 @@ def smallest_singular_value(columns: SparseMatrix) -> Restriction:
     smallest = min(smallest, value)
     pieces += 1
     proved += is_proved * gram.shape[0]
-  return Restriction(math.sqrt(max(smallest, 0)), pieces, proved / count if count else 1.0)
+  return Restriction(pieces, math.sqrt(max(smallest, 0)), proved / count if count else 1.0)
 
 
 def is_independent(columns: SparseMatrix) -> bool:
