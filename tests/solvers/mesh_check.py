@@ -54,6 +54,11 @@ def _records(x, w):
   return _first_axis(result.objective), _first_axis(result.support_size)
 
 
+def _basis_pursuit(x, w):
+  result = cscjax.basis_pursuit(cscjax.ConvDictionary(w), x, 2.0, **TIGHT)
+  return result.code, result.beta, result.residual_norm, result.converged
+
+
 CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
   "iterations": (_code(iterations=5), True),
   "relative": (_code(iterations=5, beta=cscjax.relative(0.1)), True),
@@ -63,6 +68,11 @@ CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
   "adaptive": (_code(step="adaptive", **TIGHT), True),
   "restart": (_code(iterations=9, restart=True), True),
   "masked, nonnegative": (_code(iterations=4, mask=jnp.ones((8, 8, 1)), nonnegative=True), True),
+  "ridge, groups, some nonnegative": (
+    _code(iterations=4, ridge=0.5, joint_axes=-1, nonnegative=np.array([True, False, True, False])),
+    True,
+  ),
+  "basis pursuit, tolerance": (_basis_pursuit, True),
   "admm": (_code(cscjax.admm, iterations=12), True),
   "admm, tolerance": (_code(cscjax.admm, **TIGHT), True),
   "ml_ista": (_layered(cscjax.ml_ista, iterations=3), True),

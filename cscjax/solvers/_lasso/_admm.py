@@ -1,13 +1,11 @@
 """ADMM for one layer as Douglas-Rachford splitting, with a linear solve in signal space."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
@@ -21,10 +19,7 @@ from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
 from cscjax.solvers._lasso._problem import Lasso, per_signal
 from cscjax.solvers._lasso._solver import Solver
 
-BALANCE_TARGET = 1.1  # target of the primal residual / the dual residual
-# Bound of an adapted rho for atoms of unit norm; rho would vanish with beta as the dual variable does.
-MIN_RHO = 0.25
-BALANCED_ITERATIONS = 10  # rho changes in each of these; then more rarely, as a change slows ADMM down
+MIN_RHO = 0.1  # smallest default rho, for atoms of unit norm; without it, rho would vanish with beta
 
 
 class ADMMState(NamedTuple):
@@ -34,9 +29,7 @@ class ADMMState(NamedTuple):
     point: The pair P; prox(P) holds the solution, and P - prox(P) is the scaled dual.
     image: D of the code in P.
     reconstruction: D of the code in prox(P).
-    rho: The penalty parameter for which P is scaled, [batch...].
-    factor: The change of rho in the next iteration, [batch...].
-    count: Number of iterations so far, an int32 scalar.
+    rho: The penalty parameter, [batch...].
     embedded: What `init` computes once: the problem for a circular dictionary on larger signals, and the
       inverse of its linear system.
   """
@@ -45,8 +38,6 @@ class ADMMState(NamedTuple):
   image: jax.Array
   reconstruction: jax.Array
   rho: jax.Array
-  factor: jax.Array
-  count: jax.Array
   embedded: EmbeddedLasso
 
   def __repr__(self) -> str:
@@ -127,9 +118,9 @@ def admm(
     max_iterations: Largest number of iterations with a tolerance; 1000 if None. It cannot be combined
       with `iterations`.
     stop: Stopping criterion of `tolerance`, `"gradient_mapping"` or `"gap"`, as described above.
-    rho: Penalty parameter of ADMM, a positive scalar; for atoms of unit norm, about 1. If None, it is
-      adapted for each signal so that the primal and the dual residual decrease together (He, Yang & Wang
-      2000, with the normalised residuals of Wohlberg 2017).
+    rho: Penalty parameter of ADMM, a positive scalar. If None, it is chosen for each signal so that the
+      dual variable and the code are about equally large: for atoms of unit norm, it is the norm of D^T x
+      clipped at +-beta, divided by ||x||, and at least 0.1.
     relaxation: Relaxation parameter, in [1, 2).
     nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
       channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
@@ -161,8 +152,9 @@ def admm(
 
   Returns:
     A `SolverResult`: the code (`result.code` has the shape of `dictionary.analysis(x)`), the traces that
-    were recorded, and whether the solver converged or diverged. The code is the result of a soft
-    threshold, and so it is sparse.
+    were recorded, whether the solver converged or diverged, and its state. The code is the result of a
+    soft threshold, and so it is sparse. To continue from the state, use `ADMM(rho, relaxation).run(
+    problem, state=result.state)`.
 
   Raises:
     ValueError: If shapes do not fit, an argument is out of range, two arguments contradict each other,
@@ -170,14 +162,8 @@ def admm(
     MissingExtraError: If `progress` is True and tqdm is not installed.
 
   References:
-    He, B. S., Yang, H. & Wang, S. L. (2000). Alternating direction method with self-adaptive penalty
-    parameters for monotone variational inequalities. Journal of Optimization Theory and Applications
-    106(2).
-
     Parikh, N. & Boyd, S. (2014). Block splitting for distributed optimization. Mathematical Programming
     Computation 6(1).
-
-    Wohlberg, B. (2017). ADMM penalty parameter selection by residual balancing. arXiv:1704.06209.
 
   Example:
     >>> import jax
@@ -225,23 +211,17 @@ class ADMM(Solver):
   `cscjax.admm` describes it and the criteria of `run`.
 
   Args:
-    rho: Penalty parameter, a positive scalar; for atoms of unit norm, about 1. If None, it is adapted
-      for each signal so that the primal and the dual residual decrease together (He, Yang & Wang 2000,
-      with the normalised residuals of Wohlberg 2017).
+    rho: Penalty parameter, a positive scalar. If None, it is chosen for each signal so that the dual
+      variable and the code are about equally large: for atoms of unit norm, it is the norm of D^T x
+      clipped at +-beta, divided by ||x||, and at least 0.1.
     relaxation: Relaxation parameter, in [1, 2).
 
   Raises:
     ValueError: If `rho` is not positive, or `relaxation` is out of range.
 
   References:
-    He, B. S., Yang, H. & Wang, S. L. (2000). Alternating direction method with self-adaptive penalty
-    parameters for monotone variational inequalities. Journal of Optimization Theory and Applications
-    106(2).
-
     Parikh, N. & Boyd, S. (2014). Block splitting for distributed optimization. Mathematical Programming
     Computation 6(1).
-
-    Wohlberg, B. (2017). ADMM penalty parameter selection by residual balancing. arXiv:1704.06209.
 
   Example:
     >>> import jax.numpy as jnp
@@ -284,21 +264,22 @@ class ADMM(Solver):
     embedding = embedding_of(problem)
     embedded = embed(embedding, problem)
     code = problem.zero_code() if code is None else problem.as_code(code, "code")
-    rho = embedded.squared_norm if self.rho is None else self.rho
-    rho = jnp.asarray(rho, at_least_float32(problem.x.dtype))
-    rho = rho * jnp.ones_like(problem.unit, rho.dtype)
+    rho = _default_rho(problem, embedded.ridge) if self.rho is None else self.rho
+    rho = jnp.broadcast_to(jnp.asarray(rho, at_least_float32(problem.x.dtype)), problem.unit.shape)
     code = embedding.embed_code(code)
     reconstruction = embedded.synthesis(code)
     residual = embedded.weight * embedded.problem.residual(reconstruction)
     gradient = embedded.problem.dictionary.analysis(residual)
-    point = ADMMPair(
+    moved = ADMMPair(
       reconstruction + residual * per_signal(embedded.ridge / rho, residual),
       jax.tree.map(lambda c, g: c - g / per_signal(rho, g), code, gradient),
     )
+    # The scaled dual. At a solution, prox(moved) is the code; elsewhere, this makes the dual feasible.
+    dual = jax.tree.map(jnp.subtract, moved, embedded.prox(moved, rho))
+    point = jax.tree.map(jnp.add, ADMMPair(reconstruction, code), dual)
     image = embedded.synthesis(point.code)
     reconstruction = embedded.synthesis(embedded.prox(point, rho).code)
-    one, count = jnp.ones_like(rho), jnp.zeros((), jnp.int32)
-    return ADMMState(point, image, reconstruction, rho, one, count, embedded)
+    return ADMMState(point, image, reconstruction, rho, embedded)
 
   @highest_precision
   def step(self, problem: Lasso, state: ADMMState) -> ADMMState:
@@ -313,23 +294,17 @@ class ADMM(Solver):
     """
     del problem
     embedded = state.embedded
-    near, dual, rho = _parts(state)
-    dual_image = _scaled_dual(state, state.image, state.reconstruction)
+    near = embedded.prox(state.point, state.rho)
+    dual = jax.tree.map(jnp.subtract, state.point, near)
     # Projects 2 prox(P) - P onto the graph of D. Its image follows by linearity, as that of P below.
-    defect = near.signal - dual.signal - (state.reconstruction - dual_image)
+    defect = near.signal - dual.signal - (2 * state.reconstruction - state.image)
     correction, along = embedded.invert(defect)
     move = ADMMPair(-embedded.ridge * correction, along)
-    step = partial(jax.tree.map, lambda y, u, m: y + u + self.relaxation * (m - u))
-    point = step(near, dual, move)
-    image = step(state.reconstruction, dual_image, defect + move.signal)
-    reconstruction = embedded.synthesis(embedded.prox(point, rho).code)
-    factor = jnp.ones_like(rho)
-    if self.rho is None:
-      # Due in iterations 0 to 9, then in 10, 20, 40, 80, ...
-      tens, rest = jnp.divmod(state.count, BALANCED_ITERATIONS)
-      due = (tens == 0) | ((rest == 0) & (tens & (tens - 1) == 0))
-      factor = lax.cond(due, self._balance, lambda *_: factor, state, point)
-    return ADMMState(point, image, reconstruction, rho, factor, state.count + 1, embedded)
+    point = jax.tree.map(lambda p, u, m: p + self.relaxation * (m - u), state.point, dual, move)
+    change = near.signal - dual.signal + move.signal - state.reconstruction
+    image = state.image + self.relaxation * change
+    reconstruction = embedded.synthesis(embedded.prox(point, state.rho).code)
+    return ADMMState(point, image, reconstruction, state.rho, embedded)
 
   def solution(self, problem: Lasso, state: ADMMState) -> tuple[Code, jax.Array]:
     """Returns the approximate solution of the problem in a state.
@@ -351,33 +326,15 @@ class ADMM(Solver):
     correlation = jax.tree.map(jnp.negative, problem.gradient(signal))
     return dual_value(problem, signal, correlation)
 
-  def _balance(self, state: ADMMState, point: ADMMPair) -> jax.Array:
-    """Returns the factor of rho that balances the residuals of an iteration to a new P."""
-    primal, dual = self._residuals(state, point)
-    known = (primal > 0) & (dual > 0) & (dual < jnp.inf)
-    ratio = jnp.where(known, primal, 1) / jnp.where(known, dual, 1)
-    factor = jnp.clip(jnp.sqrt(ratio / BALANCE_TARGET), 1e-3, 1e3)
-    least = MIN_RHO * state.embedded.squared_norm / (state.rho * state.factor)
-    return jnp.where(known, jnp.maximum(factor, least), 1)
 
-  def _residuals(self, state: ADMMState, point: ADMMPair) -> tuple[jax.Array, jax.Array]:
-    """Returns the primal and the dual residual, normalised as in Wohlberg (2017)."""
-    near, dual, rho = _parts(state)
-    norm = state.embedded.norm
-    gap = jax.tree.map(lambda n, y, u: (n - y - u) / self.relaxation, point, near, dual)
-    projected = jax.tree.map(jnp.add, near, gap)
-    primal = relative(norm(gap), jnp.maximum(norm(near), norm(projected)))
-    next_near = state.embedded.prox(point, rho)
-    change = jax.tree.map(jnp.subtract, next_near, near)
-    return primal, relative(norm(change), norm(jax.tree.map(jnp.subtract, point, next_near)))
+def _default_rho(problem: Lasso, squared_norm: jax.Array) -> jax.Array:
+  """Returns a rho for which the dual variable and the code are about equally large, [batch...].
 
-
-def _parts(state: ADMMState) -> tuple[ADMMPair, ADMMPair, jax.Array]:
-  """Returns prox(P), the scaled dual P - prox(P) and rho; a change of rho rescales the dual only."""
-  near = state.embedded.prox(state.point, state.rho)
-  return near, _scaled_dual(state, state.point, near), state.rho * state.factor
-
-
-def _scaled_dual(state: ADMMState, point: Any, near: Any) -> Any:
-  scale = 1 / state.factor
-  return jax.tree.map(lambda p, y: (p - y) * per_signal(scale, p), point, near)
+  The dual variable is estimated by that of the correlation D^T x, which is clipped at beta, and the norm
+  of the code by ||x||, both for atoms of unit norm.
+  """
+  correlation = jax.tree.map(lambda c: c / per_signal(squared_norm, c), problem.correlation())
+  near = problem.prox(correlation, 1 / squared_norm)
+  dual = problem.norm(jax.tree.map(jnp.subtract, correlation, near))
+  size = problem.norm(problem.weigh(problem.x))
+  return squared_norm * jnp.maximum(relative(jnp.sqrt(squared_norm) * dual, size), MIN_RHO)

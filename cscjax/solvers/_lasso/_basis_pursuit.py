@@ -13,7 +13,6 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
-from cscjax.solvers._lasso._iterate import Loop, SolverResult, solve
 from cscjax.solvers._lasso._problem import Lasso, safe_sqrt
 from cscjax.solvers._lasso._proximal_gradient import FISTA
 from cscjax.solvers._penalty import broadcastable
@@ -224,17 +223,19 @@ def _search(problem: Lasso, noise: jax.Array, tolerance: jax.Array, max_iteratio
     k, code, fraction, bracket, converged, iterations = carry
     root = jnp.sqrt(bracket.next())
     fraction = jnp.where(converged, fraction, root)
-    result = minimize(problem.scale_beta(fraction * largest), code)
+    result = SOLVER.run(
+      problem.scale_beta(fraction * largest),
+      tolerance=ACCURACY * tolerance,
+      max_iterations=max_iterations,
+      init=code,
+      record=(),
+    )
     misfit = _misfit(problem, result.code)
     is_close = jnp.abs(jnp.sqrt(misfit) - noise) <= tolerance * noise
     converged = converged | (jnp.asarray(result.converged) & is_close)
     bracket = bracket.shrink(jnp.square(fraction), misfit - jnp.square(noise))
     return k + 1, result.code, fraction, bracket, converged, iterations + result.iterations
 
-  def minimize(scaled: Lasso, code: Code) -> SolverResult:
-    return solve(SOLVER, scaled, code, None, ACCURACY * tolerance, loop=loop)
-
-  loop = Loop(max_iterations, "gradient_mapping", (), "implicit", ())
   zero, one = jnp.zeros_like(at_zero), jnp.ones_like(at_zero)
   bracket = _Bracket(zero, -jnp.square(noise), one, at_zero - jnp.square(noise), zero)
   carry = (0, problem.zero_code(), one, bracket, is_zero, jnp.int32(0))

@@ -7,12 +7,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from cscjax.dictionaries import CirculantEmbedding, Code, Dictionary, circulant_embedding
-from cscjax.ops import expand_rank, power_of_two
-from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
+from cscjax.ops import expand_rank
+from cscjax.solvers._lasso._problem import Lasso, per_signal
 from cscjax.solvers._lasso._regularizer import map_arrays
-
-# Weight of z in the metric, for atoms of unit norm: less suits zero boundaries, more circular ones.
-COUPLING = 0.15
 
 
 class ADMMPair(NamedTuple):
@@ -34,20 +31,17 @@ class EmbeddedLasso(NamedTuple):
     problem: The problem on larger signals.
     weight: The weights of the squared errors: the mask of the problem, and 0 around the given signal.
     code_mask: Weights of one channel: 1 on the given code and 0 around it.
-    squared_norm: The mean squared norm of the atoms, a scalar.
+    ridge: The weight of the identity in the linear system, a scalar; its inverse is the weight of z in
+      the metric. One near rho needs the fewest iterations. The mean squared norm of the atoms is near
+      it, and does not depend on the signal.
     invert: The inverse of the linear system, see `circulant_embedding`.
   """
 
   problem: Lasso
   weight: jax.Array
   code_mask: Code
-  squared_norm: jax.Array
+  ridge: jax.Array
   invert: Partial
-
-  @property
-  def ridge(self) -> jax.Array:
-    """The inverse of the squared weight of z in the norm of a pair, for which code has weight 1."""
-    return self.squared_norm / COUPLING
 
   def synthesis(self, code: Code) -> jax.Array:
     """Returns D code."""
@@ -62,14 +56,6 @@ class EmbeddedLasso(NamedTuple):
     code = self.problem.prox(jax.tree.map(jnp.multiply, self.code_mask, point.code), 1 / rho)
     return ADMMPair(signal, code)
 
-  def norm(self, pair: ADMMPair) -> jax.Array:
-    """Returns the norm of a pair, [batch...]."""
-    # The norm of a code is about this times the norm of its image D code.
-    unit = power_of_two(1 / jnp.sqrt(self.ridge), axis=())
-    code = jax.tree.map(lambda c: c / per_signal(unit, c), pair.code)
-    signal = self.problem.inner(pair.signal, pair.signal) / (self.ridge * unit**2)
-    return safe_sqrt(signal + self.problem.inner(code, code))
-
 
 def embedding_of(problem: Lasso) -> CirculantEmbedding:
   """Returns the embedding of the dictionary in a circular one."""
@@ -78,8 +64,8 @@ def embedding_of(problem: Lasso) -> CirculantEmbedding:
 
 def embed(embedding: CirculantEmbedding, problem: Lasso) -> EmbeddedLasso:
   """Returns the problem that ADMM solves, with all that does not change between iterations."""
-  squared_norm = _squared_atom_norm(embedding.dictionary)
-  squared_norm = jnp.where(squared_norm > 0, squared_norm, 1)
+  ridge = _squared_atom_norm(embedding.dictionary)
+  ridge = jnp.where(ridge > 0, ridge, 1)
   shape = problem.x.shape[problem.batch_ndim :]
   if problem.mask is None:
     weight = jnp.ones(shape, problem.x.dtype)
@@ -93,8 +79,7 @@ def embed(embedding: CirculantEmbedding, problem: Lasso) -> EmbeddedLasso:
     mask=None,
     regularizer=regularizer,
   )
-  invert = embedding.ridge_inverse(squared_norm / COUPLING)
-  return EmbeddedLasso(embedded, weight, code_mask, squared_norm, invert)
+  return EmbeddedLasso(embedded, weight, code_mask, ridge, embedding.ridge_inverse(ridge))
 
 
 def _embedded_regularizer(embedding: CirculantEmbedding, problem: Lasso) -> tuple[Any, Code]:

@@ -33,6 +33,7 @@ Differentiate = Literal["unrolled", "remat", "implicit"]
 """How derivatives of a code are computed; see the argument `differentiate` of `fista`."""
 
 DIFFERENTIATE = ("unrolled", "remat", "implicit")
+UNROLL = 2  # iterations in a turn of a loop: with one, XLA copies the codes, which change places
 RECORDS = ("objective", "gradient_mapping", "gap", "support_size")
 
 
@@ -337,7 +338,7 @@ def _scan(
   """Scans the iterations; with "remat", in about sqrt(n) segments, of which only the starts are kept."""
   numbers = iteration_numbers(loop.callbacks, loop.iterations)
   if loop.differentiate != "remat" or loop.iterations < 2:
-    return lax.scan(advance, state, numbers, length=loop.iterations)
+    return lax.scan(advance, state, numbers, length=loop.iterations, unroll=UNROLL)
   length = math.isqrt(loop.iterations)
   count, rest = divmod(loop.iterations, length)
 
@@ -386,22 +387,30 @@ def _while_loop(
     k, _, converged, broken = carry
     return (k < loop.iterations) & ~jnp.all(converged | broken)
 
-  def test_period(carry: Any) -> Any:
+  def period(length: int, carry: Any) -> Any:
     k, carry, converged, _ = carry
-    untested = TEST_PERIOD - 1
-    if loop.iterations % TEST_PERIOD:  # else the count is static, and a GPU need not wait for it
-      untested = jnp.minimum(untested, loop.iterations - 1 - k)
-    carry = lax.fori_loop(0, untested, lambda i, carry: advance(recorded, k + i, carry)[0], carry)
-    carry, measured = advance(tested, k + untested, carry)
+    carry = lax.fori_loop(
+      0, length - 1, lambda i, carry: advance(recorded, k + i, carry)[0], carry, unroll=UNROLL
+    )
+    carry, measured = advance(tested, k + length - 1, carry)
     value = measured[loop.stop]
-    new = (k + untested + 1, carry, converged | (value <= tolerance), jnp.isnan(value))
+    new = (k + length, carry, converged | (value <= tolerance), jnp.isnan(value))
     if loop.callbacks:
       found = followed(carry[0], measured)
       report(loop.callbacks, new[0], found["objective"], found[loop.stop], ~unfinished(new))
     return new
 
   carry = (0, (algorithm.state, criteria.lowest, traces), false, false)
-  done, (state, _, traces), converged, _ = lax.while_loop(unfinished, test_period, carry)
+  periods, rest = divmod(loop.iterations, TEST_PERIOD)
+  if periods:
+    carry = lax.while_loop(
+      lambda carry: unfinished(carry) & (carry[0] < periods * TEST_PERIOD),
+      partial(period, TEST_PERIOD),
+      carry,
+    )
+  if rest:
+    carry = lax.cond(unfinished(carry), partial(period, rest), lambda carry: carry, carry)
+  done, (state, _, traces), converged, _ = carry
   index = jnp.minimum(jnp.arange(loop.iterations), done - 1)
   return state, jax.tree.map(lambda trace: trace[index], traces), jnp.int32(done), converged
 
