@@ -44,6 +44,13 @@ def _code(dictionary, x):
   return jax.tree.map(lambda part: jnp.full(part.shape, 0.5), jax.eval_shape(dictionary.analysis, x))
 
 
+def _step(solver, dictionary, x):
+  """Returns the objective after one step of a solver, and its first state."""
+  problem = cscjax.Lasso(dictionary, x, BETA)
+  state = solver.init(problem)
+  return problem.objective(solver.solution(problem, solver.step(problem, state))[0]), state
+
+
 CASES = {
   "ista": (ANY, lambda d, x: solvers.ista(d, x, BETA, tolerance=1e-3, record=("gap",))),
   "fista": (("strided",), lambda d, x: solvers.fista(d, x, BETA, iterations=5, differentiate="remat")),
@@ -51,6 +58,8 @@ CASES = {
   "fista, adaptive": (("dilated",), lambda d, x: solvers.fista(d, x, BETA, step="adaptive")),
   "admm": ((*SOLVED, "augmented"), lambda d, x: solvers.admm(d, x, BETA, tolerance=1e-3)),
   "basis_pursuit": (("dense",), lambda d, x: solvers.basis_pursuit(d, x, 1.0)),
+  "fista, a step": (("dilated",), lambda d, x: _step(solvers.FISTA(), d, x)),
+  "admm, a step": (("circular",), lambda d, x: _step(solvers.ADMM(), d, x)),
   "beta_max": (("strided",), solvers.beta_max),
   "duality_gap": (ANY, lambda d, x: solvers.duality_gap(d, x, _code(d, x), BETA)),
   "polished": (("dilated",), lambda d, x: solvers.polished(d, x, _code(d, x), BETA)),
