@@ -2,11 +2,12 @@
 
 `MatrixDictionary` is a dense dictionary, `ConvDictionary` a convolutional one, `IdentityAugmented` the
 dictionary of a dense connection, and `ComplexDictionary` a complex one, made of two real ones. Other
-classes can implement the protocol `Dictionary`. Functions compute properties of a dictionary
-(`lipschitz`, `mutual_coherence`, `atom_norms`, `to_matrix`) and show the layers of a network in its
-input domain (`effective_atoms`, `layer_reconstructions`).
+classes can derive from `AbstractDictionary` or implement the protocol `Dictionary`. Functions compute
+properties of a dictionary (`lipschitz`, `mutual_coherence`, `atom_norms`, `to_matrix`) and show the
+layers of a network in its input domain (`effective_atoms`, `layer_reconstructions`).
 """
 
+from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
 from cscjax.dictionaries._base import (
   Code,
   Dictionary,
@@ -18,6 +19,7 @@ from cscjax.dictionaries._base import (
   split,
   to_matrix,
 )
+from cscjax.dictionaries._circulant_embedding import circulant_embedding
 from cscjax.dictionaries._coherence import atom_norms, mutual_coherence
 from cscjax.dictionaries._complex import ComplexDictionary
 from cscjax.dictionaries._conv import ConvDictionary
@@ -30,13 +32,14 @@ from cscjax.dictionaries._effective import (
   nonzero_fraction,
   scaled_fit,
 )
-from cscjax.dictionaries._embedding import CirculantEmbedding, circulant_embedding
+from cscjax.dictionaries._embedding import CirculantEmbedding
 from cscjax.dictionaries._identity import IdentityAugmented
-from cscjax.dictionaries._lipschitz import lipschitz
+from cscjax.dictionaries._lipschitz import lipschitz, lipschitz_bound
 from cscjax.dictionaries._matrix import MatrixDictionary
-from cscjax.dictionaries._symbol import lipschitz_bound, symbol_on_grid
+from cscjax.dictionaries._symbol import symbol_on_grid
 
 __all__ = [
+  "AbstractDictionary",
   "CirculantEmbedding",
   "Code",
   "CodedLayer",
@@ -64,4 +67,5 @@ __all__ = [
   "split",
   "symbol_on_grid",
   "to_matrix",
+  "with_methods",
 ]
