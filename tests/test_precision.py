@@ -96,7 +96,7 @@ WITHOUT_DERIVATIVE = ("learn_dictionary",)
 
 # The other public functions. Parts of networks keep the setting of JAX; `IN_NUMPY` cannot be lowered.
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
-IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions", "stability")
+IN_NUMPY = ("certify", "check_conformance", "effective_atoms", "layer_reconstructions", "stability")
 WITHOUT_PRODUCTS = (
   *(
     "as_callbacks",
@@ -119,6 +119,7 @@ WITHOUT_PRODUCTS = (
   ),
   *("looks_like_an_image", "relative", "report", "thresholding_recovery", "uniqueness_bound"),
   "warn_about_integers",
+  "with_methods",
 )
 
 
