@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.ops import common_float
@@ -83,6 +84,17 @@ class MatrixDictionary(struct.PyTreeNode):
         nonempty matrix of real numbers.
     """
     return self.synthesis(code) - x
+
+  def atom(self, index: ArrayLike) -> jax.Array:
+    """Returns one atom, a column of the matrix, for which `omp` needs no synthesis.
+
+    Args:
+      index: The number of the atom, an integer, which may be traced.
+
+    Returns:
+      An array of shape [n].
+    """
+    return self.atoms[:, index]
 
   def _check(self, name: str, array: jax.Array, axis: int) -> None:
     """Raises ValueError if the last axis of `array` differs from the given axis of the atoms."""

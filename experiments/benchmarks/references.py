@@ -34,7 +34,7 @@ from experiments.benchmarks.objective import (
 PATH = pathlib.Path(__file__).with_name("solver_references.json")
 ITERATIONS = {"china128x16": 2000, "g256x32": 1000, "b16x128x32": 600, "s10x1000x10": 2000}
 OTHER_ITERATIONS = 400
-LEARNING_PASSES = 40
+LEARNING_PASSES = 20
 
 
 class Reference(NamedTuple):

@@ -22,7 +22,7 @@ from experiments.benchmarks.objective import Learning, Problem, save
 GAPS = (1e-2, 1e-3, 1e-5)
 LEARNING_GAPS = (5e-2, 2e-2, 1e-2)  # learning is not convex: its minima differ by about this much
 LIMIT = 500  # largest number of iterations
-LEARNING_LIMIT = 60  # largest number of passes
+LEARNING_LIMIT = 20  # largest number of passes
 
 
 def rows(

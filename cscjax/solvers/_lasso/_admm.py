@@ -152,8 +152,9 @@ def admm(
 
   Returns:
     A `SolverResult`: the code (`result.code` has the shape of `dictionary.analysis(x)`), the traces that
-    were recorded, and whether the solver converged or diverged. The code is the result of a soft
-    threshold, and so it is sparse.
+    were recorded, whether the solver converged or diverged, and its state. The code is the result of a
+    soft threshold, and so it is sparse. To continue from the state, use `ADMM(rho, relaxation).run(
+    problem, state=result.state)`.
 
   Raises:
     ValueError: If shapes do not fit, an argument is out of range, two arguments contradict each other,

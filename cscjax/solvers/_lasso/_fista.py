@@ -83,12 +83,13 @@ def ista(
     max_iterations: Largest number of iterations with a tolerance; 1000 if None. It cannot be combined
       with `iterations`.
     stop: Stopping criterion of `tolerance`, `"gradient_mapping"` or `"gap"`, as described above.
-    step: Step size: a positive scalar, below 2/L for convergence. If None, it is 1/L by `lipschitz` (up
-      to 1 % shorter where that is an upper bound), and no gradient flows through it. `"backtracking"`
-      and `"adaptive"` search a step for each signal and do not need L. `"backtracking"` starts from a
-      step that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move d of the
-      iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration, so that it
-      follows the curvature where the code moves, which is often far below L.
+    step: Step size: a positive scalar; a step above 2/L can diverge. If None, it is `"adaptive"` with a
+      tolerance; with a number of iterations it is 1/L by `lipschitz` (or shorter, where that is an upper
+      bound), and no gradient flows through it. `"backtracking"` and `"adaptive"` search a step for each
+      signal and do not need L. `"backtracking"` starts from a step that is too long, and shortens it
+      until ||D d||^2 <= ||d||^2 / step for the move d of the iteration. `"adaptive"` does the same, and
+      lengthens the step by 3 % in each iteration, so that it follows the curvature where the code moves,
+      which is often far below L.
     nonnegative: Whether the code is constrained to be nonnegative (eq. 2 of Zhang & Zhang 2020).
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
       last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
@@ -116,7 +117,9 @@ def ista(
 
   Returns:
     A `SolverResult`: the code (`result.code` has the shape of `dictionary.analysis(x)`), the traces that
-    were recorded, and whether the solver converged or diverged.
+    were recorded, whether the solver converged or diverged, and its state. To continue from the state,
+    use `ISTA(step).run(problem, state=result.state)` with the same step, `"adaptive"` if that was the
+    default.
 
   Raises:
     ValueError: If shapes do not fit, an argument is out of range, or two arguments contradict each
@@ -149,7 +152,7 @@ def ista(
   problem = Lasso(
     dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
   )
-  return ISTA(step).run(
+  return ISTA(_step(step, tolerance)).run(
     problem,
     iterations=iterations,
     tolerance=tolerance,
@@ -237,12 +240,13 @@ def fista(
     max_iterations: Largest number of iterations with a tolerance; 1000 if None. It cannot be combined
       with `iterations`.
     stop: Stopping criterion of `tolerance`, `"gradient_mapping"` or `"gap"`, as described above.
-    step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is 1/L by `lipschitz`
-      (up to 1 % shorter where that is an upper bound), and no gradient flows through it.
-      `"backtracking"` and `"adaptive"` search a step for each signal and do not need L. `"backtracking"`
-      starts from a step that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move
-      d of the iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration, so
-      that it follows the curvature where the code moves, which is often far below L.
+    step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is `"adaptive"` with a
+      tolerance; with a number of iterations it is 1/L by `lipschitz` (or shorter, where that is an upper
+      bound), and no gradient flows through it. `"backtracking"` and `"adaptive"` search a step for each
+      signal and do not need L. `"backtracking"` starts from a step that is too long, and shortens it
+      until ||D d||^2 <= ||d||^2 / step for the move d of the iteration. `"adaptive"` does the same, and
+      lengthens the step by 3 % in each iteration, so that it follows the curvature where the code moves,
+      which is often far below L.
     restart: Whether to reset t to 1 for each signal whose last move opposes the momentum (the gradient
       scheme of O'Donoghue & Candes 2015). This saves iterations if the minimum is sharp.
     nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
@@ -274,7 +278,9 @@ def fista(
 
   Returns:
     A `SolverResult`: the code (`result.code` has the shape of `dictionary.analysis(x)`), the traces that
-    were recorded, and whether the solver converged or diverged.
+    were recorded, whether the solver converged or diverged, and its state. To continue from the state,
+    use `FISTA(step).run(problem, state=result.state)` with the same step, `"adaptive"` if that was the
+    default.
 
   Raises:
     ValueError: If shapes do not fit, an argument is out of range, or two arguments contradict each
@@ -308,7 +314,7 @@ def fista(
   problem = Lasso(
     dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
   )
-  return FISTA(step, restart).run(
+  return FISTA(_step(step, tolerance), restart).run(
     problem,
     iterations=iterations,
     tolerance=tolerance,
@@ -320,3 +326,8 @@ def fista(
     callback=callback,
     progress=progress,
   )
+
+
+def _step(step: Step, tolerance: ArrayLike | None) -> Step:
+  """Returns the step, or its default: to a tolerance, a searched step takes the least time."""
+  return "adaptive" if step is None and tolerance is not None else step

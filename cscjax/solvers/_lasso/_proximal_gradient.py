@@ -160,10 +160,10 @@ class ISTA(_ProximalGradient):
 
   Args:
     step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is 1/L by `lipschitz`
-      (up to 1 % shorter where that is an upper bound), and no gradient flows through it.
-      `"backtracking"` and `"adaptive"` search a step for each signal and do not need L. `"backtracking"`
-      starts from a step that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move
-      d of the iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration.
+      (or shorter, where that is an upper bound), and no gradient flows through it. `"backtracking"` and
+      `"adaptive"` search a step for each signal and do not need L. `"backtracking"` starts from a step
+      that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move d of the
+      iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration.
 
   Attributes:
     step_size: The argument `step`.
@@ -218,10 +218,10 @@ class FISTA(_ProximalGradient):
 
   Args:
     step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is 1/L by `lipschitz`
-      (up to 1 % shorter where that is an upper bound), and no gradient flows through it.
-      `"backtracking"` and `"adaptive"` search a step for each signal and do not need L. `"backtracking"`
-      starts from a step that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move
-      d of the iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration, so
+      (or shorter, where that is an upper bound), and no gradient flows through it. `"backtracking"` and
+      `"adaptive"` search a step for each signal and do not need L. `"backtracking"` starts from a step
+      that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move d of the
+      iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration, so
       that it follows the curvature where the code moves, which is often far below L.
     restart: Whether to reset t to 1 for each signal whose last move opposes the momentum (the gradient
       scheme of O'Donoghue & Candes 2015).
@@ -280,7 +280,7 @@ class FISTA(_ProximalGradient):
     if self.restart:
       unit = _unit_of_move(step)
       move, progress = (
-        jax.tree.map(lambda c, b: (c - b) / per_signal(unit, c), code, before)
+        jax.tree.map(lambda c, b: (c - b) * per_signal(1 / unit, c), code, before)
         for before in (point, state.code)
       )
       against = problem.inner(move, progress) < 0
@@ -350,7 +350,7 @@ def _step_ratio(
   )
   change = problem.energy(reconstruction - point_reconstruction) - noise
   unit = _unit_of_move(step)
-  move = jax.tree.map(lambda c, p: (c - p) / per_signal(unit, c), code, point)
+  move = jax.tree.map(lambda c, p: (c - p) * per_signal(1 / unit, c), code, point)
   return step / unit**2 * relative(jnp.maximum(change, 0), problem.inner(move, move))
 
 

@@ -9,8 +9,6 @@ import numpy as np
 from experiments.benchmarks.libraries.common import Prepared, timed_compilation
 from experiments.benchmarks.objective import Coding, Lasso, Learning
 
-BATCH_SIZE = 4  # signals in a step of learning
-
 
 class Cscjax:
   """The solvers of cscjax: `fista`, `fista_adaptive` and `admm`.
@@ -82,7 +80,7 @@ class Cscjax:
 
 
 class CscjaxLearning:
-  """`learn_dictionary` (`learn`) with its defaults and minibatches of 4 signals.
+  """`learn_dictionary` (`learn`) with its defaults; a step encodes one signal.
 
   Its boundaries are circular in either kind of problem. An iteration of the benchmark is a pass over the
   signals.
@@ -120,8 +118,8 @@ class CscjaxLearning:
       self.images,
       problem.beta,
       kernel=((problem.filters.shape[:-2], problem.filters.shape[-1]),),
-      steps=passes * (len(self.images) // BATCH_SIZE),
-      batch_size=BATCH_SIZE,
+      steps=passes * len(self.images),
+      batch_size=1,
       nonnegative=problem.nonnegative,
       init=self.filters if state is None else None,
       state=state,
