@@ -5,8 +5,8 @@
 solves each problem in float64 and writes solver_references.json. Some problems take minutes.
 
 ADMM in the Fourier domain, without any code of the libraries, solves the problems of `Coding`.
-scikit-learn solves that of `DenseLasso`; the accuracy is its duality gap. For `Learning`, the reference is
-not a minimum, but the smallest held-out objective that a library's learner has after many passes.
+scikit-learn solves that of `DenseLasso`; the accuracy is its duality gap. For `Learning`, the reference
+is not a minimum, but the smallest held-out objective that a library's learner has after many passes.
 """
 
 import itertools
