@@ -9,7 +9,7 @@ Suites:
   convolutions  the convolutions of the networks one by one, compared with PyTorch
   dense         several implementations of the dense connection
   gradients     differentiation of a solver, for several numbers of iterations
-  solvers       time to a relative objective gap, compared with SPORCO and SCICO
+  solvers       time to a relative objective gap, compared with other libraries
   loop          the part of the time of a short epoch that is spent on the host
   gpu           training steps on a GPU, compared with PyTorch, in five minutes
   kernels       kernels that a training step or an iteration launches on a GPU; needs no GPU, but JAX's
@@ -21,19 +21,21 @@ measurement, as a table or, with --json, as JSON objects.
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
 
 from experiments import cli
 from experiments.benchmarks import (
+  comparison,
   convolutions,
   dense_connection,
   gpu,
   gradients,
   kernels,
   loop,
+  peers,
   problems,
   solvers,
   training,
@@ -52,7 +54,9 @@ def main() -> None:
     cases = _known(args.cases, problems.CASES) or problems.available()
     if not args.cases and cases != tuple(problems.CASES):
       print("SPORCO or scikit-image is not installed; measuring only", *cases, file=sys.stderr)
-    _print(solvers.rows(cases, args.solvers, args.scico_python), solvers.line)
+    found = list(_printed(solvers.rows(cases, args.solvers, args.peer_python), solvers.line))
+    if not args.json:
+      print("", comparison.table(found), sep="\n")
   elif args.suite == "gradients":
     cases = _known(args.cases, gradients.CASES) or tuple(gradients.CASES)
     _print(gradients.rows(cases), gradients.line)
@@ -86,8 +90,17 @@ def _known(cases: Sequence[str] | None, names: Iterable[str]) -> Sequence[str] |
 
 def _print(rows: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str]) -> None:
   """Prints each row as soon as it is measured, as JSON or as a line of the table."""
+  for _ in _printed(rows, line):
+    pass
+
+
+def _printed(
+  rows: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str]
+) -> Iterator[dict[str, Any]]:
+  """Prints the rows, and yields them."""
   for row in rows:
     print(json.dumps(row) if flags.FLAGS.json else line(row), flush=True)
+    yield row
 
 
 def define_flags() -> None:
@@ -102,11 +115,12 @@ def define_flags() -> None:
     "Data type of the convolutions (not for solvers, gradients, dense and gpu). If not given, bfloat16"
     " for kernels and float32 for the other suites.",
   )
-  flags.DEFINE_list("solvers", list(solvers.SOLVERS), "Solvers to run, for the suite solvers.")
+  flags.DEFINE_list("solvers", list(peers.SOLVERS), "Solvers to run, for the suite solvers.")
   cli.define_path(
-    "scico_python",
-    sys.executable,
-    "Python interpreter with SCICO, which needs its own version of JAX, for the suite solvers.",
+    "peer_python",
+    None,
+    "Python interpreter with the libraries that are missing in this one, such as SCICO, which needs its"
+    " own version of JAX, for the suite solvers.",
   )
   flags.DEFINE_bool("json", False, "Print one JSON object per row instead of a table.")
 

@@ -70,9 +70,10 @@ def test_files_and_modules_exist(text):
 
 def test_flags_exist():
   """Every flag on the experiments' page is one of a command, of Slurm or of XLA."""
-  known = {"flagfile", "help", "suite", "json", "scico_python", "signal"}
+  known = {"flagfile", "help", "suite", "json", "peer_python", "signal"}
   known |= {"xla_gpu_deterministic_ops", "xla_gpu_enable_command_buffer"}
   known |= {"name", "folder", "licence"}  # of experiments.publish
+  known |= {"cases", "solvers"}  # of experiments.benchmark
   for command in (experiments.flags, report, reproduce):
     values = absl_flags.FlagValues()
     command.define_flags(values)

@@ -56,7 +56,8 @@ def learn_dictionary(
   do not fit into memory. If the images are a JAX array that is sharded over several devices or
   processes along its first axis, each device encodes its own part of a minibatch, and the result is that
   of a single device up to rounding. For several processes, call `jax.distributed.initialize` first and
-  make the array with `jax.make_array_from_process_local_data`.
+  make the array with `jax.make_array_from_process_local_data`. Under `jax.jit`, the sharding of a
+  minibatch is known only on explicit mesh axes.
 
   Args:
     images: Images [N, H, W, C], signals [N, L, C] or volumes [N, D, H, W, C]; integers are converted to

@@ -57,7 +57,8 @@ def shard_batch(
     *others: Further arguments of the function, pytrees of arrays.
     batch_ndim: Number of batch axes of `x`.
     layout: Position of the batch axes in the result: the number of axes before them, or "replicated" for
-      a result without batch axes. For a result of several parts, a pytree prefix of such values.
+      a result without batch axes. For a result of several parts, a pytree prefix of such values; or a
+      function that returns it, which is called only on such a mesh.
 
   Returns:
     The result of `function(x, *others)`.
@@ -83,5 +84,5 @@ def shard_batch(
     spec = () if before == "replicated" else (*[None] * before, *batch)
     return NamedSharding(mesh, PartitionSpec(*spec))
 
-  out_sharding = jax.tree.map(sharding, layout)
+  out_sharding = jax.tree.map(sharding, layout() if callable(layout) else layout)
   return jax.sharding.auto_axes(function, out_sharding=out_sharding)(x, *others)

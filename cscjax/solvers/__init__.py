@@ -3,7 +3,8 @@
 - One layer: `ista`, `fista` and `admm` solve the Lasso, min 1/2 ||x - D code||^2 + beta ||code||_1;
   `beta_max`, `duality_gap` and `polished` bound, certify and refine its solutions, and `relative` gives
   the penalty as a fraction of `beta_max`. `basis_pursuit` finds the penalty from the norm of the noise.
-  `omp` selects atoms greedily.
+  `omp` selects atoms greedily. The classes `ISTA`, `FISTA` and `ADMM` solve a problem, a `Lasso`, step
+  by step; `Solver` is their base class.
 - Several layers: `layered_thresholding` and `layered_bp` encode one layer after the other; `ml_bp`
   solves the multi-layer basis pursuit, `ml_ista` and `ml_fista` end near its solution, and
   `ml_projection` selects atoms greedily.
@@ -21,14 +22,16 @@ from cscjax.solvers._callbacks import (
   as_callbacks,
   report,
 )
-from cscjax.solvers._lasso._admm import admm
+from cscjax.solvers._lasso._admm import ADMM, ADMMState, admm
 from cscjax.solvers._lasso._basis_pursuit import BasisPursuitResult, basis_pursuit
 from cscjax.solvers._lasso._certificates import beta_max, duality_gap
+from cscjax.solvers._lasso._fista import fista, ista
 from cscjax.solvers._lasso._implicit import PolishedCode, polished
 from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
 from cscjax.solvers._lasso._omp import OMPResult, omp
 from cscjax.solvers._lasso._problem import Lasso, as_mask
-from cscjax.solvers._lasso._proximal_gradient import fista, ista
+from cscjax.solvers._lasso._proximal_gradient import FISTA, ISTA, FISTAState, ISTAState
+from cscjax.solvers._lasso._solver import Solver
 from cscjax.solvers._multilayer._layered import layered_bp, layered_thresholding
 from cscjax.solvers._multilayer._ml_bp import ml_bp
 from cscjax.solvers._multilayer._ml_ista import ml_fista, ml_ista
@@ -45,11 +48,17 @@ from cscjax.solvers._unrolled import (
 from cscjax.solvers._warnings import looks_like_an_image, warn_about_integers
 
 __all__ = [
+  "ADMM",
+  "FISTA",
+  "ISTA",
   "SOLVERS",
   "TEST_PERIOD",
+  "ADMMState",
   "BasisPursuitResult",
   "Callback",
   "Differentiate",
+  "FISTAState",
+  "ISTAState",
   "IterationStats",
   "Lasso",
   "MultilayerResult",
@@ -57,6 +66,7 @@ __all__ = [
   "PolishedCode",
   "Prox",
   "RelativePenalty",
+  "Solver",
   "SolverResult",
   "admm",
   "as_callbacks",

@@ -21,10 +21,15 @@ def as_step(name: str, step: ArrayLike | None, dictionary: Dictionary, x: jax.Ar
     bound = lax.stop_gradient(lipschitz(dictionary, x.shape[x.ndim - dictionary.signal_ndim :]))
     step = 1 / jnp.where(bound > 0, bound, 1)
   else:
-    checks.all_at_least(name, step, 0, open_bound=True)
-    if jnp.ndim(step) != 0:
-      checks.fail(name, jnp.shape(step), "a scalar")
+    check_step(name, step)
   return jnp.asarray(step, x.dtype)
+
+
+def check_step(name: str, step: ArrayLike) -> None:
+  """Raises ValueError if a step is not a positive scalar."""
+  checks.all_at_least(name, step, 0, open_bound=True)
+  if jnp.ndim(step) != 0:
+    checks.fail(name, jnp.shape(step), "a scalar")
 
 
 def list_as_code(name: str, values: Any, code: Code) -> Any:

@@ -21,6 +21,7 @@ from cscjax.dictionaries import (
 )
 from cscjax.ops import highest_precision
 from cscjax.solvers import layered_bp, layered_thresholding
+from cscjax.theory._lasso_stability import ActiveSet, stability
 from cscjax.theory._lemmas import is_unique, uniqueness_bound
 from cscjax.theory._stability import SOLVERS, ZERO_ATOMS, LayerStability, layered_stability
 
@@ -49,7 +50,8 @@ class FailedCondition:
   """A condition of a theorem that fails for a layer; in a batch, for the signal that misses it by most.
 
   Attributes:
-    statement: The statement that requires the condition: "uniqueness", "thresholding" or "bp".
+    statement: The statement that requires the condition: "uniqueness", "thresholding", "bp" or
+      "stability".
     text: The condition, such as "3 noise <= beta".
     left: The value of the left side.
     right: The value of the right side.
@@ -85,6 +87,9 @@ class CertificateRow:
       over the next layer's patches, and in the norm ||.||_2 for the last layer.
     bp_error: The same upper bound for layered BP.
     conditions: The conditions that fail, with the values of both sides.
+    stability_error: Upper bound on the Euclidean distance from the code to that of layered BP for the
+      signal with noise, by `stability` of this signal; inf if it fails in this layer or a previous one,
+      and None for codes that are not those of layered BP.
 
   Example:
     >>> import jax.numpy as jnp
@@ -105,13 +110,24 @@ class CertificateRow:
   thresholding_error: float
   bp_error: float
   conditions: tuple[FailedCondition, ...] = ()
+  stability_error: float | None = None
 
   @property
   def failed(self) -> tuple[str, ...]:
-    """The statements that do not hold, out of "uniqueness", "thresholding" and "bp"."""
+    """The statements that do not hold, out of "uniqueness", "thresholding", "bp" and "stability"."""
+    return tuple(name for name, holds in self._statements().items() if not holds)
+
+  @property
+  def held(self) -> tuple[str, ...]:
+    """The statements that hold, out of "uniqueness", "thresholding", "bp" and "stability"."""
+    return tuple(name for name, holds in self._statements().items() if holds)
+
+  def _statements(self) -> dict[str, bool]:
+    """Returns whether each statement that concerns the code holds."""
     bounds = {"thresholding": self.thresholding_error, "bp": self.bp_error}
-    unbounded = (name for name, error in bounds.items() if not math.isfinite(error))
-    return (() if self.unique else ("uniqueness",)) + tuple(unbounded)
+    if self.stability_error is not None:
+      bounds["stability"] = self.stability_error
+    return {"uniqueness": self.unique, **{name: math.isfinite(error) for name, error in bounds.items()}}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -136,10 +152,13 @@ class Certificate:
   rows: tuple[CertificateRow, ...]
 
   def __repr__(self) -> str:
-    head = ("layer", "mu", "stripe", "bound", "unique", "misfit", "thresholding", "bp", "fails")
-    cells: list[tuple[str, ...]] = [head]
+    head = ("layer", "mu", "stripe", "bound", "unique", "misfit", "thresholding", "bp")
+    with_stability = any(row.stability_error is not None for row in self.rows)
+    cells: list[tuple[str, ...]] = [(*head, *(["stability"] if with_stability else []), "fails")]
     for row in self.rows:
-      numbers = (row.misfit, row.thresholding_error, row.bp_error)
+      numbers = [row.misfit, row.thresholding_error, row.bp_error]
+      if row.stability_error is not None:
+        numbers.append(row.stability_error)
       unique = "yes" if row.unique else "no"
       left = (str(row.layer), f"{row.coherence:.3f}", str(row.sparsity), f"{row.uniqueness_bound:.2f}")
       cells.append((*left, unique, *(f"{n:.3g}" for n in numbers), ", ".join(row.failed) or "-"))
@@ -172,11 +191,16 @@ def certify(
 
   With unit atoms, nonzero codes that BP computes from x are therefore never certified for BP at the same
   betas: the residual of a Lasso solution has an inner product of magnitude beta with each atom in use,
-  so it counts as noise of at least beta, whereas BP requires beta >= 3 noise. Without `codes`, the
-  certificate mainly shows which conditions fail, and by how much.
+  so it counts as noise of at least beta, whereas BP requires beta >= 3 noise. Without `codes`, these
+  conditions mainly show by how much they fail.
 
-  All conditions are sufficient, and they cover the worst case. For a trained network usually none holds,
-  because its atoms are coherent and its codes are dense.
+  The codes of layered BP (`betas` with `solver="bp"`) have a bound of another kind, by `stability` of
+  this signal, for noise with ||E||_2 <= noise: the bound on the change of the code of one layer, and
+  what rounding adds, is the noise of the next. It concerns the code of x, for the atoms and penalties as
+  they are, and is finite for many photographs.
+
+  All other conditions are sufficient, and they cover the worst case. For a trained network usually none
+  holds, because its atoms are coherent and its codes are dense.
 
   Args:
     dictionaries: The dictionaries D_1, ..., D_k, or a network with a method `pursuit_layers`.
@@ -195,7 +219,7 @@ def certify(
 
   Raises:
     ValueError: If both `codes` and `betas` are missing, if a network is given `codes`, or if an argument
-      has the wrong shape or is out of range.
+      has the wrong shape, is out of range or, for layered BP, traced.
 
   References:
     Zhang & Zhang, National Science Review 2020 (Lemma 1).
@@ -221,7 +245,39 @@ def certify(
   mu = [_coherence(d, signal_shape=signal.shape[-d.signal_ndim :]) for d, signal, _ in layers]
   found = [_stability(layers, noise, betas=betas, coherences=mu, solver=name) for name in SOLVERS]
   rows = [_row(i + 1, *statements) for i, statements in enumerate(zip(*found, strict=True))]
+  if solver == "bp" and betas is not None and not isinstance(dictionaries, Pursuable):
+    rows = _with_stability(rows, layers, noise, betas)
   return Certificate(noise, tuple(rows))
+
+
+def _with_stability(
+  rows: Sequence[CertificateRow], layers: Sequence[CodedLayer], noise: float, betas: Sequence[ArrayLike]
+) -> list[CertificateRow]:
+  """Adds the stability of the codes of layered BP, each for the worst signal of the batch."""
+  signal, found = layers[0].signal, []
+  for row, (dictionary, _, code), beta in zip(rows, layers, betas, strict=True):
+    beta = np.reshape(beta, (*np.shape(beta), *(1,) * (dictionary.signal_ndim * bool(np.ndim(beta)))))
+    result = stability(dictionary, signal, beta, code)
+    change, conditions = math.inf, row.conditions
+    if math.isinf(noise):
+      conditions += (FailedCondition("stability", "noise < inf", noise, math.inf),)
+    else:
+      change = float(_worst(result.bound(noise)))
+      if math.isinf(change):
+        conditions += (_independence(result.active_set(noise), signal.shape[-dictionary.signal_ndim :]),)
+    error = change + float(_worst(result.error))
+    found.append(dataclasses.replace(row, conditions=conditions, stability_error=error))
+    signal, noise = join(result.code), change + float(_worst(result.code_error))
+  return found
+
+
+def _independence(active: ActiveSet, shape: Sequence[int]) -> FailedCondition:
+  """Returns the condition that fails if the atoms that may be active are linearly dependent."""
+  atoms, samples = _worst(active.atoms), math.prod(shape)
+  if atoms > samples:
+    return FailedCondition("stability", "atoms that may be active <= samples", float(atoms), samples)
+  smallest = float(np.min(active.smallest_singular_value))
+  return FailedCondition("stability", "0 < s of the atoms that may be active", 0.0, smallest)
 
 
 def _row(layer: int, thresholding: LayerStability, bp: LayerStability) -> CertificateRow:

@@ -1,35 +1,23 @@
 """How far noise in the signal can move the solution of a Lasso: a certificate for one given signal."""
 
 import dataclasses
-import functools
-import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, check_dictionary
 from cscjax.ops import highest_precision
-from cscjax.solvers import fista, polished
-from cscjax.theory._restricted import (
-  Restriction,
-  SparseMatrix,
-  float64_on_host,
-  is_independent,
-  smallest_singular_value,
-)
-from cscjax.theory._screening import FlatProblems, flatten, screen
+from cscjax.solvers import Lasso, fista, polished
+
+if TYPE_CHECKING:
+  from cscjax.theory._signal_stability import SignalStability
 
 TOLERANCE = 1e-4  # of the solver that finds a missing code, which is then polished
-ENDS = tuple(2 ** (-i / 2) for i in range(8))
-"""The bound is an integral over 0..noise, which is cut at these fractions of the noise. 1/s grows with
-the noise, so that its value at the end of a segment bounds the integral over the segment."""
-RESOLUTION = 1.1  # relative precision of `largest_noise`
 SHOWN = 20  # largest number of signals in a printed table
 
 
@@ -64,8 +52,9 @@ class Stability:
     code: The solution for the signal, polished in float64: a code of NumPy arrays.
     nonzeros: The number of nonzero coefficients of the solution.
     gap: The duality gap of `code`, up to rounding.
-    error: An upper bound on the Euclidean distance from the given code to the solution; that of `code`,
+    error: An upper bound on the Euclidean distance from the given code to the solution, or from `code`
       if no code was given. It is inf if the solution is not known to be unique.
+    code_error: The same for `code`: what rounding may have added.
     slack: The noise up to which no atom can become active that could not be active without noise.
     largest_noise: A noise below which `bound` is finite and proved; 0 if there is none.
     unique: Whether the solution is known to be unique, as far as `active_set().proved` goes.
@@ -86,12 +75,14 @@ class Stability:
   nonzeros: Any
   gap: Any
   error: Any
+  code_error: Any
   slack: Any
   largest_noise: Any
   unique: Any
   differentiable: Any
   _batch: tuple[int, ...]
-  _signals: "Sequence[_Signal]"
+  _shape: tuple[int, ...]
+  _signals: "Sequence[SignalStability]"
 
   def bound(self, noise: ArrayLike) -> np.ndarray:
     """Bounds the change of the solution, ||solution(x + e) - solution(x)||_2, for all ||e||_2 <= noise.
@@ -124,12 +115,26 @@ class Stability:
     """
     levels = _levels(noise)
     found = [
-      (signal.size(float(level)), *_reported(signal.restriction(float(level))))
+      (signal.size(float(level)), *signal.restriction(float(level)))
       for level in levels.ravel()
       for signal in self._signals
     ]
     fields = zip(*found, strict=True) if found else ((),) * len(ActiveSet._fields)
     return ActiveSet(*(np.reshape(f, (*levels.shape, *self._batch))[()] for f in fields))
+
+  def worst_direction(self) -> np.ndarray:
+    """Returns the direction of noise in which the solution moves most.
+
+    For noise t times this direction, t small and of either sign, the solution moves by |t| / s, where s
+    is the smallest singular value of the atoms that may be active without noise. Stronger noise lets
+    further atoms become active, and other directions can then be worse.
+
+    Returns:
+      An array of the shape of the signals, each of norm 1 (with a mask, after multiplication by its
+      root); zeros for a code of zeros.
+    """
+    directions = [signal.worst_direction() for signal in self._signals]
+    return np.reshape(directions, (*self._batch, *self._shape))
 
   def explain(self, noise: float = 0.0) -> str:
     """Says in a sentence for each signal why the bound is finite or infinite.
@@ -163,114 +168,10 @@ class Stability:
     return "\n".join([*lines, *([f"and {more} more signals"] if more > 0 else [])])
 
 
-class _Signal:
-  """The certificate of one signal.
-
-  The atoms are sorted by the noise from which on they may be active, so that those for a level are the
-  first ones. Their columns and singular values are computed when they are first used.
-  """
-
-  def __init__(self, problem: FlatProblems, i: int, code: np.ndarray, distance: float) -> None:
-    screening = screen(problem, i, code)
-    possible = np.flatnonzero(screening.levels < np.inf)
-    self._order = possible[np.argsort(screening.levels[possible], kind="stable")]
-    self._starts = screening.levels[self._order]
-    self._samples = int(np.count_nonzero(problem.roots[i]))
-    self._atoms = functools.partial(problem.atoms, i)
-    self._columns: SparseMatrix = self._atoms(self._order[:0])
-    self._found: dict[int, Restriction] = {}
-    self.nonzeros = int(np.count_nonzero(code))
-    self.gap = screening.gap
-    self.radius = screening.radius
-    size = self.size(0.0)
-    self.slack = self._start(size)
-    s = self.restriction(0.0).value
-    first = screening.radius / s if s > 0 else math.inf
-    slope = float(np.linalg.norm(screening.subgradient[self._order[:size]]))
-    second = slope / s**2 if s > 0 else math.inf
-    own_error = min(first, second)
-    self.error = distance + own_error
-    smallest = np.min(np.abs(code[code != 0]), initial=np.inf)
-    self.differentiable = bool(s > 0 and size == self.nonzeros and smallest > own_error)
-    self.largest_noise = self._largest_noise()
-
-  def size(self, noise: float) -> int:
-    """Returns the number of atoms that may be active."""
-    return int(np.searchsorted(self._starts, noise, side="right"))
-
-  def restriction(self, noise: float) -> Restriction:
-    """Returns the smallest singular value of the atoms that may be active."""
-    return self._restriction(self.size(noise))
-
-  def bound(self, noise: float) -> float:
-    """Bounds the change of the solution."""
-    if self.restriction(noise).value == 0:
-      return math.inf
-    starts = (*ENDS[1:], 0.0)
-    segments = zip(starts, ENDS, strict=True)
-    return sum((end - start) * noise / self.restriction(end * noise).value for start, end in segments)
-
-  def explain(self, noise: float) -> str:
-    """Says why the bound is finite or infinite."""
-    size, found = self.size(noise), self.restriction(noise)
-    where = f"for noise up to {noise:.3g}: {size} of the atoms may be active"
-    if found.value > 0:
-      how = "proved" if found.proved == 1 else f"estimated for {1 - found.proved:.0%} of them"
-      s = f"their smallest singular value is {found.value:.3g} ({how})"
-      return f"bound {self.bound(noise):.3g} {where}, and {s}"
-    if size > self._samples:
-      reason = f"more than the {self._samples} samples of the signal"
-    else:
-      reason = "which are linearly dependent up to rounding"
-    if self.largest_noise > 0:
-      remedy = f"bounds are finite below {self.largest_noise:.3g}"
-    else:
-      remedy = f"{self.nonzeros} are in use, and the dual solution is known up to {self.radius:.3g}"
-    return f"no bound {where}, {reason}; {remedy}"
-
-  def _restriction(self, size: int) -> Restriction:
-    """Returns the smallest singular value of the first atoms."""
-    if size > self._samples:
-      return Restriction(0.0, 1, 1.0)
-    if size not in self._found:
-      self._found[size] = smallest_singular_value(self._first(size))
-    return self._found[size]
-
-  def _first(self, size: int) -> SparseMatrix:
-    """Returns the columns of the first atoms."""
-    have = self._columns.shape[1]
-    if size > have:
-      more = self._atoms(self._order[have:size])
-      self._columns = scipy.sparse.hstack([self._columns, more], format="csc")
-    return self._columns[:, :size]
-
-  def _start(self, size: int) -> float:
-    """Returns the noise from which on more than `size` atoms may be active."""
-    return float(self._starts[size]) if size < len(self._starts) else math.inf
-
-  def _largest_noise(self) -> float:
-    """Finds by bisection how many of the first atoms are linearly independent."""
-    low, high = self.size(0.0), min(len(self._starts), self._samples) + 1
-    if self._restriction(low).value == 0:
-      return 0.0
-    while high - low > 1 and self._start(high - 1) > RESOLUTION * self._start(low):
-      middle = min(max(2 * low, 1), (low + high) // 2)
-      if is_independent(self._first(middle)):
-        low = middle
-      else:
-        high = middle
-    return self._start(low)
-
-
 def _levels(noise: ArrayLike) -> np.ndarray:
   """Checks levels of noise."""
   checks.all_at_least("noise", noise, 0)
   return np.asarray(noise, np.float64)
-
-
-def _reported(found: Restriction) -> tuple[int, float, float]:
-  """Returns the fields of a restriction in the order of `ActiveSet`."""
-  return found.pieces, found.value, found.proved
 
 
 @highest_precision
@@ -317,7 +218,9 @@ def stability(
       always be active.
     code: The code to certify, of the shape of `dictionary.analysis(x)`, such as that of a solver for the
       same problem. Only `error` depends on it. By default the problem is solved.
-    nonnegative: Whether the code is constrained to be nonnegative.
+    nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
+      channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
+      value for all parts, or one for each part.
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
       last axis, such as [H, W] for all channels of an image; 1 if None. Norms of signals and of noise
       are those after multiplication by the roots of the weights. Where the weight is zero, the value of
@@ -356,26 +259,37 @@ def stability(
       "stability computes with NumPy; call it outside of jax.jit and other transformations"
     )
   check_dictionary(dictionary)
+  # SciPy's sparse arrays are imported on demand: the import takes time and adds a filter of warnings.
+  from cscjax.theory._restricted import float64_on_host
+  from cscjax.theory._screening import FlatProblems, flatten
+  from cscjax.theory._signal_stability import SignalStability
+
   with float64_on_host():
-    dictionary, x, beta, code, mask = jax.tree.map(_as_float64, (dictionary, x, beta, code, mask))
-    options = {"nonnegative": nonnegative, "mask": mask}
-    given = code
+    arguments = (dictionary, x, beta, code, nonnegative, mask)
+    dictionary, x, beta, code, nonnegative, mask = jax.tree.map(_as_float64, arguments)
+    options: dict[str, Any] = {"nonnegative": nonnegative, "mask": mask}
+    lasso = Lasso(dictionary, x, beta, **options)
+    if not np.all(np.isfinite(lasso.x)):
+      checks.fail("x", "values that are not finite", "finite values where the mask is positive")
     if code is None:
       solved = fista(dictionary, x, beta, tolerance=TOLERANCE, step="adaptive", restart=True, **options)
+      given = None
       code = solved.code
+    else:
+      given = jax.tree.leaves(lasso.as_code(code, "code"))
     solution = polished(dictionary, x, code, beta, **options).code
-    problem = FlatProblems.make(dictionary, x, beta, nonnegative, mask)
+    problems = FlatProblems.of(lasso)
   solution = jax.tree.map(lambda part: np.asarray(part, np.float64), solution)
-  batch = np.shape(x)[: np.ndim(x) - dictionary.signal_ndim]
-  flat = flatten(solution, solution, batch)
-  if not (np.all(np.isfinite(problem.x)) and np.all(np.isfinite(flat))):
-    checks.fail("x", "values that are not finite", "finite signals and codes")
+  parts, batch = jax.tree.leaves(solution), lasso.x.shape[: lasso.batch_ndim]
+  flat = flatten(parts, parts, batch)
+  if not np.all(np.isfinite(flat)):
+    checks.fail("code", "values that are not finite", "finite values")
   distances = np.zeros(len(flat))
   if given is not None:
-    distances = np.linalg.norm(flatten(given, solution, batch) - flat, axis=1)
-  signals = [_Signal(problem, i, flat[i], float(distances[i])) for i in range(len(flat))]
+    distances = np.linalg.norm(flatten(given, parts, batch) - flat, axis=1)
+  signals = [SignalStability(problems, i, flat[i], float(distances[i])) for i in range(len(flat))]
 
-  def collect(value: Callable[[_Signal], Any]) -> Any:
+  def collect(value: Callable[[SignalStability], Any]) -> Any:
     return np.reshape([value(signal) for signal in signals], batch)[()]
 
   return Stability(
@@ -383,11 +297,13 @@ def stability(
     nonzeros=collect(lambda s: s.nonzeros),
     gap=collect(lambda s: s.gap),
     error=collect(lambda s: s.error),
+    code_error=collect(lambda s: s.code_error),
     slack=collect(lambda s: s.slack),
     largest_noise=collect(lambda s: s.largest_noise),
     unique=collect(lambda s: s.restriction(0.0).value > 0),
     differentiable=collect(lambda s: s.differentiable),
     _batch=batch,
+    _shape=problems.shape,
     _signals=signals,
   )
 

@@ -5,6 +5,7 @@ parts concatenated, and everything is NumPy in float64.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -13,9 +14,9 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from cscjax.dictionaries import Code, Dictionary, as_signal, atom_norms
+from cscjax.dictionaries import Dictionary, atom_norms
 from cscjax.ops import highest_precision
-from cscjax.solvers import RelativePenalty, beta_max
+from cscjax.solvers import Lasso
 from cscjax.theory._restricted import SparseMatrix, atom_columns, float64_on_host
 
 CHUNK = 2**16  # number of atoms whose weighted norms are computed together
@@ -44,29 +45,18 @@ class FlatProblems(NamedTuple):
   precision: float
 
   @classmethod
-  def make(cls, dictionary: Dictionary, x: Any, beta: Any, nonnegative: Any, mask: Any) -> Self:
-    """Flattens the arguments of a solver, which has checked them."""
-    signal = as_signal(dictionary, x)
-    ndim = signal.ndim - dictionary.signal_ndim
-    batch, shape = signal.shape[:ndim], signal.shape[ndim:]
-    values = np.asarray(signal, np.float64)
-    weights = np.ones(()) if mask is None else np.asarray(mask, np.float64)
-    try:
-      weights = np.broadcast_to(weights, signal.shape)
-    except ValueError:  # the same weights for all channels
-      weights = np.broadcast_to(weights[..., None], signal.shape)
-    roots = np.sqrt(weights).reshape(-1, math.prod(shape))
-    values = np.where(weights > 0, values, 0).reshape(roots.shape)  # a missing pixel may be NaN
-    code = jax.eval_shape(dictionary.analysis, signal)
-    if isinstance(beta, RelativePenalty):
-      largest = beta_max(dictionary, x, nonnegative=nonnegative, mask=mask)
-      largest = flatten(jax.tree.map(lambda m: jnp.where(m > 0, m, 1), largest), code, batch)
-      beta = flatten(beta.fraction, code, batch) * largest
-    else:
-      beta = flatten(beta, code, batch)
-    one_sided = flatten(nonnegative, code, batch).astype(bool)
-    precision = float(jnp.finfo(signal.dtype).eps)
-    return cls(dictionary, shape, roots * values, roots, beta, one_sided, precision)
+  def of(cls, lasso: Lasso) -> Self:
+    """Flattens the arrays of a problem."""
+    batch, shape = lasso.x.shape[: lasso.batch_ndim], lasso.x.shape[lasso.batch_ndim :]
+    weights = np.ones(()) if lasso.mask is None else np.asarray(lasso.mask, np.float64)
+    roots = np.sqrt(np.broadcast_to(weights, lasso.x.shape)).reshape(-1, math.prod(shape))
+    x = roots * np.asarray(lasso.x, np.float64).reshape(roots.shape)
+    code, structure = jax.tree.flatten(jax.eval_shape(lasso.dictionary.analysis, lasso.x))
+    parts = structure.flatten_up_to(lasso.regularizer)
+    sides = [False if part.nonnegative is None else part.nonnegative for part in parts]
+    one_sided = flatten(sides, code, batch).astype(bool)
+    beta = flatten([part.beta for part in parts], code, batch)
+    return cls(lasso.dictionary, shape, x, roots, beta, one_sided, float(jnp.finfo(lasso.x.dtype).eps))
 
   @highest_precision
   def analysis(self, i: int, signal: np.ndarray) -> np.ndarray:
@@ -160,22 +150,13 @@ def _projection(columns: SparseMatrix, signal: np.ndarray) -> np.ndarray:
   return columns @ solution
 
 
-def flatten(values: Any, code: Code, batch: tuple[int, ...]) -> np.ndarray:
-  """Broadcasts values to the shape of a code and flattens them to [N, p].
+def flatten(values: Sequence[Any], code: Sequence[Any], batch: tuple[int, ...]) -> np.ndarray:
+  """Broadcasts values to the parts of a code and flattens them to [N, p].
 
   Args:
-    values: One array for all parts of the code, or arrays in the structure of the code.
-    code: Arrays or shapes.
+    values: An array for each part of the code.
+    code: The parts, arrays or shapes.
     batch: The batch axes.
   """
-  leaves, structure = jax.tree.flatten(code)
-  if jax.tree.structure(values) == structure:
-    parts = jax.tree.leaves(values)
-  else:
-    parts = [np.asarray(values)] * len(leaves)
-  count = math.prod(batch)
-  flat = [
-    np.broadcast_to(part, leaf.shape).reshape(count, -1)
-    for part, leaf in zip(parts, leaves, strict=True)
-  ]
-  return np.concatenate(flat, axis=1).astype(np.float64)
+  parts = [np.broadcast_to(v, c.shape) for v, c in zip(values, code, strict=True)]
+  return np.concatenate([p.reshape(math.prod(batch), -1) for p in parts], axis=1).astype(np.float64)

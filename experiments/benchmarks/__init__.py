@@ -12,6 +12,8 @@ convolutions        the convolutions of the networks; PyTorch's versions are in 
 dense_connection    ways to implement the dense connection of MSD-CSC
 gradients           time and memory of the gradient through a solver
 loop                fraction of an epoch that the host takes
-solvers             time to a given accuracy compared with other libraries: problems, references (the
-                    minima), libraries (their adapters), process (measures one solver in a process)
+solvers             time to a given accuracy compared with other libraries: problems, objective (the
+                    kinds of problems), references (the minima), peers (the solvers), libraries (their
+                    adapters), process (measures one solver in a process), comparison (the table of
+                    ratios)
 """

@@ -16,27 +16,24 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks.libraries import LIBRARIES
-from experiments.benchmarks.objective import Objective
+from experiments.benchmarks.libraries import ADAPTERS
+from experiments.benchmarks.objective import load
 
 REPEATS = 3  # number of timed runs
-LONG = 60.0  # seconds; a run that takes longer is not repeated
+LONG = 10.0  # seconds; a run that takes longer is not repeated
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
   """Answers a request, which names a task, a solver and the .npz file of a problem."""
-  with np.load(request["problem"], allow_pickle=False) as file:
-    problem: dict[str, Any] = {
-      name: file[name] if file[name].ndim else float(file[name]) for name in file
-    }
-  solver = LIBRARIES[request["library"]](request["solver"], **problem)
+  problem = load(request["problem"])
+  adapter = ADAPTERS[request["library"], type(problem).__name__]
+  solver = adapter(request["solver"], problem)
   if request["task"] == "count":
     counter = Counter(request["optimum"], request["gaps"])
     solver.trace(request["limit"], counter)
     return {"counts": counter.counts}
-  row, code = measure(solver, request["iterations"])
-  objective = Objective(problem["x"], problem["filters"], problem["beta"])
-  return {**row, "reached": objective(code) / request["optimum"] - 1}
+  row, result = measure(solver, request["iterations"])
+  return {**row, "reached": problem.objective()(result) / request["optimum"] - 1}
 
 
 class Counter:
@@ -57,38 +54,44 @@ class Counter:
 
 
 def measure(solver: Any, iterations: int) -> tuple[dict[str, Any], np.ndarray]:
-  """Measures a solver; returns the columns with its time and memory, and its code."""
-  base = peak_memory()
+  """Measures a solver; returns the columns with its time and memory, and its code or filters."""
+  base = peak_memory(solver.device)
   prepared = solver.prepare(iterations)
-  if prepared.plan_bytes is not None:
-    prepared.run()
   seconds, cpu_seconds = [], []
   for _ in range(REPEATS):
     start, cpu_start = time.perf_counter(), time.process_time()
-    code = prepared.run()
+    result = prepared.run()
     seconds.append(time.perf_counter() - start)
     cpu_seconds.append(time.process_time() - cpu_start)
     if seconds[0] > LONG:
       break
-  peak = max(peak_memory(), base)  # the kernel updates its count in batches of pages, so it can lag
+  # The kernel updates its count in batches of pages, so it can lag.
+  peak = max(peak_memory(solver.device), base)
   row = {
     "seconds": statistics.median(seconds),
     "all_seconds": seconds,
     "cpu_seconds": statistics.median(cpu_seconds),
-    "iterations": iterations,
+    "iterations": iterations if prepared.tolerance is None else None,
+    "tolerance": prepared.tolerance,
     "compile_seconds": prepared.compile_seconds,
     "peak_bytes": peak,
     "base_bytes": base,
     "plan_bytes": prepared.plan_bytes,
+    "device": "cpu" if solver.device is None else solver.device.device_kind,
+    "precision": solver.precision,
   }
-  return row, prepared.code(code)
+  return row, prepared.result(result)
 
 
-def peak_memory() -> int:
-  """Returns the peak resident memory of this process in bytes, including its libraries.
+def peak_memory(device: Any = None) -> int:
+  """Returns the peak memory in bytes: of a JAX device that counts it, such as a GPU, or of this process.
 
-  The value comes from /proc if that exists, because `ru_maxrss` also counts the parent process.
+  The resident memory of the process includes its libraries. It comes from /proc if that exists, because
+  `ru_maxrss` also counts the parent process.
   """
+  counted = None if device is None else device.memory_stats()
+  if counted:
+    return counted["peak_bytes_in_use"]
   status = pathlib.Path("/proc/self/status")
   if status.exists():
     (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))

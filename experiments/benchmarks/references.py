@@ -3,24 +3,38 @@
     python -m experiments.benchmarks.references
 
 solves each problem in float64 and writes solver_references.json. Some problems take minutes.
+
+ADMM in the Fourier domain, without any code of the libraries, solves the problems of `Coding`.
+scikit-learn solves that of `DenseLasso`; the accuracy is its duality gap. For `Learning`, the reference
+is not a minimum, but the smallest held-out objective that a library's learner has after many passes.
 """
 
+import itertools
 import json
 import pathlib
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
 from absl import flags
+from sklearn import linear_model
 
 from experiments import cli
-from experiments.benchmarks import problems
-from experiments.benchmarks.objective import Objective
+from experiments.benchmarks import peers, problems
+from experiments.benchmarks.objective import (
+  HELD_TOLERANCE,
+  TEST_PERIOD,
+  Coding,
+  DenseLasso,
+  Learning,
+  Problem,
+  save,
+)
 
 PATH = pathlib.Path(__file__).with_name("solver_references.json")
-ITERATIONS = {"china128x16": 2000, "g256x32": 1000, "b16x128x32": 600}
+ITERATIONS = {"china128x16": 2000, "g256x32": 1000, "b16x128x32": 600, "s10x1000x10": 2000}
 OTHER_ITERATIONS = 400
-RHO = 1.0  # penalty parameter; for atoms of norm 1 adapting it does not help
-RELAXATION = 1.8
+LEARNING_PASSES = 20
 
 
 class Reference(NamedTuple):
@@ -28,7 +42,8 @@ class Reference(NamedTuple):
 
   Attributes:
     optimum: Minimum f*, the smallest objective of all iterations, summed over the batch.
-    accuracy: Relative decrease of the objective over the last fifth of the iterations.
+    accuracy: Relative decrease of the objective over the last fifth of the iterations, or the relative
+      duality gap.
     energy: Energy 1/2 ||x||^2 of the signals, which detects a problem with other images.
   """
 
@@ -42,47 +57,48 @@ def load(case: str) -> Reference:
   return Reference(**json.loads(PATH.read_text())[case])
 
 
-def check(case: str, reference: Reference, problem: problems.Problem) -> None:
+def check(case: str, reference: Reference, problem: Problem) -> None:
   """Raises UsageError if a problem is not the one of its reference."""
   energy = _energy(problem)
   if not np.isclose(energy, reference.energy, rtol=1e-5):
     raise cli.UsageError(f"--cases: {case} is not the reference's problem (other versions of its data?)")
 
 
-def make(problem: problems.Problem, iterations: int) -> Reference:
-  """Solves a problem in float64 with ADMM in the Fourier domain, without any code of cscjax."""
-  objective = Objective(*problem)
-  trace = sum(_descend(objective, image, iterations) for image in objective.x)
+def make_coding(problem: Coding, iterations: int) -> Reference:
+  """Solves a problem with ADMM; the objective is computed after every tenth iteration."""
+  objective, trace = problem.objective(), np.zeros(iterations // TEST_PERIOD)
+  for x in objective.x:
+    codes = itertools.islice(objective.iterates(x), TEST_PERIOD - 1, iterations, TEST_PERIOD)
+    trace += [objective.of_one(x, code) for code in codes]
   best = np.minimum.accumulate(trace)
   fall = best[len(best) * 4 // 5] - best[-1]
   return Reference(float(best[-1]), float(fall / best[-1]), _energy(problem))
 
 
-def _descend(objective: Objective, x: np.ndarray, iterations: int) -> np.ndarray:
-  """Returns the objective of one image after every tenth iteration of Douglas-Rachford splitting.
-
-  The iteration, with relaxation a and penalty parameter r, is
-
-      P <- P + a (Y + D^T (r I + D D^T)^-1 (x - D (2 Y - P)) - P),  Y = soft(P, beta / r).
-  """
-  spectrum = objective.spectrum  # [H, W', C, m]
-  gram = spectrum @ np.conj(np.swapaxes(spectrum, 2, 3))
-  inverse = np.linalg.inv(gram + RHO * np.eye(x.shape[-1]))
-  target = np.fft.rfft2(x, axes=(0, 1))
-  point = np.zeros((*x.shape[:2], spectrum.shape[-1]))
-  trace = []
-  for i in range(1, iterations + 1):
-    near = np.sign(point) * np.maximum(np.abs(point) - objective.beta / RHO, 0)
-    reflected = np.fft.rfft2(2 * near - point, axes=(0, 1))
-    residual = inverse @ (target[..., None] - spectrum @ reflected[..., None])
-    correction = (np.conj(np.swapaxes(spectrum, 2, 3)) @ residual)[..., 0]
-    point += RELAXATION * (near - point + np.fft.irfft2(correction, x.shape[:2], axes=(0, 1)))
-    if i % 10 == 0:
-      trace.append(objective.of_one(x, near))
-  return np.array(trace)
+def make_learning(problem: Learning, peer_python: str | None, passes: int) -> Reference:
+  """Runs the learners and returns the smallest objective."""
+  found = []
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder, "problem.npz")
+    save(path, problem)
+    for library, python in peers.interpreters(peers.LEARNERS, peer_python).items():
+      for name in peers.LEARNERS:
+        if name.startswith(f"{library}/") and peers.fits(name, problem):
+          request = {"problem": str(path), "optimum": 1.0, "iterations": passes}
+          found.append(1 + peers.ask(python, name, task="time", **request)["reached"])
+          print(name, found[-1], flush=True)
+  return Reference(min(found), HELD_TOLERANCE, _energy(problem))
 
 
-def _energy(problem: problems.Problem) -> float:
+def make_lasso(problem: DenseLasso) -> Reference:
+  """Returns the minimum of scikit-learn in float64."""
+  matrix, (x,) = problem.matrix.astype(np.float64), problem.x.astype(np.float64)
+  model = linear_model.Lasso(problem.beta / len(x), fit_intercept=False, tol=1e-12, max_iter=100_000)
+  optimum = problem.objective()(model.fit(matrix, x).coef_[None])
+  return Reference(optimum, float(model.dual_gap_) * len(x) / optimum, _energy(problem))
+
+
+def _energy(problem: Problem) -> float:
   return float(0.5 * np.sum(np.square(problem.x.astype(np.float64))))
 
 
@@ -90,7 +106,13 @@ def main() -> None:
   """Computes the references of the cases and stores them after each case."""
   stored = json.loads(PATH.read_text()) if PATH.exists() else {}
   for case in flags.FLAGS.cases or problems.CASES:
-    reference = make(problems.make(case), ITERATIONS.get(case, OTHER_ITERATIONS))
+    problem = problems.make(case)
+    if isinstance(problem, Coding):
+      reference = make_coding(problem, ITERATIONS.get(case, OTHER_ITERATIONS))
+    elif isinstance(problem, DenseLasso):
+      reference = make_lasso(problem)
+    else:
+      reference = make_learning(problem, flags.FLAGS.peer_python, LEARNING_PASSES)
     stored[case] = reference._asdict()
     PATH.write_text(json.dumps(stored, indent=2) + "\n")
     print(case, reference, flush=True)
@@ -98,4 +120,5 @@ def main() -> None:
 
 if __name__ == "__main__":
   flags.DEFINE_list("cases", None, "Cases to solve. Default: all.")
+  cli.define_path("peer_python", None, "Python interpreter with the learners that are missing here.")
   cli.run(main)

@@ -24,7 +24,7 @@ PATHS = {
   gaussian_centers: ["workdir"],
   pictures: ["workdir", "data_dir"],
   prepare_data: ["data_dir", "cache_dir", "shards"],
-  benchmark: ["scico_python"],
+  benchmark: ["peer_python"],
 }
 
 

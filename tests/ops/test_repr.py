@@ -26,7 +26,7 @@ RESULTS = {
   ),
   "PolishedCode": (
     lambda: cscjax.polished(MATRIX, jnp.ones(4), jnp.ones(4) / 2, 0.5),
-    ["code=float32[4]", "violation=0"],
+    ["code=float32[4]", "violation=0", "slack="],
   ),
   "LearningResult": (
     lambda: cscjax.learn_dictionary(IMAGES, 0.1, kernel=[(3, 2)], steps=4),

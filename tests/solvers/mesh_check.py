@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import cscjax
+from cscjax import solvers
 
 BATCH, REPLICATED = P("i"), P()
 TIGHT = {"tolerance": 1e-9, "max_iterations": 5000}
@@ -26,6 +27,36 @@ def _gradient(argument, **options):
   return jax.grad(lambda *arguments: jnp.sum(code(*arguments) ** 2), argnums=argument)
 
 
+def _layered(solver, **options):
+  """Returns a function that encodes with two layers."""
+
+  def codes(x, w):
+    second = cscjax.ConvDictionary(jnp.tile(jnp.mean(w, axis=-1, keepdims=True), (1, 1, 4, 5)) / 10)
+    result = solver([cscjax.ConvDictionary(w), second], x, [0.1, 0.01], **options)
+    return getattr(result, "codes", result)
+
+  return codes
+
+
+def _steps(solver):
+  """Returns a function that does three single steps."""
+
+  def code(x, w):
+    problem = cscjax.Lasso(cscjax.ConvDictionary(w), x, 0.1)
+    state = solver.init(problem)
+    for _ in range(3):
+      state = solver.step(problem, state)
+    return solver.solution(problem, state)[0]
+
+  return code
+
+
+def _polished(x, w):
+  dictionary = cscjax.ConvDictionary(w)
+  code = cscjax.fista(dictionary, x, 1.0, tolerance=1e-6).code
+  return cscjax.polished(dictionary, x, code, 1.0).code
+
+
 def _first_axis(trace):
   return jnp.moveaxis(trace, 0, -1)
 
@@ -37,6 +68,11 @@ def _records(x, w):
   return _first_axis(result.objective), _first_axis(result.support_size)
 
 
+def _basis_pursuit(x, w):
+  result = cscjax.basis_pursuit(cscjax.ConvDictionary(w), x, 2.0, **TIGHT)
+  return result.code, result.beta, result.residual_norm, result.converged
+
+
 CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
   "iterations": (_code(iterations=5), True),
   "relative": (_code(iterations=5, beta=cscjax.relative(0.1)), True),
@@ -46,17 +82,26 @@ CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
   "adaptive": (_code(step="adaptive", **TIGHT), True),
   "restart": (_code(iterations=9, restart=True), True),
   "masked, nonnegative": (_code(iterations=4, mask=jnp.ones((8, 8, 1)), nonnegative=True), True),
+  "ridge, groups, some nonnegative": (
+    _code(iterations=4, ridge=0.5, joint_axes=-1, nonnegative=np.array([True, False, True, False])),
+    True,
+  ),
+  "basis pursuit, tolerance": (_basis_pursuit, True),
   "admm": (_code(cscjax.admm, iterations=12), True),
   "admm, tolerance": (_code(cscjax.admm, **TIGHT), True),
-  "two layers": (
-    lambda x, w: cscjax.ml_fista([cscjax.ConvDictionary(w)], x, [0.1], iterations=3).codes[0],
+  "steps of FISTA": (_steps(solvers.FISTA()), True),
+  "steps of ADMM": (_steps(solvers.ADMM()), True),
+  "basis_pursuit, tolerance": (
+    lambda x, w: solvers.basis_pursuit(cscjax.ConvDictionary(w), x, 3.0, tolerance=1e-6).code,
     True,
   ),
-  "two layers, exact": (
-    lambda x, w: cscjax.ml_bp([cscjax.ConvDictionary(w)], x, [0.1], iterations=3).codes[0],
-    True,
-  ),
-  "two layers, projection": (
+  "ml_ista": (_layered(cscjax.ml_ista, iterations=3), True),
+  "ml_fista": (_layered(cscjax.ml_fista, iterations=3), True),
+  "layered_bp": (_layered(cscjax.layered_bp, iterations=3), True),
+  "layered_thresholding": (_layered(cscjax.layered_thresholding), True),
+  "polished": (_polished, True),
+  "ml_bp": (_layered(cscjax.ml_bp, iterations=3), True),
+  "ml_projection": (
     lambda x, w: cscjax.ml_projection([cscjax.ConvDictionary(w)], x, [3]).codes[0],
     True,
   ),

@@ -49,6 +49,16 @@ PROBLEMS = {
 }
 
 
+def with_given_step(solver):
+  """Returns a function like `cscjax.fista` with the step of a solver, which is 1/L by default."""
+
+  def solve(dictionary, x, beta, *, nonnegative=False, mask=None, **options):
+    problem = cscjax.Lasso(dictionary, x, beta, nonnegative=nonnegative, mask=mask)
+    return solver.run(problem, **options)
+
+  return solve
+
+
 def flat(code):
   """Flattens a code to one vector; several parts are concatenated."""
   return np.concatenate([np.ravel(part) for part in jax.tree.leaves(code)])

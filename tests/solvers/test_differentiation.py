@@ -304,10 +304,20 @@ def test_polished_tells_whether_the_solution_was_found(monkeypatch):
     expected = accurate(atoms, signal, 0.05, np.ones(50), nonnegative=False)
     np.testing.assert_array_equal(got != 0, expected != 0)
     np.testing.assert_allclose(got, expected, atol=1e-5)
+  room = 0.05 - np.abs((x - result.code @ atoms.T) @ atoms)
+  expected = np.where(result.code == 0, room, np.inf).min(axis=1) / np.abs(x @ atoms).max(axis=1)
+  np.testing.assert_allclose(result.slack, expected, atol=1e-6)
   monkeypatch.setattr("cscjax.solvers._lasso._polish.ROUNDS", 1)
   jax.clear_caches()
   assert np.all(cscjax.polished(*arguments, rough, 0.05).violation > 0)
   jax.clear_caches()
+
+
+def test_polished_tells_that_the_solution_is_degenerate():
+  dictionary = cscjax.MatrixDictionary(jnp.eye(2))
+  x = jnp.array([[2.0, 0.2], [2.0, 0.5], [2.0, -0.5], [2.0, 1.0]])
+  slack = cscjax.polished(dictionary, x, jnp.zeros((4, 2)), 0.5, nonnegative=True).slack
+  np.testing.assert_allclose(slack, [0.15, 0, 0.25, np.inf], atol=1e-6)
 
 
 @pytest.mark.parametrize("decades", [2, 6])

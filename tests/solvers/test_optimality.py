@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_sample_image
 
 import cscjax
+from cscjax import solvers
 from cscjax.ops import tikhonov_lowpass
-from tests.solvers.problems import PROBLEMS, augmented, convolutional, flat
+from tests.solvers.problems import PROBLEMS, augmented, convolutional, flat, with_given_step
 
 EVERY = {
   **PROBLEMS,
@@ -26,8 +27,8 @@ EVERY = {
 SOLVERS = {
   "ista": functools.partial(cscjax.ista, step="adaptive"),
   "ista_backtracking": functools.partial(cscjax.ista, step="backtracking"),
-  "fista": cscjax.fista,
-  "fista_restart": functools.partial(cscjax.fista, restart=True),
+  "fista": with_given_step(solvers.FISTA()),
+  "fista_restart": with_given_step(solvers.FISTA(restart=True)),
   "fista_adaptive": functools.partial(cscjax.fista, step="adaptive"),
   "fista_adaptive_restart": functools.partial(cscjax.fista, step="adaptive", restart=True),
   "fista_backtracking": functools.partial(cscjax.fista, step="backtracking"),
@@ -207,6 +208,17 @@ def test_a_searched_step_needs_no_lipschitz_constant(x64, solver, monkeypatch):
   problem = EVERY["same_strided"]()
   result = SOLVERS[solver](problem.dictionary, problem.x, 0.2, iterations=3)
   assert result.objective[-1] < result.objective[0]
+
+
+@pytest.mark.parametrize("solve", [cscjax.fista, pytest.param(cscjax.ista, marks=pytest.mark.slow)])
+def test_the_default_step_is_searched_if_there_is_a_tolerance(x64, solve):
+  problem = EVERY["same_strided"]()
+  run = functools.partial(solve, problem.dictionary, problem.x, 0.2)
+  tested = {"tolerance": 1e-6, "max_iterations": 3000}
+  np.testing.assert_array_equal(run(**tested).code, run(**tested, step="adaptive").code)
+  for step, equal in ((None, True), ("adaptive", False)):
+    given = run(iterations=4, step=1 / cscjax.lipschitz(problem.dictionary, problem.x.shape)).code
+    assert np.array_equal(run(iterations=4, step=step).code, given) == equal
 
 
 @pytest.mark.slow

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import cscjax
+from cscjax import solvers
 from tests import references
-from tests.solvers.problems import PROBLEMS, dense, flat
+from tests.solvers.problems import PROBLEMS, dense, flat, with_given_step
 
 SOLVERS = {
-  "ista": cscjax.ista,
-  "fista": cscjax.fista,
+  "ista": with_given_step(solvers.ISTA()),
+  "fista": with_given_step(solvers.FISTA()),
   "fista_adaptive": functools.partial(cscjax.fista, step="adaptive"),
   "admm": cscjax.admm,
 }
@@ -44,7 +45,7 @@ def test_a_tolerance_stops_where_the_measure_says(x64, solve, stop):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", ["gradient_mapping", "gap"])
-@pytest.mark.parametrize("solve", [cscjax.fista, cscjax.admm])
+@pytest.mark.parametrize("solve", [SOLVERS["fista"], cscjax.admm])
 def test_each_tenth_iteration_is_tested(x64, solve, stop):
   problem = PROBLEMS["circular"]()
   run = functools.partial(solve, problem.dictionary, problem.x, 0.2)
@@ -68,7 +69,7 @@ def test_the_iterations_run_out(solve):
 @pytest.mark.slow
 @each_solver
 def test_what_is_recorded(x64, solve):
-  problem = PROBLEMS["augmented"]() if solve is not cscjax.ista else dense(0)
+  problem = PROBLEMS["augmented"]() if solve is not SOLVERS["ista"] else dense(0)
   x = np.stack([problem.x, -problem.x, 2 * problem.x])
   result = solve(problem.dictionary, x, 0.2, iterations=5, record=EVERYTHING)
   assert result.objective.shape == result.support_size.shape == (6, 3)

@@ -95,7 +95,8 @@ def test_computes_missing_codes(x64, solver):
   else:
     codes = cscjax.layered_thresholding(dictionaries, x, betas, steps=[1.0, 1.0])
   made = theory.certify(dictionaries, x, 0.0, betas=betas, solver=solver)
-  assert made == theory.certify(dictionaries, x, 0.0, betas=betas, codes=codes)
+  assert made == theory.certify(dictionaries, x, 0.0, betas=betas, codes=codes, solver=solver)
+  assert all((row.stability_error is not None) == (solver == "bp") for row in made.rows)
   assert made.rows[0].misfit > 0
 
 

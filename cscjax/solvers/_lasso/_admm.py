@@ -1,47 +1,47 @@
 """ADMM for one layer as Douglas-Rachford splitting, with a linear solve in signal space."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from flax import struct
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import CirculantEmbedding, Code, Dictionary, circulant_embedding
-from cscjax.ops import at_least_float32, expand_rank, highest_precision, power_of_two
+from cscjax.dictionaries import Code, Dictionary
+from cscjax.ops import at_least_float32, compact_repr, highest_precision
 from cscjax.solvers._callbacks import Callback
-from cscjax.solvers._lasso._algorithm import Algorithm, Stop, relative
-from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
-from cscjax.solvers._lasso._iterate import Differentiate, Loop, SolverResult, solve
-from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
-from cscjax.solvers._lasso._regularizer import map_arrays
+from cscjax.solvers._lasso._algorithm import Stop, relative
+from cscjax.solvers._lasso._certificates import dual_value
+from cscjax.solvers._lasso._embedded import ADMMPair, EmbeddedLasso, embed, embedding_of
+from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
+from cscjax.solvers._lasso._problem import Lasso, per_signal
+from cscjax.solvers._lasso._solver import Solver
 
-# COUPLING, SHORT_STEP and MIN_RHO are for atoms of unit norm.
-COUPLING = 0.15  # weight of z in the metric: less suits zero boundaries better, more suits circular ones
-BALANCE_TARGET = 1.1  # target of the primal residual / the dual residual
-SHORT_STEP = 1e-3  # step of the gradient mapping: up to rounding, the limit of short steps
-MIN_RHO = 0.25  # bound of an adapted rho, which would vanish with beta as the dual variable does
-OBJECTIVE_WEIGHT = 5.0  # see `Algorithm`
-BALANCED_ITERATIONS = 10  # rho changes in each of these; then more rarely, as a change slows ADMM down
+MIN_RHO = 0.1  # smallest default rho, for atoms of unit norm; without it, rho would vanish with beta
 
 
-class _Pair(NamedTuple):
-  """A signal z and a code of the circular dictionary; its norm is that of (coupling z, code)."""
+class ADMMState(NamedTuple):
+  """The state of `ADMM`.
 
-  signal: jax.Array
-  code: Code
+  Attributes:
+    point: The pair P; prox(P) holds the solution, and P - prox(P) is the scaled dual.
+    image: D of the code in P.
+    reconstruction: D of the code in prox(P).
+    rho: The penalty parameter, [batch...].
+    embedded: What `init` computes once: the problem for a circular dictionary on larger signals, and the
+      inverse of its linear system.
+  """
 
+  point: ADMMPair
+  image: jax.Array
+  reconstruction: jax.Array
+  rho: jax.Array
+  embedded: EmbeddedLasso
 
-class _State(NamedTuple):
-  point: _Pair  # P; prox(P) holds the solution, and P - prox(P) is the scaled dual
-  image: jax.Array  # D of the code in P
-  reconstruction: jax.Array  # D of the code in prox(P)
-  rho: jax.Array  # [batch...], the rho for which P is scaled
-  factor: jax.Array  # [batch...], the change of rho for the next iteration
-  count: jax.Array  # number of iterations so far
+  def __repr__(self) -> str:
+    return compact_repr(self)
 
 
 @highest_precision
@@ -90,7 +90,7 @@ def admm(
   on the scale of D and x. Convexity guarantees F(code) - min F <= ||G|| ||code - solution||; because the
   distance to the solution is unknown, this is not a numerical bound. The factor 5 makes a tolerance mean
   about the same for `ista`, `fista` and `admm`: on 48x48 crops of four photographs, with
-  `tolerance=1e-3`, the final objective exceeded the minimum by 0.010 % to 0.061 %.
+  `tolerance=1e-3`, the final objective exceeded the minimum by 0.038 % to 0.16 %.
 
   With `stop="gap"`, the criterion is the duality gap for the best dual point of ADMM found so far,
   relative to F(code). It guarantees (F(code) - min F) / F(code) <= tolerance up to rounding, but takes
@@ -106,7 +106,9 @@ def admm(
 
   Args:
     dictionary: The dictionary D: a `MatrixDictionary`, a `ConvDictionary` of stride 1 and any padding,
-      or an `IdentityAugmented` of such a convolution.
+      an `IdentityAugmented` of such a convolution, a `StackedDictionary`, `ScaledDictionary` or
+      `ChannelwiseDictionary` of these, a `SeparableDictionary` of stride 1, or an `AbstractDictionary`
+      of your own with the method `circulant_embedding`.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
@@ -118,9 +120,9 @@ def admm(
     max_iterations: Largest number of iterations with a tolerance; 1000 if None. It cannot be combined
       with `iterations`.
     stop: Stopping criterion of `tolerance`, `"gradient_mapping"` or `"gap"`, as described above.
-    rho: Penalty parameter of ADMM, a positive scalar; for atoms of unit norm, about 1. If None, it is
-      adapted for each signal so that the primal and the dual residual decrease together (He, Yang & Wang
-      2000, with the normalised residuals of Wohlberg 2017).
+    rho: Penalty parameter of ADMM, a positive scalar. If None, it is chosen for each signal so that the
+      dual variable and the code are about equally large: for atoms of unit norm, it is the norm of D^T x
+      clipped at +-beta, divided by ||x||, and at least 0.1.
     relaxation: Relaxation parameter, in [1, 2).
     nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
       channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
@@ -152,8 +154,9 @@ def admm(
 
   Returns:
     A `SolverResult`: the code (`result.code` has the shape of `dictionary.analysis(x)`), the traces that
-    were recorded, and whether the solver converged or diverged. The code is the result of a soft
-    threshold, and so it is sparse.
+    were recorded, whether the solver converged or diverged, and its state. The code is the result of a
+    soft threshold, and so it is sparse. To continue from the state, use `ADMM(rho, relaxation).run(
+    problem, state=result.state)`.
 
   Raises:
     ValueError: If shapes do not fit, an argument is out of range, two arguments contradict each other,
@@ -161,14 +164,8 @@ def admm(
     MissingExtraError: If `progress` is True and tqdm is not installed.
 
   References:
-    He, B. S., Yang, H. & Wang, S. L. (2000). Alternating direction method with self-adaptive penalty
-    parameters for monotone variational inequalities. Journal of Optimization Theory and Applications
-    106(2).
-
     Parikh, N. & Boyd, S. (2014). Block splitting for distributed optimization. Mathematical Programming
     Computation 6(1).
-
-    Wohlberg, B. (2017). ADMM penalty parameter selection by residual balancing. arXiv:1704.06209.
 
   Example:
     >>> import jax
@@ -190,170 +187,156 @@ def admm(
   problem = Lasso(
     dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
   )
-  loop = Loop.make(
+  return ADMM(rho, relaxation).run(
     problem,
-    iterations,
-    tolerance,
-    max_iterations,
-    stop,
-    record,
-    differentiate,
-    callback,
-    progress,
-    name="admm",
-    searches_step=False,
+    iterations=iterations,
+    tolerance=tolerance,
+    max_iterations=max_iterations,
+    stop=stop,
+    init=init,
+    record=record,
+    differentiate=differentiate,
+    callback=callback,
+    progress=progress,
   )
-  checks.in_range("relaxation", relaxation, 1, 2)
-  if rho is not None:
-    checks.all_at_least("rho", rho, 0, open_bound=True)
-    if jnp.ndim(rho) != 0:
-      checks.fail("rho", jnp.shape(rho), "a scalar")
-  signal_shape = problem.x.shape[problem.batch_ndim :]
-  circulant_embedding(problem.dictionary, signal_shape)  # raises if the dictionary has none
-  return solve(problem, rho, init, tolerance, method=DouglasRachford(float(relaxation)), loop=loop)
 
 
-class DouglasRachford(NamedTuple):
-  """The `Method` that sets up ADMM.
+class ADMM(Solver):
+  """The alternating direction method of multipliers (ADMM), as a `Solver`.
 
-  Attributes:
+  An iteration is a step of over-relaxed Douglas-Rachford splitting for a pair P = (z, code) with z = D
+  code (graph form; Parikh & Boyd 2014):
+
+      Y <- prox(P)
+      P <- P + relaxation (project(2 Y - P) - Y)
+
+  `cscjax.admm` describes it and the criteria of `run`.
+
+  Args:
+    rho: Penalty parameter, a positive scalar. If None, it is chosen for each signal so that the dual
+      variable and the code are about equally large: for atoms of unit norm, it is the norm of D^T x
+      clipped at +-beta, divided by ||x||, and at least 0.1.
     relaxation: Relaxation parameter, in [1, 2).
+
+  Raises:
+    ValueError: If `rho` is not positive, or `relaxation` is out of range.
+
+  References:
+    Parikh, N. & Boyd, S. (2014). Block splitting for distributed optimization. Mathematical Programming
+    Computation 6(1).
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> dictionary = cscjax.MatrixDictionary(jnp.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]]))
+    >>> problem = cscjax.Lasso(dictionary, jnp.array([0.6, 0.8]), beta=0.1)
+    >>> solver = cscjax.solvers.ADMM()
+    >>> first = solver.run(problem, iterations=20)
+    >>> second = solver.run(problem, iterations=20, state=first.state)
+    >>> bool(jnp.allclose(second.code, solver.run(problem, iterations=40).code, atol=1e-6))
+    True
   """
 
-  relaxation: float
+  rho: ArrayLike | None = None
+  relaxation: float = struct.field(pytree_node=False, default=1.8)
+  _objective_weight = 5.0
 
-  def __call__(self, problem: Lasso, parameter: jax.Array | None, init: Code) -> Algorithm:
-    """Returns ADMM with the penalty parameter `parameter`, which is adapted if None."""
-    signal_shape = problem.x.shape[problem.batch_ndim :]
-    embedding = circulant_embedding(problem.dictionary, signal_shape)
-    squared_norm = _squared_atom_norm(embedding.dictionary)
-    squared_norm = jnp.where(squared_norm > 0, squared_norm, 1)
-    ridge = squared_norm / COUPLING
-    invert = embedding.ridge_inverse(ridge)
-    if problem.mask is None:
-      weight = jnp.ones(signal_shape, problem.x.dtype)
-    else:
-      weight = jnp.broadcast_to(problem.mask, problem.x.shape)
-    weight = expand_rank(embedding.embed_signal(weight), problem.x.ndim)
-    regularizer, code_mask = _embedded_regularizer(embedding, problem)
-    embedded = problem.replace(x=embedding.embed_signal(problem.x), mask=weight, regularizer=regularizer)
-    synthesis = partial(embedding.dictionary.synthesis, signal_shape=embedded.x.shape)
+  def __post_init__(self):
+    if self.rho is not None:
+      checks.all_at_least("rho", self.rho, 0, open_bound=True)
+      if jnp.ndim(self.rho) != 0:
+        checks.fail("rho", jnp.shape(self.rho), "a scalar")
+    relaxation = checks.in_range("relaxation", self.relaxation, 1, 2)
+    object.__setattr__(self, "relaxation", float(relaxation))
 
-    def prox(point: _Pair, rho: jax.Array) -> _Pair:
-      weight_of_point = per_signal(rho / ridge, embedded.x)
-      signal = (weight * embedded.x + weight_of_point * point.signal) / (weight + weight_of_point)
-      # The mask comes first: the norm of a group must not count what is around the code.
-      code = embedded.prox(jax.tree.map(jnp.multiply, code_mask, point.code), 1 / rho)
-      return _Pair(signal, code)
+  @highest_precision
+  def init(self, problem: Lasso, code: Code | None = None) -> ADMMState:
+    """Returns the state before the first iteration. The dual variable is the residual of the code.
 
-    # The norm of a code is about this times the norm of its image D code.
-    unit = power_of_two(1 / jnp.sqrt(ridge), axis=())
+    Args:
+      problem: The problem.
+      code: The code to start from; the zero code if None.
 
-    def norm(pair: _Pair) -> jax.Array:
-      code = jax.tree.map(lambda c: c / per_signal(unit, c), pair.code)
-      signal = problem.inner(pair.signal, pair.signal) / (ridge * unit**2)
-      return safe_sqrt(signal + problem.inner(code, code))
+    Returns:
+      The state, which contains the inverse of the linear system.
 
-    def parts(state: _State) -> tuple[_Pair, _Pair, jax.Array]:
-      """Returns prox(P), the scaled dual P - prox(P) and rho; a change of rho rescales the dual only."""
-      near = prox(state.point, state.rho)
-      return near, scaled_dual(state, state.point, near), state.rho * state.factor
-
-    def scaled_dual(state: _State, point: Any, near: Any) -> Any:
-      scale = 1 / state.factor
-      return jax.tree.map(lambda p, y: (p - y) * per_signal(scale, p), point, near)
-
-    def residuals(state: _State, new: _Pair) -> tuple[jax.Array, jax.Array]:
-      """Returns the primal and the dual residual, normalised as in Wohlberg (2017)."""
-      near, dual, rho = parts(state)
-      gap = jax.tree.map(lambda n, y, u: (n - y - u) / self.relaxation, new, near, dual)
-      projected = jax.tree.map(jnp.add, near, gap)
-      primal = relative(norm(gap), jnp.maximum(norm(near), norm(projected)))
-      next_near = prox(new, rho)
-      change = jax.tree.map(jnp.subtract, next_near, near)
-      return primal, relative(norm(change), norm(jax.tree.map(jnp.subtract, new, next_near)))
-
-    def balance(state: _State, new: _Pair) -> jax.Array:
-      """Returns the factor of rho that balances the residuals."""
-      primal, dual = residuals(state, new)
-      known = (primal > 0) & (dual > 0) & (dual < jnp.inf)
-      ratio = jnp.where(known, primal, 1) / jnp.where(known, dual, 1)
-      factor = jnp.clip(jnp.sqrt(ratio / BALANCE_TARGET), 1e-3, 1e3)
-      factor = jnp.maximum(factor, MIN_RHO * squared_norm / (state.rho * state.factor))
-      return jnp.where(known, factor, 1)
-
-    def advance(state: _State) -> tuple[_State, None]:
-      near, dual, rho = parts(state)
-      dual_image = scaled_dual(state, state.image, state.reconstruction)
-      # Projects 2 prox(P) - P onto the graph of D. Its image follows by linearity, as that of P below.
-      defect = near.signal - dual.signal - (state.reconstruction - dual_image)
-      correction, along = invert(defect)
-      move = _Pair(-ridge * correction, along)
-      step = partial(jax.tree.map, lambda y, u, m: y + u + self.relaxation * (m - u))
-      new = step(near, dual, move)
-      image = step(state.reconstruction, dual_image, defect + move.signal)
-      reconstruction = synthesis(prox(new, rho).code)
-      factor = jnp.ones_like(rho)
-      if parameter is None:
-        # Due in iterations 0 to 9, then in 10, 20, 40, 80, ...
-        tens, rest = jnp.divmod(state.count, BALANCED_ITERATIONS)
-        due = (tens == 0) | ((rest == 0) & (tens & (tens - 1) == 0))
-        factor = lax.cond(due, balance, lambda *_: factor, state, new)
-      return _State(new, image, reconstruction, rho, factor, state.count + 1), None
-
-    def solution(state: _State) -> tuple[Code, jax.Array]:
-      return embedding.crop_code(prox(state.point, state.rho).code), embedding.crop_signal(
-        state.reconstruction
-      )
-
-    def mapping(state: _State, _: None) -> jax.Array:
-      code, reconstruction = solution(state)
-      gradient = problem.dictionary.analysis(problem.residual(reconstruction))
-      return gradient_mapping(problem, code, gradient, SHORT_STEP / squared_norm)
-
-    def dual_bound(state: _State, _: None) -> jax.Array:
-      signal = embedding.crop_signal(prox(state.point, state.rho).signal)
-      correlation = problem.dictionary.analysis(-problem.residual(signal))
-      return dual_value(problem, signal, correlation)
-
-    rho = jnp.asarray(
-      squared_norm if parameter is None else parameter, at_least_float32(problem.x.dtype)
+    Raises:
+      ValueError: If the code does not fit the problem, or ADMM does not support the dictionary.
+    """
+    embedding = embedding_of(problem)
+    embedded = embed(embedding, problem)
+    code = problem.zero_code() if code is None else problem.as_code(code, "code")
+    rho = _default_rho(problem, embedded.ridge) if self.rho is None else self.rho
+    rho = jnp.broadcast_to(jnp.asarray(rho, at_least_float32(problem.x.dtype)), problem.unit.shape)
+    code = embedding.embed_code(code)
+    reconstruction = embedded.synthesis(code)
+    residual = embedded.weight * embedded.problem.residual(reconstruction)
+    gradient = embedded.problem.dictionary.analysis(residual)
+    moved = ADMMPair(
+      reconstruction + residual * per_signal(embedded.ridge / rho, residual),
+      jax.tree.map(lambda c, g: c - g / per_signal(rho, g), code, gradient),
     )
-    rho = rho * jnp.ones_like(problem.unit, rho.dtype)
-    code = embedding.embed_code(init)
-    reconstruction = synthesis(code)
-    residual = embedded.residual(reconstruction)
-    point = _Pair(
-      reconstruction + residual * per_signal(ridge / rho, residual),
-      jax.tree.map(
-        lambda c, g: c - g / per_signal(rho, g), code, embedding.dictionary.analysis(residual)
-      ),
-    )
-    image, reconstruction = synthesis(point.code), synthesis(prox(point, rho).code)
-    state = _State(point, image, reconstruction, rho, jnp.ones_like(rho), jnp.zeros((), jnp.int32))
-    return Algorithm(state, advance, solution, mapping, dual_bound, OBJECTIVE_WEIGHT)
+    # The scaled dual. At a solution, prox(moved) is the code; elsewhere, this makes the dual feasible.
+    dual = jax.tree.map(jnp.subtract, moved, embedded.prox(moved, rho))
+    point = jax.tree.map(jnp.add, ADMMPair(reconstruction, code), dual)
+    image = embedded.synthesis(point.code)
+    reconstruction = embedded.synthesis(embedded.prox(point, rho).code)
+    return ADMMState(point, image, reconstruction, rho, embedded)
+
+  @highest_precision
+  def step(self, problem: Lasso, state: ADMMState) -> ADMMState:
+    """Does one iteration.
+
+    Args:
+      problem: The problem for which the state was made.
+      state: The state before the iteration.
+
+    Returns:
+      The state after the iteration.
+    """
+    del problem
+    embedded = state.embedded
+    near = embedded.prox(state.point, state.rho)
+    dual = jax.tree.map(jnp.subtract, state.point, near)
+    # Projects 2 prox(P) - P onto the graph of D. Its image follows by linearity, as that of P below.
+    defect = near.signal - dual.signal - (2 * state.reconstruction - state.image)
+    correction, along = embedded.invert(defect)
+    move = ADMMPair(-embedded.ridge * correction, along)
+    point = jax.tree.map(lambda p, u, m: p + self.relaxation * (m - u), state.point, dual, move)
+    change = near.signal - dual.signal + move.signal - state.reconstruction
+    image = state.image + self.relaxation * change
+    reconstruction = embedded.synthesis(embedded.prox(point, state.rho).code)
+    return ADMMState(point, image, reconstruction, state.rho, embedded)
+
+  def solution(self, problem: Lasso, state: ADMMState) -> tuple[Code, jax.Array]:
+    """Returns the approximate solution of the problem in a state.
+
+    Args:
+      problem: The problem for which the state was made.
+      state: The state.
+
+    Returns:
+      The code, which is the result of a soft threshold, and its reconstruction D code.
+    """
+    embedding = embedding_of(problem)
+    code = state.embedded.prox(state.point, state.rho).code
+    return embedding.crop_code(code), embedding.crop_signal(state.reconstruction)
+
+  def _dual(self, problem: Lasso, state: ADMMState, aux: None) -> jax.Array:
+    signal = state.embedded.prox(state.point, state.rho).signal
+    signal = embedding_of(problem).crop_signal(signal)
+    correlation = jax.tree.map(jnp.negative, problem.gradient(signal))
+    return dual_value(problem, signal, correlation)
 
 
-def _embedded_regularizer(embedding: CirculantEmbedding, problem: Lasso) -> tuple[Any, Code]:
-  """Returns the regularizer of the embedded code, and a mask: 1 on the code and 0 around it."""
-  signal = jax.ShapeDtypeStruct(problem.x.shape[problem.batch_ndim :], problem.x.dtype)
-  single = jax.eval_shape(problem.dictionary.analysis, signal)
-  single = jax.tree.map(lambda c: jnp.ones((1,) * problem.batch_ndim + c.shape, c.dtype), single)
-  code_mask = embedding.embed_code(single)
-  if jax.tree.map(jnp.shape, code_mask) == jax.tree.map(jnp.shape, single):
-    return problem.regularizer, code_mask
+def _default_rho(problem: Lasso, squared_norm: jax.Array) -> jax.Array:
+  """Returns a rho for which the dual variable and the code are about equally large, [batch...].
 
-  def embed(arrays: Code) -> Code:
-    return embedding.embed_code(
-      jax.tree.map(
-        lambda a, c: jnp.broadcast_to(a, jnp.broadcast_shapes(a.shape, c.shape)), arrays, single
-      )
-    )
-
-  return map_arrays(embed, problem.regularizer, single), code_mask
-
-
-def _squared_atom_norm(dictionary: Dictionary) -> jax.Array:
-  """Returns the mean ||d||^2 of the atoms (those of F^T, for [I, F^T]), not cut off by the boundary."""
-  atoms = jax.tree.leaves(dictionary)[0]
-  return jnp.sum(jnp.square(atoms)) / atoms.shape[-1]
+  The dual variable is estimated by that of the correlation D^T x, which is clipped at beta, and the norm
+  of the code by ||x||, both for atoms of unit norm.
+  """
+  correlation = jax.tree.map(lambda c: c / per_signal(squared_norm, c), problem.correlation())
+  near = problem.prox(correlation, 1 / squared_norm)
+  dual = problem.norm(jax.tree.map(jnp.subtract, correlation, near))
+  size = problem.norm(problem.weigh(problem.x))
+  return squared_norm * jnp.maximum(relative(jnp.sqrt(squared_norm) * dual, size), MIN_RHO)

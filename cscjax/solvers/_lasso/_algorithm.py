@@ -1,7 +1,7 @@
-"""The interface between a solver and the loops that run it, and its stopping criteria."""
+"""A solver applied to a problem, as the loops see it, and its stopping criteria."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,10 @@ MIN_ROOT = 0.01  # bound of the root below, for a beta so small that the objecti
 
 
 class Algorithm(NamedTuple):
-  """An iterative solver of one problem: functions of its state. XLA removes outputs that are not used.
+  """A solver of one problem: functions of its state. XLA removes outputs that are not used.
 
   Attributes:
-    state: The initial state.
+    state: The state before the first iteration.
     advance: Maps a state to (the next state, aux), where aux holds intermediate values of the iteration.
     solution: Maps a state to (code, D code).
     mapping: Maps (state, aux) to the norm of the gradient mapping, [batch...], in units.
@@ -35,14 +35,6 @@ class Algorithm(NamedTuple):
   mapping: Callable[[Any, Any], jax.Array]
   dual: Callable[[Any, Any], jax.Array]
   objective_weight: float
-
-
-class Method(Protocol):
-  """A function that sets up an `Algorithm`; hashable, so that equal methods share a compiled loop."""
-
-  def __call__(self, problem: Lasso, parameter: jax.Array | None, init: Code) -> Algorithm:
-    """Sets up the algorithm for a problem, with a parameter (None: its default) and an initial code."""
-    ...
 
 
 def relative(size: jax.Array, scale: jax.Array) -> jax.Array:

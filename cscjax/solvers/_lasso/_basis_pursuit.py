@@ -13,14 +13,15 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
-from cscjax.solvers._lasso._iterate import Loop, SolverResult, solve
 from cscjax.solvers._lasso._problem import Lasso, safe_sqrt
-from cscjax.solvers._lasso._proximal_gradient import GROWTH, ProximalGradient
+from cscjax.solvers._lasso._proximal_gradient import FISTA
 from cscjax.solvers._penalty import broadcastable
 
 ROUNDS = 40  # largest number of penalties that are tried
-ACCURACY = 0.3  # tolerance of a solution, relative to that of the norm of its residual
-METHOD = ProximalGradient("fista", GROWTH["adaptive"], restart=True)
+# The tolerance of a solution, relative to that of the norm of its residual: first ACCURACY, and in each
+# round a tenth less, because an inexact solution can lie on the wrong side of the root.
+ACCURACY, SHARPENING = 0.3, 0.9
+SOLVER = FISTA("adaptive", restart=True)
 
 
 class BasisPursuitResult(NamedTuple):
@@ -77,6 +78,18 @@ class _Bracket(NamedTuple):
       high=jnp.where(up, point, self.high),
       above=jnp.where(up, excess, half * self.above),
       side=side,
+    )
+
+  def reopen(self, tolerance: jax.Array) -> "_Bracket":
+    """Widens a bracket that has closed: it has missed the root, by an inexact solution."""
+    closed = self.high - self.low <= tolerance * self.high
+    size = jnp.maximum(self.above, -self.below)
+    return _Bracket(
+      low=jnp.where(closed, 0.8 * self.low, self.low),
+      below=jnp.where(closed, -size, self.below),
+      high=jnp.where(closed, jnp.minimum(1.25 * self.high, 1), self.high),
+      above=jnp.where(closed, size, self.above),
+      side=jnp.where(closed, 0, self.side),
     )
 
 
@@ -224,17 +237,19 @@ def _search(problem: Lasso, noise: jax.Array, tolerance: jax.Array, max_iteratio
     k, code, fraction, bracket, converged, iterations = carry
     root = jnp.sqrt(bracket.next())
     fraction = jnp.where(converged, fraction, root)
-    result = minimize(problem.scale_beta(fraction * largest), code)
+    result = SOLVER.run(
+      problem.scale_beta(fraction * largest),
+      tolerance=ACCURACY * SHARPENING**k * tolerance,
+      max_iterations=max_iterations,
+      init=code,
+      record=(),
+    )
     misfit = _misfit(problem, result.code)
     is_close = jnp.abs(jnp.sqrt(misfit) - noise) <= tolerance * noise
     converged = converged | (jnp.asarray(result.converged) & is_close)
-    bracket = bracket.shrink(jnp.square(fraction), misfit - jnp.square(noise))
+    bracket = bracket.shrink(jnp.square(fraction), misfit - jnp.square(noise)).reopen(tolerance)
     return k + 1, result.code, fraction, bracket, converged, iterations + result.iterations
 
-  def minimize(scaled: Lasso, code: Code) -> SolverResult:
-    return solve(scaled, None, code, ACCURACY * tolerance, method=METHOD, loop=loop)
-
-  loop = Loop(max_iterations, "gradient_mapping", (), "implicit", ())
   zero, one = jnp.zeros_like(at_zero), jnp.ones_like(at_zero)
   bracket = _Bracket(zero, -jnp.square(noise), one, at_zero - jnp.square(noise), zero)
   carry = (0, problem.zero_code(), one, bracket, is_zero, jnp.int32(0))

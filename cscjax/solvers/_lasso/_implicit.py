@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import at_least_float32, compact_repr, highest_precision
-from cscjax.solvers._lasso._polish import face_of, polish, solve_on_face
+from cscjax.solvers._lasso._polish import face_of, polish, slack, solve_on_face
 from cscjax.solvers._lasso._problem import Lasso
 
 
@@ -21,10 +21,14 @@ class PolishedCode(NamedTuple):
     code: The solution near the given code.
     violation: How much the code violates the optimality conditions beyond rounding, relative to the
       largest |D^T x| of each signal: [batch...]. It is 0 if the solution was found.
+    slack: How far the zero coefficients are from becoming nonzero: the smallest beta_j - |d_j^T (x - D
+      code)| over them, relative to the same value: [batch...]; inf if no coefficient is zero. At 0 the
+      solution is degenerate, and has at most one-sided derivatives.
   """
 
   code: Code
   violation: jax.Array
+  slack: jax.Array
 
   def __repr__(self) -> str:
     return compact_repr(self)
@@ -46,9 +50,10 @@ def polished(
 
   With `differentiate="implicit"`, the derivatives of a solver are those of the exact solution of
   min_code 1/2 ||x - D code||^2 + beta ||code||_1 near the returned code. Its support and signs are found
-  when a derivative is taken. This function does the same, and reports whether it succeeded: if
-  `violation` is 0, the error of the derivatives depends only on the condition number of the atoms in the
-  support; otherwise, do not rely on them.
+  when a derivative is taken. This function does the same, and reports whether the derivatives are
+  reliable: `violation` must be 0, and `slack` well above the rounding errors, so that the support stays
+  the same for small changes. Their error then depends only on the condition number of the atoms in the
+  support, which `cscjax.theory.stability` bounds.
 
   Args:
     dictionary: The dictionary D.
@@ -70,8 +75,8 @@ def polished(
       `ridge` have size 1. None for the absolute value of each coefficient.
 
   Returns:
-    A `PolishedCode`: the solution and its violation of the optimality conditions. No gradient flows
-    through either.
+    A `PolishedCode`: the solution, its violation of the optimality conditions and its slack. No gradient
+    flows through them.
 
   Raises:
     ValueError: If shapes do not fit, or a value is out of range.
@@ -84,6 +89,8 @@ def polished(
     >>> result = cscjax.polished(dictionary, x, jnp.array([0.7, 0.0]), beta=0.25)
     >>> [round(value, 3) for value in result.code.tolist()], float(result.violation)
     ([0.75, 0.0], 0.0)
+    >>> round(float(result.slack), 3)  # (0.25 - 0.1) / 1
+    0.15
   """
   problem = Lasso(
     dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
@@ -93,9 +100,11 @@ def polished(
 
 @jax.jit
 def _polished(problem: Lasso, code: Code) -> PolishedCode:
-  solution, violation = polish(*lax.stop_gradient(_precise(problem, code)))
+  precise, code_in = lax.stop_gradient(_precise(problem, code))
+  solution, violation = polish(precise, code_in)
+  measures = [v.astype(problem.x.dtype) for v in (violation, slack(precise, solution))]
   solution = jax.tree.map(lambda s, c: s.astype(c.dtype), solution, code)
-  return lax.stop_gradient(PolishedCode(solution, violation.astype(problem.x.dtype)))
+  return lax.stop_gradient(PolishedCode(solution, *measures))
 
 
 def implicitly_differentiable(problem: Lasso, code: Code) -> Code:

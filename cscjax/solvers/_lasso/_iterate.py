@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,19 +22,23 @@ from cscjax.solvers._callbacks import (
   report,
   report_periodically,
 )
-from cscjax.solvers._lasso._algorithm import STOPS, Algorithm, Method, Stop, StoppingCriteria
+from cscjax.solvers._lasso._algorithm import STOPS, Algorithm, Stop, StoppingCriteria
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
 from cscjax.solvers._lasso._problem import Lasso, per_signal
+
+if TYPE_CHECKING:
+  from cscjax.solvers._lasso._solver import Solver
 
 Differentiate = Literal["unrolled", "remat", "implicit"]
 """How derivatives of a code are computed; see the argument `differentiate` of `fista`."""
 
 DIFFERENTIATE = ("unrolled", "remat", "implicit")
+UNROLL = 2  # iterations in a turn of a loop: with one, XLA copies the codes, which change places
 RECORDS = ("objective", "gradient_mapping", "gap", "support_size")
 
 
 class SolverResult(NamedTuple):
-  """The result of `ista`, `fista` or `admm`.
+  """The result of `ista`, `fista` or `admm`, or of the method `run` of a `Solver`.
 
   The traces (`objective`, `gradient_mapping`, `gap` and `support_size`) are None unless `record` names
   them. They end with the last iteration. Under `jax.jit` and other transformations, where shapes cannot
@@ -58,6 +62,8 @@ class SolverResult(NamedTuple):
       by at most this fraction of it.
     support_size: Number of nonzero coefficients, int32, before the first iteration and after each
       iteration: [iterations + 1, batch...].
+    state: The state of the solver after the last iteration, from which its method `run` continues. No
+      gradient flows through it if the code is differentiated implicitly.
   """
 
   code: Code
@@ -68,6 +74,7 @@ class SolverResult(NamedTuple):
   gradient_mapping: jax.Array | None
   gap: jax.Array | None
   support_size: jax.Array | None
+  state: Any
 
   def __repr__(self) -> str:
     return compact_repr(self, traces=RECORDS)
@@ -144,25 +151,60 @@ class Loop(NamedTuple):
 
 
 def solve(
+  solver: "Solver",
   problem: Lasso,
-  parameter: ArrayLike | None,
   init: Code | None,
+  state: Any,
   tolerance: ArrayLike | None,
   *,
-  method: Method,
   loop: Loop,
 ) -> SolverResult:
-  """Runs a method from `init`, or the zero code, for a number of iterations or to a tolerance."""
-  init = None if init is None else problem.as_code(init)  # raises a clearer error than jit
+  """Runs a solver from a state, a code or the zero code, for some iterations or to a tolerance."""
+  if state is not None:
+    if init is not None:
+      checks.fail("init", "a code", "None if state is given")
+    state = _checked_state(solver, problem, state)
+  elif init is not None:
+    init = problem.as_code(init)  # raises a clearer error than jit
   result = shard_batch(
-    lambda _, *arguments: _solve(*arguments, method=method, loop=loop),
-    *(problem.x, problem, parameter, init, tolerance),
+    lambda _, *arguments: _solve(*arguments, loop=loop),
+    *(problem.x, solver, problem, init, state, tolerance),
     batch_ndim=problem.batch_ndim,
-    layout=SolverResult._make((0, 1, "replicated", 0, 0, 1, 1, 1)),
+    layout=lambda: _layout(solver, problem),
   )
   if loop.callbacks and not checks.is_traced(result):
     jax.effects_barrier()
   return result if tolerance is None else _cut(result)
+
+
+@jax.jit
+def _init(solver: "Solver", problem: Lasso) -> Any:
+  return solver.init(problem)
+
+
+def _checked_state(solver: "Solver", problem: Lasso, state: Any) -> Any:
+  """Returns a state as arrays; raises ValueError if it is not one of the solver for the problem."""
+  expected = _init.eval_shape(solver, problem)
+  if jax.tree.structure(state) != jax.tree.structure(expected):
+    kind = type(solver).__name__
+    checks.fail("state", type(state).__name__, f"a state that {kind}.init or .run returned")
+  for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+    if jnp.shape(leaf) != wanted.shape or jnp.result_type(leaf) != wanted.dtype:
+      got = f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+      checks.fail("state", f"an array {got}", f"{wanted.dtype}{list(wanted.shape)} for this problem")
+  return jax.tree.map(jnp.asarray, state)
+
+
+def _layout(solver: "Solver", problem: Lasso) -> SolverResult:
+  """Returns the positions of the batch axes in a result, see `shard_batch`."""
+  batch = problem.x.shape[: problem.batch_ndim]
+  shapes = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), (solver, problem)
+  )
+  state = jax.tree.map(
+    lambda leaf: 0 if leaf.shape[: len(batch)] == batch else "replicated", _init.eval_shape(*shapes)
+  )
+  return SolverResult._make((0, 1, "replicated", 0, 0, 1, 1, 1, state))
 
 
 def _cut(result: SolverResult) -> SolverResult:
@@ -184,42 +226,44 @@ def _first(trace: jax.Array, length: int) -> jax.Array:
   return jax.device_put(np.asarray(trace)[:length], trace.sharding)
 
 
-@partial(jax.jit, static_argnames=("method", "loop"))
+@partial(jax.jit, static_argnames="loop")
 def _solve(
+  solver: "Solver",
   problem: Lasso,
-  parameter: jax.Array | None,
   init: Code | None,
+  state: Any,
   tolerance: jax.Array | None,
   *,
-  method: Method,
   loop: Loop,
 ) -> SolverResult:
-  problem, parameter, init, tolerance = vary_alike((problem, parameter, init, tolerance))
-  start = problem.zero_code() if init is None else init
+  solver, problem, init, state, tolerance = vary_alike((solver, problem, init, state, tolerance))
   if loop.differentiate != "implicit":
-    return _run(problem, parameter, start, tolerance, method, loop)
-  # The solution depends on neither `start` nor the step, and the loop itself is not differentiated.
+    return _run(solver, problem, init, state, tolerance, loop)
+  # The solution depends on neither the start nor the step, and the loop itself is not differentiated.
   result = lax.stop_gradient(
-    _run(*lax.stop_gradient((problem, parameter, start, tolerance)), method, loop)
+    _run(*lax.stop_gradient((solver, problem, init, state, tolerance)), loop=loop)
   )
   return result._replace(code=implicitly_differentiable(problem, result.code))
 
 
 def _run(
+  solver: "Solver",
   problem: Lasso,
-  parameter: jax.Array | None,
-  start: Code,
+  init: Code | None,
+  state: Any,
   tolerance: jax.Array | None,
-  method: Method,
   loop: Loop,
 ) -> SolverResult:
   """Runs the loop and collects its result."""
-  if tolerance is None:
-    algorithm = method(problem, parameter, start)
-  else:  # a solution that is zero is known without iterations
-    zero = problem.is_solved_by_zero()
-    start = _zero_where(zero, start)
-    algorithm = _stay_at_zero(problem, method(problem, parameter, start), zero)
+  # A solution that is zero is known without iterations.
+  zero = None if tolerance is None else problem.is_solved_by_zero()
+  if state is None:
+    if zero is not None and init is not None:
+      init = _zero_where(zero, init)
+    state = vary_alike(solver.init(problem, init), problem)
+  algorithm = solver._apply(problem, state)
+  if zero is not None:
+    algorithm = _stay_at_zero(problem, algorithm, zero)
   criteria = StoppingCriteria(problem, algorithm)
   recorded = [name for name in STOPS if name in loop.record]
 
@@ -269,6 +313,7 @@ def _run(
     converged=converged,
     diverged=_diverged(problem, algorithm, code, reconstruction),
     **{name: trace.get(name) for name in RECORDS},
+    state=state,
   )
 
 
@@ -293,7 +338,7 @@ def _scan(
   """Scans the iterations; with "remat", in about sqrt(n) segments, of which only the starts are kept."""
   numbers = iteration_numbers(loop.callbacks, loop.iterations)
   if loop.differentiate != "remat" or loop.iterations < 2:
-    return lax.scan(advance, state, numbers, length=loop.iterations)
+    return lax.scan(advance, state, numbers, length=loop.iterations, unroll=UNROLL)
   length = math.isqrt(loop.iterations)
   count, rest = divmod(loop.iterations, length)
 
@@ -342,22 +387,30 @@ def _while_loop(
     k, _, converged, broken = carry
     return (k < loop.iterations) & ~jnp.all(converged | broken)
 
-  def test_period(carry: Any) -> Any:
+  def period(length: int, carry: Any) -> Any:
     k, carry, converged, _ = carry
-    untested = TEST_PERIOD - 1
-    if loop.iterations % TEST_PERIOD:  # else the count is static, and a GPU need not wait for it
-      untested = jnp.minimum(untested, loop.iterations - 1 - k)
-    carry = lax.fori_loop(0, untested, lambda i, carry: advance(recorded, k + i, carry)[0], carry)
-    carry, measured = advance(tested, k + untested, carry)
+    carry = lax.fori_loop(
+      0, length - 1, lambda i, carry: advance(recorded, k + i, carry)[0], carry, unroll=UNROLL
+    )
+    carry, measured = advance(tested, k + length - 1, carry)
     value = measured[loop.stop]
-    new = (k + untested + 1, carry, converged | (value <= tolerance), jnp.isnan(value))
+    new = (k + length, carry, converged | (value <= tolerance), jnp.isnan(value))
     if loop.callbacks:
       found = followed(carry[0], measured)
       report(loop.callbacks, new[0], found["objective"], found[loop.stop], ~unfinished(new))
     return new
 
   carry = (0, (algorithm.state, criteria.lowest, traces), false, false)
-  done, (state, _, traces), converged, _ = lax.while_loop(unfinished, test_period, carry)
+  periods, rest = divmod(loop.iterations, TEST_PERIOD)
+  if periods:
+    carry = lax.while_loop(
+      lambda carry: unfinished(carry) & (carry[0] < periods * TEST_PERIOD),
+      partial(period, TEST_PERIOD),
+      carry,
+    )
+  if rest:
+    carry = lax.cond(unfinished(carry), partial(period, rest), lambda carry: carry, carry)
+  done, (state, _, traces), converged, _ = carry
   index = jnp.minimum(jnp.arange(loop.iterations), done - 1)
   return state, jax.tree.map(lambda trace: trace[index], traces), jnp.int32(done), converged
 

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from cscjax.dictionaries import Code
 from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
 from cscjax.solvers._lasso._regularizer import Regularizer
+from cscjax.solvers._penalty import largest_of_signals
 from cscjax.solvers._steps import momentum
 
 ROUNDS = 40  # largest number of rounds, each a step to the minimum on the face
@@ -86,6 +87,22 @@ def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
   step = _initial_step(problem, correlation)
   _, code, _, excess = lax.while_loop(unfinished, body, (0, code, step, jnp.ones_like(scale)))
   return code, _ratio(excess, scale)
+
+
+def slack(problem: Lasso, code: Code) -> jax.Array:
+  """Returns how far the zero groups of a solution are from becoming nonzero.
+
+  This is the smallest beta - dual norm, relative to the largest |D^T x| of each signal: [batch...], inf
+  if no group is zero. At 0 the solution is degenerate.
+  """
+
+  def part(g: jax.Array, c: jax.Array, r: Regularizer) -> jax.Array:
+    return jnp.where(r.is_zero_group(c) & ~r.is_free(c), jax.nn.relu(-r.distance(g, c)), jnp.inf)
+
+  rooms = jax.tree.map(part, _gradient(problem, code), code, problem.regularizer)
+  scale = _largest(problem, problem.dictionary.analysis(problem.weigh(problem.x)))
+  smallest = -largest_of_signals(jax.tree.map(jnp.negative, rooms), problem.batch_ndim)
+  return jnp.where(jnp.isinf(smallest), smallest, _ratio(smallest, scale))
 
 
 def solve_on_face(problem: Lasso, face: Face, v: Code, iterations: int = SOLVE_ITERATIONS) -> Code:

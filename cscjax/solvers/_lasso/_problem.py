@@ -29,9 +29,11 @@ from cscjax.solvers._warnings import warn_about_signals
 class Lasso(PyTree):
   """The Lasso: the problem min_code 1/2 sum mask (x - D code)^2 + R(code), R(code) = sum beta |code|.
 
-  The one-layer solvers solve it. Its methods are what an iteration needs. The object is immutable and a
-  pytree, and so it can be an argument of a function under `jax.jit`, `jax.vmap` or `jax.grad`. Its
-  arrays have one floating-point type, and `x` is zero where the mask is zero.
+  The one-layer solvers take this object: `cscjax.fista(dictionary, x, beta)` is
+  `cscjax.solvers.FISTA().run(cscjax.Lasso(dictionary, x, beta))`. Its methods are what an iteration
+  needs. The object is immutable and a pytree, and so it can be an argument of a function under
+  `jax.jit`, `jax.vmap` or `jax.grad`. Its arrays have one floating-point type, and `x` is zero where the
+  mask is zero.
 
   The regularizer R has variants, which can be combined: the elastic net (`ridge`), joint sparsity
   (`joint_axes`) and constraints (`nonnegative`).

@@ -1,23 +1,23 @@
 """ISTA and FISTA for one layer."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import abc
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary
-from cscjax.ops import at_least_float32, highest_precision, power_of_two
-from cscjax.solvers._arguments import as_step
-from cscjax.solvers._callbacks import Callback
-from cscjax.solvers._lasso._algorithm import Algorithm, Stop, relative
+from cscjax.dictionaries import Code
+from cscjax.ops import at_least_float32, compact_repr, highest_precision, power_of_two
+from cscjax.solvers._arguments import as_step, check_step
+from cscjax.solvers._lasso._algorithm import relative
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
-from cscjax.solvers._lasso._iterate import Differentiate, Loop, SolverResult, solve
 from cscjax.solvers._lasso._problem import Lasso, per_signal
+from cscjax.solvers._lasso._solver import Solver
 from cscjax.solvers._steps import momentum
 
 Step = ArrayLike | Literal["adaptive", "backtracking"] | None
@@ -31,291 +31,206 @@ SHRINK = 0.8  # factor by which a step that is too long is shortened
 _Attempt = tuple[jax.Array, Code, jax.Array]  # step, code and reconstruction
 
 
-class _State(NamedTuple):
+class ISTAState(NamedTuple):
+  """The state of `ISTA`.
+
+  Attributes:
+    code: The code.
+    reconstruction: D code.
+    step: Step size: a scalar, or one value per signal, [batch...], if it is searched.
+  """
+
   code: Code
-  reconstruction: jax.Array  # D code
+  reconstruction: jax.Array
+  step: jax.Array
+
+  def __repr__(self) -> str:
+    return compact_repr(self)
+
+
+class FISTAState(NamedTuple):
+  """The state of `FISTA`.
+
+  Attributes:
+    code: The code.
+    reconstruction: D code.
+    previous: The code one iteration before.
+    previous_reconstruction: D times the code one iteration before.
+    t: The number t of FISTA: a scalar, or one value per signal, [batch...], with restarts.
+    weight: Weight of the next extrapolation, of the shape of `t`.
+    step: Step size: a scalar, or one value per signal, [batch...], if it is searched.
+  """
+
+  code: Code
+  reconstruction: jax.Array
   previous: Code
   previous_reconstruction: jax.Array
-  t: jax.Array  # FISTA's t: a scalar, or [batch...] with restarts
-  weight: jax.Array  # weight of the next extrapolation, shaped like t
-  step: jax.Array  # a scalar, or [batch...] if it is searched
+  t: jax.Array
+  weight: jax.Array
+  step: jax.Array
+
+  def __repr__(self) -> str:
+    return compact_repr(self)
 
 
-class _Aux(NamedTuple):
-  before: _State  # the state before the iteration
-  gradient: Code  # gradient of the data term at the point from which the iteration starts
+class _Start(NamedTuple):
+  """The point from which an iteration starts, its reconstruction, and the gradient of the data term."""
+
+  point: Code
+  reconstruction: jax.Array
+  gradient: Code
 
 
-@highest_precision
-def ista(
-  dictionary: Dictionary,
-  x: ArrayLike,
-  beta: Any,
-  *,
-  iterations: int | None = None,
-  tolerance: ArrayLike | None = None,
-  max_iterations: int | None = None,
-  stop: Stop = "gradient_mapping",
-  step: Step = None,
-  nonnegative: Any = False,
-  mask: ArrayLike | None = None,
-  ridge: Any = None,
-  joint_axes: int | Sequence[int] | None = None,
-  init: Code | None = None,
-  record: Sequence[str] = ("objective",),
-  differentiate: Differentiate | None = None,
-  callback: Callback | None = None,
-  progress: bool = False,
-) -> SolverResult:
-  """Solves the Lasso, min_code 1/2 ||x - D code||^2 + beta ||code||_1, with ISTA.
+class _ProximalGradient(Solver):
+  """What ISTA and FISTA have in common: a proximal gradient step, of a given or a searched size."""
 
-  The iterative shrinkage-thresholding algorithm takes proximal gradient steps (eq. 1 of Zhang & Zhang
-  2020):
+  step_size: Step
+
+  @abc.abstractmethod
+  def _start(self, state: Any) -> tuple[Code, jax.Array]:
+    """Returns the point from which an iteration starts, and its reconstruction."""
+
+  @abc.abstractmethod
+  def _first(self, problem: Lasso, found: _Attempt) -> Any:
+    """Returns the initial state."""
+
+  @abc.abstractmethod
+  def _next(self, problem: Lasso, state: Any, point: Code, found: _Attempt) -> Any:
+    """Returns the state after a step from a point."""
+
+  @property
+  def _searches_step(self) -> bool:
+    return isinstance(self.step_size, str)
+
+  @highest_precision
+  def init(self, problem: Lasso, code: Code | None = None) -> Any:
+    code = problem.zero_code() if code is None else problem.as_code(code, "code")
+    reconstruction = problem.dictionary.synthesis(code, problem.x.shape)
+    if isinstance(self.step_size, str):
+      step = _initial_step(problem, reconstruction)
+    else:
+      step = as_step("step", self.step_size, problem.dictionary, problem.x)
+    return self._first(problem, (step, code, reconstruction))
+
+  def step(self, problem: Lasso, state: Any) -> Any:
+    return self._advance(problem, state)[0]
+
+  def solution(self, problem: Lasso, state: Any) -> tuple[Code, jax.Array]:
+    del problem
+    return state.code, state.reconstruction
+
+  @highest_precision
+  def _advance(self, problem: Lasso, state: Any) -> tuple[Any, _Start]:
+    point, reconstruction = self._start(state)
+    gradient = problem.gradient(reconstruction)
+
+    def attempt(step: jax.Array) -> _Attempt:
+      moved = jax.tree.map(lambda p, g: p - per_signal(step, p) * g, point, gradient)
+      code = problem.prox(moved, step)
+      return step, code, problem.dictionary.synthesis(code, problem.x.shape)
+
+    if isinstance(self.step_size, str):
+      step = GROWTH[self.step_size] * state.step
+      found = _backtrack(problem, attempt, step, point, reconstruction)
+    else:
+      found = attempt(state.step)
+    return self._next(problem, state, point, found), _Start(point, reconstruction, gradient)
+
+  def _mapping(self, problem: Lasso, state: Any, aux: _Start) -> jax.Array:
+    norm = gradient_mapping(problem, aux.point, aux.gradient, state.step)
+    if not self._searches_step:  # above 2/L, the mapping can be small far from a solution
+      found = (state.step, state.code, state.reconstruction)
+      norm = norm * jnp.maximum(_step_ratio(problem, *found, aux.point, aux.reconstruction), 1)
+    return norm
+
+  def _dual(self, problem: Lasso, state: Any, aux: _Start) -> jax.Array:
+    del state
+    correlation = jax.tree.map(jnp.negative, aux.gradient)
+    return dual_value(problem, aux.reconstruction, correlation)
+
+
+class ISTA(_ProximalGradient):
+  """The iterative shrinkage-thresholding algorithm (ISTA), as a `Solver`.
+
+  An iteration is a proximal gradient step (eq. 1 of Zhang & Zhang 2020):
 
       code <- S_{beta step}(code - step D^T (D code - x))
 
-  S_b(z) = sign(z) max(|z| - b, 0) is the soft threshold. With a step of at most 1/L, where L is the
-  largest eigenvalue of D^T D, the objective never rises. `fista` usually needs far fewer iterations.
-
-  `iterations=` runs a fixed number of iterations; `tolerance=` stops at convergence. The default
-  criterion is the norm of the gradient mapping G at the code y from which an iteration starts,
-
-      G = (y - S_{beta step}(y - step D^T (D y - x))) / step,
-      ||G|| <= tolerance ||D^T x|| sqrt(0.45 F(code) / F(0)),
-
-  where F is the objective and the root is clipped to 0.01..1. G is zero only at a solution, and the
-  criterion does not depend on the scale of D and x. With a step of at most 1/L or a searched step,
-  convexity guarantees F(code) - min F <= ||G|| ||y - solution||; because the distance to the solution is
-  unknown, this is not a numerical bound. The factor 0.45 makes a tolerance mean about the same for
-  `ista`, `fista` and `admm`: on 48x48 crops of four photographs, with `tolerance=1e-3`, the final
-  objective exceeded the minimum by 0.08 % to 0.81 %.
-
-  With `stop="gap"`, the criterion is the duality gap for the best dual point found so far, relative to
-  F(code). It guarantees (F(code) - min F) / F(code) <= tolerance up to rounding, but takes about five
-  times as many iterations, and `beta` must be positive (if it is traced and zero, the solver never
-  converges).
-
-  In float32, rounding leaves about 1e-6 of either criterion: with a smaller tolerance, the solver may
-  stop at `max_iterations` with `converged` False. A signal whose solution is zero starts from the zero
-  code and passes the first test.
-
-  The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a second call with the same shapes and
-  options does not compile again.
+  S_b(z) = sign(z) max(|z| - b, 0) is the soft threshold. `cscjax.ista` describes the criteria of `run`.
 
   Args:
-    dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
-    beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
-      the code. A code of several parts takes one value for all parts, or one for each part.
-      `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
-    iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
-    tolerance: Stops the solver at convergence, instead of after a fixed number of iterations: when the
-      criterion named by `stop` has been at most this value, a nonnegative scalar, for each signal. The
-      criterion is computed every 10 iterations and after the last one.
-    max_iterations: Largest number of iterations with a tolerance; 1000 if None. It cannot be combined
-      with `iterations`.
-    stop: Stopping criterion of `tolerance`, `"gradient_mapping"` or `"gap"`, as described above.
-    step: Step size: a positive scalar, below 2/L for convergence. If None, it is 1/L by `lipschitz` (up
-      to 1 % shorter where that is an upper bound), and no gradient flows through it. `"backtracking"`
-      and `"adaptive"` search a step for each signal and do not need L. `"backtracking"` starts from a
-      step that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move d of the
-      iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration, so that it
-      follows the curvature where the code moves, which is often far below L.
-    nonnegative: Whether the code is constrained to be nonnegative (eq. 2 of Zhang & Zhang 2020).
-    mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
-      last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
-      value of `x` is ignored, even if it is NaN.
-    ridge: Penalty of the squares mu, which adds mu/2 ||code||^2 to the objective (the elastic net):
-      nonnegative, in any of the shapes of `beta`; no such term if None.
-    joint_axes: Axis or axes of the code, negative, along which coefficients are zero only jointly (joint
-      sparsity): the penalty is beta times the Euclidean norm along these axes, in which `beta` and
-      `ridge` have size 1. None for the absolute value of each coefficient.
-    init: The code to start from; the zero code if None.
-    record: Traces to keep, any of `"objective"`, `"gradient_mapping"`, `"gap"` and `"support_size"`. A
-      trace that is not named is not computed.
-    differentiate: How derivatives of the code are computed. `"unrolled"` differentiates through the
-      iterations. `"remat"` does the same, but recomputes the iterations in the backward pass, so that
-      the memory grows as the square root of their number. `"implicit"` computes the derivative of the
-      solution near the code by the implicit function theorem (see `polished`): the memory does not grow
-      with the number of iterations, and the traces have no derivative. If None, it is `"implicit"` with
-      a tolerance or a searched step, and `"unrolled"` otherwise.
-    callback: A function that is called with an `IterationStats` after every 10 iterations and after the
-      last one: the number of iterations, the objective and the value of the criterion named by `stop`.
-      It is called by `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other
-      transformations. Calls with the same function object share their compilation. None costs nothing.
-    progress: Whether to show a progress bar on stderr, with the mean objective and the largest value of
-      the criterion over the batch. This needs tqdm, which the extra `progress` installs.
+    step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is 1/L by `lipschitz`
+      (or shorter, where that is an upper bound), and no gradient flows through it. `"backtracking"` and
+      `"adaptive"` search a step for each signal and do not need L. `"backtracking"` starts from a step
+      that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move d of the
+      iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration.
 
-  Returns:
-    A `SolverResult`: the code (`result.code` has the shape of `dictionary.analysis(x)`), the traces that
-    were recorded, and whether the solver converged or diverged.
+  Attributes:
+    step_size: The argument `step`.
 
   Raises:
-    ValueError: If shapes do not fit, an argument is out of range, or two arguments contradict each
-      other, such as `iterations` and `tolerance`.
-    MissingExtraError: If `progress` is True and tqdm is not installed.
-
-  References:
-    Beck, A. & Teboulle, M. (2009). A fast iterative shrinkage-thresholding algorithm for linear inverse
-    problems. SIAM Journal on Imaging Sciences 2(1).
-
-    Zhang, Z. & Zhang, S. (2020). Towards understanding residual and dilated dense neural networks via
-    convolutional sparse coding. National Science Review 8(3).
+    ValueError: If `step` is neither positive nor the name of a rule.
 
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
     >>> import cscjax
-    >>> dictionary = cscjax.MatrixDictionary(jax.random.normal(jax.random.key(0), (16, 32)) / 4)
-    >>> x = jax.random.normal(jax.random.key(1), (16,))
-    >>> result = cscjax.ista(dictionary, x, beta=0.5, iterations=50)
-    >>> result.code.shape, result.objective.shape
-    ((32,), (51,))
-    >>> bool(jnp.all(jnp.diff(result.objective) < 1e-5))  # the objective never rises
+    >>> dictionary = cscjax.MatrixDictionary(jnp.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]]))
+    >>> problem = cscjax.Lasso(dictionary, jnp.array([0.6, 0.8]), beta=0.1)
+    >>> solver = cscjax.solvers.ISTA()
+    >>> state, step = solver.init(problem), jax.jit(solver.step)
+    >>> for _ in range(5):
+    ...   state = step(problem, state)
+    >>> code, reconstruction = solver.solution(problem, state)
+    >>> bool(jnp.allclose(code, solver.run(problem, iterations=5).code, atol=1e-6))
     True
-    >>> history = []
-    >>> result = cscjax.ista(dictionary, x, beta=1.0, iterations=25, callback=history.append)
-    >>> [stats.iteration for stats in history]
-    [10, 20, 25]
   """
-  problem = Lasso(
-    dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
-  )
-  growth = _searched_growth(step)
-  loop = Loop.make(
-    problem,
-    iterations,
-    tolerance,
-    max_iterations,
-    stop,
-    record,
-    differentiate,
-    callback,
-    progress,
-    name="ista",
-    searches_step=growth is not None,
-  )
-  method = ProximalGradient("ista", growth)
-  return solve(problem, _checked_step(step, problem), init, tolerance, method=method, loop=loop)
+
+  _objective_weight = OBJECTIVE_WEIGHT["ista"]
+
+  def __init__(self, step: Step = None):
+    object.__setattr__(self, "step_size", _checked_step(step))
+
+  def _start(self, state: ISTAState) -> tuple[Code, jax.Array]:
+    return state.code, state.reconstruction
+
+  def _first(self, problem: Lasso, found: _Attempt) -> ISTAState:
+    del problem
+    step, code, reconstruction = found
+    return ISTAState(code, reconstruction, step)
+
+  def _next(self, problem: Lasso, state: ISTAState, point: Code, found: _Attempt) -> ISTAState:
+    del state, point
+    return self._first(problem, found)
 
 
-@highest_precision
-def fista(
-  dictionary: Dictionary,
-  x: ArrayLike,
-  beta: Any,
-  *,
-  iterations: int | None = None,
-  tolerance: ArrayLike | None = None,
-  max_iterations: int | None = None,
-  stop: Stop = "gradient_mapping",
-  step: Step = None,
-  restart: bool = False,
-  nonnegative: Any = False,
-  mask: ArrayLike | None = None,
-  ridge: Any = None,
-  joint_axes: int | Sequence[int] | None = None,
-  init: Code | None = None,
-  record: Sequence[str] = ("objective",),
-  differentiate: Differentiate | None = None,
-  callback: Callback | None = None,
-  progress: bool = False,
-) -> SolverResult:
-  """Solves the Lasso, min_code 1/2 ||x - D code||^2 + beta ||code||_1, with FISTA.
+class FISTA(_ProximalGradient):
+  """The fast iterative shrinkage-thresholding algorithm (FISTA), as a `Solver`.
 
-  The fast iterative shrinkage-thresholding algorithm takes proximal gradient steps from extrapolated
-  points y (Beck & Teboulle 2009, eq. 4.1-4.3), starting with y_1 = init and t_1 = 1:
+  An iteration is a proximal gradient step from an extrapolated point y (Beck & Teboulle 2009, eq.
+  4.1-4.3), starting with y_1 = init and t_1 = 1:
 
       code_k  = S_{beta step}(y_k - step D^T (D y_k - x))
       t_{k+1} = (1 + sqrt(1 + 4 t_k^2)) / 2
       y_{k+1} = code_k + (t_k - 1) / t_{k+1} (code_k - code_{k-1})
 
-  S_b(z) = sign(z) max(|z| - b, 0) is the soft threshold. With a step of 1/L, where L is the largest
-  eigenvalue of D^T D, the objective exceeds the minimum by at most 2 L ||init - solution||^2 / (k + 1)^2
-  after k iterations (their Theorem 4.4); it need not fall in each iteration. An iteration costs one
-  analysis and one synthesis, because D y is extrapolated like y.
-
-  `iterations=` runs a fixed number of iterations; `tolerance=` stops at convergence. The default
-  criterion is the norm of the gradient mapping G at the extrapolated point y,
-
-      G = (y - S_{beta step}(y - step D^T (D y - x))) / step,
-      ||G|| <= tolerance ||D^T x|| sqrt(1.25 F(code) / F(0)),
-
-  where F is the objective and the root is clipped to 0.01..1. G is zero only at a solution, and the
-  criterion does not depend on the scale of D and x. With a step of at most 1/L or a searched step,
-  convexity guarantees F(code) - min F <= ||G|| ||y - solution||; because the distance to the solution is
-  unknown, this is not a numerical bound. The factor 1.25 makes a tolerance mean about the same for
-  `ista`, `fista` and `admm`: on 48x48 crops of four photographs, with `tolerance=1e-3`, the final
-  objective exceeded the minimum by 0.014 % to 0.35 %.
-
-  With `stop="gap"`, the criterion is the duality gap for the best dual point found so far, relative to
-  F(code). It guarantees (F(code) - min F) / F(code) <= tolerance up to rounding, but takes about five
-  times as many iterations, and `beta` must be positive (if it is traced and zero, the solver never
-  converges).
-
-  In float32, rounding leaves about 1e-6 of either criterion: with a smaller tolerance, the solver may
-  stop at `max_iterations` with `converged` False. A signal whose solution is zero starts from the zero
-  code and passes the first test.
-
-  The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a second call with the same shapes and
-  options does not compile again.
+  S_b(z) = sign(z) max(|z| - b, 0) is the soft threshold. `cscjax.fista` describes the criteria of `run`.
 
   Args:
-    dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
-    beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
-      the code. A code of several parts takes one value for all parts, or one for each part.
-      `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
-    iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
-    tolerance: Stops the solver at convergence, instead of after a fixed number of iterations: when the
-      criterion named by `stop` has been at most this value, a nonnegative scalar, for each signal. The
-      criterion is computed every 10 iterations and after the last one.
-    max_iterations: Largest number of iterations with a tolerance; 1000 if None. It cannot be combined
-      with `iterations`.
-    stop: Stopping criterion of `tolerance`, `"gradient_mapping"` or `"gap"`, as described above.
     step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is 1/L by `lipschitz`
-      (up to 1 % shorter where that is an upper bound), and no gradient flows through it.
-      `"backtracking"` and `"adaptive"` search a step for each signal and do not need L. `"backtracking"`
-      starts from a step that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move
-      d of the iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration, so
+      (or shorter, where that is an upper bound), and no gradient flows through it. `"backtracking"` and
+      `"adaptive"` search a step for each signal and do not need L. `"backtracking"` starts from a step
+      that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move d of the
+      iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration, so
       that it follows the curvature where the code moves, which is often far below L.
     restart: Whether to reset t to 1 for each signal whose last move opposes the momentum (the gradient
-      scheme of O'Donoghue & Candes 2015). This saves iterations if the minimum is sharp.
-    nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
-      channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
-      value for all parts, or one for each part.
-    mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
-      last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
-      value of `x` is ignored, even if it is NaN.
-    ridge: Penalty of the squares mu, which adds mu/2 ||code||^2 to the objective (the elastic net):
-      nonnegative, in any of the shapes of `beta`; no such term if None.
-    joint_axes: Axis or axes of the code, negative, along which coefficients are zero only jointly (joint
-      sparsity): the penalty is beta times the Euclidean norm along these axes, in which `beta` and
-      `ridge` have size 1. None for the absolute value of each coefficient.
-    init: The code to start from; the zero code if None.
-    record: Traces to keep, any of `"objective"`, `"gradient_mapping"`, `"gap"` and `"support_size"`. A
-      trace that is not named is not computed.
-    differentiate: How derivatives of the code are computed. `"unrolled"` differentiates through the
-      iterations. `"remat"` does the same, but recomputes the iterations in the backward pass, so that
-      the memory grows as the square root of their number. `"implicit"` computes the derivative of the
-      solution near the code by the implicit function theorem (see `polished`): the memory does not grow
-      with the number of iterations, and the traces have no derivative. If None, it is `"implicit"` with
-      a tolerance or a searched step, and `"unrolled"` otherwise.
-    callback: A function that is called with an `IterationStats` after every 10 iterations and after the
-      last one: the number of iterations, the objective and the value of the criterion named by `stop`.
-      It is called by `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other
-      transformations. Calls with the same function object share their compilation. None costs nothing.
-    progress: Whether to show a progress bar on stderr, with the mean objective and the largest value of
-      the criterion over the batch. This needs tqdm, which the extra `progress` installs.
+      scheme of O'Donoghue & Candes 2015).
 
-  Returns:
-    A `SolverResult`: the code (`result.code` has the shape of `dictionary.analysis(x)`), the traces that
-    were recorded, and whether the solver converged or diverged.
+  Attributes:
+    step_size: The argument `step`.
 
   Raises:
-    ValueError: If shapes do not fit, an argument is out of range, or two arguments contradict each
-      other, such as `iterations` and `tolerance`.
-    MissingExtraError: If `progress` is True and tqdm is not installed.
+    ValueError: If `step` is neither positive nor the name of a rule, or `restart` is not a boolean.
 
   References:
     Beck, A. & Teboulle, M. (2009). A fast iterative shrinkage-thresholding algorithm for linear inverse
@@ -325,134 +240,61 @@ def fista(
     Computational Mathematics 15(3).
 
   Example:
-    >>> import jax
     >>> import jax.numpy as jnp
     >>> import cscjax
-    >>> filters = jax.random.normal(jax.random.key(0), (5, 5, 1, 8)) / 5  # 8 atoms of 5x5 pixels
-    >>> dictionary = cscjax.ConvDictionary(filters)
-    >>> x = jax.random.normal(jax.random.key(1), (16, 16, 1))
-    >>> result = cscjax.fista(dictionary, x, beta=1.0, tolerance=1e-3)
-    >>> bool(result.converged), result.code.shape
-    (True, (16, 16, 8))
-    >>> float(jnp.mean(result.code != 0)) < 0.1  # the code is sparse
+    >>> dictionary = cscjax.MatrixDictionary(jnp.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]]))
+    >>> problem = cscjax.Lasso(dictionary, jnp.array([0.6, 0.8]), beta=0.1)
+    >>> solver = cscjax.solvers.FISTA()
+    >>> first = solver.run(problem, iterations=20)
+    >>> second = solver.run(problem, iterations=20, state=first.state)
+    >>> bool(jnp.allclose(second.code, solver.run(problem, iterations=40).code))
     True
-    >>> history = []
-    >>> result = cscjax.fista(dictionary, x, beta=1.0, iterations=25, callback=history.append)
-    >>> [stats.iteration for stats in history]
-    [10, 20, 25]
-  """
-  problem = Lasso(
-    dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge, joint_axes=joint_axes
-  )
-  growth = _searched_growth(step)
-  loop = Loop.make(
-    problem,
-    iterations,
-    tolerance,
-    max_iterations,
-    stop,
-    record,
-    differentiate,
-    callback,
-    progress,
-    name="fista",
-    searches_step=growth is not None,
-  )
-  method = ProximalGradient("fista", growth, restart=checks.boolean("restart", restart))
-  return solve(problem, _checked_step(step, problem), init, tolerance, method=method, loop=loop)
-
-
-class ProximalGradient(NamedTuple):
-  """The `Method` that sets up ISTA or FISTA.
-
-  Attributes:
-    solver: `"ista"` or `"fista"`.
-    growth: Factor of a searched step from one iteration to the next; None for a given step.
-    restart: Whether FISTA restarts its momentum.
   """
 
-  solver: str
-  growth: float | None = None
-  restart: bool = False
+  restart: bool = struct.field(pytree_node=False)
+  _objective_weight = OBJECTIVE_WEIGHT["fista"]
 
-  def __call__(self, problem: Lasso, parameter: jax.Array | None, init: Code) -> Algorithm:
-    """Returns the algorithm with step `parameter`, None for 1/L or a searched step."""
-    synthesis = partial(problem.dictionary.synthesis, signal_shape=problem.x.shape)
+  def __init__(self, step: Step = None, restart: bool = False):
+    object.__setattr__(self, "step_size", _checked_step(step))
+    object.__setattr__(self, "restart", checks.boolean("restart", restart))
 
-    def start(state: _State) -> tuple[Code, jax.Array]:
-      """Returns the point from which an iteration starts, and its reconstruction."""
-      point, reconstruction = state.code, state.reconstruction
-      if self.solver == "fista":
-        point, reconstruction = (
-          jax.tree.map(lambda c, p: c + per_signal(state.weight, c) * (c - p), now, before)
-          for now, before in ((point, state.previous), (reconstruction, state.previous_reconstruction))
-        )
-      return point, reconstruction
-
-    def advance(state: _State) -> tuple[_State, _Aux]:
-      point, reconstruction = start(state)
-      gradient = problem.dictionary.analysis(problem.residual(reconstruction))
-
-      def attempt(step: jax.Array) -> _Attempt:
-        moved = jax.tree.map(lambda p, g: p - per_signal(step, p) * g, point, gradient)
-        code = problem.prox(moved, step)
-        return step, code, synthesis(code)
-
-      if self.growth is None:
-        step, code, new_reconstruction = attempt(state.step)
-      else:
-        step, code, new_reconstruction = _backtrack(
-          problem, attempt, self.growth * state.step, point, reconstruction
-        )
-      t, weight = momentum(state.t)
-      if self.restart:
-        unit = _unit_of_move(step)
-        move, progress = (
-          jax.tree.map(lambda c, b: (c - b) / per_signal(unit, c), code, before)
-          for before in (point, state.code)
-        )
-        against = problem.inner(move, progress) < 0
-        t, weight = jnp.where(against, 1, t), jnp.where(against, 0, weight)
-      new = _State(code, new_reconstruction, state.code, state.reconstruction, t, weight, step)
-      return new, _Aux(state, gradient)
-
-    def mapping(state: _State, aux: _Aux) -> jax.Array:
-      point, reconstruction = start(aux.before)
-      norm = gradient_mapping(problem, point, aux.gradient, state.step)
-      if self.growth is None:  # above 2/L, the mapping can be small far from a solution
-        ratio = _step_ratio(problem, state.step, state.code, state.reconstruction, point, reconstruction)
-        norm = norm * jnp.maximum(ratio, 1)
-      return norm
-
-    def dual(_: _State, aux: _Aux) -> jax.Array:
-      correlation = jax.tree.map(jnp.negative, aux.gradient)
-      return dual_value(problem, start(aux.before)[1], correlation)
-
-    reconstruction = synthesis(init)
-    step = (
-      as_step("step", parameter, problem.dictionary, problem.x)
-      if self.growth is None
-      else _initial_step(problem, reconstruction)
+  def _start(self, state: FISTAState) -> tuple[Code, jax.Array]:
+    point, reconstruction = (
+      jax.tree.map(lambda c, p: c + per_signal(state.weight, c) * (c - p), now, before)
+      for now, before in (
+        (state.code, state.previous),
+        (state.reconstruction, state.previous_reconstruction),
+      )
     )
+    return point, reconstruction
+
+  def _first(self, problem: Lasso, found: _Attempt) -> FISTAState:
+    step, code, reconstruction = found
     precise = at_least_float32(problem.x.dtype)  # t^2 overflows in half precision
     one = jnp.ones_like(problem.unit, precise) if self.restart else jnp.ones((), precise)
-    state = _State(init, reconstruction, init, reconstruction, one, 0 * one, step)
-    weight = OBJECTIVE_WEIGHT[self.solver]
-    return Algorithm(
-      state, advance, lambda state: (state.code, state.reconstruction), mapping, dual, weight
-    )
+    return FISTAState(code, reconstruction, code, reconstruction, one, 0 * one, step)
+
+  def _next(self, problem: Lasso, state: FISTAState, point: Code, found: _Attempt) -> FISTAState:
+    step, code, reconstruction = found
+    t, weight = momentum(state.t)
+    if self.restart:
+      unit = _unit_of_move(step)
+      move, progress = (
+        jax.tree.map(lambda c, b: (c - b) * per_signal(1 / unit, c), code, before)
+        for before in (point, state.code)
+      )
+      against = problem.inner(move, progress) < 0
+      t, weight = jnp.where(against, 1, t), jnp.where(against, 0, weight)
+    return FISTAState(code, reconstruction, state.code, state.reconstruction, t, weight, step)
 
 
-def _searched_growth(step: Step) -> float | None:
-  """Returns the growth of a step that is searched, None for a given step."""
-  return GROWTH[checks.one_of("step", step, GROWTH)] if isinstance(step, str) else None
-
-
-def _checked_step(step: Step, problem: Lasso) -> jax.Array | None:
-  """Returns a step that is given as a number, None for any other."""
-  if step is None or isinstance(step, str):
-    return None
-  return as_step("step", step, problem.dictionary, problem.x)
+def _checked_step(step: Step) -> Step:
+  """Returns a step; raises ValueError if it is neither positive nor the name of a rule."""
+  if isinstance(step, str):
+    return checks.one_of("step", step, GROWTH)
+  if step is not None:
+    check_step("step", step)
+  return step
 
 
 def _initial_step(problem: Lasso, reconstruction: jax.Array) -> jax.Array:
@@ -508,7 +350,7 @@ def _step_ratio(
   )
   change = problem.energy(reconstruction - point_reconstruction) - noise
   unit = _unit_of_move(step)
-  move = jax.tree.map(lambda c, p: (c - p) / per_signal(unit, c), code, point)
+  move = jax.tree.map(lambda c, p: (c - p) * per_signal(1 / unit, c), code, point)
   return step / unit**2 * relative(jnp.maximum(change, 0), problem.inner(move, move))
 
 

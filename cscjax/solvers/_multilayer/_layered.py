@@ -13,8 +13,8 @@ from cscjax.dictionaries import Code, Dictionary, as_signal, check_one_per_dicti
 from cscjax.ops import common_float, highest_precision, nonnegative_soft_threshold, soft_threshold
 from cscjax.solvers._arguments import as_step
 from cscjax.solvers._callbacks import Callback
+from cscjax.solvers._lasso._fista import fista, ista
 from cscjax.solvers._lasso._iterate import SolverResult
-from cscjax.solvers._lasso._proximal_gradient import fista, ista
 from cscjax.solvers._multilayer._result import MultilayerResult, layer_statistics
 from cscjax.solvers._penalty import as_penalty, magnitudes
 from cscjax.solvers._steps import SOLVERS

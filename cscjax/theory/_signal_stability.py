@@ -1,0 +1,127 @@
+"""The certificate of stability of one signal: its active atoms, their singular values and the bounds."""
+
+import functools
+import math
+
+import numpy as np
+import scipy.sparse
+
+from cscjax.theory._restricted import (
+  Restriction,
+  SparseMatrix,
+  is_independent,
+  smallest_singular_value,
+  smallest_singular_vector,
+)
+from cscjax.theory._screening import FlatProblems, screen
+
+ENDS = tuple(2 ** (-i / 2) for i in range(8))
+"""The bound is an integral over 0..noise, which is cut at these fractions of the noise. 1/s grows with
+the noise, so that its value at the end of a segment bounds the integral over the segment."""
+RESOLUTION = 1.1  # relative precision of `largest_noise`
+
+
+class SignalStability:
+  """The certificate of stability of one signal.
+
+  The atoms are sorted by the noise from which on they may be active, so that those for a level are the
+  first ones. Their columns and singular values are computed when they are first used.
+  """
+
+  def __init__(self, problem: FlatProblems, i: int, code: np.ndarray, distance: float) -> None:
+    screening = screen(problem, i, code)
+    possible = np.flatnonzero(screening.levels < np.inf)
+    self._order = possible[np.argsort(screening.levels[possible], kind="stable")]
+    self._starts = screening.levels[self._order]
+    self._roots = problem.roots[i]
+    self._samples = int(np.count_nonzero(self._roots))
+    self._atoms = functools.partial(problem.atoms, i)
+    self._columns: SparseMatrix = self._atoms(self._order[:0])
+    self._found: dict[int, Restriction] = {}
+    self.nonzeros = int(np.count_nonzero(code))
+    self.gap = screening.gap
+    self.radius = screening.radius
+    size = self.size(0.0)
+    self.slack = self._start(size)
+    s = self.restriction(0.0).value
+    first = screening.radius / s if s > 0 else math.inf
+    slope = float(np.linalg.norm(screening.subgradient[self._order[:size]]))
+    second = slope / s**2 if s > 0 else math.inf
+    own_error = min(first, second)
+    self.code_error = own_error
+    self.error = distance + own_error
+    smallest = np.min(np.abs(code[code != 0]), initial=np.inf)
+    self.differentiable = bool(s > 0 and size == self.nonzeros and smallest > own_error)
+    self.largest_noise = self._largest_noise()
+
+  def size(self, noise: float) -> int:
+    """Returns the number of atoms that may be active."""
+    return int(np.searchsorted(self._starts, noise, side="right"))
+
+  def restriction(self, noise: float) -> Restriction:
+    """Returns the smallest singular value of the atoms that may be active."""
+    return self._restriction(self.size(noise))
+
+  def bound(self, noise: float) -> float:
+    """Bounds the change of the solution."""
+    if self.restriction(noise).value == 0:
+      return math.inf
+    starts = (*ENDS[1:], 0.0)
+    segments = zip(starts, ENDS, strict=True)
+    return sum((end - start) * noise / self.restriction(end * noise).value for start, end in segments)
+
+  def worst_direction(self) -> np.ndarray:
+    """Returns the noise of norm 1 that moves the solution most, where no further atom becomes active."""
+    vector = smallest_singular_vector(self._first(self.size(0.0)))
+    return np.divide(vector, self._roots, out=np.zeros_like(vector), where=self._roots > 0)
+
+  def explain(self, noise: float) -> str:
+    """Says why the bound is finite or infinite."""
+    size, found = self.size(noise), self.restriction(noise)
+    where = f"for noise up to {noise:.3g}: {size} of the atoms may be active"
+    if found.value > 0:
+      how = "proved" if found.proved == 1 else f"estimated for {1 - found.proved:.0%} of them"
+      s = f"their smallest singular value is {found.value:.3g} ({how})"
+      return f"bound {self.bound(noise):.3g} {where}, and {s}"
+    if size > self._samples:
+      reason = f"more than the {self._samples} samples of the signal"
+    else:
+      reason = "which are linearly dependent up to rounding"
+    if self.largest_noise > 0:
+      remedy = f"bounds are finite below {self.largest_noise:.3g}"
+    else:
+      remedy = f"{self.nonzeros} are in use, and the dual solution is known up to {self.radius:.3g}"
+    return f"no bound {where}, {reason}; {remedy}"
+
+  def _restriction(self, size: int) -> Restriction:
+    """Returns the smallest singular value of the first atoms."""
+    if size > self._samples:
+      return Restriction(1, 0.0, 1.0)
+    if size not in self._found:
+      self._found[size] = smallest_singular_value(self._first(size))
+    return self._found[size]
+
+  def _first(self, size: int) -> SparseMatrix:
+    """Returns the columns of the first atoms."""
+    have = self._columns.shape[1]
+    if size > have:
+      more = self._atoms(self._order[have:size])
+      self._columns = scipy.sparse.hstack([self._columns, more], format="csc")
+    return self._columns[:, :size]
+
+  def _start(self, size: int) -> float:
+    """Returns the noise from which on more than `size` atoms may be active."""
+    return float(self._starts[size]) if size < len(self._starts) else math.inf
+
+  def _largest_noise(self) -> float:
+    """Finds by bisection how many of the first atoms are linearly independent."""
+    low, high = self.size(0.0), min(len(self._starts), self._samples) + 1
+    if self._restriction(low).value == 0:
+      return 0.0
+    while high - low > 1 and self._start(high - 1) > RESOLUTION * self._start(low):
+      middle = min(max(2 * low, 1), (low + high) // 2)
+      if is_independent(self._first(middle)):
+        low = middle
+      else:
+        high = middle
+    return self._start(low)
