@@ -7,7 +7,7 @@ value of a cell; `figure.savefig(path)` writes it to a file.
 
 from cscjax.plots._atoms import atoms
 from cscjax.plots._codes import code, reconstruction
-from cscjax.plots._curves import bands, convergence_curves, learning_curves
+from cscjax.plots._curves import bands, convergence_curves, learning_curves, stability
 from cscjax.plots._layers import layers
 from cscjax.plots._matrices import convolutional_matrices
 from cscjax.plots._signals import signal
@@ -22,4 +22,5 @@ __all__ = [
   "learning_curves",
   "reconstruction",
   "signal",
+  "stability",
 ]

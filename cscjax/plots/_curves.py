@@ -1,4 +1,4 @@
-"""Plots of curves: training metrics, convergence of solvers, means with deviations."""
+"""Plots of curves: training metrics, convergence of solvers, stability, means with deviations."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,57 @@ def convergence_curves(
   panel.set_yscale("log")
   panel.set_xlabel("iteration")
   panel.set_ylabel("objective $f$" if optimum is None else "relative gap $(f - f^*) / f^*$")
+  panel.grid(alpha=0.3)
+  panel.legend()
+  panel.set_title(title)
+  return figure
+
+
+def stability(noise: ArrayLike, changes: Mapping[str, ArrayLike], *, title: str = "") -> "Figure":
+  """Plots changes of a code against the noise in its signal, both on logarithmic scales.
+
+  Args:
+    noise: The levels of the noise, a vector of positive values.
+    changes: The curves, keyed by their names, each with one nonnegative value per level, such as a bound
+      of `cscjax.theory.stability`, and the changes by adversarial and by random noise. Values that are
+      zero or inf are left out.
+    title: The title of the plot.
+
+  Returns:
+    A matplotlib `Figure`.
+
+  Raises:
+    ValueError: If there is no curve, if a curve does not match `noise`, if a level is not positive, or
+      if a value is negative or NaN.
+    MissingExtraError: If matplotlib is not installed.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> from cscjax import plots
+    >>> D = cscjax.MatrixDictionary(jnp.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]]))
+    >>> result = cscjax.theory.stability(D, jnp.array([2.0, 0.1]), beta=0.5)
+    >>> noise = jnp.array([0.01, 0.03, 0.1, 0.3, 1.0])
+    >>> figure = plots.stability(noise, {"bound": result.bound(noise)})
+    >>> len(figure.axes[0].get_lines()[0].get_xdata())  # the bound for the last level is inf
+    4
+  """
+  if not changes:
+    checks.fail("changes", changes, "at least one curve")
+  checks.all_at_least("noise", noise, 0, open_bound=True)
+  levels = np.asarray(noise, np.float64)
+  figure = new_figure(6, 4)
+  panel = figure.subplots()
+  for name, curve in changes.items():
+    values = np.asarray(curve, np.float64)
+    if levels.ndim != 1 or values.shape != levels.shape or not np.all(values >= 0):
+      checks.fail(f"changes[{name!r}]", values.shape, f"nonnegative values of shape {levels.shape}")
+    shown = (values > 0) & (values < np.inf)
+    panel.plot(levels[shown], values[shown], marker=".", label=name)
+  panel.set_xscale("log")
+  panel.set_yscale("log")
+  panel.set_xlabel("norm of the noise")
+  panel.set_ylabel("change of the code")
   panel.grid(alpha=0.3)
   panel.legend()
   panel.set_title(title)

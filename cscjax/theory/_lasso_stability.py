@@ -81,6 +81,7 @@ class Stability:
   unique: Any
   differentiable: Any
   _batch: tuple[int, ...]
+  _shape: tuple[int, ...]
   _signals: "Sequence[SignalStability]"
 
   def bound(self, noise: ArrayLike) -> np.ndarray:
@@ -120,6 +121,20 @@ class Stability:
     ]
     fields = zip(*found, strict=True) if found else ((),) * len(ActiveSet._fields)
     return ActiveSet(*(np.reshape(f, (*levels.shape, *self._batch))[()] for f in fields))
+
+  def worst_direction(self) -> np.ndarray:
+    """Returns the direction of noise in which the solution moves most.
+
+    For noise t times this direction, t small and of either sign, the solution moves by |t| / s, where s
+    is the smallest singular value of the atoms that may be active without noise. Stronger noise lets
+    further atoms become active, and other directions can then be worse.
+
+    Returns:
+      An array of the shape of the signals, each of norm 1 (with a mask, after multiplication by its
+      root); zeros for a code of zeros.
+    """
+    directions = [signal.worst_direction() for signal in self._signals]
+    return np.reshape(directions, (*self._batch, *self._shape))
 
   def explain(self, noise: float = 0.0) -> str:
     """Says in a sentence for each signal why the bound is finite or infinite.
@@ -250,7 +265,8 @@ def stability(
   from cscjax.theory._signal_stability import SignalStability
 
   with float64_on_host():
-    dictionary, x, beta, code, mask = jax.tree.map(_as_float64, (dictionary, x, beta, code, mask))
+    arguments = (dictionary, x, beta, code, nonnegative, mask)
+    dictionary, x, beta, code, nonnegative, mask = jax.tree.map(_as_float64, arguments)
     options: dict[str, Any] = {"nonnegative": nonnegative, "mask": mask}
     lasso = Lasso(dictionary, x, beta, **options)
     if not np.all(np.isfinite(lasso.x)):
@@ -287,6 +303,7 @@ def stability(
     unique=collect(lambda s: s.restriction(0.0).value > 0),
     differentiable=collect(lambda s: s.differentiable),
     _batch=batch,
+    _shape=problems.shape,
     _signals=signals,
   )
 

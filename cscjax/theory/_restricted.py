@@ -18,6 +18,7 @@ from cscjax.ops import highest_precision
 
 BLOCK = 2**22  # largest number of values in a block of codes that a user's dictionary synthesizes
 DENSE = 200  # largest number of atoms in a piece whose eigenvalues are computed
+DENSE_VECTOR = 2000  # the same, for an eigenvector
 BAND = 2**25  # largest number of entries of a banded factor: 256 MiB
 FRACTIONS = (0.9999, 0.99, 0.9, 0.5)  # of the eigenvalue found, one of which is then proved
 PRECISION = 1e-5  # relative, of that eigenvalue
@@ -142,6 +143,25 @@ def smallest_singular_value(columns: SparseMatrix) -> Restriction:
   return Restriction(pieces, math.sqrt(max(smallest, 0)), proved / count if count else 1.0)
 
 
+def smallest_singular_vector(columns: SparseMatrix) -> np.ndarray:
+  """Returns the left singular vector of the smallest singular value of a sparse matrix [n, k]: [n].
+
+  It is zero if there are no columns.
+  """
+  smallest, weights = math.inf, np.zeros(columns.shape[1])
+  for indices, gram in _labelled_pieces(columns):
+    if gram.shape[0] <= DENSE_VECTOR:
+      values, vectors = scipy.linalg.eigh(gram.toarray(), subset_by_index=(0, 0))
+    else:
+      values, vectors = _lanczos_eigen(gram, "SA", 1e-2, vectors=True)
+    if values[0] < smallest:
+      smallest, weights = values[0], np.zeros(columns.shape[1])
+      weights[indices] = vectors[:, 0]
+  vector = columns @ weights
+  size = np.linalg.norm(vector)
+  return vector / size if size > 0 else vector
+
+
 def is_independent(columns: SparseMatrix) -> bool:
   """Proves that the columns of a sparse matrix are linearly independent, without their singular value.
 
@@ -156,6 +176,11 @@ def is_independent(columns: SparseMatrix) -> bool:
 
 def _pieces(columns: SparseMatrix) -> Iterator[SparseMatrix]:
   """Yields the Gram matrices of the pieces."""
+  return (gram for _, gram in _labelled_pieces(columns))
+
+
+def _labelled_pieces(columns: SparseMatrix) -> Iterator[tuple[np.ndarray, SparseMatrix]]:
+  """Yields the columns of each piece and their Gram matrix."""
   if not columns.shape[1]:
     return
   if columns.nnz > 0.1 * math.prod(columns.shape):  # a dense product is faster
@@ -168,7 +193,7 @@ def _pieces(columns: SparseMatrix) -> Iterator[SparseMatrix]:
   gram = gram[order][:, order]
   ends = np.cumsum(np.bincount(labels, minlength=count))
   for start, end in zip(ends - np.diff(ends, prepend=0), ends, strict=True):
-    yield gram[start:end, start:end]
+    yield order[start:end], gram[start:end, start:end]
 
 
 class _Band:
@@ -230,22 +255,21 @@ def _largest_of_inverse(band: _Band) -> float | None:
       return scipy.linalg.cho_solve_banded((factor, False), x, check_finite=False)
 
   inverse = Inverse(np.dtype(np.float64), (band.size, band.size))
-  return _extreme_eigenvalue(inverse, "LA", PRECISION)
+  return float(_lanczos_eigen(inverse, "LA", PRECISION)[0])
 
 
 def _lanczos(gram: SparseMatrix) -> float:
   """Estimates the smallest eigenvalue from above; 0 if the method does not converge."""
   try:
-    return _extreme_eigenvalue(gram, "SA", 1e-2)
+    return float(_lanczos_eigen(gram, "SA", 1e-2)[0])
   except scipy.sparse.linalg.ArpackNoConvergence:
     return 0.0
 
 
-def _extreme_eigenvalue(matrix: Any, which: str, tolerance: float) -> float:
-  """Returns the largest ("LA") or smallest ("SA") eigenvalue of a symmetric matrix."""
-  start = np.ones(matrix.shape[0])  # so that the result is the same each time
+def _lanczos_eigen(matrix: Any, which: str, tolerance: float, *, vectors: bool = False) -> Any:
+  """Returns the largest ("LA") or smallest ("SA") eigenvalue of a symmetric matrix, and its vector."""
+  start = np.random.default_rng(0).normal(size=matrix.shape[0])
   tol: Any = tolerance
-  found = scipy.sparse.linalg.eigsh(
-    matrix, k=1, which=which, tol=tol, v0=start, return_eigenvectors=False
+  return scipy.sparse.linalg.eigsh(
+    matrix, k=1, which=which, tol=tol, v0=start, return_eigenvectors=vectors
   )
-  return float(found[0])

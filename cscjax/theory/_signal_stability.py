@@ -11,6 +11,7 @@ from cscjax.theory._restricted import (
   SparseMatrix,
   is_independent,
   smallest_singular_value,
+  smallest_singular_vector,
 )
 from cscjax.theory._screening import FlatProblems, screen
 
@@ -32,7 +33,8 @@ class SignalStability:
     possible = np.flatnonzero(screening.levels < np.inf)
     self._order = possible[np.argsort(screening.levels[possible], kind="stable")]
     self._starts = screening.levels[self._order]
-    self._samples = int(np.count_nonzero(problem.roots[i]))
+    self._roots = problem.roots[i]
+    self._samples = int(np.count_nonzero(self._roots))
     self._atoms = functools.partial(problem.atoms, i)
     self._columns: SparseMatrix = self._atoms(self._order[:0])
     self._found: dict[int, Restriction] = {}
@@ -67,6 +69,11 @@ class SignalStability:
     starts = (*ENDS[1:], 0.0)
     segments = zip(starts, ENDS, strict=True)
     return sum((end - start) * noise / self.restriction(end * noise).value for start, end in segments)
+
+  def worst_direction(self) -> np.ndarray:
+    """Returns the noise of norm 1 that moves the solution most, where no further atom becomes active."""
+    vector = smallest_singular_vector(self._first(self.size(0.0)))
+    return np.divide(vector, self._roots, out=np.zeros_like(vector), where=self._roots > 0)
 
   def explain(self, noise: float) -> str:
     """Says why the bound is finite or infinite."""

@@ -258,6 +258,7 @@ CALLS = {
     lambda: plots.bands([1, NAN], {"a": {"b": ([1, 1], [0, 0])}}, xlabel="", ylabel=""),
   ),
   "plot: trace NaN": ("objectives", lambda: plots.convergence_curves({"ista": [1, NAN]})),
+  "plot: negative bound": ("changes", lambda: plots.stability([1.0, 2.0], {"bound": [1.0, -1.0]})),
   # data, training
   "data set unknown": ("name", lambda: data.load_dataset("mnist")),
   "validation of no example": (

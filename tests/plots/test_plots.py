@@ -212,6 +212,14 @@ def test_convergence_curves_are_relative_gaps():
   np.testing.assert_allclose(panel.get_lines()[0].get_ydata(), traces["a"])
 
 
+def test_stability_leaves_out_what_has_no_logarithm():
+  figure = plots.stability([0.1, 0.2, 0.4], {"bound": [0.2, 0.5, np.inf], "random": [0.0, 0.1, 0.3]})
+  (panel,) = figure.axes
+  assert (panel.get_xscale(), panel.get_yscale()) == ("log", "log")
+  lines = {line.get_label(): line.get_xydata().tolist() for line in panel.get_lines()}
+  assert lines == {"bound": [[0.1, 0.2], [0.2, 0.5]], "random": [[0.2, 0.1], [0.4, 0.3]]}
+
+
 def test_bands_are_means_and_deviations():
   x, mean, deviation = [0, 5, 9], [3.0, 2.0, 1.0], [0.5, 0.25, 0.0]
   panels = {"left": {"a": (mean, deviation), "b": (np.zeros(3), np.zeros(3))}, "right": {"b": (mean, x)}}
@@ -264,6 +272,7 @@ def test_every_figure_can_be_written(tmp_path):
     plots.signal(x[0], x[1], observed=x[2]),
     plots.reconstruction(x, dictionary.synthesis(result.code)),
     plots.convergence_curves({"FISTA": result.objective}),
+    plots.stability([0.1, 1.0], {"bound": [0.2, 3.0]}),
     plots.convolutional_matrices(filters, (4, 4, 1), dilations=(1,), padding="SAME"),
   ]
   for index, figure in enumerate(figures):
@@ -285,6 +294,9 @@ BAD = {
   "objectives": lambda: plots.convergence_curves({}),
   r"objectives\['a'\]": lambda: plots.convergence_curves({"a": np.zeros((2, 2))}),
   "optimum": lambda: plots.convergence_curves({"a": [1.0]}, optimum=0),
+  "changes": lambda: plots.stability([1.0], {}),
+  r"changes\['a'\]": lambda: plots.stability([1.0], {"a": [1.0, 2.0]}),
+  "noise": lambda: plots.stability([0.0, 1.0], {"a": [1.0, 2.0]}),
   "panels": lambda: plots.bands([0, 1], {}, xlabel="", ylabel=""),
   r"panels\['p'\]\['a'\]": lambda: plots.bands([0, 1], {"p": {"a": ([1], [0])}}, xlabel="", ylabel=""),
   "dilations": lambda: plots.convolutional_matrices(np.ones((2, 2, 1, 1)), (4, 4, 1), dilations=()),

@@ -174,6 +174,11 @@ def test_statements_hold(name, x64, request):
       assert np.linalg.norm(_flat(result.code, i) - code) < 1e-8
       assert np.linalg.norm(flat[i] - code) <= result.error[i] + 1e-9
       np.testing.assert_allclose(result.error[i], np.linalg.norm(flat[i] - code), atol=1e-6)
+    if result.differentiable[i] and len(support):
+      direction = np.sqrt(case.weights) * np.ravel(result.worst_direction()[i])
+      change = np.linalg.norm(np.linalg.pinv(problem.weighted[:, support]) @ direction)
+      np.testing.assert_allclose(np.linalg.norm(direction), 1, rtol=1e-9)
+      np.testing.assert_allclose(change, 1 / signal.restriction(0.0).value, rtol=1e-3)
     scale = np.linalg.norm(np.sqrt(case.weights) * x[i])
     for noise in scale * np.array([1e-6, 1e-3, 1e-2, 0.1]):
       active = signal._order[: signal.size(noise)]
@@ -304,9 +309,7 @@ def test_is_tight_on_photographs(name, size, fraction):
   dictionary = cscjax.ConvDictionary(jnp.asarray(problem.filters), padding="CIRCULAR")
   result = theory.stability(dictionary, x, cscjax.relative(fraction))
   assert result.active_set().proved == 1
-  support = np.flatnonzero(result.code)
-  columns = _restricted.atom_columns(dictionary, x.shape, support).toarray()
-  worst = np.linalg.svd(columns, full_matrices=False)[0][:, -1].reshape(x.shape)
+  worst = result.worst_direction()
   with jax.enable_x64(True):
     double = dictionary.replace(filters=jnp.asarray(problem.filters, jnp.float64))
     beta = fraction * cscjax.beta_max(double, jnp.asarray(x, jnp.float64))
