@@ -7,15 +7,61 @@
 - Stability under noise: `thresholding_recovery`, `bp_recovery` and `layered_stability`.
 - Stability of the code of one given signal, finite also for photographs: `stability`.
 - All of these for every layer, as a table: `certify`.
+- The robustness of a network's labels: `certify_labels`.
 
 Lemmas, Definition 1 and Theorem 1 are numbered as in Zhang & Zhang, National Science Review 2020. The
 stability bounds, which that paper cites, are Theorems 10 and 12 of Papyan, Romano & Elad, JMLR 2017.
+
+## Stability of the code of one signal
+
+The bounds by coherence hold for all signals whose codes are sparse enough. `stability` bounds the code
+of one signal. Let `gamma(x)` minimize `1/2 ||x - D code||^2 + sum_j beta_j |code_j|`, let `d_j` be the
+atoms, and `r(x) = x - D gamma(x)`.
+
+**A. The reconstruction never moves further than the signal.** By duality, `r(x)` is the projection of x
+onto the convex set of all theta with `|d_j^T theta| <= beta_j` for each j. Projections are firmly
+nonexpansive, so that for all noise e
+
+    ||r(x + e) - r(x)||^2 + ||D gamma(x + e) - D gamma(x)||^2 <= ||e||^2.
+
+**B. Most atoms stay inactive.** Let theta be in this set, and let G be the duality gap of theta and a
+code. The dual objective is 1-strongly concave, so `||theta - r(x)|| <= sqrt(2 G)`. By A, r moves by at
+most `||e||`. If `||e|| <= eps`, an atom with `|d_j^T theta| + ||d_j|| (sqrt(2 G) + eps) < beta_j` has
+`|d_j^T r(x + e)| < beta_j`, so that its coefficient is zero. The other atoms form the set S(eps).
+
+**C. The code moves by at most the integral of 1/s.** Let s(eps) > 0 be the smallest singular value of D
+restricted to S(eps), and `||e|| <= eps`. All solutions at x + e have their support in S(eps) by B, and
+the same image by A, so that there is only one. By A, `s(eps) ||gamma(x + e) - gamma(x)|| <= ||e||`. The
+same holds for each piece of the segment from x to x + e, which gives
+
+    ||gamma(x + e) - gamma(x)|| <= integral of dt / s(t) over 0..||e|| <= ||e|| / s(||e||).
+
+The bound is sharp: while support and signs stay the same, noise along the left singular vector that
+belongs to s moves the code by `||e|| / s`.
+
+**D. The error of a computed code.** Let F be the objective, with minimum at `gamma(x)`, and let the code
+have its support in S(0). Then `1/2 ||D (code - gamma(x))||^2 <= F(code) - F(gamma(x)) <= G`, so that the
+error is at most `sqrt(2 G) / s(0)`. For codes supported in S(0), F is `s(0)^2`-strongly convex, so that
+the error is also at most `||g|| / s(0)^2` for any subgradient g of F in these coefficients. If S(0) is
+the support of `gamma(x)`, and s(0) > 0, the solution is differentiable in x; its derivative is the
+pseudoinverse of D restricted to S(0), of norm 1 / s(0).
+
+Variants: where a code is constrained to be nonnegative, `d_j^T theta` replaces its absolute value. With
+weights, x, D and e are multiplied by their roots. If `beta_j = 0` without a constraint, theta must be
+orthogonal to `d_j`, and the atom is in S. In a chain of layers, the bound C of a layer, plus its error
+D, is the noise of the next.
+
+References: Ndiaye, Fercoq, Gramfort & Salmon, Gap safe screening rules for sparsity enforcing penalties,
+JMLR 2017, for B. Mehta & Gray, Sparsity-based generalization bounds for predictive sparse coding, ICML
+2013, and Sulam, Muthukumar & Arora, Adversarial robustness of supervised sparse coding, NeurIPS 2020,
+have bounds of this kind with a constant of the whole dictionary in place of s.
 """
 
 from cscjax.theory._certify import Certificate, CertificateRow, FailedCondition, Pursuable, certify
 from cscjax.theory._lasso_stability import ActiveSet, Stability, stability
 from cscjax.theory._lemmas import is_unique, msd_csc_spectrum, uniqueness_bound
 from cscjax.theory._reconstruction import LassoProblem, failed_dimensions, ill_conditioned_example
+from cscjax.theory._robustness import GainedClassifier, LabelCertificate, certify_labels
 from cscjax.theory._sparsity import patch_norm, patch_sparsity, stripe_sparsity, support_size
 from cscjax.theory._stability import (
   Condition,
@@ -32,6 +78,8 @@ __all__ = [
   "CertificateRow",
   "Condition",
   "FailedCondition",
+  "GainedClassifier",
+  "LabelCertificate",
   "LassoProblem",
   "LayerStability",
   "Pursuable",
@@ -39,6 +87,7 @@ __all__ = [
   "Stability",
   "bp_recovery",
   "certify",
+  "certify_labels",
   "failed_dimensions",
   "ill_conditioned_example",
   "is_unique",

@@ -106,7 +106,9 @@ def admm(
 
   Args:
     dictionary: The dictionary D: a `MatrixDictionary`, a `ConvDictionary` of stride 1 and any padding,
-      or an `IdentityAugmented` of such a convolution.
+      an `IdentityAugmented` of such a convolution, a `StackedDictionary`, `ScaledDictionary` or
+      `ChannelwiseDictionary` of these, a `SeparableDictionary` of stride 1, or an `AbstractDictionary`
+      of your own with the method `circulant_embedding`.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
