@@ -1,9 +1,9 @@
 """Convolutional sparse coding in JAX: the most used functions and classes in one namespace.
 
-A dictionary D is a `ConvDictionary`, an `IdentityAugmented`, a `MatrixDictionary`, or an object of your
-own that implements the protocol `Dictionary`. Solvers such as `fista`, `admm` and `layered_bp` compute
-sparse codes, `learn_dictionary` learns filters, `load_pretrained` loads learned ones, `load_run` loads a
-network that you have trained, and `certify` states what the theory guarantees.
+A dictionary D is a `ConvDictionary`, a `MatrixDictionary`, a composition such as a `StackedDictionary`,
+or an object of your own that implements the protocol `Dictionary`. Solvers such as `fista`, `admm` and
+`layered_bp` compute sparse codes, `learn_dictionary` learns filters, `load_pretrained` loads learned
+ones, `load_run` loads a network that you have trained, and `certify` states what the theory guarantees.
 
 >>> import jax.numpy as jnp
 >>> import cscjax
@@ -21,11 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 from cscjax import metrics
 from cscjax.dictionaries import (
+  ChannelwiseDictionary,
   CodedLayer,
   ConvDictionary,
   Dictionary,
   IdentityAugmented,
+  MaskedDictionary,
   MatrixDictionary,
+  ProductDictionary,
+  ScaledDictionary,
+  SeparableDictionary,
+  StackedDictionary,
   effective_atoms,
   layer_reconstructions,
   lipschitz,
@@ -79,6 +85,7 @@ __version__ = "0.2.0"
 
 __all__ = [
   "BasisPursuitResult",
+  "ChannelwiseDictionary",
   "CodedLayer",
   "ConvDictionary",
   "Dictionary",
@@ -86,11 +93,16 @@ __all__ = [
   "IterationStats",
   "Lasso",
   "LearningResult",
+  "MaskedDictionary",
   "MatrixDictionary",
   "MultilayerResult",
   "OMPResult",
   "PolishedCode",
+  "ProductDictionary",
+  "ScaledDictionary",
+  "SeparableDictionary",
   "SolverResult",
+  "StackedDictionary",
   "admm",
   "basis_pursuit",
   "beta_max",

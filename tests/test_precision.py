@@ -44,6 +44,27 @@ def _code(dictionary, x):
   return jax.tree.map(lambda part: jnp.full(part.shape, 0.5), jax.eval_shape(dictionary.analysis, x))
 
 
+class _Analysis:
+  """The analysis of a dictionary as a classifier."""
+
+  def __init__(self, dictionary):
+    self.dictionary = dictionary
+
+  def __call__(self, x):
+    return self.dictionary.analysis(x)
+
+  def margin_gains(self, signal_shape):
+    del signal_shape
+    return jnp.ones((6, 6))
+
+
+def _step(solver, dictionary, x):
+  """Returns the objective after one step of a solver, and its first state."""
+  problem = cscjax.Lasso(dictionary, x, BETA)
+  state = solver.init(problem)
+  return problem.objective(solver.solution(problem, solver.step(problem, state))[0]), state
+
+
 CASES = {
   "ista": (ANY, lambda d, x: solvers.ista(d, x, BETA, tolerance=1e-3, record=("gap",))),
   "fista": (("strided",), lambda d, x: solvers.fista(d, x, BETA, iterations=5, differentiate="remat")),
@@ -51,6 +72,8 @@ CASES = {
   "fista, adaptive": (("dilated",), lambda d, x: solvers.fista(d, x, BETA, step="adaptive")),
   "admm": ((*SOLVED, "augmented"), lambda d, x: solvers.admm(d, x, BETA, tolerance=1e-3)),
   "basis_pursuit": (("dense",), lambda d, x: solvers.basis_pursuit(d, x, 1.0)),
+  "fista, a step": (("dilated",), lambda d, x: _step(solvers.FISTA(), d, x)),
+  "admm, a step": (("circular",), lambda d, x: _step(solvers.ADMM(), d, x)),
   "beta_max": (("strided",), solvers.beta_max),
   "duality_gap": (ANY, lambda d, x: solvers.duality_gap(d, x, _code(d, x), BETA)),
   "polished": (("dilated",), lambda d, x: solvers.polished(d, x, _code(d, x), BETA)),
@@ -75,6 +98,7 @@ CASES = {
       s.error for s in theory.layered_stability([dictionaries.CodedLayer(d, x, _code(d, x))], 0.1)
     ],
   ),
+  "certify_labels": (("dense",), lambda d, x: theory.certify_labels(_Analysis(d), x[None], steps=2)),
   "learn_dictionary": (
     ("circular",),
     lambda d, x: learning.learn_dictionary(x[None], BETA, kernel=((3, 4),), steps=2, init=d.filters),
@@ -83,11 +107,14 @@ CASES = {
   "lanczos_max": (("dense",), lambda d, x: ops.lanczos_max(lambda v: _frame(d, v), x, 3)),
   "lanczos_vector": (("dense",), lambda d, x: ops.lanczos_vector(lambda v: _frame(d, v), x, 3)),
 }
-WITHOUT_DERIVATIVE = ("learn_dictionary",)
+WITHOUT_DERIVATIVE = (
+  "certify_labels",
+  "learn_dictionary",
+)
 
 # The other public functions. Parts of networks keep the setting of JAX; `IN_NUMPY` cannot be lowered.
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
-IN_NUMPY = ("certify", "effective_atoms", "layer_reconstructions", "stability")
+IN_NUMPY = ("certify", "check_conformance", "effective_atoms", "layer_reconstructions", "stability")
 WITHOUT_PRODUCTS = (
   *(
     "as_callbacks",
@@ -110,6 +137,7 @@ WITHOUT_PRODUCTS = (
   ),
   *("looks_like_an_image", "relative", "report", "thresholding_recovery", "uniqueness_bound"),
   "warn_about_integers",
+  "with_methods",
 )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,8 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.ops import at_least_float32, common_float, highest_precision
+
+D = TypeVar("D")
 
 Code = Any
 """A code: an array, or a pytree of arrays if the dictionary has several parts."""
@@ -29,10 +31,9 @@ class Dictionary(Protocol):
   whose leaves start with the batch axes. Solvers compute in the floating-point type that `analysis`
   returns for a signal in the common type of x and the leaves.
 
-  This protocol is all that `ista`, `fista`, `omp`, the layered and multi-layer solvers, `beta_max`,
-  `duality_gap`, `lipschitz`, `to_matrix`, `atom_norms` and `mutual_coherence` (with a signal shape)
-  need. `admm` and the theory of stripes and patches require a dictionary of this package and raise
-  `ValueError` for others.
+  This protocol is all that the solvers but `admm`, the theory and the functions of this package need. A
+  class that derives from `AbstractDictionary` gets all methods of a dictionary, can override those that
+  it can compute faster, and can provide the circulant embedding that `admm` requires.
 
   Example:
     >>> import dataclasses
@@ -246,7 +247,7 @@ def as_signal(dictionary: Dictionary, x: ArrayLike) -> jax.Array:
   return x.astype(dtype)
 
 
-def in_single_precision(dictionary: Dictionary) -> Dictionary:
+def in_single_precision(dictionary: D) -> D:
   """Converts the floating-point leaves of a dictionary to at least float32."""
 
   def convert(leaf: jax.Array) -> jax.Array:

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.ops import highest_precision, vary_alike
+
+if TYPE_CHECKING:
+  from cscjax.dictionaries._conv import ConvDictionary
 
 BLOCK = 2**18  # largest number of complex numbers in memory for the frequencies of one step
 
@@ -51,7 +53,7 @@ def codes_are_smaller(filters: jax.Array) -> bool:
   return count < channels
 
 
-def inverse_blocks(conv: ConvDictionary, sizes: Sequence[int], ridge: jax.Array) -> jax.Array:
+def inverse_blocks(conv: "ConvDictionary", sizes: Sequence[int], ridge: jax.Array) -> jax.Array:
   """Computes the inverse of ridge I + D D^T, or of ridge I + D^T D if codes are smaller.
 
   Args:
@@ -67,9 +69,23 @@ def inverse_blocks(conv: ConvDictionary, sizes: Sequence[int], ridge: jax.Array)
   def inverse(block: jax.Array) -> jax.Array:
     return jnp.linalg.inv(block + ridge.astype(block.dtype) * jnp.eye(len(block), dtype=block.dtype))
 
-  circles = [Circle(n, axis.dilation) for n, axis in zip(sizes, conv.axes, strict=True)]
-  blocks = _map_frequencies(conv.filters, circles, inverse)
+  blocks = _map_frequencies(conv.filters, _circles(conv, sizes), inverse)
   return blocks.reshape(*sizes[:-1], -1, *blocks.shape[1:])
+
+
+def frame_blocks(conv: "ConvDictionary", sizes: Sequence[int]) -> jax.Array:
+  """Computes the blocks [C, C] of D D^T at all frequencies of `rfftn`, for a circular convolution."""
+  channels, count = conv.filters.shape[-2:]
+  filters = conv.filters
+  if codes_are_smaller(filters):  # atoms of zeros make the blocks of D D^T those that are computed
+    filters = jnp.pad(filters, [(0, 0)] * (filters.ndim - 1) + [(0, channels - count)])
+  blocks = _map_frequencies(filters, _circles(conv, sizes), lambda block: block)
+  return blocks.reshape(*sizes[:-1], -1, *blocks.shape[1:])
+
+
+def _circles(conv: "ConvDictionary", sizes: Sequence[int]) -> list[Circle]:
+  """Returns the axes of a circular convolution of stride 1."""
+  return [Circle(n, axis.dilation) for n, axis in zip(sizes, conv.axes, strict=True)]
 
 
 def largest_over_frequencies(

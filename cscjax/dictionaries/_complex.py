@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from cscjax import checks
+from cscjax.dictionaries._abstract import AbstractDictionary
 from cscjax.dictionaries._base import Code, Dictionary
 
 
-class ComplexDictionary(struct.PyTreeNode):
+class ComplexDictionary(AbstractDictionary):
   """A complex dictionary D = A + i B as a real one, for complex signals such as those of MRI and radar.
 
   A complex signal is a real array with a new axis of size 2 before the axes of the signal, which holds

@@ -4,12 +4,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from cscjax import checks, ops
+from cscjax.dictionaries._abstract import AbstractDictionary
+from cscjax.dictionaries._conv_atoms import conv_atom_norms, conv_coherence
+from cscjax.dictionaries._conv_embedding import conv_embedding
+from cscjax.dictionaries._embedding import CirculantEmbedding
+from cscjax.dictionaries._lanczos import is_small
+from cscjax.dictionaries._symbol import has_whole_strides, symbol_bound, symbol_constant
+from cscjax.dictionaries._windows import patch_sums, stripe_sums
 
 
-class ConvDictionary(struct.PyTreeNode):
+class ConvDictionary(AbstractDictionary):
   """A convolutional dictionary, whose atoms are the shifts of its filters.
 
   `analysis` is a cross-correlation with the filters, as in a CNN, and `synthesis` is its exact adjoint
@@ -118,18 +126,35 @@ class ConvDictionary(struct.PyTreeNode):
       spatial = tuple(signal_shape)[-rank - 1 : -1]
     return ops.conv_adjoint(code, self.filters, spatial, **self.geometry)
 
-  def residual(self, code: jax.Array, x: jax.Array) -> jax.Array:
-    """Computes D code - x.
+  def compute_lipschitz(
+    self, shape: tuple[int, ...], tolerance: float | None, key: jax.Array | None
+  ) -> jax.Array:
+    if self.padding == "CIRCULAR":
+      has_symbol = has_whole_strides(self, shape[:-1])  # which gives L exactly
+    else:
+      has_symbol = tolerance is None and not is_small(self, shape)
+    return (
+      symbol_constant(self, shape) if has_symbol else super().compute_lipschitz(shape, tolerance, key)
+    )
 
-    Args:
-      code: Code of shape [..., H', W', m] or [..., L', m].
-      x: Signal of shape [..., H, W, C] or [..., L, C].
+  def compute_lipschitz_bound(self, shape: tuple[int, ...]) -> jax.Array:
+    return symbol_bound(self, shape)
 
-    Returns:
-      An array of the shape of `x`.
+  def compute_atom_norms(self, shape: tuple[int, ...]) -> jax.Array:
+    return conv_atom_norms(self, shape)
 
-    Raises:
-      ValueError: If `code` is not an array of real numbers, or does not have the shape of
-        `analysis(x)`.
-    """
-    return self.synthesis(code, x.shape) - x
+  def compute_coherence(self, shape: tuple[int, ...] | None) -> jax.Array:
+    return conv_coherence(self, shape)
+
+  def circulant_embedding(
+    self, signal_shape: Sequence[int], margins: Sequence[tuple[int, int]] | None = None
+  ) -> CirculantEmbedding:
+    return conv_embedding(self, tuple(signal_shape), margins)
+
+  def stripe_sums(self, values: jax.Array, signal_shape: Sequence[int]) -> jax.Array:
+    sums = stripe_sums(self, jnp.sum(values, axis=-1), tuple(signal_shape)[:-1])
+    return sums.reshape(*values.shape[: -self.signal_ndim], -1)
+
+  def patch_sums(self, values: jax.Array) -> jax.Array:
+    sums = patch_sums(self, jnp.sum(values, axis=-1))
+    return sums.reshape(*values.shape[: -self.signal_ndim], -1)

@@ -3,13 +3,19 @@
 from collections.abc import Sequence
 
 import jax
-from flax import struct
+import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from cscjax import checks
+from cscjax.dictionaries._abstract import AbstractDictionary
+from cscjax.dictionaries._base import Code
 from cscjax.dictionaries._conv import ConvDictionary
+from cscjax.dictionaries._conv_atoms import augmented_coherence
+from cscjax.dictionaries._embedding import CirculantEmbedding
+from cscjax.ops import expand_rank
 
 
-class IdentityAugmented(struct.PyTreeNode):
+class IdentityAugmented(AbstractDictionary):
   """The dictionary D = [I, F^T] of a dense connection (Proposition 1).
 
   A code is a pair (a, z) with D (a, z) = a + F^T z. The part `a` has the shape [..., H, W, C] of the
@@ -99,6 +105,50 @@ class IdentityAugmented(struct.PyTreeNode):
     _check_kept(kept, reconstruction)
     return reconstruction if kept is x else (kept - x) + reconstruction
 
+  def compute_lipschitz(
+    self, shape: tuple[int, ...], tolerance: float | None, key: jax.Array | None
+  ) -> jax.Array:
+    return 1 + self.conv.compute_lipschitz(shape, tolerance, key)  # Lemma 2
+
+  def compute_lipschitz_bound(self, shape: tuple[int, ...]) -> jax.Array:
+    bound = 1 + self.conv.compute_lipschitz_bound(shape)
+    return bound * (1 + jnp.finfo(bound.dtype).eps)  # the sum may have been rounded down
+
+  def compute_atom_norms(self, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    new = self.conv.compute_atom_norms(shape)
+    return jnp.ones(shape, new.dtype), new
+
+  def compute_coherence(self, shape: tuple[int, ...] | None) -> jax.Array:
+    return augmented_coherence(self.conv, shape)
+
+  def circulant_embedding(
+    self, signal_shape: Sequence[int], margins: Sequence[tuple[int, int]] | None = None
+  ) -> CirculantEmbedding:
+    conv = self.conv.circulant_embedding(signal_shape, margins)
+
+    def ridge_inverse(ridge: jax.Array) -> Partial:
+      return Partial(_augmented, conv.ridge_inverse(ridge + 1))  # D D^T = I + F^T F
+
+    def frame() -> jax.Array:
+      blocks = conv.frame_blocks()
+      return blocks + expand_rank(jnp.eye(blocks.shape[-1], dtype=blocks.dtype), blocks.ndim)
+
+    return conv._replace(
+      dictionary=self.replace(conv=conv.dictionary),
+      ridge_inverse=ridge_inverse,
+      embed_code=lambda code: (conv.embed_signal(code[0]), conv.embed_code(code[1])),
+      crop_code=lambda code: (conv.crop_signal(code[0]), conv.crop_code(code[1])),
+      frame=frame,
+    )
+
+  def stripe_sums(self, values: tuple[jax.Array, jax.Array], signal_shape: Sequence[int]) -> jax.Array:
+    # The stripe of an atom of the identity is contained in that of every atom of F that covers its site.
+    kept, new = values
+    return self.conv.stripe_sums(new, signal_shape) + self.conv.patch_sums(kept)
+
+  def patch_sums(self, values: jax.Array) -> jax.Array:
+    return self.conv.patch_sums(values)
+
   def _parts(self, code: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Returns the code, or raises ValueError if it is not a pair."""
     if not isinstance(code, tuple) or len(code) != 2:
@@ -110,3 +160,9 @@ def _check_kept(kept: jax.Array, reconstruction: jax.Array) -> None:
   """Raises ValueError if the part `a` of a code does not have the shape of the signal."""
   if kept.shape != reconstruction.shape:
     checks.fail("code", f"a of shape {kept.shape}", f"a of the signal's shape {reconstruction.shape}")
+
+
+def _augmented(inverse: Partial, x: jax.Array) -> tuple[jax.Array, Code]:
+  """Applies the ridge inverse of [I, F^T], given that of F^T."""
+  signal, new = inverse(x)
+  return signal, (signal, new)

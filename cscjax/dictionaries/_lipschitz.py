@@ -1,32 +1,14 @@
 """The Lipschitz constant L = lambda_max(D^T D) of the gradient of the data term."""
 
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
-from cscjax import checks, ops
-from cscjax.dictionaries._base import (
-  Dictionary,
-  check_signal_shape,
-  floating_type,
-  in_single_precision,
-  to_matrix,
-)
-from cscjax.dictionaries._circulant import largest_eigenvalue
-from cscjax.dictionaries._conv import ConvDictionary
-from cscjax.dictionaries._identity import IdentityAugmented
-from cscjax.dictionaries._matrix import MatrixDictionary
-from cscjax.dictionaries._symbol import has_whole_strides, largest_symbol_eigenvalue
-
-DENSE_SIZE = 256  # largest size of a signal or a code for which the matrix is used
-FAILURE_PROBABILITY = 1e-6  # probability, over the random start, that a certified L is too small
+from cscjax import ops
+from cscjax.dictionaries._abstract import with_methods
+from cscjax.dictionaries._base import Dictionary, check_dictionary, check_signal_shape
 
 
-@ops.highest_precision
 def lipschitz(
   dictionary: Dictionary,
   signal_shape: Sequence[int],
@@ -92,110 +74,54 @@ def lipschitz(
     >>> round(float(cscjax.lipschitz(mean, (64, 1))), 3)
     1.0
   """
-  shape = check_signal_shape(dictionary, signal_shape)
-  if key is not None:
-    checks.prng_key("key", key)
-  if tolerance is not None:
-    tolerance = checks.in_range("tolerance", tolerance, 0, 1, low_open=True)
-  dtype = floating_type(dictionary, shape)
-  bound = _lipschitz(in_single_precision(dictionary), shape, tolerance, key)
-  precise, rounded = bound.dtype, bound.astype(dtype)
-  upward = rounded * (1 + jnp.finfo(dtype).eps)
-  return jnp.where(rounded.astype(precise) < bound, upward, rounded)
+  check_dictionary(dictionary)
+  return with_methods(dictionary).lipschitz(signal_shape, tolerance=tolerance, key=key)
 
 
-@partial(jax.jit, static_argnames=("shape", "tolerance"))
-def _lipschitz(
-  dictionary: Dictionary, shape: tuple[int, ...], tolerance: float | None, key: jax.Array | None
-) -> jax.Array:
-  """Computes `lipschitz` for checked arguments, in the precision of the dictionary."""
-  if isinstance(dictionary, IdentityAugmented):
-    return 1 + _lipschitz(dictionary.conv, shape, tolerance, key)
-  if isinstance(dictionary, MatrixDictionary):
-    return _largest_gram_eigenvalue(dictionary.atoms)
-  code = jax.eval_shape(
-    dictionary.analysis, jax.ShapeDtypeStruct(shape, floating_type(dictionary, shape))
-  )
-  if min(math.prod(shape), sum(math.prod(part.shape) for part in jax.tree.leaves(code))) <= DENSE_SIZE:
-    return _largest_gram_eigenvalue(to_matrix(dictionary, shape))
-  if isinstance(dictionary, ConvDictionary) and _has_symbol(dictionary, shape, tolerance):
-    filters, scale = ops.scaled(dictionary.filters)
-    return scale * (scale * largest_symbol_eigenvalue(dictionary.replace(filters=filters), shape[:-1]))
-  return certified_bound(dictionary, shape, 0.01 if tolerance is None else tolerance, key)
-
-
-def _has_symbol(conv: ConvDictionary, shape: tuple[int, ...], tolerance: float | None) -> bool:
-  """Whether the symbol gives L, or a bound of it that is close on large signals and asked for."""
-  if conv.padding == "CIRCULAR":
-    return has_whole_strides(conv, shape[:-1])
-  return tolerance is None
-
-
-def _largest_gram_eigenvalue(matrix: jax.Array) -> jax.Array:
-  """Computes lambda_max(D^T D) for a matrix D."""
-  matrix, scale = ops.scaled(matrix)
-  wide = matrix if matrix.shape[0] < matrix.shape[1] else matrix.T
-  return scale * (scale * largest_eigenvalue(wide @ wide.T))
-
-
-def certified_bound(
-  dictionary: Dictionary, shape: tuple[int, ...], tolerance: float, key: jax.Array | None
-) -> jax.Array:
-  """Computes the upper bound of `lipschitz` by the Lanczos method."""
-  dtype = floating_type(dictionary, shape)
-  key = jax.random.key(0, impl="threefry2x32") if key is None else key
-  start = jax.random.normal(key, shape, dtype)
-  return _largest_ritz_value(dictionary, start, lanczos_steps(start.size, tolerance)) / (1 - tolerance)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _largest_ritz_value(dictionary: Dictionary, start: jax.Array, iterations: int) -> jax.Array:
-  """Computes the largest Ritz value of D D^T, with derivative v^T d(D D^T) v for the Ritz vector v.
-
-  Unlike the derivative of `eigvalsh`, this one is finite for repeated eigenvalues.
-  """
-  frame, scale = _frame_operator(dictionary, start)
-  return scale * (scale * ops.lanczos_max(frame, start, iterations))
-
-
-@_largest_ritz_value.defjvp
 @ops.highest_precision
-def _(iterations: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-  dictionary, start = primals
-  frame, scale = _frame_operator(dictionary, start)
-  vector = ops.lanczos_vector(frame, start, iterations)
+def lipschitz_bound(dictionary: Dictionary, signal_shape: Sequence[int]) -> jax.Array:
+  """Computes an upper bound of L = lambda_max(D^T D) for a convolution, fast and without randomness.
 
-  def quotient(dictionary: Dictionary) -> Any:
-    parts = jax.tree.leaves(dictionary.analysis(vector))
-    return sum(jnp.sum(jnp.square(part / scale)) for part in parts)
+  The bound costs a fixed number of small matrix products, so a network can compute it in every training
+  step. `lipschitz` is closer to L (within 1 % by default), but costs about 100 applications of D D^T.
 
-  _, tangent = jax.jvp(quotient, (dictionary,), (tangents[0],))
-  value = _largest_ritz_value(dictionary, start, iterations)
-  return value, (scale * (scale * tangent)).astype(value.dtype)
+  The symbol S(theta) of a convolution is the Fourier transform of its filters, or of their polyphase
+  components if the stride is above 1. L is bounded by the maximum over all theta of the largest
+  eigenvalue of G(theta) = S(theta) S(theta)^H, for zero padding as well as for circular signals. Two
+  inequalities bound this maximum:
 
+  - lambda_max(G) <= (tr G^32)^(1/32). For an s x s matrix G this is too large by a factor of at most
+    s^(1/32) (1.11 for s = 32, 1.14 for s = 64), with s <= min(C, m) at stride 1.
+  - For a unit vector v, v^H G(theta) v is a nonnegative trigonometric polynomial, of degree n = k - 1
+    along an axis with k taps at stride 1. Its maximum is at most the maximum over a grid of N points
+    divided by cos^2(pi n / (2 N)), a factor of 1.04 per axis for N = 8 n. For small signals this factor
+    is not needed on a grid with about as many points as the padded signal has samples: there the
+    matrices G have the eigenvalues of C C^T for a circulant matrix C (with a change of sign, for zero
+    padding) of which D is a submatrix.
 
-def _frame_operator(
-  dictionary: Dictionary, start: jax.Array
-) -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
-  """Returns the map v -> D D^T v / scale^2, and the scale.
+  For random 3x3 filters as in the networks of the paper and images of 8x8 to 32x32 pixels, the bound was
+  1.02 to 1.18 times L. It is less tight if a signal has few samples per residue of the dilation: up to
+  1.32 times L for dilation 3 on images of 8x8, or 1.23 times with the identity augmented.
 
-  The scale divides the code and the result separately, so that neither overflows nor underflows.
+  Args:
+    dictionary: A `ConvDictionary`, or an `IdentityAugmented`, for which the bound is that of its
+      convolution plus 1 (Lemma 2).
+    signal_shape: Shape of one signal without batch axes: (L, C) or (H, W, C).
+
+  Returns:
+    A scalar in float32, or in float64 for filters in float64. It includes a margin for rounding errors
+    and is zero if all filters are zero. No gradient flows through it.
+
+  Raises:
+    ValueError: If `dictionary` is neither of the two, or if `signal_shape` does not fit it.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> from cscjax.dictionaries import lipschitz_bound
+    >>> mean = cscjax.ConvDictionary(jnp.ones((3, 1, 1)) / 3)
+    >>> bool(cscjax.lipschitz(mean, (64, 1)) <= lipschitz_bound(mean, (64, 1)) < 1.1)
+    True
   """
-  scale = ops.power_of_two(dictionary.analysis(start))
-
-  def frame(x: jax.Array) -> jax.Array:
-    code = jax.tree.map(lambda part: part / scale.astype(part.dtype), dictionary.analysis(x))
-    return dictionary.synthesis(code, x.shape) / scale.astype(x.dtype)
-
-  return frame, scale.astype(start.dtype)
-
-
-def lanczos_steps(size: int, tolerance: float) -> int:
-  """Returns the number k of Lanczos iterations for `lipschitz`, where n = `size`.
-
-  k is not limited to n. In exact arithmetic n iterations would suffice, but in floating point the
-  vectors lose their orthogonality, and n iterations can miss the largest eigenvalue by more than the
-  tolerance.
-  """
-  bound = math.log(1.648 * math.sqrt(size) / FAILURE_PROBABILITY)
-  return math.ceil((bound / math.sqrt(tolerance) + 1) / 2)
+  shape = check_signal_shape(dictionary, signal_shape)
+  return with_methods(dictionary).compute_lipschitz_bound(shape)

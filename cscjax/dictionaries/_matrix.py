@@ -4,13 +4,17 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from flax import struct
+from jax.typing import ArrayLike
 
-from cscjax import checks
+from cscjax import checks, ops
+from cscjax.dictionaries._abstract import AbstractDictionary
+from cscjax.dictionaries._base import floating_type
+from cscjax.dictionaries._embedding import CirculantEmbedding, dense_embedding
+from cscjax.dictionaries._lanczos import largest_gram_eigenvalue
 from cscjax.ops import common_float
 
 
-class MatrixDictionary(struct.PyTreeNode):
+class MatrixDictionary(AbstractDictionary):
   """A dense dictionary D, given by its matrix.
 
   Attributes:
@@ -68,21 +72,34 @@ class MatrixDictionary(struct.PyTreeNode):
     self._check("code", code, axis=1)
     return _product(code, self.atoms.T)
 
-  def residual(self, code: jax.Array, x: jax.Array) -> jax.Array:
-    """Computes D code - x.
+  def compute_lipschitz(
+    self, shape: tuple[int, ...], tolerance: float | None, key: jax.Array | None
+  ) -> jax.Array:
+    return largest_gram_eigenvalue(self.atoms)
+
+  def compute_atom_norms(self, shape: tuple[int, ...]) -> jax.Array:
+    return ops.norm(jnp.asarray(self.atoms, floating_type(self, shape)), axis=0)
+
+  def compute_coherence(self, shape: tuple[int, ...] | None) -> jax.Array:
+    return super().compute_coherence(self.atoms.shape[:1])
+
+  def circulant_embedding(
+    self, signal_shape: Sequence[int], margins: Sequence[tuple[int, int]] | None = None
+  ) -> CirculantEmbedding:
+    if margins:
+      checks.fail("margins", margins, "none, because signals have no spatial axes")
+    return dense_embedding(self, tuple(signal_shape))
+
+  def atom(self, index: ArrayLike) -> jax.Array:
+    """Returns one atom, a column of the matrix, for which `omp` needs no synthesis.
 
     Args:
-      code: Code of shape [..., m].
-      x: Signal of shape [..., n].
+      index: The number of the atom, an integer, which may be traced.
 
     Returns:
-      An array of shape [..., n].
-
-    Raises:
-      ValueError: If `code` is not an array of real numbers of this shape, or if `atoms` is not a
-        nonempty matrix of real numbers.
+      An array of shape [n].
     """
-    return self.synthesis(code) - x
+    return self.atoms[:, index]
 
   def _check(self, name: str, array: jax.Array, axis: int) -> None:
     """Raises ValueError if the last axis of `array` differs from the given axis of the atoms."""

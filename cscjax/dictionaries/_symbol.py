@@ -2,85 +2,35 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cscjax import checks, ops
-from cscjax.dictionaries._base import check_signal_shape
+from cscjax import ops
 from cscjax.dictionaries._circulant import Circle, largest_eigenvalue, largest_over_frequencies
-from cscjax.dictionaries._conv import ConvDictionary
-from cscjax.dictionaries._identity import IdentityAugmented
+
+if TYPE_CHECKING:
+  from cscjax.dictionaries._conv import ConvDictionary
 
 POINTS = 8  # grid points per axis and degree; the bound is at most 4 % too large per axis
 SQUARINGS = (2, 2)  # numbers of squarings of the Gram matrix, which is rescaled before each group
 FINE_POINTS, FINE_SQUARINGS = 32, (4, 4)  # those of `lipschitz`: at most 0.25 % too large per axis
 
 
-@ops.highest_precision
-def lipschitz_bound(
-  dictionary: ConvDictionary | IdentityAugmented, signal_shape: Sequence[int]
-) -> jax.Array:
-  """Computes an upper bound of L = lambda_max(D^T D) for a convolution, fast and without randomness.
-
-  The bound costs a fixed number of small matrix products, so a network can compute it in every training
-  step. `lipschitz` is closer to L (within 1 % by default), but costs about 100 applications of D D^T.
-
-  The symbol S(theta) of a convolution is the Fourier transform of its filters, or of their polyphase
-  components if the stride is above 1. L is bounded by the maximum over all theta of the largest
-  eigenvalue of G(theta) = S(theta) S(theta)^H, for zero padding as well as for circular signals. Two
-  inequalities bound this maximum:
-
-  - lambda_max(G) <= (tr G^32)^(1/32). For an s x s matrix G this is too large by a factor of at most
-    s^(1/32) (1.11 for s = 32, 1.14 for s = 64), with s <= min(C, m) at stride 1.
-  - For a unit vector v, v^H G(theta) v is a nonnegative trigonometric polynomial, of degree n = k - 1
-    along an axis with k taps at stride 1. Its maximum is at most the maximum over a grid of N points
-    divided by cos^2(pi n / (2 N)), a factor of 1.04 per axis for N = 8 n. For small signals this factor
-    is not needed on a grid with about as many points as the padded signal has samples: there the
-    matrices G have the eigenvalues of C C^T for a circulant matrix C (with a change of sign, for zero
-    padding) of which D is a submatrix.
-
-  For random 3x3 filters as in the networks of the paper and images of 8x8 to 32x32 pixels, the bound was
-  1.02 to 1.18 times L. It is less tight if a signal has few samples per residue of the dilation: up to
-  1.32 times L for dilation 3 on images of 8x8, or 1.23 times with the identity augmented.
-
-  Args:
-    dictionary: A `ConvDictionary`, or an `IdentityAugmented`, for which the bound is that of its
-      convolution plus 1 (Lemma 2).
-    signal_shape: Shape of one signal without batch axes: (L, C) or (H, W, C).
-
-  Returns:
-    A scalar in float32, or in float64 for filters in float64. It includes a margin for rounding errors
-    and is zero if all filters are zero. No gradient flows through it.
-
-  Raises:
-    ValueError: If `dictionary` is neither of the two, or if `signal_shape` does not fit it.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import cscjax
-    >>> from cscjax.dictionaries import lipschitz_bound
-    >>> mean = cscjax.ConvDictionary(jnp.ones((3, 1, 1)) / 3)
-    >>> bool(cscjax.lipschitz(mean, (64, 1)) <= lipschitz_bound(mean, (64, 1)) < 1.1)
-    True
-  """
-  if isinstance(dictionary, IdentityAugmented):
-    bound = 1 + lipschitz_bound(dictionary.conv, signal_shape)
-    return bound * (1 + jnp.finfo(bound.dtype).eps)  # the sum may have been rounded down
-  if not isinstance(dictionary, ConvDictionary):
-    checks.fail("dictionary", type(dictionary).__name__, "a ConvDictionary or an IdentityAugmented")
-  shape = check_signal_shape(dictionary, signal_shape)
-  filters = lax.stop_gradient(jnp.asarray(dictionary.filters))
+def symbol_bound(conv: "ConvDictionary", shape: tuple[int, ...]) -> jax.Array:
+  """Computes `lipschitz_bound` of a convolution."""
+  filters = lax.stop_gradient(jnp.asarray(conv.filters))
   filters, scale = ops.scaled(filters.astype(ops.at_least_float32(filters.dtype)))
-  symbol, correction = symbol_on_grid(dictionary.replace(filters=filters), shape[:-1])
+  symbol, correction = symbol_on_grid(conv.replace(filters=filters), shape[:-1])
   bound = correction * jnp.max(_power_bound(_gram(symbol), SQUARINGS))
   return scale * (scale * _with_margin(bound, math.prod(filters.shape[:-2]), *symbol.shape[1:]))
 
 
 @ops.highest_precision
-def symbol_on_grid(conv: ConvDictionary, sizes: Sequence[int]) -> tuple[jax.Array, float]:
+def symbol_on_grid(conv: "ConvDictionary", sizes: Sequence[int]) -> tuple[jax.Array, float]:
   """Evaluates the symbol of a convolution on the grid that `lipschitz_bound` uses.
 
   The symbol S(theta) is the Fourier transform of the filters, or of their polyphase components if the
@@ -122,32 +72,45 @@ def symbol_on_grid(conv: ConvDictionary, sizes: Sequence[int]) -> tuple[jax.Arra
   return symbol.reshape(len(places), -1, filters.shape[2]), correction
 
 
-def has_whole_strides(conv: ConvDictionary, sizes: Sequence[int]) -> bool:
+def has_whole_strides(conv: "ConvDictionary", sizes: Sequence[int]) -> bool:
   """Whether the strides divide the sizes, so that the outputs are evenly spaced around a circle."""
   return all(size % axis.stride == 0 for axis, size in zip(conv.axes, sizes, strict=True))
 
 
-def largest_symbol_eigenvalue(conv: ConvDictionary, sizes: Sequence[int]) -> jax.Array:
-  """Computes lambda_max(D^T D) of a circular convolution with whole strides, or else an upper bound.
+def symbol_constant(conv: "ConvDictionary", shape: tuple[int, ...]) -> jax.Array:
+  """Computes L of a circular convolution with whole strides, or else an upper bound.
 
   The bound is that of `lipschitz_bound` with a finer grid and a higher power: at most 1.0025 per axis
   times s^(1/512) times the largest eigenvalue of the symbol.
   """
+  sizes = shape[:-1]
+  filters, scale = ops.scaled(conv.filters)
   exact = conv.padding == "CIRCULAR" and has_whole_strides(conv, sizes)
-  filters, circles, correction = polyphase_circles(conv, sizes, None if exact else FINE_POINTS)
+  points = None if exact else FINE_POINTS
+  filters, circles, correction = polyphase_circles(conv.replace(filters=filters), sizes, points)
   if exact:
-    return largest_over_frequencies(filters, circles, largest_eigenvalue)
+    return scale * (scale * largest_over_frequencies(filters, circles, largest_eigenvalue))
 
   def bound(block: jax.Array) -> jax.Array:
     return _power_bound(jnp.concatenate([block.real, block.imag])[None], FINE_SQUARINGS)[0]
 
   *kernel, channels, count = filters.shape
   largest = correction * largest_over_frequencies(filters, circles, bound)
-  return _with_margin(largest, math.prod(kernel), 2 * min(channels, count), max(channels, count))
+  largest = _with_margin(largest, math.prod(kernel), 2 * min(channels, count), max(channels, count))
+  return scale * (scale * largest)
+
+
+def bound_of_blocks(blocks: jax.Array) -> jax.Array:
+  """Bounds the largest eigenvalue of a matrix [n, n], or of complex Hermitian blocks [..., C, C]."""
+  if blocks.ndim == 2:
+    return largest_eigenvalue(blocks)
+  size = blocks.shape[-1]
+  blocks = jnp.concatenate([blocks.real, blocks.imag], axis=-2).reshape(-1, 2 * size, size)
+  return _with_margin(jnp.max(_power_bound(blocks, FINE_SQUARINGS)), 4 * size)
 
 
 def polyphase_circles(
-  conv: ConvDictionary, sizes: Sequence[int], points: int | None
+  conv: "ConvDictionary", sizes: Sequence[int], points: int | None
 ) -> tuple[jax.Array, list[Circle], float]:
   """Reduces a convolution to a circular one of stride 1.
 

@@ -1,5 +1,6 @@
 """ML-CSC and, without unfolding, the feed-forward network (Table 3; Sulam et al. 2020)."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -7,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import checks
-from cscjax.dictionaries import CodedLayer, ConvDictionary
+from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
+from cscjax.models._gains import layer_gains, margin_gains, pursuit_gain, slopes, unfolded_step
 from cscjax.models._input import check_input
 from cscjax.models._layers import PURSUITS, SOLVERS, CSCLayer, pursue
 from cscjax.models._spectral import STEPS
@@ -141,6 +143,44 @@ class MLCSC(nn.Module):
       layers.append(CodedLayer(ConvDictionary(filters, **geometry), signal, code))
       signal = max_pool(code) if i > UNFOLDED else code
     return layers
+
+  def margin_gains(self, signal_shape: tuple[int, ...]) -> jax.Array:
+    """Returns certified Lipschitz constants of the differences of logits, for `cscjax.certify_labels`.
+
+    Call it on a bound model: `model.bind(variables).margin_gains(shape)`. They are products of the norms
+    of the layers' linear maps, with the running variances of the batch norms, in exact arithmetic.
+
+    Args:
+      signal_shape: Shape of one normalized image (H, W, C) or signal (L, C).
+
+    Returns:
+      A matrix [num_classes, num_classes]: entry (i, j) bounds the change of logit_i - logit_j per unit
+      of the Euclidean norm of a change of the image.
+    """
+    variables = self.variables
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    shape, layers = tuple(signal_shape), []
+    for i in range(len(WIDTHS)):
+      own = params[f"layer_{i}"]
+      geometry = _strided(len(shape) - 1) if i < UNFOLDED else {}
+      conv = ConvDictionary(own["filters"], **geometry)
+      untied = "filters_analysis" in own
+      encoder = conv.replace(filters=own["filters_analysis"]) if untied else None
+      step = unfolded_step(own, lipschitz_bound(conv, shape))
+      slope = [slopes(own, stats.get(f"layer_{i}"), k) for k in range(self._iterations(i))]
+      layers.append(layer_gains(conv, False, slope, step, shape, encoder))
+      signal = jax.ShapeDtypeStruct(shape, conv.filters.dtype)
+      shape = jax.eval_shape(conv.analysis, signal).shape
+      if i > UNFOLDED:  # max-pooling over windows that do not overlap, so that its gain is 1
+        shape = (*(-(-size // 2) for size in shape[:-1]), shape[-1])
+    together = "layer" if self.pursuit == "layer" else "multilayer"
+    gain = pursuit_gain(layers[:UNFOLDED], together, self.solver)
+    gain *= pursuit_gain(layers[UNFOLDED:], "layer", self.solver)
+    return margin_gains(gain, math.prod(shape[:-1]), params["classifier"]["kernel"])
+
+  def _iterations(self, index: int) -> int:
+    """Returns the number of iterations of a layer."""
+    return self.unfolding + 1 if index < UNFOLDED else 1
 
   def _layer(self, index: int, **fields: Any) -> CSCLayer:
     return CSCLayer(

@@ -1,5 +1,6 @@
 """MSD-CSC and, without unfolding, MSDNet (Table 3)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import checks
-from cscjax.dictionaries import Code, CodedLayer, ConvDictionary, IdentityAugmented, join
+from cscjax.dictionaries import (
+  Code,
+  CodedLayer,
+  ConvDictionary,
+  IdentityAugmented,
+  join,
+  lipschitz_bound,
+)
+from cscjax.models._gains import layer_gains, margin_gains, pursuit_gain, slopes, unfolded_step
 from cscjax.models._input import check_input
 from cscjax.models._layers import PURSUITS, SOLVERS, MSDCSCLayer, pursue
 from cscjax.models._remat import REMAT, rematerialized
@@ -154,6 +163,38 @@ class MSDCSC(nn.Module):
       layers.append(CodedLayer(IdentityAugmented(conv), signal, code))
       signal = join(code)
     return layers
+
+  def margin_gains(self, signal_shape: tuple[int, ...]) -> jax.Array:
+    """Returns certified Lipschitz constants of the differences of logits, for `cscjax.certify_labels`.
+
+    Call it on a bound model: `model.bind(variables).margin_gains(shape)`. They are products of the norms
+    of the layers' linear maps, with the running variances of the batch norms, in exact arithmetic.
+
+    Args:
+      signal_shape: Shape of one normalized image (H, W, C) or signal (L, C).
+
+    Returns:
+      A matrix [num_classes, num_classes]: entry (i, j) bounds the change of logit_i - logit_j per unit
+      of the Euclidean norm of a change of the image.
+    """
+    variables = self.variables
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    shape, gains = tuple(signal_shape), []
+    for group in self._groups():
+      if group[0] in self._pooled():  # windows that do not overlap, so that the gain is 1
+        shape = (*(-(-size // 2) for size in shape[:-1]), shape[-1])
+      layers = []
+      for i in group:
+        own = params[f"layer_{i}"]
+        conv = ConvDictionary(own["filters"], dilation=self.dilations[i % len(self.dilations)])
+        step = unfolded_step(own, lipschitz_bound(IdentityAugmented(conv), shape))
+        slope = [slopes(own, stats.get(f"layer_{i}"), k) for k in range(self.unfolding + 1)]
+        layers.append(layer_gains(conv, True, slope, step, shape))
+        shape = (*shape[:-1], shape[-1] + self.width)
+      gains.append(pursuit_gain(layers, self.pursuit, self.solver))
+    return margin_gains(
+      jnp.prod(jnp.stack(gains)), math.prod(shape[:-1]), params["classifier"]["kernel"]
+    )
 
   def _pooled(self) -> list[int]:
     """Returns the layers before which the signal is pooled."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
+from cscjax.models._gains import analysis_gain, margin_gains, slopes, unfolded_step
 from cscjax.models._input import check_input
 from cscjax.models._norms import Norm
 from cscjax.models._remat import REMAT, rematerialized
@@ -290,6 +291,39 @@ class ResCSC(nn.Module):
       layers.append(CodedLayer(_dictionary(block["filters_2"]), middle, code))
       signal = code
     return layers
+
+  def margin_gains(self, signal_shape: tuple[int, ...]) -> jax.Array:
+    """Returns certified Lipschitz constants of the differences of logits, for `cscjax.certify_labels`.
+
+    Call it on a bound model: `model.bind(variables).margin_gains(shape)`. They are products of the norms
+    of the layers' linear maps, with the running variances of the batch norms, in exact arithmetic.
+
+    Args:
+      signal_shape: Shape of one normalized image (H, W, C) or signal (L, C).
+
+    Returns:
+      A matrix [num_classes, num_classes]: entry (i, j) bounds the change of logit_i - logit_j per unit
+      of the Euclidean norm of a change of the image.
+    """
+    variables = self.variables
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    shape, rule = tuple(signal_shape), RULES[self.rule]
+    first = _dictionary(params["filters"])
+    gain = analysis_gain(first, slopes(params["norm"], stats.get("norm")), shape)
+    shape = (*shape[:-1], self.width)
+    sown = {name: {"code": stats.get(name, {})} for name in params}
+    for stride, block, own in self._blocks(params, sown):
+      conv = _dictionary(block["filters_1"], stride)
+      middle = analysis_gain(conv, slopes(block["norm_1"], own.get("norm_1")), shape)
+      shape = (*(-(-size // stride) for size in shape[:-1]), conv.filters.shape[-1])
+      second = _dictionary(block["filters_2"])
+      update = analysis_gain(second, slopes(block["norm_2"], own.get("norm_2")), shape)
+      if rule.correct:
+        bound = lipschitz_bound(second, shape)
+        c = unfolded_step(block, bound) if self.c is None else abs(self.c)
+        middle += c * jnp.sqrt(bound)
+      gain *= float(rule.keep) + update * middle
+    return margin_gains(gain, math.prod(shape[:-1]), params["classifier"]["kernel"])
 
   def _blocks(self, params: Any, sown: Any) -> Iterator[tuple[int, Any, Any]]:
     """Yields the stride, the parameters and the sown inner code of each block."""

@@ -167,6 +167,27 @@ class LoadedRun:
     layers = self.codes(images)
     return theory.certify(_Coded(layers), layers[0].signal, noise)
 
+  def certify_labels(self, images: ArrayLike, *, steps: int = 50) -> theory.LabelCertificate:
+    """Certifies the radius within which the labels cannot change, see `cscjax.theory.certify_labels`.
+
+    Args:
+      images: Images [N, H, W, C] or signals [N, L, C], not normalized, at least one.
+      steps: Number of gradient steps of the attack, at least 1. The default is 50.
+
+    Returns:
+      A `LabelCertificate`, whose distances are those of normalized images.
+
+    Raises:
+      ValueError: If `steps` is not an integer of at least 1, if there are no images, or if they have
+        another shape, type or scale than those of the data set.
+      DataError: If the statistics of the data set are neither recorded nor can be computed.
+    """
+    images = jnp.asarray(self._checked(images))
+    network: Any = self.model.bind(self.variables)
+    with self._precision():
+      x = training.normalize(images, self.info.mean, self.info.std)
+      return theory.certify_labels(network, x, steps=steps)
+
   def export(self, platforms: Sequence[str] = ("cpu", "cuda")) -> jax.export.Exported:
     """Exports the network with its weights and normalization, for programs without cscjax.
 

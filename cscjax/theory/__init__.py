@@ -7,6 +7,7 @@
 - Stability under noise: `thresholding_recovery`, `bp_recovery` and `layered_stability`.
 - Stability of the code of one given signal, finite also for photographs: `stability`.
 - All of these for every layer, as a table: `certify`.
+- The robustness of a network's labels: `certify_labels`.
 
 Lemmas, Definition 1 and Theorem 1 are numbered as in Zhang & Zhang, National Science Review 2020. The
 stability bounds, which that paper cites, are Theorems 10 and 12 of Papyan, Romano & Elad, JMLR 2017.
@@ -60,6 +61,7 @@ from cscjax.theory._certify import Certificate, CertificateRow, FailedCondition,
 from cscjax.theory._lasso_stability import ActiveSet, Stability, stability
 from cscjax.theory._lemmas import is_unique, msd_csc_spectrum, uniqueness_bound
 from cscjax.theory._reconstruction import LassoProblem, failed_dimensions, ill_conditioned_example
+from cscjax.theory._robustness import GainedClassifier, LabelCertificate, certify_labels
 from cscjax.theory._sparsity import patch_norm, patch_sparsity, stripe_sparsity, support_size
 from cscjax.theory._stability import (
   Condition,
@@ -76,6 +78,8 @@ __all__ = [
   "CertificateRow",
   "Condition",
   "FailedCondition",
+  "GainedClassifier",
+  "LabelCertificate",
   "LassoProblem",
   "LayerStability",
   "Pursuable",
@@ -83,6 +87,7 @@ __all__ = [
   "Stability",
   "bp_recovery",
   "certify",
+  "certify_labels",
   "failed_dimensions",
   "ill_conditioned_example",
   "is_unique",

@@ -11,14 +11,12 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import (
   Code,
-  ConvDictionary,
   Dictionary,
-  IdentityAugmented,
-  MatrixDictionary,
   check_dictionary,
   check_signal_shape,
+  with_methods,
 )
-from cscjax.theory._windows import patch_sums, stripe_sums
+from cscjax.ops import common_float
 
 
 def support_size(dictionary: Dictionary, code: Code) -> jax.Array:
@@ -44,14 +42,18 @@ def support_size(dictionary: Dictionary, code: Code) -> jax.Array:
   """
   check_dictionary(dictionary)
   code = _as_code(code)
-  jax.eval_shape(dictionary.synthesis, code)  # raises if the shapes do not match
-  return nonzeros(dictionary, code)
+  shape = _signal_shape(dictionary, code, None)  # raises if the shapes do not match
+  return nonzeros(code, _single_code(dictionary, shape))
 
 
-def nonzeros(dictionary: Dictionary, code: Code) -> jax.Array:
-  """Counts nonzeros as `support_size` does, but accepts codes whose size alone determines no signal."""
-  counts = [_sum(_nonzero(part), dictionary.signal_ndim) for part in jax.tree.leaves(code)]
-  return functools.reduce(jnp.add, counts)
+def nonzeros(code: Code, single: Code) -> jax.Array:
+  """Counts the nonzeros of each code; `single` is any code without batch axes."""
+  counts = jax.tree.map(
+    lambda part, one: jnp.sum(_nonzero(part), axis=tuple(range(part.ndim - one.ndim, part.ndim))),
+    code,
+    single,
+  )
+  return functools.reduce(jnp.add, jax.tree.leaves(counts))
 
 
 def stripe_sparsity(
@@ -66,10 +68,11 @@ def stripe_sparsity(
   For `IdentityAugmented`, the stripe of an atom of F holds the coefficients z of the atoms of F that
   overlap it and the coefficients a of the sites that it covers. Only these stripes are counted: the
   stripe of an atom of the identity is contained in that of every atom of F that covers its site. A
-  `MatrixDictionary` has one stripe, the whole code.
+  dictionary of any other kind has one stripe, the whole code, unless it overrides
+  `AbstractDictionary.stripe_sums`.
 
   Args:
-    dictionary: A `MatrixDictionary`, `ConvDictionary` or `IdentityAugmented`.
+    dictionary: Any dictionary.
     code: The codes, batch axes first.
     signal_shape: Shape of one signal without batch axes: (L, C) or (H, W, C). By default the shape of
       `dictionary.synthesis(code)`, which can differ from that of the signal at strides above 1.
@@ -78,7 +81,7 @@ def stripe_sparsity(
     The counts, int32 of shape [batch...].
 
   Raises:
-    ValueError: If the dictionary has another type or if the shapes do not match.
+    ValueError: If `dictionary` is not a dictionary, or if the shapes do not match.
 
   References:
     Papyan, Sulam & Elad, Working locally thinking globally: theoretical guarantees for convolutional
@@ -92,15 +95,10 @@ def stripe_sparsity(
     >>> int(cscjax.stripe_sparsity(D, code))  # positions 9 and 10 share a stripe, 2 does not
     2
   """
-  if isinstance(dictionary, MatrixDictionary):
-    return support_size(dictionary, code)
+  check_dictionary(dictionary)
   code = _as_code(code)
   shape = _signal_shape(dictionary, code, signal_shape)
-  conv, kept, new = _parts(dictionary, code)
-  counts = stripe_sums(conv, jnp.sum(_nonzero(new), axis=-1), shape[:-1])
-  if kept is not None:
-    counts += patch_sums(conv, jnp.sum(_nonzero(kept), axis=-1))
-  return _max(counts, conv.signal_ndim - 1)
+  return jnp.max(with_methods(dictionary).stripe_sums(jax.tree.map(_nonzero, code), shape), axis=-1)
 
 
 def patch_sparsity(dictionary: Dictionary, signal: ArrayLike) -> jax.Array:
@@ -108,17 +106,18 @@ def patch_sparsity(dictionary: Dictionary, signal: ArrayLike) -> jax.Array:
 
   A patch holds the sites that one atom covers, from its first tap to its last. The signal of layer i + 1
   is the code of layer i, so pass the dictionary of layer i + 1 to measure a code of layer i. A
-  `MatrixDictionary` has one patch, the whole signal.
+  dictionary that is no convolution has one patch, the whole signal, unless it overrides
+  `AbstractDictionary.patch_sums`.
 
   Args:
-    dictionary: A `MatrixDictionary`, `ConvDictionary` or `IdentityAugmented`.
+    dictionary: Any dictionary.
     signal: The signals, batch axes first: [..., n], [..., L, C] or [..., H, W, C].
 
   Returns:
     The counts, int32 of shape [batch...].
 
   Raises:
-    ValueError: If the dictionary has another type or if the shape of the signal does not match it.
+    ValueError: If `dictionary` is not a dictionary, or if the shape of the signal does not match it.
 
   References:
     Papyan, Romano & Elad, Convolutional neural networks analyzed via convolutional sparse coding,
@@ -139,10 +138,10 @@ def patch_norm(dictionary: Dictionary, signal: ArrayLike) -> jax.Array:
   """Computes the largest Euclidean norm of a patch of a signal, ||signal||^P_{2,inf}.
 
   The stability bounds measure noise in this norm. A patch holds the sites that one atom covers, from its
-  first tap to its last; a `MatrixDictionary` has one patch, the whole signal.
+  first tap to its last; a dictionary that is no convolution has one patch, the whole signal.
 
   Args:
-    dictionary: A `MatrixDictionary`, `ConvDictionary` or `IdentityAugmented`.
+    dictionary: Any dictionary.
     signal: The signals, batch axes first: [..., n], [..., L, C] or [..., H, W, C].
 
   Returns:
@@ -150,7 +149,7 @@ def patch_norm(dictionary: Dictionary, signal: ArrayLike) -> jax.Array:
     values neither underflow nor overflow.
 
   Raises:
-    ValueError: If the dictionary has another type or if the shape of the signal does not match it.
+    ValueError: If `dictionary` is not a dictionary, or if the shape of the signal does not match it.
 
   References:
     Papyan, Romano & Elad, Convolutional neural networks analyzed via convolutional sparse coding,
@@ -177,31 +176,12 @@ def _patches(dictionary: Dictionary, values: jax.Array) -> jax.Array:
   """Sums values over each patch of a signal and returns the largest sum."""
   check_dictionary(dictionary)
   check_signal_shape(dictionary, values.shape[-dictionary.signal_ndim :])
-  if isinstance(dictionary, MatrixDictionary):
-    return _sum(values, 1)
-  conv = _conv(dictionary)
-  return _max(patch_sums(conv, jnp.sum(values, axis=-1)), conv.signal_ndim - 1)
-
-
-def _conv(dictionary: Dictionary) -> ConvDictionary:
-  """Returns the convolutional part of a dictionary."""
-  if isinstance(dictionary, IdentityAugmented):
-    return dictionary.conv
-  if isinstance(dictionary, ConvDictionary):
-    return dictionary
-  expected = "a MatrixDictionary, ConvDictionary or IdentityAugmented"
-  checks.fail("dictionary", type(dictionary).__name__, expected)
+  return jnp.max(with_methods(dictionary).patch_sums(values), axis=-1)
 
 
 def _as_code(code: Any) -> Code:
   """Returns the code with real arrays as leaves; raises ValueError for other leaves."""
   return jax.tree.map(lambda part: checks.real_array("code", part), code, is_leaf=lambda c: c is None)
-
-
-def _parts(dictionary: Dictionary, code: Code) -> tuple[ConvDictionary, jax.Array | None, jax.Array]:
-  """Splits a dictionary and its code into F^T, a (None without an identity) and z."""
-  kept, new = code if isinstance(dictionary, IdentityAugmented) else (None, code)
-  return _conv(dictionary), kept, new
 
 
 def _signal_shape(
@@ -213,20 +193,17 @@ def _signal_shape(
     signal = jax.eval_shape(dictionary.synthesis, code)
     return signal.shape[-dictionary.signal_ndim :]
   shape = check_signal_shape(dictionary, signal_shape)
-  batch = jax.tree.leaves(code)[0].shape[: -dictionary.signal_ndim]
+  part, one = jax.tree.leaves(code)[0], jax.tree.leaves(_single_code(dictionary, shape))[0]
+  batch = part.shape[: part.ndim - one.ndim]
   jax.eval_shape(lambda c: dictionary.synthesis(c, (*batch, *shape)), code)
   return shape
 
 
+def _single_code(dictionary: Dictionary, shape: tuple[int, ...]) -> Any:
+  """Returns the shapes of the parts of the code of one signal."""
+  dtype = common_float(*jax.tree.leaves(dictionary))
+  return jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, dtype))
+
+
 def _nonzero(array: jax.Array) -> jax.Array:
   return (array != 0).astype(jnp.int32)
-
-
-def _sum(array: jax.Array, ndim: int) -> jax.Array:
-  """Sums over the last `ndim` axes."""
-  return jnp.sum(array, axis=tuple(range(array.ndim - ndim, array.ndim)))
-
-
-def _max(array: jax.Array, ndim: int) -> jax.Array:
-  """Maximum over the last `ndim` axes."""
-  return jnp.max(array, axis=tuple(range(array.ndim - ndim, array.ndim)))

@@ -308,7 +308,7 @@ def layered_stability(
     else:
       smallest, largest = _magnitudes(dictionary, code, norms)
       recovery = thresholding_recovery(coherence, sparsity, smallest, largest, noise, beta)
-    recovery = _without_zero_atoms(recovery, dictionary, code, norms)
+    recovery = _without_zero_atoms(recovery, code, norms)
     scale = jax.tree.map(_inverse_where_used, code, norms)
     following = layers[i + 1] if i + 1 < len(layers) else None
     factor = _error_factor(dictionary, code, scale, following)
@@ -327,10 +327,10 @@ def _per_signal(name: str, value: ArrayLike, batch: tuple[int, ...]) -> jax.Arra
   return value
 
 
-def _without_zero_atoms(recovery: Recovery, dictionary: Dictionary, code: Code, norms: Code) -> Recovery:
+def _without_zero_atoms(recovery: Recovery, code: Code, norms: Code) -> Recovery:
   """Adds the condition that the code uses no zero atom."""
   lost = jax.tree.map(lambda c, n: jnp.where(n > 0, 0, c), code, norms)
-  used = nonzeros(dictionary, lost)
+  used = nonzeros(lost, norms)
   none = Condition(used, jnp.zeros_like(used), used <= 0)
   holds = recovery.holds & none.holds
   conditions = {**recovery.conditions, ZERO_ATOMS: none}

@@ -48,7 +48,7 @@ class Coding(NamedTuple):
     return Objective(self)
 
 
-class Lasso(NamedTuple):
+class DenseLasso(NamedTuple):
   """The Lasso of a matrix: min over w of 1/2 ||x - A w||^2 + beta ||w||_1.
 
   Attributes:
@@ -108,8 +108,8 @@ class Learning(NamedTuple):
     return value
 
 
-Problem = Coding | Lasso | Learning
-KINDS = {kind.__name__: kind for kind in (Coding, Lasso, Learning)}
+Problem = Coding | DenseLasso | Learning
+KINDS = {kind.__name__: kind for kind in (Coding, DenseLasso, Learning)}
 
 
 def save(path: pathlib.Path, problem: Problem) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments import cli
-from experiments.benchmarks.objective import Coding, Lasso, Problem
+from experiments.benchmarks.objective import Coding, DenseLasso, Problem
 
 OURS = "cscjax"
 SOLVERS = (
@@ -38,7 +38,7 @@ def fits(name: str, problem: Problem) -> bool:
   nonnegative, with "VALID" padding. SPORCO learns with circular boundaries.
   """
   library = name.split("/")[0]
-  if isinstance(problem, Lasso):
+  if isinstance(problem, DenseLasso):
     return name in LASSO_SOLVERS
   if name in LASSO_SOLVERS and library != OURS:
     return False

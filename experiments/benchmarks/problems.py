@@ -21,7 +21,7 @@ import numpy as np
 from cscjax.extras import needs
 from cscjax.ops import tikhonov_lowpass
 from experiments import cli
-from experiments.benchmarks.objective import Coding, Lasso, Learning, Problem
+from experiments.benchmarks.objective import Coding, DenseLasso, Learning, Problem
 
 LENGTH, CHANNELS, TAPS, ATOMS = 1000, 5, 50, 10  # of the simulated signals
 
@@ -74,7 +74,7 @@ def _signals() -> Coding:
   return Coding(signals, atoms, 0.7, "VALID", nonnegative=True)
 
 
-def _lasso() -> Lasso:
+def _lasso() -> DenseLasso:
   """Returns a problem with normal columns of correlation 0.6^|i - j| and 50 true coefficients."""
   rng = np.random.default_rng(0)
   rows, columns, rho = 1000, 5000, 0.6
@@ -88,7 +88,7 @@ def _lasso() -> Lasso:
   noise = rng.normal(size=rows)
   x += noise * np.linalg.norm(x) / (3 * np.linalg.norm(noise))
   beta = 0.1 * np.max(np.abs(matrix.T @ x))
-  return Lasso(x[None].astype(np.float32), matrix.astype(np.float32), float(np.float32(beta)))
+  return DenseLasso(x[None].astype(np.float32), matrix.astype(np.float32), float(np.float32(beta)))
 
 
 def _learn_images() -> Learning:

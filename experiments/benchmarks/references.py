@@ -5,8 +5,8 @@
 solves each problem in float64 and writes solver_references.json. Some problems take minutes.
 
 ADMM in the Fourier domain, without any code of the libraries, solves the problems of `Coding`.
-scikit-learn solves that of `Lasso`; the accuracy is its duality gap. For `Learning`, the reference is
-not a minimum, but the smallest held-out objective that a library's learner has after many passes.
+scikit-learn solves that of `DenseLasso`; the accuracy is its duality gap. For `Learning`, the reference
+is not a minimum, but the smallest held-out objective that a library's learner has after many passes.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from experiments.benchmarks.objective import (
   HELD_TOLERANCE,
   TEST_PERIOD,
   Coding,
-  Lasso,
+  DenseLasso,
   Learning,
   Problem,
   save,
@@ -90,7 +90,7 @@ def make_learning(problem: Learning, peer_python: str | None, passes: int) -> Re
   return Reference(min(found), HELD_TOLERANCE, _energy(problem))
 
 
-def make_lasso(problem: Lasso) -> Reference:
+def make_lasso(problem: DenseLasso) -> Reference:
   """Returns the minimum of scikit-learn in float64."""
   matrix, (x,) = problem.matrix.astype(np.float64), problem.x.astype(np.float64)
   model = linear_model.Lasso(problem.beta / len(x), fit_intercept=False, tol=1e-12, max_iter=100_000)
@@ -109,7 +109,7 @@ def main() -> None:
     problem = problems.make(case)
     if isinstance(problem, Coding):
       reference = make_coding(problem, ITERATIONS.get(case, OTHER_ITERATIONS))
-    elif isinstance(problem, Lasso):
+    elif isinstance(problem, DenseLasso):
       reference = make_lasso(problem)
     else:
       reference = make_learning(problem, flags.FLAGS.peer_python, LEARNING_PASSES)

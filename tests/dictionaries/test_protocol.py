@@ -204,15 +204,10 @@ def test_types_follow_the_dictionary(x64):
   assert cscjax.lipschitz(_dense(jnp.bfloat16), (4, 3)).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("name", FOREIGN)
-def test_solvers_that_need_a_dictionary_of_the_package_say_so(name):
-  dictionary, shape = FOREIGN[name]
-  for call in (
-    lambda: cscjax.admm(dictionary, jnp.ones(shape), 0.1),
-    lambda: cscjax.omp(dictionary, jnp.ones(shape), sparsity=1),
-  ):
-    with pytest.raises(ValueError, match=r"^dictionary: expected"):
-      call()
+def test_admm_says_what_it_needs():
+  dictionary, shape = FOREIGN["kronecker"]
+  with pytest.raises(ValueError, match=r"^dictionary: .* a method circulant_embedding"):
+    cscjax.admm(dictionary, jnp.ones(shape), 0.1)
 
 
 def test_other_objects_are_refused():

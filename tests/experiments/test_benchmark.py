@@ -21,7 +21,7 @@ from experiments.benchmarks import (
 )
 from experiments.benchmarks.libraries import Prepared
 from experiments.benchmarks.libraries.alphacsc_adapters import _atoms, _signals
-from experiments.benchmarks.objective import Coding, Lasso, Learning
+from experiments.benchmarks.objective import Coding, DenseLasso, Learning
 
 
 def small(batch=1, channels=1, size=8):
@@ -46,7 +46,7 @@ def small_lasso():
   rng = np.random.default_rng(0)
   matrix = rng.normal(size=(20, 40))
   matrix /= np.linalg.norm(matrix, axis=0)
-  return Lasso(rng.normal(size=(1, 20)).astype(np.float32), matrix.astype(np.float32), 0.3)
+  return DenseLasso(rng.normal(size=(1, 20)).astype(np.float32), matrix.astype(np.float32), 0.3)
 
 
 def small_learning(problem):
@@ -71,7 +71,7 @@ PROBLEMS = {
 
 def explicit(problem):
   """Returns D as a matrix, whose columns are shifted filters; the origin of an atom is its first tap."""
-  if isinstance(problem, Lasso):
+  if isinstance(problem, DenseLasso):
     return problem.matrix.astype(np.float64)
   space, taps = problem.x.shape[1:-1], problem.filters.shape[:-2]
   places = space

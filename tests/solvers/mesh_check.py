@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import cscjax
+from cscjax import solvers
 
 BATCH, REPLICATED = P("i"), P()
 TIGHT = {"tolerance": 1e-9, "max_iterations": 5000}
@@ -35,6 +36,19 @@ def _layered(solver, **options):
     return getattr(result, "codes", result)
 
   return codes
+
+
+def _steps(solver):
+  """Returns a function that does three single steps."""
+
+  def code(x, w):
+    problem = cscjax.Lasso(cscjax.ConvDictionary(w), x, 0.1)
+    state = solver.init(problem)
+    for _ in range(3):
+      state = solver.step(problem, state)
+    return solver.solution(problem, state)[0]
+
+  return code
 
 
 def _polished(x, w):
@@ -75,6 +89,12 @@ CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
   "basis pursuit, tolerance": (_basis_pursuit, True),
   "admm": (_code(cscjax.admm, iterations=12), True),
   "admm, tolerance": (_code(cscjax.admm, **TIGHT), True),
+  "steps of FISTA": (_steps(solvers.FISTA()), True),
+  "steps of ADMM": (_steps(solvers.ADMM()), True),
+  "basis_pursuit, tolerance": (
+    lambda x, w: solvers.basis_pursuit(cscjax.ConvDictionary(w), x, 3.0, tolerance=1e-6).code,
+    True,
+  ),
   "ml_ista": (_layered(cscjax.ml_ista, iterations=3), True),
   "ml_fista": (_layered(cscjax.ml_fista, iterations=3), True),
   "layered_bp": (_layered(cscjax.layered_bp, iterations=3), True),

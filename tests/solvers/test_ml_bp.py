@@ -151,6 +151,7 @@ def test_batches_jit_and_vmap(x64):
   np.testing.assert_allclose(together.objective[:, 1], alone.objective, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_float32_at_any_scale():
   dictionaries, _, x = dense()
   betas = [cscjax.relative(fraction) for fraction in FRACTIONS]

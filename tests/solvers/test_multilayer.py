@@ -172,9 +172,10 @@ def test_solvers_against_numpy(x64, name, solver, nonnegative):
   "options", [{"iterations": 30}, pytest.param({"tolerance": 1e-3}, marks=pytest.mark.slow)]
 )
 def test_one_layer_is_the_single_solver(x64, solve, single, options):
-  dictionaries, _, x = dense()
-  result = solve(dictionaries[:1], x, [0.1], **options)
-  expected = single(dictionaries[0], x, 0.1, **options)
+  dictionaries, ds, x = dense()
+  step = 1 / references.lipschitz(ds[0])
+  result = solve(dictionaries[:1], x, [0.1], steps=[step], **options)
+  expected = single(dictionaries[0], x, 0.1, step=step, **options)
   np.testing.assert_allclose(result.codes[0], expected.code, atol=1e-10)
   np.testing.assert_allclose(result.objective, expected.objective, rtol=1e-10)
   assert int(result.iterations) == int(expected.iterations)

@@ -41,7 +41,7 @@ def lasso(problem, **options):
 @each_solver("fista_adaptive", "admm")
 @pytest.mark.parametrize("name", ["dense", pytest.param("circular", marks=pytest.mark.slow)])
 def test_a_run_continues_from_its_state(x64, solver, name):
-  """The momentum, a searched step and an adapted rho are part of the state."""
+  """The momentum, a searched step and rho are part of the state."""
   problem = lasso(PROBLEMS[name]())
   at_once = solver.run(problem, iterations=40)
   first = solver.run(problem, iterations=20)

@@ -18,7 +18,9 @@ from cscjax.solvers._lasso._proximal_gradient import FISTA
 from cscjax.solvers._penalty import broadcastable
 
 ROUNDS = 40  # largest number of penalties that are tried
-ACCURACY = 0.3  # tolerance of a solution, relative to that of the norm of its residual
+# The tolerance of a solution, relative to that of the norm of its residual: first ACCURACY, and in each
+# round a tenth less, because an inexact solution can lie on the wrong side of the root.
+ACCURACY, SHARPENING = 0.3, 0.9
 SOLVER = FISTA("adaptive", restart=True)
 
 
@@ -76,6 +78,18 @@ class _Bracket(NamedTuple):
       high=jnp.where(up, point, self.high),
       above=jnp.where(up, excess, half * self.above),
       side=side,
+    )
+
+  def reopen(self, tolerance: jax.Array) -> "_Bracket":
+    """Widens a bracket that has closed: it has missed the root, by an inexact solution."""
+    closed = self.high - self.low <= tolerance * self.high
+    size = jnp.maximum(self.above, -self.below)
+    return _Bracket(
+      low=jnp.where(closed, 0.8 * self.low, self.low),
+      below=jnp.where(closed, -size, self.below),
+      high=jnp.where(closed, jnp.minimum(1.25 * self.high, 1), self.high),
+      above=jnp.where(closed, size, self.above),
+      side=jnp.where(closed, 0, self.side),
     )
 
 
@@ -225,7 +239,7 @@ def _search(problem: Lasso, noise: jax.Array, tolerance: jax.Array, max_iteratio
     fraction = jnp.where(converged, fraction, root)
     result = SOLVER.run(
       problem.scale_beta(fraction * largest),
-      tolerance=ACCURACY * tolerance,
+      tolerance=ACCURACY * SHARPENING**k * tolerance,
       max_iterations=max_iterations,
       init=code,
       record=(),
@@ -233,7 +247,7 @@ def _search(problem: Lasso, noise: jax.Array, tolerance: jax.Array, max_iteratio
     misfit = _misfit(problem, result.code)
     is_close = jnp.abs(jnp.sqrt(misfit) - noise) <= tolerance * noise
     converged = converged | (jnp.asarray(result.converged) & is_close)
-    bracket = bracket.shrink(jnp.square(fraction), misfit - jnp.square(noise))
+    bracket = bracket.shrink(jnp.square(fraction), misfit - jnp.square(noise)).reopen(tolerance)
     return k + 1, result.code, fraction, bracket, converged, iterations + result.iterations
 
   zero, one = jnp.zeros_like(at_zero), jnp.ones_like(at_zero)

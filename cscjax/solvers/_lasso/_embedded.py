@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from cscjax.dictionaries import CirculantEmbedding, Code, Dictionary, circulant_embedding
+from cscjax.dictionaries import CirculantEmbedding, Code, circulant_embedding
 from cscjax.ops import expand_rank
 from cscjax.solvers._lasso._problem import Lasso, per_signal
 from cscjax.solvers._lasso._regularizer import map_arrays
@@ -64,7 +64,7 @@ def embedding_of(problem: Lasso) -> CirculantEmbedding:
 
 def embed(embedding: CirculantEmbedding, problem: Lasso) -> EmbeddedLasso:
   """Returns the problem that ADMM solves, with all that does not change between iterations."""
-  ridge = _squared_atom_norm(embedding.dictionary)
+  ridge = jnp.asarray(embedding.squared_norm, problem.x.dtype)
   ridge = jnp.where(ridge > 0, ridge, 1)
   shape = problem.x.shape[problem.batch_ndim :]
   if problem.mask is None:
@@ -104,9 +104,3 @@ def _embedded_regularizer(embedding: CirculantEmbedding, problem: Lasso) -> tupl
     )
 
   return map_arrays(embed, problem.regularizer, ones), embedding.embed_code(ones)
-
-
-def _squared_atom_norm(dictionary: Dictionary) -> jax.Array:
-  """Returns the mean ||d||^2 of the atoms (those of F^T, for [I, F^T]), not cut off by the boundary."""
-  atoms = jax.tree.leaves(dictionary)[0]
-  return jnp.sum(jnp.square(atoms)) / atoms.shape[-1]

@@ -79,10 +79,10 @@ def omp(
   residual beyond rounding. The result does not depend on the scale of signals and atoms. The code of a
   signal that contains NaN or infinity is NaN, and so are all codes if an atom contains one.
 
-  Each pick costs one analysis, one synthesis and two products with the factor Q, which has as many
-  entries as the signal for each atom picked. Signals are encoded in blocks, so that the memory of these
-  factors does not grow with the number of signals. For a convolutional dictionary, each atom is one
-  filter at one position.
+  Each pick costs one analysis, one synthesis (none if the dictionary has a method `atom`, as a
+  `MatrixDictionary` does) and two products with the factor Q, which has as many entries as the signal
+  for each atom picked. Signals are encoded in blocks, so that the memory of these factors does not grow
+  with the number of signals. For a convolutional dictionary, each atom is one filter at one position.
 
   The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a gradient is that of the least-squares
   fit on the support found.
@@ -208,9 +208,11 @@ def _pursue(
     return scale * ravel_pytree(dictionary.analysis(residual.reshape(signal.shape)))[0]
 
   def unit_atom(index: jax.Array) -> jax.Array:
-    return dictionary.synthesis(
-      unravel(jax.nn.one_hot(index, m, dtype=x.dtype) * scale), signal.shape
-    ).ravel()
+    atom = getattr(dictionary, "atom", None)
+    if atom is not None:
+      return scale[index] * atom(index)
+    one_hot = jax.nn.one_hot(index, m, dtype=x.dtype) * scale
+    return dictionary.synthesis(unravel(one_hot), signal.shape).ravel()
 
   rounding = 4 * jnp.finfo(x.dtype).eps * x.size**0.5
 

@@ -9,7 +9,7 @@ An adapter is a class whose objects are made from the name of a solver and a pro
 
 `process` uses the adapters, possibly in an interpreter without cscjax. Therefore a library is only
 imported by the objects of its adapter. The results are codes with the shape and the convention of
-`Coding` and `Lasso`, or filters for `Learning`.
+`Coding` and `DenseLasso`, or filters for `Learning`.
 """
 
 from typing import Any
@@ -25,14 +25,14 @@ __all__ = ["ADAPTERS", "Prepared"]
 
 ADAPTERS: dict[tuple[str, str], Any] = {
   ("cscjax", "Coding"): Cscjax,
-  ("cscjax", "Lasso"): Cscjax,
+  ("cscjax", "DenseLasso"): Cscjax,
   ("cscjax", "Learning"): CscjaxLearning,
   ("sporco", "Coding"): Sporco,
   ("sporco", "Learning"): SporcoLearning,
   ("scico", "Coding"): Scico,
   ("alphacsc", "Coding"): Alphacsc,
   ("alphacsc", "Learning"): AlphacscLearning,
-  ("sklearn", "Lasso"): ScikitLearn,
-  ("celer", "Lasso"): Celer,
+  ("sklearn", "DenseLasso"): ScikitLearn,
+  ("celer", "DenseLasso"): Celer,
 }
 """Adapter of each library and kind of problem."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.libraries.common import Prepared, timed_compilation
-from experiments.benchmarks.objective import Coding, Lasso, Learning
+from experiments.benchmarks.objective import Coding, DenseLasso, Learning
 
 
 class Cscjax:
@@ -18,7 +18,7 @@ class Cscjax:
 
   precision = "float32"
 
-  def __init__(self, solver: str, problem: Coding | Lasso):
+  def __init__(self, solver: str, problem: Coding | DenseLasso):
     import jax
 
     from cscjax import solvers
@@ -73,7 +73,7 @@ class Cscjax:
   def _code(self, code: Any) -> np.ndarray:
     """Moves the origin of the atoms to their first tap; with circular padding it is in the middle."""
     problem, code = self.problem, np.asarray(code)
-    if isinstance(problem, Lasso) or problem.padding == "VALID":
+    if isinstance(problem, DenseLasso) or problem.padding == "VALID":
       return code
     axes = tuple(range(1, code.ndim - 1))
     return np.roll(code, [-((k - 1) // 2) for k in problem.filters.shape[:-2]], axes)

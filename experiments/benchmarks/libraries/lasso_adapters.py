@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks.libraries.common import ByTolerance
-from experiments.benchmarks.objective import Lasso
+from experiments.benchmarks.objective import DenseLasso
 
 
 class _Estimator(ByTolerance):
   """Base of the estimators with scikit-learn's interface."""
 
-  def __init__(self, solver: str, problem: Lasso):
+  def __init__(self, solver: str, problem: DenseLasso):
     self.problem = problem
     self.matrix = np.asfortranarray(problem.matrix)
     self.kind = self._class()

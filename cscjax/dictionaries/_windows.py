@@ -1,14 +1,17 @@
 """Sums over the patches of a signal and the stripes of a code, which the local theory is based on."""
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cscjax.dictionaries import ConvDictionary
+if TYPE_CHECKING:
+  from cscjax.dictionaries._conv import ConvDictionary
 
 
-def patch_sums(conv: ConvDictionary, sites: jax.Array) -> jax.Array:
+def patch_sums(conv: "ConvDictionary", sites: jax.Array) -> jax.Array:
   """Sums a signal over each atom's patch, the sites from the atom's first tap to its last.
 
   Args:
@@ -25,7 +28,7 @@ def patch_sums(conv: ConvDictionary, sites: jax.Array) -> jax.Array:
   return sites
 
 
-def stripe_sums(conv: ConvDictionary, positions: jax.Array, spatial: tuple[int, ...]) -> jax.Array:
+def stripe_sums(conv: "ConvDictionary", positions: jax.Array, spatial: tuple[int, ...]) -> jax.Array:
   """Sums a code over each atom's stripe, the positions of all atoms that overlap the atom.
 
   An atom covers the sites from its first tap to its last.

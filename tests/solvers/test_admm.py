@@ -1,0 +1,83 @@
+"""Tests of the default penalty parameter of ADMM, and of the memory that the solvers plan."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cscjax
+
+
+def _unit_norm(rng, *shape):
+  atoms = rng.standard_normal(shape)
+  return atoms / np.linalg.norm(atoms.reshape(-1, shape[-1]), axis=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, pytest.param(1e-3, marks=pytest.mark.slow)])
+def test_the_default_rho_compares_the_dual_variable_with_the_code(x64, scale):
+  """It scales as the square of the dictionary, and each signal has its own."""
+  rng = np.random.default_rng(0)
+  atoms, x = _unit_norm(rng, 12, 20), rng.standard_normal((4, 12))
+  x[2] *= 50
+  x[3] = 0
+  beta = 0.3
+  dual = np.clip(x @ atoms, -beta, beta)
+  expected = np.linalg.norm(dual[:3], axis=1) / np.linalg.norm(x[:3], axis=1)
+  problem = cscjax.Lasso(cscjax.MatrixDictionary(scale * atoms), x, scale * beta)
+  rho = cscjax.solvers.ADMM().init(problem).rho
+  expected = np.append(np.maximum(expected, 0.1), 0.1)
+  np.testing.assert_allclose(rho, scale**2 * expected, rtol=1e-12)
+  assert np.min(rho[:3]) < 0.5 * np.max(rho[:3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.4])
+@pytest.mark.parametrize("name", ["dense", "same", "mask"])
+def test_the_default_rho_is_near_the_best(x64, name, fraction):
+  """Iterations to 1e-3 above the minimum, compared with the best of ten constant values."""
+  rng = np.random.default_rng(1)
+  mask = None
+  if name == "dense":
+    dictionary, x = cscjax.MatrixDictionary(_unit_norm(rng, 40, 120)), rng.standard_normal(40)
+  else:
+    dictionary = cscjax.ConvDictionary(_unit_norm(rng, 5, 5, 1, 12), padding="SAME")
+    x = np.cumsum(rng.standard_normal((24, 24, 1)), axis=0)
+    mask = rng.random((24, 24)) > 0.3 if name == "mask" else None
+
+  def trace(rho=None):
+    beta = cscjax.relative(fraction)
+    return cscjax.admm(dictionary, x, beta, rho=rho, mask=mask, iterations=400).objective
+
+  default = np.asarray(trace())
+  traces = np.asarray(jax.vmap(trace)(jnp.geomspace(0.05, 20, 10)))
+  minimum = min(traces.min(), np.min(default))
+  counts = [
+    np.argmax(t <= minimum * (1 + 1e-3)) for t in (*traces, default) if t.min() <= 1.001 * minimum
+  ]
+  assert default[-1] <= 1.001 * minimum
+  assert counts[-1] <= 1.4 * min(counts) + 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("solver", "options", "codes"),
+  [
+    (cscjax.solvers.FISTA(0.01), {"iterations": 50}, 3.5),
+    (cscjax.solvers.FISTA(0.01), {"tolerance": 1e-3}, 6.3),
+    (cscjax.solvers.FISTA("adaptive"), {"tolerance": 1e-3}, 5.5),
+    (cscjax.solvers.ADMM(), {"iterations": 50}, 5.7),
+    (cscjax.solvers.ADMM(), {"tolerance": 1e-3}, 5.9),
+  ],
+)
+def test_memory_in_sizes_of_the_code(solver, options, codes):
+  """XLA's plan for a large image: what an iteration needs on top of the codes does not grow with it."""
+  size, filters = 512, (8, 8, 1, 32)
+
+  def solve(x, filters):
+    dictionary = cscjax.ConvDictionary(filters, padding="SAME")
+    return solver.run(cscjax.Lasso(dictionary, x, 0.1), **options, record=()).code
+
+  shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((size, size, 1), filters)]
+  plan = jax.jit(solve).lower(*shapes).compile().memory_analysis()
+  total = plan.temp_size_in_bytes + plan.output_size_in_bytes + plan.argument_size_in_bytes
+  assert total <= codes * size * size * filters[-1] * 4
