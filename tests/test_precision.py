@@ -113,7 +113,10 @@ WITHOUT_DERIVATIVE = (
 
 # The other public functions. Parts of networks keep the setting of JAX; `IN_NUMPY` cannot be lowered.
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
-IN_NUMPY = ("certify", "check_conformance", "effective_atoms", "layer_reconstructions", "stability")
+IN_NUMPY = (
+  *("babel_function", "certify", "check_conformance", "effective_atoms", "exact_recovery_coefficient"),
+  *("layer_reconstructions", "recovery", "stability"),
+)
 WITHOUT_PRODUCTS = (
   *(
     "as_callbacks",
@@ -217,6 +220,11 @@ class Recording(MatrixDictionary):
     seen.append(jax.config.jax_default_matmul_precision)
     return super().synthesis(code, signal_shape)
 
+  def analysis(self, x):
+    """Records the setting and returns D^T x."""
+    seen.append(jax.config.jax_default_matmul_precision)
+    return super().analysis(x)
+
 
 seen = []
 
@@ -230,6 +238,10 @@ def test_functions_in_numpy_request_it_too(name):
     theory.certify([dictionary], layer[1], 0.1, codes=[layer[2]])
   elif name == "stability":
     theory.stability(dictionary, layer[1], BETA)
+  elif name == "babel_function":
+    theory.babel_function(dictionary, 2)
+  elif name in ("exact_recovery_coefficient", "recovery"):
+    getattr(theory, name)(dictionary, layer[2])
   else:
     getattr(dictionaries, name)([layer])
   assert set(seen) == {"highest"}

@@ -6,7 +6,9 @@
 - The spectrum of an MSD-CSC dictionary: `msd_csc_spectrum` (Lemma 2).
 - Stability under noise: `thresholding_recovery`, `bp_recovery` and `layered_stability`.
 - Stability of the code of one given signal, finite also for photographs: `stability`.
-- All of these for every layer, as a table: `certify`.
+- Recovery of a known code from its signal with noise: `recovery`, a table of conditions by coherence, by
+  the Babel function (`babel_function`), by the support (`exact_recovery_coefficient`) and by the signs.
+- Uniqueness and stability for every layer, as a table: `certify`.
 - The robustness of a network's labels: `certify_labels`.
 
 Lemmas, Definition 1 and Theorem 1 are numbered as in Zhang & Zhang, National Science Review 2020. The
@@ -61,6 +63,13 @@ from cscjax.theory._certify import Certificate, CertificateRow, FailedCondition,
 from cscjax.theory._lasso_stability import ActiveSet, Stability, stability
 from cscjax.theory._lemmas import is_unique, msd_csc_spectrum, uniqueness_bound
 from cscjax.theory._reconstruction import LassoProblem, failed_dimensions, ill_conditioned_example
+from cscjax.theory._recovery import (
+  PlantedRecovery,
+  RecoveryCondition,
+  babel_function,
+  exact_recovery_coefficient,
+  recovery,
+)
 from cscjax.theory._robustness import GainedClassifier, LabelCertificate, certify_labels
 from cscjax.theory._sparsity import patch_norm, patch_sparsity, stripe_sparsity, support_size
 from cscjax.theory._stability import (
@@ -82,12 +91,16 @@ __all__ = [
   "LabelCertificate",
   "LassoProblem",
   "LayerStability",
+  "PlantedRecovery",
   "Pursuable",
   "Recovery",
+  "RecoveryCondition",
   "Stability",
+  "babel_function",
   "bp_recovery",
   "certify",
   "certify_labels",
+  "exact_recovery_coefficient",
   "failed_dimensions",
   "ill_conditioned_example",
   "is_unique",
@@ -95,6 +108,7 @@ __all__ = [
   "msd_csc_spectrum",
   "patch_norm",
   "patch_sparsity",
+  "recovery",
   "stability",
   "stripe_sparsity",
   "support_size",

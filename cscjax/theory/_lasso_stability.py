@@ -266,7 +266,7 @@ def stability(
 
   with float64_on_host():
     arguments = (dictionary, x, beta, code, nonnegative, mask)
-    dictionary, x, beta, code, nonnegative, mask = jax.tree.map(_as_float64, arguments)
+    dictionary, x, beta, code, nonnegative, mask = jax.tree.map(as_float64, arguments)
     options: dict[str, Any] = {"nonnegative": nonnegative, "mask": mask}
     lasso = Lasso(dictionary, x, beta, **options)
     if not np.all(np.isfinite(lasso.x)):
@@ -308,7 +308,7 @@ def stability(
   )
 
 
-def _as_float64(leaf: Any) -> Any:
+def as_float64(leaf: Any) -> Any:
   """Converts floating-point arrays to float64 on the default device."""
   if not isinstance(leaf, jax.Array | np.ndarray):
     return leaf

@@ -1,0 +1,499 @@
+"""Conditions under which the Lasso, basis pursuit and OMP recover a planted code."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cscjax import checks
+from cscjax.dictionaries import (
+  Code,
+  Dictionary,
+  check_dictionary,
+  check_signal_shape,
+)
+from cscjax.ops import highest_precision
+from cscjax.theory._lasso_stability import as_float64
+from cscjax.theory._lemmas import uniqueness_bound
+from cscjax.theory._sparsity import stripe_sparsity
+
+if TYPE_CHECKING:
+  from cscjax.theory._planted import PlantedSupport
+
+ROUNDING = 1e-13  # relative, of the coherence and of sums of cosines
+
+
+@dataclasses.dataclass(frozen=True)
+class RecoveryCondition:
+  """A condition for the recovery of a planted code, and what follows from it.
+
+  Attributes:
+    text: The condition, such as "mu_1(k - 1) + mu_1(k) < 1".
+    value: The left side.
+    limit: The right side.
+    betas: The open interval of the penalties for which the conclusion holds. It is (inf, 0) if the
+      condition fails, and also empty if the noise is too strong for any penalty.
+    holds: Whether the interval contains the penalty, or is not empty if no penalty was given.
+    error: An upper bound on the Euclidean distance from the solution of the Lasso to the planted code,
+      in coefficients of unit atoms; inf if `holds` is False. If no penalty was given, it is the limit of
+      the bound as the penalty decreases to the lower end of the interval.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> D = cscjax.MatrixDictionary(jnp.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]]))
+    >>> found = cscjax.theory.recovery(D, jnp.array([0.0, 2.0, 0.0]), noise=0.1)
+    >>> row = found.conditions["exact recovery"]
+    >>> row.holds, round(row.value, 3), [round(end, 3) for end in row.betas], round(row.error, 3)
+    (True, 0.8, [0.3, inf], 0.4)
+  """
+
+  text: str
+  value: float
+  limit: float
+  betas: tuple[float, float]
+  holds: bool
+  error: float
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class PlantedRecovery:
+  """The result of `recovery`. Its printed form is a table with one row per condition.
+
+  Attributes:
+    nonzeros: k, the number of nonzeros of the planted code.
+    noise: The bound on the Euclidean norm of the noise.
+    beta: The penalty, or None.
+    conditions: The conditions, keyed by "coherence", "stripe coherence", "Babel function", "exact
+      recovery", "dual certificate" and "encoder gap".
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> D = cscjax.MatrixDictionary(jnp.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]]))
+    >>> found = cscjax.theory.recovery(D, jnp.array([2.0, -1.0, 0.0]))
+    >>> found.strongest, found.error
+    ('dual certificate', 0.0)
+  """
+
+  nonzeros: int
+  noise: float
+  beta: float | None
+  conditions: dict[str, RecoveryCondition]
+
+  @property
+  def strongest(self) -> str | None:
+    """The name of the condition with the smallest error, of those that hold; None if none holds.
+
+    Of conditions with the same error, it is the first, which concerns most codes.
+    """
+    holding = [name for name, condition in self.conditions.items() if condition.holds]
+    return min(holding, key=lambda name: self.conditions[name].error, default=None)
+
+  @property
+  def error(self) -> float:
+    """The smallest error of the conditions that hold; inf if none holds."""
+    return min(condition.error for condition in self.conditions.values())
+
+  def __repr__(self) -> str:
+    rows = [("", "value", "limit", "betas", "holds", "error")]
+    for name, row in self.conditions.items():
+      low, high = row.betas
+      numbers = (f"{row.value:.3g}", f"{row.limit:.3g}")
+      betas = f"{low:.3g}..{high:.3g}" if low < high else "none"
+      rows.append((name, *numbers, betas, "yes" if row.holds else "no", f"{row.error:.3g}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+      "  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))])
+      for name, *cells in rows
+    ]
+    beta = "" if self.beta is None else f", beta {self.beta:.3g}"
+    head = f"{self.nonzeros} nonzeros, noise {self.noise:.3g}{beta}"
+    return "\n".join([head, *lines, f"strongest: {self.strongest or 'none holds'}"])
+
+
+@highest_precision
+def recovery(
+  dictionary: Dictionary,
+  code: Code,
+  signal_shape: Sequence[int] | None = None,
+  *,
+  noise: float = 0.0,
+  beta: float | None = None,
+) -> PlantedRecovery:
+  """Tests the conditions under which a planted code can be recovered from its signal with noise.
+
+  The signal is x = D code + e with ||e||_2 <= noise. Let S be the support of the code, k its size, s its
+  signs, and u_j = d_j / ||d_j|| the unit atoms, whose coefficients are c_j = ||d_j|| code_j. U_S^+ is
+  the pseudoinverse of the unit atoms in S. The Lasso over unit atoms,
+
+      min 1/2 ||x - D code||^2 + beta sum_j ||d_j|| |code_j|,
+
+  is that of the solvers with the penalty `beta * atom_norms(dictionary, signal_shape)`. In the order of
+  the table, each condition implies the next, except for those in parentheses:
+
+  - "coherence": k < (1 + 1 / mu) / 2, the bound `uniqueness_bound`. It holds for all codes with k
+    nonzeros.
+  - ("stripe coherence": 3 s mu < 1 + mu, where s is the stripe sparsity, the condition of
+    `bp_recovery`. Its conclusion requires beta >= 3 noise.)
+  - "Babel function": mu_1(k - 1) + mu_1(k) < 1, also for all codes with k nonzeros; see
+    `babel_function`.
+  - "exact recovery": max over j outside S of ||U_S^+ u_j||_1 < 1. It holds for all codes with this
+    support; see `exact_recovery_coefficient`.
+  - "dual certificate": max over j outside S of |u_j^T (U_S^+)^T s| < 1. It holds for all codes with this
+    support and these signs, if there is no noise.
+  - ("encoder gap": eta_s < 1 and tau_s > 2 noise. The encoder gap tau_s is the (s + 1)-th smallest
+    value of beta - |u_j^T r|, where r is the residual of the solution without noise, which the dual
+    certificate provides; it is beta (1 - |...|) with the largest |...| of the certificate if s = k. The
+    constant eta_s of restricted isometry is bounded by mu_1(s - 1), which is the value in the table.
+    With `beta`, s is the smallest number >= k with a sufficient gap; else s = k.)
+
+  What follows, for all noise of this norm and each beta in the interval `betas`:
+
+  - The first four: the solution of the Lasso is unique, and zero outside S. Without noise, basis pursuit
+    (min sum_j ||d_j|| |code_j| for D code = x) finds the code. By the first, third and fourth, so does
+    OMP in k steps.
+  - "dual certificate": the solution of the Lasso is unique and has the support and signs of the code.
+    Up to the ends of the interval, no other penalties have this property. Without noise, basis pursuit
+    finds the code.
+  - "encoder gap": the code moves by at most noise / sqrt(1 - eta_s) from the solution without noise.
+  - All: the distance from the planted code is at most `error`.
+
+  Unlike `stability`, these are statements about a code that is known. They are computed on the CPU in
+  float64, with an allowance for rounding, and cannot be compiled by `jax.jit`. The cost is k analyses
+  and a k x k linear system per atom that overlaps the support, and for the Babel function an analysis
+  per atom; for convolutions, that of a signal of three times the extent of the filters.
+
+  Args:
+    dictionary: The dictionary D, of any kind.
+    code: The planted code of one signal, of the shape of `dictionary.analysis(x)`.
+    signal_shape: Shape of one signal without batch axes: (n,), (L, C) or (H, W, C). By default the shape
+      of `dictionary.synthesis(code)`, which can differ from that of the signal at strides above 1.
+    noise: The bound on ||e||_2, >= 0.
+    beta: The penalty of the Lasso over unit atoms, > 0. By default, each condition is reported for the
+      smallest penalties that it allows.
+
+  Returns:
+    A `PlantedRecovery`. If the atoms in S are linearly dependent, or one of them is zero, nothing holds.
+
+  Raises:
+    ValueError: If shapes do not fit, the code is not that of one signal, a value is out of range or not
+      finite, or an argument is traced by `jax.jit` or another transformation.
+
+  References:
+    Tropp, Greed is good: algorithmic results for sparse approximation, IEEE Transactions on Information
+    Theory 2004 (Babel function, exact recovery).
+    Fuchs, On sparse representations in arbitrary redundant bases, IEEE Transactions on Information
+    Theory 2004 (dual certificate).
+    Tropp, Just relax: convex programming methods for identifying sparse signals in noise, IEEE
+    Transactions on Information Theory 2006 (noise).
+    Papyan, Romano & Elad, Convolutional neural networks analyzed via convolutional sparse coding, JMLR
+    2017 (stripes).
+    Sulam, Muthukumar & Arora, Adversarial robustness of supervised sparse coding, NeurIPS 2020 (encoder
+    gap).
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> atoms = jnp.array([[1.0, 0.0, 0.0, 0.36], [0.0, 1.0, 0.0, 0.48], [0.0, 0.0, 1.0, 0.8]])
+    >>> cscjax.theory.recovery(cscjax.MatrixDictionary(atoms), jnp.array([2.0, -1, 0, 0]), noise=0.01)
+    2 nonzeros, noise 0.01
+                      value  limit       betas  holds   error
+    coherence             2   1.12        none     no     inf
+    stripe coherence    4.8    1.8        none     no     inf
+    Babel function     2.08      1        none     no     inf
+    exact recovery     0.84      1   0.05..inf    yes  0.0807
+    dual certificate   0.12      1  0.01..0.99    yes  0.0241
+    encoder gap         0.8      1   0.0227..1    yes  0.0545
+    strongest: dual certificate
+  """
+  _check_not_traced(dictionary, code)
+  noise = checks.in_range("noise", noise, 0)
+  if beta is not None:
+    beta = checks.in_range("beta", beta, 0, low_open=True)
+  from cscjax.theory._planted import PlantedSupport, UnitAtoms, babel, babel_atoms
+  from cscjax.theory._restricted import float64_on_host
+
+  with float64_on_host():
+    dictionary, code, shape = _prepared(dictionary, code, signal_shape)
+    sparsity = int(stripe_sparsity(dictionary, code, shape))
+    neighborhoods = babel_atoms(dictionary, shape)
+  atoms = UnitAtoms.of(dictionary, shape)
+  flat = np.concatenate([np.ravel(part) for part in jax.tree.leaves(code)])
+  support = np.flatnonzero(flat)
+  signs, sizes = np.sign(flat[support]), np.abs(flat[support]) * atoms.norms[support]
+  planted = PlantedSupport.of(atoms, support, signs)
+  k = len(support)
+  width = k  # s of the encoder gap
+  if beta is not None and planted.smallest > 0:
+    width += int(np.count_nonzero(beta * (1 - planted.dual) <= 2 * noise))
+  mu_1 = babel(*neighborhoods, max(1, k, width - 1))
+  coherence = float(mu_1[1])
+  with float64_on_host():
+    bound = float(uniqueness_bound(coherence))
+  bounds = _Bounds(k, noise, beta, usable=bool(np.all(atoms.norms[support] > 0)))
+  before = max(k - 1, 0)
+  conditions = {
+    "coherence": bounds.by_cosines("k < (1 + 1 / mu) / 2", k, bound, before * coherence, k * coherence),
+    "stripe coherence": bounds.by_stripes(3 * sparsity * coherence, 1 + coherence),
+    "Babel function": bounds.by_cosines(
+      "mu_1(k - 1) + mu_1(k) < 1",
+      float(mu_1[before] + mu_1[k]),
+      1.0,
+      float(mu_1[before]),
+      float(mu_1[k]),
+    ),
+    "exact recovery": bounds.by_support(planted),
+    "dual certificate": bounds.by_signs(planted, sizes),
+    "encoder gap": bounds.by_encoder_gap(planted, sizes, width, float(mu_1[max(width - 1, 0)])),
+  }
+  return PlantedRecovery(k, noise, beta, conditions)
+
+
+@highest_precision
+def exact_recovery_coefficient(
+  dictionary: Dictionary, code: Code, signal_shape: Sequence[int] | None = None
+) -> float:
+  """Computes the exact recovery coefficient of the support S of a code.
+
+  It is max over j outside S of ||U_S^+ u_j||_1, where u_j = d_j / ||d_j|| are the unit atoms. If it is
+  below 1, OMP recovers each code with this support in as many steps as the code has nonzeros, and so
+  does basis pursuit; `recovery` adds what holds with noise.
+
+  Args:
+    dictionary: The dictionary D, of any kind. Atoms that are zero are ignored outside S.
+    code: The code of one signal, of the shape of `dictionary.analysis(x)`; only its support matters.
+    signal_shape: Shape of one signal without batch axes: (n,), (L, C) or (H, W, C). By default the shape
+      of `dictionary.synthesis(code)`, which can differ from that of the signal at strides above 1.
+
+  Returns:
+    The coefficient, computed on the CPU in float64: 0 if S is empty or its atoms are orthogonal to all
+    others, and inf if its atoms are linearly dependent or one of them is zero.
+
+  Raises:
+    ValueError: If shapes do not fit, the code is not that of one signal or not finite, or an argument is
+      traced by `jax.jit` or another transformation.
+
+  References:
+    Tropp, Greed is good: algorithmic results for sparse approximation, IEEE Transactions on Information
+    Theory 2004.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> D = cscjax.MatrixDictionary(jnp.array([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]]))
+    >>> codes = jnp.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    >>> [round(cscjax.theory.exact_recovery_coefficient(D, code), 3) for code in codes]
+    [0.6, 1.4]
+  """
+  _check_not_traced(dictionary, code)
+  from cscjax.theory._planted import PlantedSupport, UnitAtoms
+  from cscjax.theory._restricted import float64_on_host
+
+  with float64_on_host():
+    dictionary, code, shape = _prepared(dictionary, code, signal_shape)
+  support = np.flatnonzero(np.concatenate([np.ravel(part) for part in jax.tree.leaves(code)]))
+  planted = PlantedSupport.of(UnitAtoms.of(dictionary, shape), support, np.ones(len(support)))
+  return planted.largest(planted.exact)
+
+
+@highest_precision
+def babel_function(dictionary: Dictionary, k: int, signal_shape: Sequence[int] | None = None) -> float:
+  """Computes the Babel function mu_1(k), the largest sum of k cosines between an atom and k others.
+
+  It is max over j of the sum of the k largest |<u_i, u_j>| with i != j, where u_j = d_j / ||d_j|| are
+  the unit atoms. Atoms that are zero are ignored. mu_1(1) is the mutual coherence mu, and
+  mu_1(k) <= k mu; for convolutions, most atoms do not overlap, and mu_1 is much smaller.
+
+  If mu_1(k - 1) + mu_1(k) < 1, OMP and basis pursuit recover every code with k nonzeros. The eigenvalues
+  of the Gram matrix of any k unit atoms are in 1 - mu_1(k - 1)..1 + mu_1(k - 1).
+
+  Args:
+    dictionary: The dictionary D, of any kind.
+    k: The number of other atoms, >= 0. If there are fewer, the sum is over all of them.
+    signal_shape: Shape of one signal without batch axes: (n,), (L, C) or (H, W, C). Without it, the
+      atoms are all shifts of the filters of a `ConvDictionary` on an unbounded grid, where no border
+      cuts them. It is not needed for a `MatrixDictionary`, and required for all other dictionaries.
+
+  Returns:
+    The sum, computed on the CPU in float64.
+
+  Raises:
+    ValueError: If `signal_shape` does not fit the dictionary or is missing although it is required, if
+      `k` is negative or not an integer, or if the dictionary is traced by `jax.jit` or another
+      transformation.
+
+  References:
+    Tropp, Greed is good: algorithmic results for sparse approximation, IEEE Transactions on Information
+    Theory 2004.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import cscjax
+    >>> filters = jnp.array([1.0, 2.0]).reshape(2, 1, 1)
+    >>> D = cscjax.ConvDictionary(filters)  # each atom overlaps two others, with a cosine of 2 / 5
+    >>> [round(cscjax.theory.babel_function(D, k), 3) for k in range(4)]
+    [0.0, 0.4, 0.8, 0.8]
+  """
+  _check_not_traced(dictionary)
+  k = checks.int_at_least("k", k, 0)
+  check_dictionary(dictionary)
+  from cscjax.theory._planted import babel, babel_atoms
+  from cscjax.theory._restricted import float64_on_host
+
+  with float64_on_host():
+    dictionary = jax.tree.map(as_float64, dictionary)
+    shape = None if signal_shape is None else check_signal_shape(dictionary, signal_shape)
+    neighborhoods = babel_atoms(dictionary, shape)
+  return float(babel(*neighborhoods, k)[k])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bounds:
+  """The conclusions for a code with k nonzeros; none if it uses a zero atom, and is not usable."""
+
+  k: int
+  noise: float
+  beta: float | None
+  usable: bool
+
+  def by_cosines(
+    self, text: str, value: float, limit: float, inside: float, outside: float
+  ) -> RecoveryCondition:
+    """Bounds by the sums of k - 1 and k cosines: those inside the support, and of an outer atom."""
+    smallest = 1 - inside
+    holds = value < limit * (1 - ROUNDING)
+    low = self.noise * smallest / (smallest - outside) if holds else math.inf
+    return self._condition(text, value, limit, (low, math.inf), *self._slopes(smallest))
+
+  def by_stripes(self, value: float, limit: float) -> RecoveryCondition:
+    """Bounds as `bp_recovery`, of which each coefficient has an error of 1.5 (beta + noise)."""
+    low = 3 * self.noise if value < limit * (1 - ROUNDING) else math.inf
+    slope = 1.5 * math.sqrt(self.k)
+    return self._condition("3 s mu < 1 + mu", value, limit, (low, math.inf), slope, slope)
+
+  def by_support(self, planted: "PlantedSupport") -> RecoveryCondition:
+    """Bounds by the exact recovery condition.
+
+    The solution on S has the residual r = (I - P) e + beta (U_S^+)^T g, where P projects onto the atoms
+    in S and |g| <= 1, so that |u_j^T r| <= distance_j noise + beta ||U_S^+ u_j||_1.
+    """
+    value = planted.largest(planted.exact)
+    low = self._lowest_beta(planted, planted.exact)
+    text = "max ||U_S^+ u_j||_1 < 1"
+    return self._condition(text, value, 1.0, (low, math.inf), *self._slopes(planted.smallest))
+
+  def by_signs(self, planted: "PlantedSupport", sizes: np.ndarray) -> RecoveryCondition:
+    """Bounds by the dual certificate: the same with g = s, as long as no sign changes."""
+    value = planted.largest(planted.dual)
+    betas = self._betas_of_signs(planted, sizes, self.noise)
+    moves, shrinks = self._gain(planted.smallest), float(np.linalg.norm(planted.shrinkage))
+    return self._condition("max |u_j^T (U_S^+)^T s| < 1", value, 1.0, betas, moves, shrinks)
+
+  def by_encoder_gap(
+    self, planted: "PlantedSupport", sizes: np.ndarray, width: int, isometry: float
+  ) -> RecoveryCondition:
+    """Bounds the distance to the solution without noise, which the dual certificate provides."""
+    low, high = self._betas_of_signs(planted, sizes, 0.0)
+    largest = np.sort(planted.dual)[::-1][width - self.k :]
+    if low < high and len(largest):
+      low = max(low, 2 * self.noise / (1 - float(largest[0])))
+    if isometry >= 1 - ROUNDING:
+      low = math.inf
+    moves, shrinks = self._gain(1 - isometry), float(np.linalg.norm(planted.shrinkage))
+    text = f"mu_1(s - 1) < 1 for s = {width}, and tau_s > 2 noise"
+    return self._condition(text, isometry, 1.0, (low, high), moves, shrinks)
+
+  def _betas_of_signs(
+    self, planted: "PlantedSupport", sizes: np.ndarray, noise: float
+  ) -> tuple[float, float]:
+    """Returns the penalties for which support and signs stay, for all noise of this norm.
+
+    The coefficient of an atom in S times its sign is at least margin - beta slope.
+    """
+    low = dataclasses.replace(self, noise=noise)._lowest_beta(planted, planted.dual)
+    if not math.isfinite(low):
+      return math.inf, 0.0
+    margins, slopes = sizes - noise * planted.gains, planted.shrinkage
+    positive, negative = slopes > 0, slopes < 0
+    if np.any(margins[slopes == 0] <= 0):
+      return math.inf, 0.0
+    high = float(np.min(margins[positive] / slopes[positive], initial=np.inf))
+    low = float(np.max(margins[negative] / slopes[negative], initial=low))
+    return low, high
+
+  def _lowest_beta(self, planted: "PlantedSupport", values: np.ndarray) -> float:
+    """Returns the penalty above which no atom outside S becomes active: inf if a value reaches 1."""
+    room = 1 - values - planted.rounding
+    if planted.smallest == 0 or np.any(room <= 0):
+      return math.inf
+    return float(np.max(self.noise * planted.distances / room, initial=0))
+
+  def _gain(self, smallest: float) -> float:
+    """Returns ||U_S^+|| for the smallest eigenvalue of the Gram matrix."""
+    return 1 / math.sqrt(smallest) if smallest > 0 else math.inf
+
+  def _slopes(self, smallest: float) -> tuple[float, float]:
+    """Returns how the distance on S grows with the noise and with beta: ||U_S^+ e + beta G^-1 g||."""
+    gain = self._gain(smallest)
+    return gain, math.sqrt(self.k) * gain**2
+
+  def _condition(
+    self,
+    text: str,
+    value: float,
+    limit: float,
+    betas: tuple[float, float],
+    moves: float,
+    shrinks: float,
+  ) -> RecoveryCondition:
+    """Combines a condition and its bound, noise * moves + beta * shrinks."""
+    low, high = betas if self.usable and betas[0] < betas[1] else (math.inf, 0.0)
+    holds = low < high and (self.beta is None or low < self.beta < high)
+    error = math.inf
+    if holds:
+      error = self.noise * moves + (low if self.beta is None else self.beta) * shrinks
+    return RecoveryCondition(text, float(value), limit, (low, high), holds, error)
+
+
+def _check_not_traced(*arguments: Any) -> None:
+  """Raises ValueError for arguments whose values are unknown."""
+  if checks.is_traced(arguments):
+    raise ValueError(
+      "recovery conditions are computed with NumPy; call them outside of jax.jit and other "
+      "transformations"
+    )
+
+
+def _prepared(
+  dictionary: Dictionary, code: Code, signal_shape: Sequence[int] | None
+) -> tuple[Dictionary, Code, tuple[int, ...]]:
+  """Returns the dictionary and the code in float64, and the shape of one signal.
+
+  Raises ValueError unless the code is that of one signal.
+  """
+  check_dictionary(dictionary)
+  checks.all_at_least("code", code, -math.inf)
+  dictionary = jax.tree.map(as_float64, dictionary)
+  code = jax.tree.map(lambda part: jnp.asarray(np.asarray(part), jnp.float64), code)
+  if signal_shape is not None:
+    shape = check_signal_shape(dictionary, signal_shape)
+  else:
+    try:
+      shape = jax.eval_shape(dictionary.synthesis, code).shape
+    except (TypeError, ValueError) as error:  # JAX raises TypeError for shapes that do not fit
+      reason = f"a code of the dictionary ({str(error)[:100]})"
+      checks.fail("code", jax.tree.map(np.shape, code), reason)
+  expected: Any = None
+  if len(shape) == dictionary.signal_ndim:
+    signal = jax.ShapeDtypeStruct(shape, jnp.float64)
+    expected = jax.tree.map(np.shape, jax.eval_shape(dictionary.analysis, signal))
+  given = jax.tree.map(np.shape, code)
+  if given != expected:
+    wanted = "the code of one signal, without batch axes"
+    checks.fail("code", given, wanted if expected is None else f"{wanted}, of shape {expected}")
+  return dictionary, code, shape
