@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import ArrayLike
 
 from cscjax import checks, ops
-from cscjax.dictionaries._atoms import gram_coherence, norms_of_atoms
+from cscjax.dictionaries._atoms import gram_coherence, norms_of_atoms, synthesized_atoms
 from cscjax.dictionaries._base import (
   Code,
   Dictionary,
@@ -28,9 +29,9 @@ class AbstractDictionary(struct.PyTreeNode):
   as in the protocol `Dictionary`. It is a pytree; mark a static field with
   `flax.struct.field(pytree_node=False)`. All other methods follow from these three. A subclass overrides
   those that it can compute faster or more precisely: `compute_lipschitz`, `compute_atom_norms` and
-  `compute_coherence`, which get checked arguments and leaves of at least float32,
-  `circulant_embedding`, which `admm` needs, and `stripe_sums` and `patch_sums`, which the local theory
-  uses. `check_conformance` tests a subclass.
+  `compute_coherence`, which get checked arguments and leaves of at least float32, `atom`, which `omp`
+  uses, `circulant_embedding`, which `admm` needs, and `stripe_sums` and `patch_sums`, which the local
+  theory uses. `check_conformance` tests a subclass.
 
   An object that implements only the protocol `Dictionary` is treated like a subclass that overrides
   nothing.
@@ -137,6 +138,19 @@ class AbstractDictionary(struct.PyTreeNode):
     precise, rounded = bound.dtype, bound.astype(dtype)
     upward = rounded * (1 + jnp.finfo(dtype).eps)
     return jnp.where(rounded.astype(precise) < bound, upward, rounded)
+
+  def atom(self, index: ArrayLike, signal_shape: Sequence[int]) -> jax.Array:
+    """Returns one atom: the signal of a code with a single coefficient 1; may be overridden.
+
+    Args:
+      index: Position of the coefficient in a flattened code, whose parts are concatenated. It may be
+        traced.
+      signal_shape: Shape of one signal without batch axes: (n,), (L, C) or (H, W, C).
+
+    Returns:
+      The atom, of shape `signal_shape`.
+    """
+    return synthesized_atoms(self, tuple(signal_shape), jnp.asarray(index)[None])[0]
 
   @ops.highest_precision
   def atom_norms(self, signal_shape: Sequence[int]) -> Code:

@@ -39,17 +39,26 @@ def map_atoms(
   function: Callable[[jax.Array, jax.Array], jax.Array],
 ) -> jax.Array:
   """Applies a function (indices [b], atoms [b, n]) -> [b] to all atoms, one block at a time."""
-  shapes = code_shapes(dictionary, shape)
-  size = sum(math.prod(s.shape) for s in jax.tree.leaves(shapes))
+  size = code_size(dictionary, shape)
   block = min(size, max(1, BLOCK // max(size, math.prod(shape))))
-  dtype = floating_type(dictionary, shape)
 
   def step(first: jax.Array) -> jax.Array:
     indices = jnp.minimum(first + jnp.arange(block), size - 1)  # repeats the last atom in the last block
-    codes = unflatten(jax.nn.one_hot(indices, size, dtype=dtype), shapes)
-    return function(indices, dictionary.synthesis(codes, (block, *shape)).reshape(block, -1))
+    return function(indices, synthesized_atoms(dictionary, shape, indices).reshape(block, -1))
 
   return lax.map(step, jnp.arange(0, size, block)).reshape(-1)[:size]
+
+
+def synthesized_atoms(dictionary: Dictionary, shape: tuple[int, ...], indices: jax.Array) -> jax.Array:
+  """Returns the atoms with the given positions [b] in a flattened code: [b, *shape]."""
+  size, dtype = code_size(dictionary, shape), floating_type(dictionary, shape)
+  codes = unflatten(jax.nn.one_hot(indices, size, dtype=dtype), code_shapes(dictionary, shape))
+  return dictionary.synthesis(codes, (len(indices), *shape))
+
+
+def code_size(dictionary: Dictionary, shape: tuple[int, ...]) -> int:
+  """Returns the number of coefficients of a code."""
+  return sum(math.prod(part.shape) for part in jax.tree.leaves(code_shapes(dictionary, shape)))
 
 
 def code_shapes(dictionary: Dictionary, shape: tuple[int, ...]) -> Any:

@@ -78,18 +78,6 @@ class ComplexDictionary(AbstractDictionary):
       return signal
     return _combine(signal, self.imag.synthesis(code, signal_shape), signal.ndim - self.signal_ndim)
 
-  def residual(self, code: Code, x: jax.Array) -> jax.Array:
-    """Computes D code - x.
-
-    Args:
-      code: Code whose parts have the shape [..., 2, *code].
-      x: Signal of shape [..., 2, *signal].
-
-    Returns:
-      An array of the shape of `x`.
-    """
-    return self.synthesis(code, x.shape) - x
-
   def _check(self, x: jax.Array) -> None:
     """Raises ValueError if there is no axis for the real and the imaginary part."""
     if x.ndim < self.signal_ndim or x.shape[-self.signal_ndim] != 2:

@@ -21,9 +21,10 @@ def check_conformance(dictionary: Dictionary, signal_shape: Sequence[int]) -> No
   function checks that `analysis` is the adjoint of `synthesis`, that both are linear and treat batch
   axes alike, `residual`, types, `jax.jit`, `jax.vmap`, gradients with respect to the signal and the
   leaves, and that the dictionary is a pytree with hashable static fields. The Lipschitz constant must be
-  an upper bound of lambda_max(D^T D), also with a tolerance; the norms and the coherence of the atoms
-  must be those of the matrix. If the dictionary has a circulant embedding, it must reproduce D code, and
-  its ridge inverse must solve the linear system. Use this function in the tests of your own dictionary.
+  an upper bound of lambda_max(D^T D), also with a tolerance; an atom, and the norms and the coherence of
+  all atoms, must be those of the matrix. If the dictionary has a circulant embedding, it must reproduce
+  D code, and its ridge inverse must solve the linear system. Use this function in the tests of your own
+  dictionary.
 
   Args:
     dictionary: Any object.
@@ -74,6 +75,7 @@ class _Suite:
     self.check_transformations()
     self.check_pytree()
     self.check_properties()
+    self.check_atom()
     self.check_embedding()
 
   def check_adjoint_and_linear(self) -> None:
@@ -165,6 +167,11 @@ class _Suite:
     np.fill_diagonal(gram, 0)
     message = "mutual_coherence is not that of the atoms"
     self._equal(coherence, np.max(gram, initial=0), message)
+
+  def check_atom(self) -> None:
+    index = self.size // 2
+    atom = jax.jit(lambda dictionary, index: dictionary.atom(index, self.shape))(self.dictionary, index)
+    self._equal(np.ravel(atom), self.d[:, index], "atom is not the signal of a unit code")
 
   def check_embedding(self) -> None:
     try:

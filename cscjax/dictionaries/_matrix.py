@@ -90,11 +90,12 @@ class MatrixDictionary(AbstractDictionary):
       checks.fail("margins", margins, "none, because signals have no spatial axes")
     return dense_embedding(self, tuple(signal_shape))
 
-  def atom(self, index: ArrayLike) -> jax.Array:
-    """Returns one atom, a column of the matrix, for which `omp` needs no synthesis.
+  def atom(self, index: ArrayLike, signal_shape: Sequence[int] | None = None) -> jax.Array:
+    """Returns one atom, a column of the matrix.
 
     Args:
       index: The number of the atom, an integer, which may be traced.
+      signal_shape: Not needed, because a column has the shape of a signal.
 
     Returns:
       An array of shape [n].

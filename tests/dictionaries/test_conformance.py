@@ -210,6 +210,11 @@ class WrongNorms(cscjax.MatrixDictionary):
     return jnp.ones(self.atoms.shape[1])
 
 
+class WrongAtom(cscjax.MatrixDictionary):
+  def atom(self, index, signal_shape=None):
+    return self.atoms[:, index - 1]
+
+
 class WrongCoherence(cscjax.MatrixDictionary):
   def compute_coherence(self, shape):
     return super().compute_coherence(shape) / 2
@@ -244,6 +249,7 @@ FAULTS = {
   TooSmallLipschitz: "lipschitz is .* but L is",
   IgnoredTolerance: r"lipschitz\(tolerance=0.01\) is .* but L is",
   WrongNorms: "atom_norms are not those of the atoms",
+  WrongAtom: "atom is not the signal of a unit code",
   WrongCoherence: "mutual_coherence is not that of the atoms",
   WrongRidge: "ridge_inverse does not solve the linear system",
   DiffersUnderJit: "jax.jit changes analysis",

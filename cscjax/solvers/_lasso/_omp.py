@@ -1,7 +1,6 @@
 """Orthogonal matching pursuit, with any dictionary."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, as_signal, atom_norms
+from cscjax.dictionaries import Code, Dictionary, as_signal, atom_norms, with_methods
 from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._lasso._problem import safe_sqrt
 
@@ -79,10 +78,10 @@ def omp(
   residual beyond rounding. The result does not depend on the scale of signals and atoms. The code of a
   signal that contains NaN or infinity is NaN, and so are all codes if an atom contains one.
 
-  Each pick costs one analysis, one synthesis (none if the dictionary has a method `atom`, as a
-  `MatrixDictionary` does) and two products with the factor Q, which has as many entries as the signal
-  for each atom picked. Signals are encoded in blocks, so that the memory of these factors does not grow
-  with the number of signals. For a convolutional dictionary, each atom is one filter at one position.
+  Each pick costs one analysis, one synthesis (none for a `MatrixDictionary`, whose atoms are columns)
+  and two products with the factor Q, which has as many entries as the signal for each atom picked.
+  Signals are encoded in blocks, so that the memory of these factors does not grow with the number of
+  signals. For a convolutional dictionary, each atom is one filter at one position.
 
   The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a gradient is that of the least-squares
   fit on the support found.
@@ -180,7 +179,7 @@ def _pursue_all(
   @jax.checkpoint  # the backward pass does not keep the factorisations of all signals
   def pursue(signal: jax.Array) -> tuple[Code, jax.Array, jax.Array]:
     unit = _largest(signal)  # signals have a largest entry of 1, so that no square overflows
-    code, support, norms = _pursue(dictionary, scale, unravel, signal / unit, picks, tolerance / unit)
+    code, support, norms = _pursue(dictionary, scale, signal / unit, picks, tolerance / unit)
     return unravel(code * unit), support, norms * unit
 
   block = max(1, BLOCK // (picks * (size + picks)))
@@ -190,14 +189,11 @@ def _pursue_all(
 def _pursue(
   dictionary: Dictionary,
   scale: jax.Array,
-  unravel: Callable[[jax.Array], Code],
   signal: jax.Array,
   picks: int,
   tolerance: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Encodes one signal with unit atoms, which are those of the dictionary times `scale`.
-
-  `unravel` converts a vector to a code.
 
   Returns:
     The code as a vector [m], the support [picks] and the residual norms [picks + 1].
@@ -208,11 +204,7 @@ def _pursue(
     return scale * ravel_pytree(dictionary.analysis(residual.reshape(signal.shape)))[0]
 
   def unit_atom(index: jax.Array) -> jax.Array:
-    atom = getattr(dictionary, "atom", None)
-    if atom is not None:
-      return scale[index] * atom(index)
-    one_hot = jax.nn.one_hot(index, m, dtype=x.dtype) * scale
-    return dictionary.synthesis(unravel(one_hot), signal.shape).ravel()
+    return scale[index] * with_methods(dictionary).atom(index, signal.shape).ravel()
 
   rounding = 4 * jnp.finfo(x.dtype).eps * x.size**0.5
 
