@@ -59,10 +59,9 @@ class _Analysis:
 
 
 def _step(solver, dictionary, x):
-  """Returns the objective after one step of a solver, and its first state."""
+  """Returns the solution after one step of a solver."""
   problem = cscjax.Lasso(dictionary, x, BETA)
-  state = solver.init(problem)
-  return problem.objective(solver.solution(problem, solver.step(problem, state))[0]), state
+  return solver.solution(problem, solver.step(problem, solver.init(problem)))
 
 
 CASES = {

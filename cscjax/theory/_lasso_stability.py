@@ -197,7 +197,7 @@ def stability(
     contains all others.
   - C. If the smallest singular value s(noise) of D restricted to S(noise) is positive, gamma(x + e) is
     unique, and ||gamma(x + e) - gamma(x)|| is at most the integral of 1 / s(t) over t in 0..noise. This
-    is `bound(noise)`, computed with eight segments; it is at most noise / s(noise).
+    is `bound(noise)`, computed with sixteen segments; it is at most noise / s(noise).
   - D. A code with support in S(0) is within sqrt(2 gap) / s(0) of the solution, and within
     ||g|| / s(0)^2 for any subgradient g of the objective at the code: this is `error`.
 
@@ -249,7 +249,7 @@ def stability(
     nonzeros  active  s  proved  unique     error  slack  largest noise
            1       1  1    100%     yes  ...
     >>> [round(float(bound), 3) for bound in result.bound([0.1, 0.2])]
-    [0.1, 0.258]
+    [0.1, 0.247]
     >>> print(result.explain(0.5))
     no bound for noise up to 0.5: 3 of the atoms may be active, more than the 2 samples of the signal;
     bounds are finite below 0.4

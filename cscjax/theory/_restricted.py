@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ DENSE_VECTOR = 2000  # the same, for an eigenvector
 BAND = 2**25  # largest number of entries of a banded factor: 256 MiB
 FRACTIONS = (0.9999, 0.99, 0.9, 0.5)  # of the eigenvalue found, one of which is then proved
 PRECISION = 1e-5  # relative, of that eigenvalue
+ITERATIONS = 500  # of the Lanczos method
 
 SparseMatrix = Any
 """A sparse array of SciPy, which has no type annotations."""
@@ -259,17 +260,38 @@ def _largest_of_inverse(band: _Band) -> float | None:
 
 
 def _lanczos(gram: SparseMatrix) -> float:
-  """Estimates the smallest eigenvalue from above; 0 if the method does not converge."""
-  try:
-    return float(_lanczos_eigen(gram, "SA", 1e-2)[0])
-  except scipy.sparse.linalg.ArpackNoConvergence:
-    return 0.0
+  """Estimates the smallest eigenvalue from above, by the smallest Ritz value of a few iterations.
+
+  Lost orthogonality only repeats Ritz values, see `cscjax.ops.lanczos_max`.
+  """
+  vector = _random_unit_vector(gram.shape[0])
+  previous, coupling = np.zeros_like(vector), 0.0
+  diagonal, off_diagonal = [], []
+  for _ in range(ITERATIONS):
+    image = gram @ vector - coupling * previous
+    diagonal.append(float(vector @ image))
+    image -= diagonal[-1] * vector
+    coupling = float(np.linalg.norm(image))
+    if coupling <= np.finfo(np.float64).eps * max(diagonal) * math.sqrt(len(vector)):
+      break
+    off_diagonal.append(coupling)
+    previous, vector = vector, image / coupling
+  return float(
+    scipy.linalg.eigvalsh_tridiagonal(
+      diagonal, off_diagonal[: len(diagonal) - 1], select="i", select_range=(0, 0)
+    )[0]
+  )
 
 
 def _lanczos_eigen(matrix: Any, which: str, tolerance: float, *, vectors: bool = False) -> Any:
   """Returns the largest ("LA") or smallest ("SA") eigenvalue of a symmetric matrix, and its vector."""
-  start = np.random.default_rng(0).normal(size=matrix.shape[0])
-  tol: Any = tolerance
+  start, tol = _random_unit_vector(matrix.shape[0]), cast(Any, tolerance)
   return scipy.sparse.linalg.eigsh(
     matrix, k=1, which=which, tol=tol, v0=start, return_eigenvectors=vectors
   )
+
+
+def _random_unit_vector(size: int) -> np.ndarray:
+  """Returns a vector that has a part along each eigenvector; the same each time."""
+  vector = np.random.default_rng(0).normal(size=size)
+  return vector / np.linalg.norm(vector)

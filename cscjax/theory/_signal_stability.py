@@ -15,7 +15,7 @@ from cscjax.theory._restricted import (
 )
 from cscjax.theory._screening import FlatProblems, screen
 
-ENDS = tuple(2 ** (-i / 2) for i in range(8))
+ENDS = tuple(2 ** (-i / 4) for i in range(16))
 """The bound is an integral over 0..noise, which is cut at these fractions of the noise. 1/s grows with
 the noise, so that its value at the end of a segment bounds the integral over the segment."""
 RESOLUTION = 1.1  # relative precision of `largest_noise`

@@ -268,7 +268,7 @@ def test_the_default_call_takes_as_long_as_with_a_given_step():
   """It needs no Lipschitz constant, and no more time for its iterations; usually it takes half."""
   rng = np.random.default_rng(0)
   filters = rng.normal(size=(8, 8, 1, 32))
-  filters = jnp.asarray(filters / np.linalg.norm(filters, axis=(0, 1, 2)), jnp.float32)
+  filters = jnp.asarray(filters / np.sqrt(np.sum(filters**2, axis=(0, 1, 2))), jnp.float32)
   dictionary = cscjax.ConvDictionary(filters, padding="SAME")
   x = jnp.asarray(rng.normal(size=(256, 256, 1)), jnp.float32)
   step = 1 / cscjax.lipschitz(dictionary, x.shape)
@@ -281,4 +281,4 @@ def test_the_default_call_takes_as_long_as_with_a_given_step():
       times[name].append(time.perf_counter() - start)
       assert bool(result.converged)
   default, given = (statistics.median(times[name][1:]) for name in ("default", "given"))
-  assert default < 1.3 * given
+  assert default < 1.3 * given, times
