@@ -230,6 +230,8 @@ def test_functions_in_numpy_request_it_too(name):
     theory.certify([dictionary], layer[1], 0.1, codes=[layer[2]])
   elif name == "stability":
     theory.stability(dictionary, layer[1], BETA)
+  elif name == "check_conformance":
+    dictionaries.check_conformance(dictionary, (4,))
   else:
     getattr(dictionaries, name)([layer])
   assert set(seen) == {"highest"}
