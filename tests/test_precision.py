@@ -242,6 +242,8 @@ def test_functions_in_numpy_request_it_too(name):
     theory.babel_function(dictionary, 2)
   elif name in ("exact_recovery_coefficient", "recovery"):
     getattr(theory, name)(dictionary, layer[2])
+  elif name == "check_conformance":
+    dictionaries.check_conformance(dictionary, (4,))
   else:
     getattr(dictionaries, name)([layer])
   assert set(seen) == {"highest"}

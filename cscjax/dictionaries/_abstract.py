@@ -6,11 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.typing import ArrayLike
 
 from cscjax import checks, ops
-from cscjax.dictionaries._atoms import gram_coherence, norms_of_atoms, synthesized_atoms
+from cscjax.dictionaries._atoms import (
+  Entries,
+  entries_of_atoms,
+  gram_coherence,
+  norms_of_atoms,
+  synthesized_atoms,
+)
 from cscjax.dictionaries._base import (
   Code,
   Dictionary,
@@ -30,8 +37,8 @@ class AbstractDictionary(struct.PyTreeNode):
   `flax.struct.field(pytree_node=False)`. All other methods follow from these three. A subclass overrides
   those that it can compute faster or more precisely: `compute_lipschitz`, `compute_atom_norms` and
   `compute_coherence`, which get checked arguments and leaves of at least float32, `atom`, which `omp`
-  uses, `circulant_embedding`, which `admm` needs, and `stripe_sums` and `patch_sums`, which the local
-  theory uses. `check_conformance` tests a subclass.
+  uses, `atom_entries`, which `cscjax.theory.stability` uses, `circulant_embedding`, which `admm` needs,
+  and `stripe_sums` and `patch_sums`, which the local theory uses. `check_conformance` tests a subclass.
 
   An object that implements only the protocol `Dictionary` is treated like a subclass that overrides
   nothing.
@@ -151,6 +158,22 @@ class AbstractDictionary(struct.PyTreeNode):
       The atom, of shape `signal_shape`.
     """
     return synthesized_atoms(self, tuple(signal_shape), jnp.asarray(index)[None])[0]
+
+  @ops.highest_precision
+  def atom_entries(self, indices: np.ndarray, signal_shape: Sequence[int]) -> Entries:
+    """Returns atoms as the columns of a sparse matrix; may be overridden.
+
+    The default synthesizes the atoms, one block at a time.
+
+    Args:
+      indices: Positions of k coefficients in a flattened code, a NumPy array of integers.
+      signal_shape: Shape of one signal without batch axes: (n,), (L, C) or (H, W, C).
+
+    Returns:
+      The values, rows and columns of the entries of a matrix [n, k], which need not be sorted; entries
+      of the same place add up. The values are float64.
+    """
+    return entries_of_atoms(self, indices, tuple(signal_shape))
 
   @ops.highest_precision
   def atom_norms(self, signal_shape: Sequence[int]) -> Code:

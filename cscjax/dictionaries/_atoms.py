@@ -1,4 +1,4 @@
-"""Norms and coherence of the atoms of any dictionary, one block of atoms at a time."""
+"""Norms, coherence and entries of the atoms of any dictionary, one block of atoms at a time."""
 
 import math
 from collections.abc import Callable
@@ -6,12 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cscjax import ops
 from cscjax.dictionaries._base import Code, Dictionary, floating_type
 
 BLOCK = 2**22  # largest number of values in a block of columns of the Gram matrix, or of atoms
+Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""The values, rows and columns of the entries of a sparse matrix."""
 
 
 def norms_of_atoms(dictionary: Dictionary, shape: tuple[int, ...]) -> Code:
@@ -54,6 +57,21 @@ def synthesized_atoms(dictionary: Dictionary, shape: tuple[int, ...], indices: j
   size, dtype = code_size(dictionary, shape), floating_type(dictionary, shape)
   codes = unflatten(jax.nn.one_hot(indices, size, dtype=dtype), code_shapes(dictionary, shape))
   return dictionary.synthesis(codes, (len(indices), *shape))
+
+
+def entries_of_atoms(dictionary: Dictionary, indices: np.ndarray, shape: tuple[int, ...]) -> Entries:
+  """Returns the entries of some atoms that are not zero."""
+  block = max(1, BLOCK // max(code_size(dictionary, shape), math.prod(shape)))
+  parts = []
+  for start in range(0, len(indices), block):
+    chosen = jnp.asarray(indices[start : start + block])
+    atoms = np.asarray(synthesized_atoms(dictionary, shape, chosen), np.float64)
+    columns, rows = np.nonzero(atoms.reshape(len(chosen), -1))
+    parts.append((atoms.reshape(len(chosen), -1)[columns, rows], rows, start + columns))
+  if not parts:
+    return np.zeros(0), np.zeros(0, int), np.zeros(0, int)
+  values, rows, columns = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+  return values, rows, columns
 
 
 def code_size(dictionary: Dictionary, shape: tuple[int, ...]) -> int:

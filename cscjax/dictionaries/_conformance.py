@@ -14,6 +14,7 @@ from cscjax.dictionaries._atoms import flatten, unflatten
 from cscjax.dictionaries._base import Code, Dictionary, check_signal_shape, floating_type
 
 
+@ops.highest_precision
 def check_conformance(dictionary: Dictionary, signal_shape: Sequence[int]) -> None:
   """Checks that an object is a dictionary that solvers and theory can rely on.
 
@@ -67,7 +68,6 @@ class _Suite:
     columns = [np.ravel(self._synthesis(unit)) for unit in np.eye(self.size)]
     self.d = np.stack(columns, axis=1)
 
-  @ops.highest_precision
   def run(self) -> None:
     self.check_types()
     self.check_adjoint_and_linear()
@@ -172,6 +172,11 @@ class _Suite:
     index = self.size // 2
     atom = jax.jit(lambda dictionary, index: dictionary.atom(index, self.shape))(self.dictionary, index)
     self._equal(np.ravel(atom), self.d[:, index], "atom is not the signal of a unit code")
+    indices, atoms = np.arange(self.size - 1, -1, -2), np.zeros(self.d.shape)
+    values, rows, columns = self.dictionary.atom_entries(indices, self.shape)
+    np.add.at(atoms, (rows, indices[columns]), values)
+    expected = np.where(np.isin(np.arange(self.size), indices), self.d, 0)
+    self._equal(atoms, expected, "atom_entries are not those of the atoms")
 
   def check_embedding(self) -> None:
     try:

@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from cscjax import checks, ops
 from cscjax.dictionaries._abstract import AbstractDictionary
-from cscjax.dictionaries._conv_atoms import conv_atom_norms, conv_coherence
+from cscjax.dictionaries._atoms import Entries
+from cscjax.dictionaries._conv_atoms import conv_atom_entries, conv_atom_norms, conv_coherence
 from cscjax.dictionaries._conv_embedding import conv_embedding
 from cscjax.dictionaries._embedding import CirculantEmbedding
 from cscjax.dictionaries._lanczos import is_small
@@ -142,6 +144,9 @@ class ConvDictionary(AbstractDictionary):
 
   def compute_atom_norms(self, shape: tuple[int, ...]) -> jax.Array:
     return conv_atom_norms(self, shape)
+
+  def atom_entries(self, indices: np.ndarray, signal_shape: Sequence[int]) -> Entries:
+    return conv_atom_entries(self, indices, signal_shape)
 
   def compute_coherence(self, shape: tuple[int, ...] | None) -> jax.Array:
     return conv_coherence(self, shape)

@@ -1,14 +1,23 @@
-"""Norms and coherence of the atoms of a convolution, from its filters."""
+"""Norms, coherence and entries of the atoms of a convolution, from its filters."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cscjax import ops
-from cscjax.dictionaries._atoms import BLOCK, gram_coherence, map_atoms, norms_of_atoms, unit_rows
+from cscjax.dictionaries._atoms import (
+  BLOCK,
+  Entries,
+  gram_coherence,
+  map_atoms,
+  norms_of_atoms,
+  unit_rows,
+)
 from cscjax.dictionaries._base import floating_type
 
 if TYPE_CHECKING:
@@ -25,6 +34,31 @@ def conv_atom_norms(conv: "ConvDictionary", shape: tuple[int, ...]) -> jax.Array
   sums = squares.analysis(jnp.ones(shape, filters.dtype))
   roots = jnp.where(sums > 0, jnp.sqrt(jnp.where(sums > 0, sums, 1)), sums)
   return roots * power.reshape((1,) * (roots.ndim - 1) + (-1,))
+
+
+def conv_atom_entries(conv: "ConvDictionary", indices: np.ndarray, shape: Sequence[int]) -> Entries:
+  """Computes `AbstractDictionary.atom_entries` from the taps of the filters."""
+  filters = np.asarray(conv.filters, np.float64)
+  *spatial, channels = shape
+  axes = list(zip(conv.axes, spatial, strict=True))
+  *positions, atom = np.unravel_index(
+    indices, (*(axis.code_size(n) for axis, n in axes), filters.shape[-1])
+  )
+  rank, count = len(axes), len(indices)
+  site, inside = np.zeros((count,) + (1,) * rank, np.int64), True
+  for i, (axis, n) in enumerate(axes):
+    first = positions[i] * axis.stride - axis.pads(n)[0]
+    place = first[:, None] + np.arange(axis.taps) * axis.dilation
+    place = place.reshape(count, *(axis.taps if i == j else 1 for j in range(rank)))
+    if axis.padding == "CIRCULAR":
+      place = place % n
+    inside = inside & (place >= 0) & (place < n)
+    site = site * n + place
+  rows = site[..., None] * channels + np.arange(channels)
+  values = np.moveaxis(filters, -1, 0)[atom]
+  inside = np.broadcast_to(np.asarray(inside)[..., None], values.shape)
+  columns = np.broadcast_to(np.arange(count).reshape((-1,) + (1,) * (rank + 1)), values.shape)
+  return values[inside], rows[inside], columns[inside]
 
 
 def conv_coherence(conv: "ConvDictionary", shape: tuple[int, ...] | None) -> jax.Array:

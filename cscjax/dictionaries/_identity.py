@@ -1,13 +1,16 @@
 """The dictionary of MSD-CSC: the identity and a convolutional dictionary, side by side."""
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from cscjax import checks
 from cscjax.dictionaries._abstract import AbstractDictionary
+from cscjax.dictionaries._atoms import Entries
 from cscjax.dictionaries._base import Code
 from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.dictionaries._conv_atoms import augmented_coherence
@@ -117,6 +120,16 @@ class IdentityAugmented(AbstractDictionary):
   def compute_atom_norms(self, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     new = self.conv.compute_atom_norms(shape)
     return jnp.ones(shape, new.dtype), new
+
+  def atom_entries(self, indices: np.ndarray, signal_shape: Sequence[int]) -> Entries:
+    size = math.prod(signal_shape)
+    kept, new = np.flatnonzero(indices < size), np.flatnonzero(indices >= size)
+    values, rows, columns = self.conv.atom_entries(indices[new] - size, signal_shape)
+    return (
+      np.concatenate([np.ones(len(kept)), values]),
+      np.concatenate([indices[kept], rows]),
+      np.concatenate([kept, new[columns]]),
+    )
 
   def compute_coherence(self, shape: tuple[int, ...] | None) -> jax.Array:
     return augmented_coherence(self.conv, shape)

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks, ops
 from cscjax.dictionaries._abstract import AbstractDictionary
+from cscjax.dictionaries._atoms import Entries
 from cscjax.dictionaries._base import floating_type
 from cscjax.dictionaries._embedding import CirculantEmbedding, dense_embedding
 from cscjax.dictionaries._lanczos import largest_gram_eigenvalue
@@ -101,6 +103,11 @@ class MatrixDictionary(AbstractDictionary):
       An array of shape [n].
     """
     return self.atoms[:, index]
+
+  def atom_entries(self, indices: np.ndarray, signal_shape: Sequence[int]) -> Entries:
+    atoms = np.asarray(self.atoms, np.float64)[:, indices]
+    rows, columns = np.indices(atoms.shape).reshape(2, -1)
+    return atoms.ravel(), rows, columns
 
   def _check(self, name: str, array: jax.Array, axis: int) -> None:
     """Raises ValueError if the last axis of `array` differs from the given axis of the atoms."""

@@ -61,3 +61,22 @@ def per_part(name: str, values: Any, code: Code) -> Any:
     return expand_rank(value, part.ndim)
 
   return jax.tree.map(fit, values, code)
+
+
+def iteration_limit(
+  iterations: int | None, tolerance: ArrayLike | None, max_iterations: int | None
+) -> int:
+  """Returns the number of iterations of a solver; with a tolerance, the largest number.
+
+  Raises ValueError if an argument is out of range, or if they contradict each other.
+  """
+  if tolerance is None:
+    if max_iterations is not None:
+      checks.fail("max_iterations", max_iterations, "None if tolerance is None (use iterations)")
+    return checks.int_at_least("iterations", 100 if iterations is None else iterations, 0)
+  if iterations is not None:
+    checks.fail("iterations", iterations, "None if tolerance is given (use max_iterations)")
+  checks.all_at_least("tolerance", tolerance, 0)
+  if jnp.ndim(tolerance) != 0:
+    checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
+  return checks.positive_int("max_iterations", 1000 if max_iterations is None else max_iterations)

@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import scipy.sparse
 import scipy.sparse.linalg
 from scipy.sparse import csgraph
 
-from cscjax.dictionaries import ConvDictionary, Dictionary, IdentityAugmented, MatrixDictionary
-from cscjax.ops import highest_precision
+from cscjax.dictionaries import Dictionary, with_methods
 
-BLOCK = 2**22  # largest number of values in a block of codes that a user's dictionary synthesizes
 DENSE = 200  # largest number of atoms in a piece whose eigenvalues are computed
 DENSE_VECTOR = 2000  # the same, for an eigenvector
 BAND = 2**25  # largest number of entries of a banded factor: 256 MiB
@@ -26,7 +23,6 @@ ITERATIONS = 500  # of the Lanczos method
 
 SparseMatrix = Any
 """A sparse array of SciPy, which has no type annotations."""
-Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # values, rows and columns of a sparse matrix
 
 
 @contextlib.contextmanager
@@ -59,71 +55,12 @@ def atom_columns(dictionary: Dictionary, shape: tuple[int, ...], indices: np.nda
     shape: The shape of one signal.
     indices: The positions of the k atoms in a flattened code, whose parts are concatenated.
   """
-  size, count = math.prod(shape), len(indices)
-  if isinstance(dictionary, MatrixDictionary):
-    return scipy.sparse.csc_array(np.asarray(dictionary.atoms, np.float64)[:, indices])
-  if isinstance(dictionary, ConvDictionary):
-    values, rows, columns = _conv_entries(dictionary, shape, indices)
-  elif isinstance(dictionary, IdentityAugmented):
-    kept = np.flatnonzero(indices < size)
-    new = np.flatnonzero(indices >= size)
-    values, rows, columns = _conv_entries(dictionary.conv, shape, indices[new] - size)
-    values = np.concatenate([np.ones(len(kept)), values])
-    rows = np.concatenate([indices[kept], rows])
-    columns = np.concatenate([kept, new[columns]])
-  else:
-    return _synthesized(dictionary, shape, indices)
-  matrix = scipy.sparse.coo_array((values, (rows, columns)), shape=(size, count)).tocsc()
+  with float64_on_host():
+    values, rows, columns = with_methods(dictionary).atom_entries(indices, shape)
+  matrix = scipy.sparse.coo_array((values, (rows, columns)), shape=(math.prod(shape), len(indices)))
+  matrix = matrix.tocsc()  # adds entries of the same place
   matrix.eliminate_zeros()  # atoms with no sample in common are in different pieces
   return matrix
-
-
-def _conv_entries(conv: ConvDictionary, shape: tuple[int, ...], indices: np.ndarray) -> Entries:
-  """Returns the entries of convolutional atoms; taps that wrap around onto others add up."""
-  filters = np.asarray(conv.filters, np.float64)
-  *spatial, channels = shape
-  axes = list(zip(conv.axes, spatial, strict=True))
-  *positions, atom = np.unravel_index(
-    indices, (*(axis.code_size(n) for axis, n in axes), filters.shape[-1])
-  )
-  rank, count = len(axes), len(indices)
-  site, inside = np.zeros((count,) + (1,) * rank, np.int64), True
-  for i, (axis, n) in enumerate(axes):
-    first = positions[i] * axis.stride - axis.pads(n)[0]
-    place = first[:, None] + np.arange(axis.taps) * axis.dilation
-    place = place.reshape(count, *(axis.taps if i == j else 1 for j in range(rank)))
-    if axis.padding == "CIRCULAR":
-      place = place % n
-    inside = inside & (place >= 0) & (place < n)
-    site = site * n + place
-  rows = site[..., None] * channels + np.arange(channels)
-  values = np.moveaxis(filters, -1, 0)[atom]
-  inside = np.broadcast_to(np.asarray(inside)[..., None], values.shape)
-  columns = np.broadcast_to(np.arange(count).reshape((-1,) + (1,) * (rank + 1)), values.shape)
-  return values[inside], rows[inside], columns[inside]
-
-
-@highest_precision
-def _synthesized(dictionary: Dictionary, shape: tuple[int, ...], indices: np.ndarray) -> SparseMatrix:
-  """Returns the atoms of a user's dictionary, which synthesizes codes with a single nonzero."""
-  with float64_on_host():
-    leaves, structure = jax.tree.flatten(
-      jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, jnp.float64))
-    )
-    ends = np.cumsum([leaf.size for leaf in leaves])
-    chunk = max(1, BLOCK // int(ends[-1]))
-    parts = [scipy.sparse.csc_array((math.prod(shape), 0))]
-    for start in range(0, len(indices), chunk):
-      chosen = indices[start : start + chunk]
-      codes = np.zeros((len(chosen), ends[-1]))
-      codes[np.arange(len(chosen)), chosen] = 1
-      code = [
-        jnp.asarray(part.reshape(-1, *leaf.shape), leaf.dtype)
-        for part, leaf in zip(np.split(codes, ends[:-1], axis=1), leaves, strict=True)
-      ]
-      atoms = dictionary.synthesis(jax.tree.unflatten(structure, code), (len(chosen), *shape))
-      parts.append(scipy.sparse.csc_array(np.asarray(atoms, np.float64).reshape(len(chosen), -1).T))
-  return scipy.sparse.hstack(parts, format="csc")
 
 
 def smallest_singular_value(columns: SparseMatrix) -> Restriction:

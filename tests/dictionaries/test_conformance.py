@@ -215,6 +215,12 @@ class WrongAtom(cscjax.MatrixDictionary):
     return self.atoms[:, index - 1]
 
 
+class WrongEntries(cscjax.MatrixDictionary):
+  def atom_entries(self, indices, signal_shape):
+    values, rows, columns = super().atom_entries(indices, signal_shape)
+    return 2 * values, rows, columns
+
+
 class WrongCoherence(cscjax.MatrixDictionary):
   def compute_coherence(self, shape):
     return super().compute_coherence(shape) / 2
@@ -250,6 +256,7 @@ FAULTS = {
   IgnoredTolerance: r"lipschitz\(tolerance=0.01\) is .* but L is",
   WrongNorms: "atom_norms are not those of the atoms",
   WrongAtom: "atom is not the signal of a unit code",
+  WrongEntries: "atom_entries are not those of the atoms",
   WrongCoherence: "mutual_coherence is not that of the atoms",
   WrongRidge: "ridge_inverse does not solve the linear system",
   DiffersUnderJit: "jax.jit changes analysis",

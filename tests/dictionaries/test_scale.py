@@ -133,5 +133,5 @@ def test_memory_of_many_channels():
     run = jax.jit(lambda f, x: solve(_conv(padding)(f), x, 0.1, iterations=2, record=()).code)
     return run.lower(*shapes).compile().memory_analysis().temp_size_in_bytes / 2**20
 
-  assert planned(cscjax.fista, "CIRCULAR") < 30
+  assert planned(cscjax.fista, "CIRCULAR") < 40
   assert planned(cscjax.admm, "SAME") < 100

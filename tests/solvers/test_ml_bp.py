@@ -66,6 +66,7 @@ def test_against_an_interior_point_method(x64, name):
   np.testing.assert_allclose(result.residuals, [fit, 0, 0], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense", "convolutional"])
 def test_the_gap_bounds_the_excess_in_each_iteration(x64, name):
   dictionaries, _, x, betas, _, minimum = reference(name)

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code
 from cscjax.ops import compact_repr, shard_batch, vary_alike
+from cscjax.solvers._arguments import iteration_limit
 from cscjax.solvers._callbacks import (
   TEST_PERIOD,
   Callback,
@@ -119,19 +120,9 @@ class Loop(NamedTuple):
     length, which cannot be unrolled.
     """
     checks.one_of("stop", stop, STOPS)
-    if tolerance is None:
-      if stop != STOPS[0]:
-        checks.fail("stop", stop, "the default, gradient_mapping, if tolerance is None")
-      if max_iterations is not None:
-        checks.fail("max_iterations", max_iterations, "None if tolerance is None (use iterations)")
-      count = checks.int_at_least("iterations", 100 if iterations is None else iterations, 0)
-    else:
-      if iterations is not None:
-        checks.fail("iterations", iterations, "None if tolerance is given (use max_iterations)")
-      checks.all_at_least("tolerance", tolerance, 0)
-      if jnp.ndim(tolerance) != 0:
-        checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
-      count = checks.positive_int("max_iterations", 1000 if max_iterations is None else max_iterations)
+    if tolerance is None and stop != STOPS[0]:
+      checks.fail("stop", stop, "the default, gradient_mapping, if tolerance is None")
+    count = iteration_limit(iterations, tolerance, max_iterations)
     if isinstance(record, str) or not isinstance(record, Iterable):
       checks.fail("record", record, f"a sequence of names out of {', '.join(RECORDS)}")
     for trace in record:

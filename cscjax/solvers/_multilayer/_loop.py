@@ -10,6 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
+from cscjax.solvers._arguments import iteration_limit
 from cscjax.solvers._callbacks import (
   TEST_PERIOD,
   Callback,
@@ -49,17 +50,7 @@ class MultilayerLoop(NamedTuple):
     name: str,
   ) -> "MultilayerLoop":
     """Checks the arguments of the solver `name`, and raises ValueError if they contradict each other."""
-    if tolerance is None:
-      if max_iterations is not None:
-        checks.fail("max_iterations", max_iterations, "None if tolerance is None (use iterations)")
-      count = checks.int_at_least("iterations", 100 if iterations is None else iterations, 0)
-    else:
-      if iterations is not None:
-        checks.fail("iterations", iterations, "None if tolerance is given (use max_iterations)")
-      checks.all_at_least("tolerance", tolerance, 0)
-      if jnp.ndim(tolerance) != 0:
-        checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
-      count = checks.positive_int("max_iterations", 1000 if max_iterations is None else max_iterations)
+    count = iteration_limit(iterations, tolerance, max_iterations)
     return cls(count, tolerance is not None, as_callbacks(callback, progress, name, count))
 
   def run(

@@ -6,45 +6,30 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import lax
-from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, lipschitz
-from cscjax.ops import at_least_float32, highest_precision, power_iteration, shard_batch, vary_alike
+from cscjax.dictionaries import Code, Dictionary
+from cscjax.ops import highest_precision, shard_batch, vary_alike
 from cscjax.solvers._callbacks import Callback
 from cscjax.solvers._lasso._algorithm import relative
 from cscjax.solvers._lasso._problem import per_signal, sum_signals
 from cscjax.solvers._multilayer._loop import MultilayerLoop
 from cscjax.solvers._multilayer._problem import MultilayerProblem
 from cscjax.solvers._multilayer._result import RESULT_LAYOUT, MultilayerResult, layer_statistics
+from cscjax.solvers._multilayer._stack import StackImage, stack_image, stack_norms
 
 RELAXATION = 1.8  # in [1, 2)
-NORM_TOLERANCE = 0.1  # of the norm that bounds the steps: a step may be 5 % too short
-BLOCK_ITERATIONS = 5  # of the power method for the norm of a block, which is only a scale
 BALANCED_ITERATIONS = 10  # the steps change in each of these; then more rarely
-
-
-class _Image(NamedTuple):
-  """The image A g of a deepest code g, or a point of the same space.
-
-  Attributes:
-    signal: D_1 ... D_K g.
-    codes: The codes of all layers but the deepest, D_{i+1} ... D_K g.
-  """
-
-  signal: jax.Array
-  codes: list[Code]
 
 
 class _Point(NamedTuple):
   """A primal-dual point and its images under A and A^T, which follow it by linearity."""
 
   deepest: Code
-  image: _Image  # A deepest
-  dual: _Image
+  image: StackImage  # A deepest
+  dual: StackImage
   correlation: Code  # A^T dual
 
 
@@ -178,7 +163,7 @@ def ml_bp(
       checks.fail("betas", "a penalty of 0 of the deepest layer", "positive values for the duality gap")
   result = shard_batch(
     lambda _, *arguments: _solve(*arguments, loop),
-    *(problem.x, problem, *_norms(problem), tolerance),
+    *(problem.x, problem, *stack_norms(problem), tolerance),
     batch_ndim=problem.batch_ndim,
     layout=RESULT_LAYOUT,
   )
@@ -201,7 +186,7 @@ def _solve(
     tau, sigmas = state.balance / norm, [scale / state.balance for scale in scales]
     moved = jax.tree.map(lambda g, c: g - per_signal(tau, g) * c, point.deepest, point.correlation)
     deepest = problem.prox(len(scales) - 1, moved, tau)
-    image = _image(problem, deepest)
+    image = stack_image(problem, deepest)
     dual, codes = _dual_step(problem, point, image, sigmas)
     near = _Point(deepest, image, dual, problem.correlation(*dual))
     change = jax.tree.map(jnp.subtract, near, point)
@@ -233,7 +218,7 @@ def _solve(
     residuals, _ = layer_statistics(problem.dictionaries, problem.x, state.codes)
     return jnp.max(jnp.stack([values(state)[1].astype(problem.x.dtype), *residuals[1:]]), axis=0)
 
-  zeros = _Image(jnp.zeros_like(problem.x), problem.zeros[:-1])
+  zeros = StackImage(jnp.zeros_like(problem.x), problem.zeros[:-1])
   zero = _Point(problem.zeros[-1], zeros, zeros, problem.zeros[-1])
   at_zero = 0.5 * problem.energy(problem.x)
   start = _State(zero, zero, problem.zeros, jnp.ones_like(at_zero), 0 * at_zero, jnp.int32(0))
@@ -252,15 +237,9 @@ def _solve(
   )
 
 
-def _image(problem: MultilayerProblem, deepest: Code) -> _Image:
-  """Returns A g, from the deepest layer to the signal."""
-  chain = problem.chain(deepest)
-  return _Image(chain.signals[0], chain.points[:-1])
-
-
 def _dual_step(
-  problem: MultilayerProblem, point: _Point, image: _Image, sigmas: Sequence[jax.Array]
-) -> tuple[_Image, list[Code]]:
+  problem: MultilayerProblem, point: _Point, image: StackImage, sigmas: Sequence[jax.Array]
+) -> tuple[StackImage, list[Code]]:
   """Takes the proximal step of the dual variables from `point`, where `image` is that of the new code.
 
   Returns:
@@ -282,7 +261,7 @@ def _dual_step(
     shrunk = problem.prox(i, ascended, jnp.ones_like(sigma))
     duals.append(jax.tree.map(jnp.subtract, ascended, shrunk))
     codes.append(jax.tree.map(lambda s, sigma=sigma: s / per_signal(sigma, s), shrunk))
-  return _Image(problem.weigh(nearest - problem.x), duals), codes
+  return StackImage(problem.weigh(nearest - problem.x), duals), codes
 
 
 def _dual_value(problem: MultilayerProblem, near: _Point) -> jax.Array:
@@ -334,72 +313,3 @@ def _balanced(
   tens, rest = jnp.divmod(state.count, BALANCED_ITERATIONS)
   due = (tens == 0) | ((rest == 0) & (tens & (tens - 1) == 0))
   return lax.cond(due, adapt, lambda: state.balance)
-
-
-class _Stack(struct.PyTreeNode):
-  """The adjoint of diag(sqrt(scales)) A for one signal, as a dictionary with flat signals.
-
-  Its signals are deepest codes and its codes are images, so that `lipschitz` computes ||A^T diag(scales)
-  A||.
-
-  Attributes:
-    problem: The problem of one signal.
-    scales: Weights of the blocks of A.
-  """
-
-  problem: MultilayerProblem
-  scales: list[jax.Array]
-
-  signal_ndim = 1
-
-  def analysis(self, x: jax.Array) -> _Image:
-    """Returns diag(sqrt(scales)) A x."""
-    if x.ndim > 1:
-      return jax.vmap(self.analysis)(x)
-    _, unravel = ravel_pytree(self.problem.zeros[-1])
-    return self._scaled(_image(self.problem, unravel(x)))
-
-  def synthesis(self, code: _Image, signal_shape: Sequence[int] | None = None) -> jax.Array:
-    """Returns A^T diag(sqrt(scales)) code."""
-    if code.signal.ndim > self.problem.x.ndim:
-      return jax.vmap(self.synthesis)(code)
-    return ravel_pytree(self.problem.correlation(*self._scaled(code)))[0]
-
-  def residual(self, code: _Image, x: jax.Array) -> jax.Array:
-    """Returns the synthesis minus x."""
-    return self.synthesis(code) - x
-
-  def _scaled(self, image: _Image) -> _Image:
-    roots = [jnp.sqrt(scale) for scale in self.scales]
-    codes = [
-      jax.tree.map(lambda c, root=root: c * root.astype(c.dtype), code)
-      for code, root in zip(image.codes, roots[1:], strict=True)
-    ]
-    return _Image(image.signal * roots[0].astype(image.signal.dtype), codes)
-
-
-@jax.jit
-def _norms(problem: MultilayerProblem) -> tuple[list[jax.Array], jax.Array]:
-  """Returns scales that give the blocks of A about the same norm, and L = ||A^T diag(scales) A||."""
-  single = lax.stop_gradient(problem.zero_signal())
-  deepest, unravel = ravel_pytree(single.zeros[-1])
-  start = unravel(
-    jax.random.normal(jax.random.key(0, impl="threefry2x32"), deepest.shape, deepest.dtype)
-  )
-
-  def block_norm(i: int) -> jax.Array:
-    def gram(code: Code) -> Code:
-      image = _image(single, code)
-      blocks = [
-        block if j == i else jax.tree.map(jnp.zeros_like, block)
-        for j, block in enumerate((image.signal, *image.codes))
-      ]
-      return single.correlation(blocks[0], blocks[1:])
-
-    return power_iteration(gram, start, BLOCK_ITERATIONS)[0]
-
-  norms = [block_norm(i) for i in range(len(problem.dictionaries))]
-  scales = [jnp.where((n > 0) & (norms[0] > 0), norms[0] / jnp.where(n > 0, n, 1), 1) for n in norms]
-  norm = lipschitz(_Stack(single, scales), deepest.shape, tolerance=NORM_TOLERANCE)
-  precise = at_least_float32(problem.x.dtype)
-  return [scale.astype(precise) for scale in scales], jnp.where(norm > 0, norm, 1).astype(precise)

@@ -29,7 +29,7 @@ def ml_projection(
       min 1/2 ||x - D_1 code_1||^2   such that   code_{i-1} = D_i code_i and ||code_i||_0 <= sparsity_i,
 
   where ||code||_0 is the number of nonzero coefficients. The problem is not convex, and this heuristic
-  need not find its solution (their Algorithm 1): orthogonal matching pursuit adds atoms of the effective
+  need not find its solution: orthogonal matching pursuit adds atoms of the effective
   dictionary D_1 ... D_K one after the other. After each, the deepest code implies those of all other
   layers. The pursuit stops before the first atom that violates a constraint. Its result is therefore
   always feasible, but often far from the solution: if a single atom of the deepest layer has more than
