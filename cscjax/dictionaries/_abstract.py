@@ -13,6 +13,8 @@ from jax.typing import ArrayLike
 from cscjax import checks, ops
 from cscjax.dictionaries._atoms import (
   Entries,
+  Representatives,
+  code_size,
   entries_of_atoms,
   gram_coherence,
   norms_of_atoms,
@@ -37,8 +39,9 @@ class AbstractDictionary(struct.PyTreeNode):
   `flax.struct.field(pytree_node=False)`. All other methods follow from these three. A subclass overrides
   those that it can compute faster or more precisely: `compute_lipschitz`, `compute_atom_norms` and
   `compute_coherence`, which get checked arguments and leaves of at least float32, `atom`, which `omp`
-  uses, `atom_entries`, which `cscjax.theory.stability` uses, `circulant_embedding`, which `admm` needs,
-  and `stripe_sums` and `patch_sums`, which the local theory uses. `check_conformance` tests a subclass.
+  uses, `atom_entries` and `representative_atoms`, which `cscjax.theory` uses, `circulant_embedding`,
+  which `admm` needs, and `stripe_sums` and `patch_sums`, which the local theory uses.
+  `check_conformance` tests a subclass.
 
   An object that implements only the protocol `Dictionary` is treated like a subclass that overrides
   nothing.
@@ -174,6 +177,28 @@ class AbstractDictionary(struct.PyTreeNode):
       of the same place add up. The values are float64.
     """
     return entries_of_atoms(self, indices, tuple(signal_shape))
+
+  def representative_atoms(self, signal_shape: tuple[int, ...] | None) -> Representatives:
+    """Returns atoms that have all neighborhoods that occur in the dictionary; may be overridden.
+
+    `cscjax.theory.babel_function` takes its maximum over them. The default returns all atoms; for a
+    convolution few are enough, because all positions but those near a border have the same neighbors.
+
+    Args:
+      signal_shape: Shape of one signal without batch axes, or None, which only convolutions, whose
+        signals are then unbounded, and dense dictionaries accept.
+
+    Returns:
+      A dictionary, the shape of its signals and the positions of the atoms in a flattened code. The
+      largest sum of k cosines between one of these atoms and others must be that of this dictionary, for
+      each k.
+
+    Raises:
+      ValueError: If `signal_shape` is None although the dictionary requires a shape.
+    """
+    if signal_shape is None:
+      checks.fail("signal_shape", None, f"the shape of a signal, which a {self.name} requires")
+    return self, signal_shape, np.arange(code_size(self, signal_shape))
 
   @ops.highest_precision
   def atom_norms(self, signal_shape: Sequence[int]) -> Code:

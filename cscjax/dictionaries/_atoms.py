@@ -15,6 +15,8 @@ from cscjax.dictionaries._base import Code, Dictionary, floating_type
 BLOCK = 2**22  # largest number of values in a block of columns of the Gram matrix, or of atoms
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
 """The values, rows and columns of the entries of a sparse matrix."""
+Representatives = tuple[Dictionary, tuple[int, ...], np.ndarray]
+"""A dictionary, the shape of its signals and the positions of some atoms in a flattened code."""
 
 
 def norms_of_atoms(dictionary: Dictionary, shape: tuple[int, ...]) -> Code:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
+from cscjax.dictionaries._atoms import Representatives
 from cscjax.dictionaries._base import Code, Dictionary
 from cscjax.dictionaries._embedding import CirculantEmbedding
 from cscjax.ops import expand_rank
@@ -76,6 +77,10 @@ class ChannelwiseDictionary(AbstractDictionary):
     norms = with_methods(self.dictionary).compute_atom_norms(self._single(shape))
     repeated = jax.tree.map(lambda part: jnp.broadcast_to(part, (shape[-1], *part.shape)), norms)
     return self._channels_last(repeated)
+
+  def representative_atoms(self, signal_shape: tuple[int, ...] | None) -> Representatives:
+    single = None if signal_shape is None else self._single(signal_shape)
+    return with_methods(self.dictionary).representative_atoms(single)
 
   def compute_coherence(self, shape: tuple[int, ...] | None) -> jax.Array:
     # Atoms of different channels are orthogonal.

@@ -11,7 +11,7 @@ import numpy as np
 from cscjax import ops
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
 from cscjax.dictionaries._atoms import flatten, unflatten
-from cscjax.dictionaries._base import Code, Dictionary, check_signal_shape, floating_type
+from cscjax.dictionaries._base import Code, Dictionary, check_signal_shape, floating_type, to_matrix
 
 
 @ops.highest_precision
@@ -76,6 +76,7 @@ class _Suite:
     self.check_pytree()
     self.check_properties()
     self.check_atom()
+    self.check_representative_atoms()
     self.check_embedding()
 
   def check_adjoint_and_linear(self) -> None:
@@ -178,6 +179,14 @@ class _Suite:
     expected = np.where(np.isin(np.arange(self.size), indices), self.d, 0)
     self._equal(atoms, expected, "atom_entries are not those of the atoms")
 
+  def check_representative_atoms(self) -> None:
+    dictionary, shape, indices = self.dictionary.representative_atoms(self.shape)
+    sums = _sums_of_cosines(self.d)
+    found = np.max(_sums_of_cosines(np.asarray(to_matrix(dictionary, shape)))[indices], axis=0)
+    found = np.pad(found, (0, max(0, sums.shape[1] - len(found))), mode="edge")[: sums.shape[1]]
+    message = "representative_atoms have other cosines than all atoms"
+    self._equal(found, np.max(sums, axis=0), message)
+
   def check_embedding(self) -> None:
     try:
       size = self.dictionary.circulant_embedding(self.shape).signal_shape
@@ -247,3 +256,14 @@ class _Suite:
   def _require(self, condition: bool, message: str) -> None:
     if not condition:
       raise AssertionError(f"{self.dictionary.name}: {message}")
+
+
+def _sums_of_cosines(d: np.ndarray) -> np.ndarray:
+  """Returns the sums of the k largest cosines between each atom and others, k = 0, 1, ...: [p, p]."""
+  norms = np.linalg.norm(d, axis=0)
+  unit = d / np.where(norms > 0, norms, 1)
+  gram = np.abs(unit.T @ unit)
+  np.fill_diagonal(gram, np.inf)  # sorted first, and replaced by the empty sum
+  gram = np.sort(gram, axis=1)[:, ::-1]
+  gram[:, 0] = 0
+  return np.cumsum(gram, axis=1)

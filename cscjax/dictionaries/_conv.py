@@ -10,8 +10,13 @@ from flax import struct
 
 from cscjax import checks, ops
 from cscjax.dictionaries._abstract import AbstractDictionary
-from cscjax.dictionaries._atoms import Entries
-from cscjax.dictionaries._conv_atoms import conv_atom_entries, conv_atom_norms, conv_coherence
+from cscjax.dictionaries._atoms import Entries, Representatives
+from cscjax.dictionaries._conv_atoms import (
+  conv_atom_entries,
+  conv_atom_norms,
+  conv_coherence,
+  conv_representatives,
+)
 from cscjax.dictionaries._conv_embedding import conv_embedding
 from cscjax.dictionaries._embedding import CirculantEmbedding
 from cscjax.dictionaries._lanczos import is_small
@@ -147,6 +152,9 @@ class ConvDictionary(AbstractDictionary):
 
   def atom_entries(self, indices: np.ndarray, signal_shape: Sequence[int]) -> Entries:
     return conv_atom_entries(self, indices, signal_shape)
+
+  def representative_atoms(self, signal_shape: tuple[int, ...] | None) -> Representatives:
+    return conv_representatives(self, signal_shape)
 
   def compute_coherence(self, shape: tuple[int, ...] | None) -> jax.Array:
     return conv_coherence(self, shape)

@@ -13,6 +13,8 @@ from cscjax import ops
 from cscjax.dictionaries._atoms import (
   BLOCK,
   Entries,
+  Representatives,
+  code_size,
   gram_coherence,
   map_atoms,
   norms_of_atoms,
@@ -65,7 +67,7 @@ def conv_coherence(conv: "ConvDictionary", shape: tuple[int, ...] | None) -> jax
   """Computes the mutual coherence on signals of a shape, or on an unbounded grid."""
   if shape is None or _is_like_unbounded(conv, shape):
     return _max_cross_correlation(conv)
-  shape = _reduced_shape(conv, shape)
+  shape = reduced_shape(conv, shape, overlapping=2)
   return gram_coherence(conv, shape, conv_atom_norms(conv, shape))
 
 
@@ -78,7 +80,7 @@ def augmented_coherence(conv: "ConvDictionary", shape: tuple[int, ...] | None) -
   if shape is None or _is_like_unbounded(conv, shape):
     entries = jnp.abs(unit_rows(conv.filters.reshape(-1, conv.filters.shape[-1]).T))
   else:
-    entries = map_atoms(conv, _reduced_shape(conv, shape), largest)
+    entries = map_atoms(conv, reduced_shape(conv, shape, overlapping=2), largest)
   return jnp.maximum(jnp.max(entries), conv_coherence(conv, shape))
 
 
@@ -115,16 +117,47 @@ def _max_cross_correlation(conv: "ConvDictionary") -> jax.Array:
   return jnp.max(lax.map(largest, (jnp.arange(count), atoms), batch_size=min(batch, count)))
 
 
-def _reduced_shape(conv: "ConvDictionary", shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns the smallest shape with the same pairs of overlapping atoms as `shape`.
+def reduced_shape(conv: "ConvDictionary", shape: tuple[int, ...], overlapping: int) -> tuple[int, ...]:
+  """Returns the smallest shape with the same chains of overlapping atoms as `shape`.
 
-  Along an axis, two overlapping filters of extent e cover at most 2 e - 1 samples. A size of 2 e + s - 2
-  has room for every such pair away from the borders, at every position that the stride s allows, and no
-  pair touches both borders (or itself around the circle). The pairs at a border are the same for all
-  sizes with the same remainder modulo the stride.
+  Along an axis, a chain of two filters of extent e, the second of which overlaps the first, covers at
+  most 2 e - 1 samples, and an atom and its neighbors on both sides 3 e - 2. With s - 1 samples more, at
+  stride s, there is room for each such chain away from the borders, at every position that the stride
+  allows, and no chain touches both borders (or itself around the circle). The chains at a border are the
+  same for all sizes with the same remainder modulo the stride.
+
+  Args:
+    conv: The convolution.
+    shape: The shape of a signal.
+    overlapping: The number of filters in a chain.
   """
   spatial = []
   for n, axis in zip(shape[:-1], conv.axes, strict=True):
-    sufficient = 2 * axis.extent + axis.stride - 2
+    sufficient = _sufficient_size(axis, overlapping)
     spatial.append(min(n, sufficient + (n - sufficient) % axis.stride))
   return (*spatial, shape[-1])
+
+
+def _sufficient_size(axis: ops.Axis, overlapping: int) -> int:
+  """Returns a size with room for each chain of overlapping filters."""
+  return overlapping * (axis.extent - 1) + axis.stride
+
+
+def conv_representatives(conv: "ConvDictionary", shape: tuple[int, ...] | None) -> Representatives:
+  """Returns atoms that have the neighbors of all atoms.
+
+  On an unbounded grid these are the filters at one position, here on a circle that is long enough.
+  """
+  if shape is None or _has_all_neighbors(conv, shape):
+    sizes = [-(-(2 * axis.extent - 1) // axis.stride) * axis.stride for axis in conv.axes]
+    *_, channels, count = conv.filters.shape
+    return conv.replace(padding="CIRCULAR"), (*sizes, channels), np.arange(count)
+  shape = reduced_shape(conv, shape, overlapping=3)
+  return conv, shape, np.arange(code_size(conv, shape))
+
+
+def _has_all_neighbors(conv: "ConvDictionary", shape: tuple[int, ...]) -> bool:
+  """Whether no atom is cut, and some have all neighbors that they have on an unbounded grid, once."""
+  sizes = zip(conv.axes, shape[:-1], strict=True)
+  inside = all(n >= _sufficient_size(axis, 3) for axis, n in sizes)
+  return _is_like_unbounded(conv, shape) and (conv.padding == "CIRCULAR" or inside)

@@ -10,10 +10,10 @@ from jax.tree_util import Partial
 
 from cscjax import checks
 from cscjax.dictionaries._abstract import AbstractDictionary
-from cscjax.dictionaries._atoms import Entries
+from cscjax.dictionaries._atoms import Entries, Representatives
 from cscjax.dictionaries._base import Code
 from cscjax.dictionaries._conv import ConvDictionary
-from cscjax.dictionaries._conv_atoms import augmented_coherence
+from cscjax.dictionaries._conv_atoms import augmented_coherence, reduced_shape
 from cscjax.dictionaries._embedding import CirculantEmbedding
 from cscjax.ops import expand_rank
 
@@ -130,6 +130,12 @@ class IdentityAugmented(AbstractDictionary):
       np.concatenate([indices[kept], rows]),
       np.concatenate([kept, new[columns]]),
     )
+
+  def representative_atoms(self, signal_shape: tuple[int, ...] | None) -> Representatives:
+    shape = (
+      signal_shape if signal_shape is None else reduced_shape(self.conv, signal_shape, overlapping=3)
+    )
+    return super().representative_atoms(shape)
 
   def compute_coherence(self, shape: tuple[int, ...] | None) -> jax.Array:
     return augmented_coherence(self.conv, shape)

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks, ops
 from cscjax.dictionaries._abstract import AbstractDictionary
-from cscjax.dictionaries._atoms import Entries
+from cscjax.dictionaries._atoms import Entries, Representatives
 from cscjax.dictionaries._base import floating_type
 from cscjax.dictionaries._embedding import CirculantEmbedding, dense_embedding
 from cscjax.dictionaries._lanczos import largest_gram_eigenvalue
@@ -108,6 +108,9 @@ class MatrixDictionary(AbstractDictionary):
     atoms = np.asarray(self.atoms, np.float64)[:, indices]
     rows, columns = np.indices(atoms.shape).reshape(2, -1)
     return atoms.ravel(), rows, columns
+
+  def representative_atoms(self, signal_shape: tuple[int, ...] | None) -> Representatives:
+    return super().representative_atoms(self.atoms.shape[:1])
 
   def _check(self, name: str, array: jax.Array, axis: int) -> None:
     """Raises ValueError if the last axis of `array` differs from the given axis of the atoms."""

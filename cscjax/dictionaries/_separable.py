@@ -10,6 +10,7 @@ from jax import lax
 
 from cscjax import checks, ops
 from cscjax.dictionaries._abstract import AbstractDictionary
+from cscjax.dictionaries._atoms import Representatives
 from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.dictionaries._embedding import CirculantEmbedding
 
@@ -131,6 +132,9 @@ class SeparableDictionary(AbstractDictionary):
 
   def compute_atom_norms(self, shape: tuple[int, ...]) -> jax.Array:
     return self.expanded.compute_atom_norms(shape)
+
+  def representative_atoms(self, signal_shape: tuple[int, ...] | None) -> Representatives:
+    return self.expanded.representative_atoms(signal_shape)
 
   def compute_coherence(self, shape: tuple[int, ...] | None) -> jax.Array:
     return self.expanded.compute_coherence(shape)

@@ -6,7 +6,7 @@ Everything is NumPy in float64, and codes are flattened, with their parts concat
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 
-from cscjax import checks
-from cscjax.dictionaries import (
-  ConvDictionary,
-  Dictionary,
-  IdentityAugmented,
-  MatrixDictionary,
-  SeparableDictionary,
-  atom_norms,
-)
+from cscjax.dictionaries import Dictionary, atom_norms, with_methods
 from cscjax.ops import highest_precision
 from cscjax.theory._restricted import SparseMatrix, atom_columns, float64_on_host
 
@@ -79,71 +71,12 @@ def babel(atoms: UnitAtoms, indices: np.ndarray, count: int) -> np.ndarray:
   return largest
 
 
-def babel_atoms(dictionary: Dictionary, shape: tuple[int, ...] | None) -> tuple[UnitAtoms, np.ndarray]:
-  """Returns unit atoms, few if possible, and the indices of those for the maximum in `babel`.
-
-  On an unbounded grid, all positions of a filter have the same neighbors. On a grid with borders, they
-  differ only near these, so that a smaller signal has the same neighborhoods.
-
-  Args:
-    dictionary: Any dictionary, in float64.
-    shape: The shape of one signal; None for an unbounded grid.
-
-  Returns:
-    The atoms and indices.
-
-  Raises:
-    ValueError: If the shape is None and the dictionary requires one.
-  """
-  if shape is None and isinstance(dictionary, MatrixDictionary):
-    shape = dictionary.atoms.shape[:1]
-  conv = dictionary
-  if isinstance(dictionary, SeparableDictionary):
-    conv = dictionary = dictionary.expanded
-  elif isinstance(dictionary, IdentityAugmented):
-    conv = dictionary.conv
-  if isinstance(conv, ConvDictionary):
-    if conv is dictionary and (shape is None or _has_all_neighbors(conv, shape)):
-      circular = conv.replace(padding="CIRCULAR")
-      turns = [-(-(2 * axis.extent - 1) // axis.stride) for axis in conv.axes]
-      sizes = [turn * axis.stride for turn, axis in zip(turns, conv.axes, strict=True)]
-      atoms = UnitAtoms.of(circular, (*sizes, conv.filters.shape[-2]))
-      return atoms, np.arange(conv.filters.shape[-1])  # the filters at the first position
-    if shape is not None:
-      shape = _reduced_shape(conv, shape)
-  if shape is None:
-    name = type(dictionary).__name__
-    checks.fail("signal_shape", None, f"the shape of a signal, which a {name} requires")
-  atoms = UnitAtoms.of(dictionary, shape)
-  return atoms, np.arange(len(atoms.norms))
-
-
-def _has_all_neighbors(conv: ConvDictionary, shape: tuple[int, ...]) -> bool:
-  """Whether no atom is cut, and some have all neighbors that they have on an unbounded grid, once."""
-  sizes = list(zip(conv.axes, shape[:-1], strict=True))
-  if conv.padding == "CIRCULAR":
-    return all(n % axis.stride == 0 and n >= 2 * axis.extent - 1 for axis, n in sizes)
-  return conv.padding == "VALID" and all(n >= _sufficient(axis) for axis, n in sizes)
-
-
-def _reduced_shape(conv: ConvDictionary, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns the smallest shape in which the atoms have the same neighborhoods as in `shape`.
-
-  The positions at a border are the same for all sizes with the same remainder modulo the stride.
-  """
-  spatial = []
-  for n, axis in zip(shape[:-1], conv.axes, strict=True):
-    sufficient = _sufficient(axis)
-    spatial.append(min(n, sufficient + (n - sufficient) % axis.stride))
-  return (*spatial, shape[-1])
-
-
-def _sufficient(axis: Any) -> int:
-  """Returns a size of signal with room for an atom of extent e and all its neighbors, 3 e - 2 samples.
-
-  There is room at every position that the stride allows, so that no neighborhood is at both borders.
-  """
-  return 3 * axis.extent - 2 + axis.stride - 1
+def representative_atoms(
+  dictionary: Dictionary, shape: tuple[int, ...] | None
+) -> tuple[UnitAtoms, np.ndarray]:
+  """Returns unit atoms, few if possible, and the indices of those for the maximum in `babel`."""
+  dictionary, shape, indices = with_methods(dictionary).representative_atoms(shape)
+  return UnitAtoms.of(dictionary, shape), indices
 
 
 @dataclasses.dataclass(frozen=True)

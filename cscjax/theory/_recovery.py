@@ -215,13 +215,13 @@ def recovery(
   noise = checks.in_range("noise", noise, 0)
   if beta is not None:
     beta = checks.in_range("beta", beta, 0, low_open=True)
-  from cscjax.theory._planted import PlantedSupport, UnitAtoms, babel, babel_atoms
+  from cscjax.theory._planted import PlantedSupport, UnitAtoms, babel, representative_atoms
   from cscjax.theory._restricted import float64_on_host
 
   with float64_on_host():
     dictionary, code, shape = _prepared(dictionary, code, signal_shape)
     sparsity = int(stripe_sparsity(dictionary, code, shape))
-    neighborhoods = babel_atoms(dictionary, shape)
+    neighborhoods = representative_atoms(dictionary, shape)
   atoms = UnitAtoms.of(dictionary, shape)
   flat = np.concatenate([np.ravel(part) for part in jax.tree.leaves(code)])
   support = np.flatnonzero(flat)
@@ -342,13 +342,13 @@ def babel_function(dictionary: Dictionary, k: int, signal_shape: Sequence[int] |
   _check_not_traced(dictionary)
   k = checks.int_at_least("k", k, 0)
   check_dictionary(dictionary)
-  from cscjax.theory._planted import babel, babel_atoms
+  from cscjax.theory._planted import babel, representative_atoms
   from cscjax.theory._restricted import float64_on_host
 
   with float64_on_host():
     dictionary = jax.tree.map(as_float64, dictionary)
     shape = None if signal_shape is None else check_signal_shape(dictionary, signal_shape)
-    neighborhoods = babel_atoms(dictionary, shape)
+    neighborhoods = representative_atoms(dictionary, shape)
   return float(babel(*neighborhoods, k)[k])
 
 

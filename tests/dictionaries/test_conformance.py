@@ -221,6 +221,14 @@ class WrongEntries(cscjax.MatrixDictionary):
     return 2 * values, rows, columns
 
 
+class WrongRepresentatives(cscjax.MatrixDictionary):
+  def representative_atoms(self, signal_shape):
+    dictionary, shape, _ = super().representative_atoms(signal_shape)
+    gram = self.atoms.T @ self.atoms
+    cosines = jnp.abs(gram) / jnp.sqrt(jnp.outer(jnp.diag(gram), jnp.diag(gram)))
+    return dictionary, shape, np.array([int(jnp.argmin(jnp.sum(cosines, axis=1)))])
+
+
 class WrongCoherence(cscjax.MatrixDictionary):
   def compute_coherence(self, shape):
     return super().compute_coherence(shape) / 2
@@ -257,6 +265,7 @@ FAULTS = {
   WrongNorms: "atom_norms are not those of the atoms",
   WrongAtom: "atom is not the signal of a unit code",
   WrongEntries: "atom_entries are not those of the atoms",
+  WrongRepresentatives: "representative_atoms have other cosines than all atoms",
   WrongCoherence: "mutual_coherence is not that of the atoms",
   WrongRidge: "ridge_inverse does not solve the linear system",
   DiffersUnderJit: "jax.jit changes analysis",
