@@ -153,17 +153,12 @@ def test_orthonormal_atoms(x64):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("u", "code"),
   [
-    pytest.param(
-      *([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]], [1.0, 2.0, 0.0]), marks=pytest.mark.slow, id="equal atoms"
-    ),
-    pytest.param(
-      *([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]], [1.0, 2.0, 3.0]),
-      marks=pytest.mark.slow,
-      id="more than samples",
-    ),
+    ([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]], [1.0, 2.0, 0.0]),  # equal atoms
+    ([[1.0, 0.0, 0.6], [0.0, 1.0, 0.8]], [1.0, 2.0, 3.0]),  # more atoms than samples
     ([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], [1.0, 0.0, 2.0]),  # a zero atom
   ],
 )
@@ -185,6 +180,7 @@ def test_zero_atoms_outside_the_support_are_ignored():
   assert theory.recovery(cscjax.MatrixDictionary(u), jnp.array([1.0, 0.0, 2.0])).error == 0
 
 
+@pytest.mark.slow
 def test_errors():
   dictionary = cscjax.MatrixDictionary(jnp.eye(3))
   with pytest.raises(ValueError, match=r"code: expected the code of one signal, without batch axes"):
