@@ -110,8 +110,8 @@ def certify_labels(network: GainedClassifier, x: ArrayLike, *, steps: int = 50) 
   Example:
     >>> import jax
     >>> import cscjax
-    >>> from cscjax.models import MLCSC
-    >>> model = MLCSC(num_classes=3, width=2)
+    >>> from cscjax.models import create_model
+    >>> model = create_model("msd_csc", num_classes=3, depth=1, width=2)
     >>> x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     >>> variables = jax.jit(model.init)(jax.random.key(1), x)
     >>> result = cscjax.theory.certify_labels(model.bind(variables), x)

@@ -62,6 +62,7 @@ def test_both_frameworks_have_the_same_loss_and_gradients(x64, case):
     np.testing.assert_allclose(parameter.grad, expected[name].detach(), atol=1e-8 * scale, err_msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # PyTorch's own import
 def test_both_frameworks_take_the_same_steps():
   model = create_model("msd_csc", num_classes=5, depth=2, width=4, unfolding=1)
   rng = np.random.default_rng(0)
