@@ -81,18 +81,18 @@ def representative_atoms(
 
 @dataclasses.dataclass(frozen=True)
 class PlantedSupport:
-  """The geometry of the unit atoms in the support S of a code with signs s, and of the others.
+  """The geometry of the unit atoms in the support S of a code with given signs, and of the others.
 
   U is the dictionary of unit atoms, and G = U_S^T U_S. If the atoms in S are dependent, up to rounding,
   the smallest eigenvalue is 0 and all other numbers are inf.
 
   Attributes:
     exact: ||U_S^+ u_j||_1 for each atom outside S that is not zero: [q].
-    dual: |u_j^T (U_S^+)^T s| for the same atoms.
+    dual: |u_j^T (U_S^+)^T sign| for the same atoms.
     distances: The distance of the same atoms from the span of those in S.
     smallest: The smallest eigenvalue of G.
     gains: The norms of the rows of U_S^+: [k].
-    shrinkage: s_i (G^{-1} s)_i, by which the magnitude of a coefficient decreases per unit of beta: [k].
+    shrinkage: sign_i (G^{-1} sign)_i, by which a magnitude decreases per unit of beta: [k].
     rounding: What rounding may add to `exact` and `dual`.
   """
 

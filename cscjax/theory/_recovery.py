@@ -127,9 +127,9 @@ def recovery(
 ) -> PlantedRecovery:
   """Tests the conditions under which a planted code can be recovered from its signal with noise.
 
-  The signal is x = D code + e with ||e||_2 <= noise. Let S be the support of the code, k its size, s its
-  signs, and u_j = d_j / ||d_j|| the unit atoms, whose coefficients are c_j = ||d_j|| code_j. U_S^+ is
-  the pseudoinverse of the unit atoms in S. The Lasso over unit atoms,
+  The signal is x = D code + e with ||e||_2 <= noise. Let S be the support of the code, k its size, sign
+  its signs, and u_j = d_j / ||d_j|| the unit atoms, whose coefficients are c_j = ||d_j|| code_j. U_S^+
+  is the pseudoinverse of the unit atoms in S. The Lasso over unit atoms,
 
       min 1/2 ||x - D code||^2 + beta sum_j ||d_j|| |code_j|,
 
@@ -144,8 +144,8 @@ def recovery(
     `babel_function`.
   - "exact recovery": max over j outside S of ||U_S^+ u_j||_1 < 1. It holds for all codes with this
     support; see `exact_recovery_coefficient`.
-  - "dual certificate": max over j outside S of |u_j^T (U_S^+)^T s| < 1. It holds for all codes with this
-    support and these signs, if there is no noise.
+  - "dual certificate": max over j outside S of |u_j^T (U_S^+)^T sign| < 1. It holds for all codes with
+    this support and these signs, if there is no noise.
   - ("encoder gap": eta_s < 1 and tau_s > 2 noise. The encoder gap tau_s is the (s + 1)-th smallest
     value of beta - |u_j^T r|, where r is the residual of the solution without noise, which the dual
     certificate provides; it is beta (1 - |...|) with the largest |...| of the certificate if s = k. The
@@ -388,11 +388,11 @@ class _Bounds:
     return self._condition(text, value, 1.0, (low, math.inf), *self._slopes(planted.smallest))
 
   def by_signs(self, planted: "PlantedSupport", sizes: np.ndarray) -> RecoveryCondition:
-    """Bounds by the dual certificate: the same with g = s, as long as no sign changes."""
+    """Bounds by the dual certificate: the same with g = sign, as long as no sign changes."""
     value = planted.largest(planted.dual)
     betas = self._betas_of_signs(planted, sizes, self.noise)
     moves, shrinks = self._gain(planted.smallest), float(np.linalg.norm(planted.shrinkage))
-    return self._condition("max |u_j^T (U_S^+)^T s| < 1", value, 1.0, betas, moves, shrinks)
+    return self._condition("max |u_j^T (U_S^+)^T sign| < 1", value, 1.0, betas, moves, shrinks)
 
   def by_encoder_gap(
     self, planted: "PlantedSupport", sizes: np.ndarray, width: int, isometry: float
