@@ -81,3 +81,13 @@ def test_memory_in_sizes_of_the_code(solver, options, codes):
   plan = jax.jit(solve).lower(*shapes).compile().memory_analysis()
   total = plan.temp_size_in_bytes + plan.output_size_in_bytes + plan.argument_size_in_bytes
   assert total <= codes * size * size * filters[-1] * 4
+
+
+def test_the_first_code_is_zero():
+  """Rounding of the dual variable, which is clipped at beta, must not add tiny coefficients."""
+  rng = np.random.default_rng(2)
+  atoms, x = _unit_norm(rng, 30, 60).astype(np.float32), rng.standard_normal((8, 30)).astype(np.float32)
+  problem = cscjax.Lasso(cscjax.MatrixDictionary(atoms), x, cscjax.relative(0.1))
+  solver = cscjax.solvers.ADMM()
+  code, reconstruction = solver.solution(problem, solver.init(problem))
+  assert np.count_nonzero(code) == np.count_nonzero(reconstruction) == 0

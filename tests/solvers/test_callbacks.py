@@ -194,7 +194,7 @@ def test_a_progress_bar_for_each_run(capfd):
   run = functools.partial(cscjax.fista, problem.dictionary, beta=0.2, progress=True)
   result = run(problem.x, tolerance=1e-3, max_iterations=500)
   bar = capfd.readouterr().err.strip().splitlines()[-1].split("\r")[-1]
-  assert bar.startswith("fista: ")
+  assert bar.startswith("FISTA: ")
   assert f"{int(result.iterations)}/500" in bar
   assert f"objective {float(result.objective[-1]):.4g}" in bar
   for _ in range(2):

@@ -276,8 +276,10 @@ class ADMM(Solver):
       reconstruction + residual * per_signal(embedded.ridge / rho, residual),
       jax.tree.map(lambda c, g: c - g / per_signal(rho, g), code, gradient),
     )
-    # The scaled dual. At a solution, prox(moved) is the code; elsewhere, this makes the dual feasible.
-    dual = jax.tree.map(jnp.subtract, moved, embedded.prox(moved, rho))
+    # The scaled dual. At a solution, prox(moved) is the code; elsewhere, this makes the dual feasible,
+    # also after rounding: otherwise, the first code would have tiny values instead of zeros.
+    inside = 1 - 4 * float(jnp.finfo(problem.x.dtype).eps)
+    dual = jax.tree.map(lambda m, p: inside * (m - p), moved, embedded.prox(moved, rho))
     point = jax.tree.map(jnp.add, ADMMPair(reconstruction, code), dual)
     image = embedded.synthesis(point.code)
     reconstruction = embedded.synthesis(embedded.prox(point, rho).code)
