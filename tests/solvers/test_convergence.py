@@ -63,9 +63,15 @@ def test_a_step_too_long_does_not_converge():
   assert not bool(result.converged)
 
 
-@pytest.mark.parametrize("stop", ["gradient_mapping", pytest.param("gap", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("nonnegative", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["dense", pytest.param("circular", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  ("name", "nonnegative", "stop"),
+  [
+    ("dense", False, "gradient_mapping"),
+    pytest.param("dense", True, "gap", marks=pytest.mark.slow),
+    pytest.param("circular", False, "gap", marks=pytest.mark.slow),
+    pytest.param("circular", True, "gradient_mapping", marks=pytest.mark.slow),
+  ],
+)
 @each_solver
 def test_solutions_that_are_zero(solve, name, nonnegative, stop):
   """Zero solutions converge in the first test from any start, also in a batch with others."""
