@@ -66,9 +66,12 @@ class SignalStability:
     """Bounds the change of the solution."""
     if self.restriction(noise).value == 0:
       return math.inf
+    values = [self.restriction(end * noise).value for end in ENDS]
+    if min(values) == 0:  # an estimate for all atoms can exceed the value of some of them
+      return math.inf
     starts = (*ENDS[1:], 0.0)
-    segments = zip(starts, ENDS, strict=True)
-    return sum((end - start) * noise / self.restriction(end * noise).value for start, end in segments)
+    segments = zip(starts, ENDS, values, strict=True)
+    return sum((end - start) * noise / value for start, end, value in segments)
 
   def worst_direction(self) -> np.ndarray:
     """Returns the noise of norm 1 that moves the solution most, where no further atom becomes active."""
@@ -79,7 +82,7 @@ class SignalStability:
     """Says why the bound is finite or infinite."""
     size, found = self.size(noise), self.restriction(noise)
     where = f"for noise up to {noise:.3g}: {size} of the atoms may be active"
-    if found.value > 0:
+    if self.bound(noise) < math.inf:
       how = "proved" if found.proved == 1 else f"estimated for {1 - found.proved:.0%} of them"
       s = f"their smallest singular value is {found.value:.3g} ({how})"
       return f"bound {self.bound(noise):.3g} {where}, and {s}"

@@ -291,6 +291,22 @@ def test_smallest_singular_value(dense, monkeypatch):
   assert not _restricted.is_independent(columns)
 
 
+def test_no_bound_if_some_of_the_atoms_are_dependent(monkeypatch):
+  """A rough estimate for all atoms is larger than zero, the value of three of them."""
+  monkeypatch.setattr(_restricted, "DENSE", 3)
+  monkeypatch.setattr(_restricted, "BAND", -1)
+  monkeypatch.setattr(_restricted, "ITERATIONS", 1)
+  atoms = 0.1 + np.eye(5)[:, [0, 1, 1, 2]]
+  correlations = np.array([2.0, 0.9, 0.9, 0.5])
+  result = theory.stability(cscjax.MatrixDictionary(atoms), np.linalg.pinv(atoms.T) @ correlations, 1.0)
+  noise = 1.05 * result._signals[0]._starts[-1]
+  active = result.active_set([noise / 1.2, noise])
+  assert active.atoms.tolist() == [3, 4]
+  assert active.smallest_singular_value[0] == 0 < active.smallest_singular_value[1]
+  assert result.bound(noise) == np.inf
+  assert "linearly dependent" in result.explain(noise)
+
+
 TIGHTNESS = {
   ("g256x32", 48, 0.3): {1e-4: 1.00, 1e-3: 1.22, 3e-3: 1.57},
   ("g256x32", 48, 0.1): {1e-4: 1.00, 1e-3: 1.27},
