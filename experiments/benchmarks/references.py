@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import flags
-from sklearn import linear_model
 
+from cscjax.extras import needs
 from experiments import cli
 from experiments.benchmarks import peers, problems
 from experiments.benchmarks.objective import (
@@ -93,6 +93,8 @@ def make_learning(problem: Learning, peer_python: str | None, passes: int) -> Re
 def make_lasso(problem: DenseLasso) -> Reference:
   """Returns the minimum of scikit-learn in float64."""
   matrix, (x,) = problem.matrix.astype(np.float64), problem.x.astype(np.float64)
+  with needs("bench", "the reference of a dense Lasso needs scikit-learn"):
+    from sklearn import linear_model
   model = linear_model.Lasso(problem.beta / len(x), fit_intercept=False, tol=1e-12, max_iter=100_000)
   optimum = problem.objective()(model.fit(matrix, x).coef_[None])
   return Reference(optimum, float(model.dual_gap_) * len(x) / optimum, _energy(problem))
