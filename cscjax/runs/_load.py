@@ -400,7 +400,8 @@ def load_weights(path: str | os.PathLike[str]) -> LoadedRun:
     problem = f"of version {version} of the network {config.model}, which has version {known} now"
     raise RunError(f"{path} is {problem}", "path")
   example = jax.ShapeDtypeStruct((1, *info.example_shape), jnp.float32)
-  expected = jax.eval_shape(model.init, jax.random.key(0), example)
+  with jax.enable_x64(False):  # the file has the types of a run
+    expected = jax.eval_shape(model.init, jax.random.key(0), example)
   if _forms(variables) != _forms(expected):
     raise RunError(f"{path} does not contain the variables of the network that it describes", "path")
   return LoadedRun(config, model, variables, step, info)

@@ -49,6 +49,10 @@ def test_the_shipped_network_has_the_accuracy_of_its_card():
   assert len(test.images) == 360
 
 
+def test_the_shipped_network_loads_if_float64_is_enabled(x64):
+  assert len(load_pretrained("digits").network.variables["params"]) > 0
+
+
 def test_all_files_are_complete_and_small():
   files = list(pathlib.Path(pretrained.__file__).with_name("files").iterdir())
   assert {path.name.partition(".")[0] for path in files} == set(pretrained_names())
