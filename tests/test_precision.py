@@ -162,7 +162,7 @@ def _below_highest(products):
 def _with_derivative(function):
   def total(*arguments):
     leaves = jax.tree.leaves(function(*arguments))
-    return sum(jnp.sum(leaf.astype(jnp.float32)) for leaf in leaves)
+    return sum(jnp.sum(jnp.real(leaf).astype(jnp.float32)) for leaf in leaves)
 
   return jax.value_and_grad(total, argnums=(0, 1))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 import cscjax
-from cscjax.dictionaries import _coherence as coherence
+from cscjax.dictionaries import _atoms
 from cscjax.dictionaries import atom_norms
 from tests import references
 
@@ -121,8 +121,8 @@ def test_all_shifts_in_two_dimensions(x64):
 def test_blocks(x64, monkeypatch):
   """There are more atoms than fit into a block, and the last block is not full."""
   whole = {}
-  for block in (coherence.BLOCK, 300):
-    monkeypatch.setattr(coherence, "BLOCK", block)
+  for block in (_atoms.BLOCK, 300):
+    monkeypatch.setattr(_atoms, "BLOCK", block)
     conv, shape, d = _conv(_filters(5, 3, 3, 2, 7), (6, 5))
     dictionary, d = _with_identity(conv, d)
     np.testing.assert_allclose(

@@ -106,8 +106,8 @@ CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
     True,
   ),
   "gradient by filters": (_gradient(1, iterations=5), False),
-  "implicit gradient by filters": (_gradient(1, **TIGHT), False),
-  "implicit gradient by signals": (_gradient(0, **TIGHT), True),
+  "implicit gradient by filters": (_gradient(1, beta=1.0, **TIGHT), False),
+  "implicit gradient by signals": (_gradient(0, beta=1.0, **TIGHT), True),
   "gradient of admm": (_gradient(1, solver=cscjax.admm, iterations=5), False),
 }
 
