@@ -8,8 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 import cscjax
-from cscjax.dictionaries import _atoms
-from cscjax.dictionaries import atom_norms
+from cscjax.dictionaries import _atoms, atom_norms
 from tests import references
 
 FIG_S1 = np.array([[1.0, 2.0], [3.0, 4.0]])[:, :, None, None]  # the kernel of Fig. S1
