@@ -29,7 +29,7 @@ def lipschitz(
   eigenvalue of the symbol, the Fourier transform of the polyphase components of the filters (see
   `lipschitz_bound`). It converges to L as signals grow. With 32 random filters of 8x8 pixels, it was
   1.10 times L on images of 17x17, 1.03 times on 31x31 and 1.006 times on 64x64; on 256x256 it took 17 ms
-  instead of the second of the Lanczos method (two CPU cores).
+  instead of the second of the Lanczos method (two busy cores of an AMD EPYC, 2026-11-27).
 
   For dictionaries of other classes, for circular convolutions of other strides, and for convolutions
   with a `tolerance`, the result is a certified upper bound by the Lanczos method,
