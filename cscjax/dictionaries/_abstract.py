@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax.typing import ArrayLike
 
 from cscjax import checks, ops
@@ -31,7 +30,7 @@ from cscjax.dictionaries._embedding import CirculantEmbedding
 from cscjax.dictionaries._lanczos import certified_bound, dense_constant, is_small
 
 
-class AbstractDictionary(struct.PyTreeNode):
+class AbstractDictionary(ops.PyTree):
   """The base class of the dictionaries of this package, and of your own ones.
 
   A subclass declares its fields like a dataclass and defines `signal_ndim`, `analysis` and `synthesis`

@@ -22,9 +22,9 @@ Code = Any
 class Dictionary(Protocol):
   """A linear map D from codes to signals: the protocol that every dictionary implements.
 
-  A dictionary has the four members below and is a pytree (use `jax.tree_util.register_dataclass` or
-  `flax.struct.PyTreeNode`). Its leaves, if it has any, are arrays of real numbers, with respect to which
-  gradients can be taken. All other fields are static and must be hashable.
+  A dictionary has the four members below and is a pytree (derive it from `cscjax.ops.PyTree`, or use
+  `jax.tree_util.register_dataclass`). Its leaves, if it has any, are arrays of real numbers, with
+  respect to which gradients can be taken. All other fields are static and must be hashable.
 
   `analysis` and `synthesis` must be exact adjoints, `<D^T x, g> = <x, D g>`, be linear in x and in the
   code, and accept leading batch axes. A code is an array, or a pytree of arrays (a tuple, a dict, ...)
@@ -36,13 +36,10 @@ class Dictionary(Protocol):
   it can compute faster, and can provide the circulant embedding that `admm` requires.
 
   Example:
-    >>> import dataclasses
     >>> import jax
     >>> import jax.numpy as jnp
     >>> import cscjax
-    >>> @jax.tree_util.register_dataclass
-    ... @dataclasses.dataclass(frozen=True)
-    ... class Scaled:
+    >>> class Scaled(cscjax.ops.PyTree):
     ...   factor: jax.Array
     ...   signal_ndim = 1
     ...   def analysis(self, x):

@@ -13,11 +13,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.ops import common_float
+from cscjax.ops import PyTree, common_float
 from cscjax.solvers import as_mask
 
 
-class Images(struct.PyTreeNode):
+class Images(PyTree):
   """Images, signals or volumes, stacked by shape.
 
   Attributes:

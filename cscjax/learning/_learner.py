@@ -18,13 +18,13 @@ from cscjax.learning._kernels import as_kernel, full_size, project, support_mask
 from cscjax.learning._loop import LearningResult, cut_traces, number_of_steps, run_steps
 from cscjax.learning._steps import LearningState, one_step
 from cscjax.learning._warnings import warn_about_images, warn_if_nothing_was_learned
-from cscjax.ops import highest_precision, shard_batch
+from cscjax.ops import PyTree, highest_precision, shard_batch
 from cscjax.solvers import Callback, RelativePenalty, as_callbacks
 
 DEFAULT_OPTIMIZER = optax.sgd(0.3, momentum=0.9)  # one object, so that calls share a compiled loop
 
 
-class DictionaryLearner(struct.PyTreeNode, kw_only=True):
+class DictionaryLearner(PyTree, kw_only=True):
   """The settings of `learn_dictionary`, with its initial state, its step and its loop as methods.
 
   Use it to write a loop of your own, such as one over minibatches that are read from a disk: `step` is a

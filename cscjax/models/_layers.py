@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import lax
 
 from cscjax import checks
@@ -15,7 +14,7 @@ from cscjax.dictionaries import Code, ConvDictionary, Dictionary, IdentityAugmen
 from cscjax.models._input import warn_about_integers
 from cscjax.models._norms import shared_norms
 from cscjax.models._spectral import STEPS, trained_step
-from cscjax.ops import Padding, as_padding, expand_rank, integers_per_axis
+from cscjax.ops import Padding, PyTree, as_padding, expand_rank, integers_per_axis
 from cscjax.solvers import SOLVERS, Prox, layered_pursuit, multilayer_pursuit
 
 PURSUITS = {"layer": layered_pursuit, "multilayer": multilayer_pursuit}
@@ -360,7 +359,7 @@ class CSCLayer(UnfoldedLayer):
     return LayerProblem(dictionary, self._thresholds(train), step)
 
 
-class UntiedDictionary(struct.PyTreeNode):
+class UntiedDictionary(PyTree):
   """A dictionary whose analysis B^T has other filters than its synthesis D: the two are not adjoint.
 
   Iterations over it are those of LISTA with coupled weights, code <- S(code - step B^T (D code - x))

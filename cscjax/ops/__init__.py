@@ -5,6 +5,7 @@
 - Largest eigenvalues of linear maps: `power_iteration`, `lanczos_max` and `lanczos_vector`.
 - Signals: `tikhonov_lowpass` and `max_pool`.
 - Numerics: precision, common types, scaling by powers of two, and arrays on device meshes.
+- Classes: `PyTree` is the base class of frozen dataclasses that are pytrees.
 - Text: `compact_repr` describes the results of solvers.
 """
 
@@ -15,6 +16,7 @@ from cscjax.ops._lowpass import tikhonov_lowpass
 from cscjax.ops._meshes import shard_batch, vary_alike
 from cscjax.ops._pooling import max_pool
 from cscjax.ops._precision import at_least_float32, common_float, expand_rank, highest_precision
+from cscjax.ops._pytree import PyTree
 from cscjax.ops._repr import compact_repr
 from cscjax.ops._scale import norm, power_of_two, scaled
 from cscjax.ops._thresholds import hard_threshold, nonnegative_soft_threshold, soft_threshold
@@ -22,6 +24,7 @@ from cscjax.ops._thresholds import hard_threshold, nonnegative_soft_threshold, s
 __all__ = [
   "Axis",
   "Padding",
+  "PyTree",
   "analysis_shape",
   "as_axes",
   "as_padding",

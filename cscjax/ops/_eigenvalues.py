@@ -13,12 +13,11 @@ from cscjax.ops._meshes import vary_alike
 from cscjax.ops._precision import highest_precision
 from cscjax.ops._scale import norm, power_of_two
 
-PyTree = Any
 Operator = Callable[[jax.Array], jax.Array]
 Vectors = tuple[jax.Array, jax.Array, jax.Array]  # previous vector, vector, and their coupling beta
 
 
-def normalize(tree: PyTree) -> tuple[jax.Array, PyTree]:
+def normalize(tree: Any) -> tuple[jax.Array, Any]:
   """Returns the Euclidean norm of all leaves together, and the tree divided by it; zeros stay zero."""
   power = power_of_two(tree)
   tree = jax.tree.map(lambda leaf: leaf / power.astype(leaf.dtype), tree)
@@ -29,8 +28,8 @@ def normalize(tree: PyTree) -> tuple[jax.Array, PyTree]:
 
 @highest_precision
 def power_iteration(
-  operator: Callable[[PyTree], PyTree], start: PyTree, iterations: int
-) -> tuple[jax.Array, PyTree]:
+  operator: Callable[[Any], Any], start: Any, iterations: int
+) -> tuple[jax.Array, Any]:
   """Estimates the largest eigenvalue of a symmetric positive semidefinite map with the power method.
 
   Args:
@@ -53,7 +52,7 @@ def power_iteration(
     (5.0, [0.0, 0.0, 1.0])
   """
 
-  def body(_: jax.Array, carry: tuple[jax.Array, PyTree]) -> tuple[jax.Array, PyTree]:
+  def body(_: jax.Array, carry: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
     _, vector = carry
     return normalize(operator(vector))
 

@@ -7,10 +7,8 @@ import jax
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-PyTree = Any
 
-
-def vary_alike(tree: PyTree, example: PyTree = ()) -> PyTree:
+def vary_alike(tree: Any, example: Any = ()) -> Any:
   """Marks all leaves of a pytree as varying over the same mesh axes inside `jax.shard_map`.
 
   JAX does this for the operands of its own operations, but not for the initial value of a loop, whose
@@ -44,8 +42,8 @@ def vary_alike(tree: PyTree, example: PyTree = ()) -> PyTree:
 
 
 def shard_batch(
-  function: Callable[..., PyTree], x: jax.Array, *others: PyTree, batch_ndim: int, layout: PyTree = 0
-) -> PyTree:
+  function: Callable[..., Any], x: jax.Array, *others: Any, batch_ndim: int, layout: Any = 0
+) -> Any:
   """Calls a function and shards its result along the batch as `x` is, on a mesh with explicit axes.
 
   Within the function these mesh axes are automatic: XLA chooses the sharding of intermediate results.

@@ -9,10 +9,8 @@ from jax import lax
 
 from cscjax.ops._precision import common_float
 
-PyTree = Any
 
-
-def power_of_two(tree: PyTree, axis: int | Sequence[int] | None = None) -> jax.Array:
+def power_of_two(tree: Any, axis: int | Sequence[int] | None = None) -> jax.Array:
   """Returns the largest power of two that does not exceed the largest magnitude.
 
   Division by it is exact, and no gradient flows through it. So for a function f that is homogeneous of

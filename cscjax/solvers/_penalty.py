@@ -4,15 +4,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code
+from cscjax.ops import PyTree
 from cscjax.solvers._arguments import per_part
 
 
-class RelativePenalty(struct.PyTreeNode):
+class RelativePenalty(PyTree):
   """A penalty relative to `beta_max`, made by `relative`.
 
   Attributes:

@@ -18,6 +18,7 @@ from cscjax.dictionaries import (
   check_one_per_dictionary,
   join,
   mutual_coherence,
+  with_methods,
 )
 from cscjax.ops import highest_precision
 from cscjax.solvers import layered_bp, layered_thresholding
@@ -335,7 +336,7 @@ def _layers(
   layers, signal = [], x
   for dictionary, code in zip(dictionaries, codes, strict=True):
     jax.eval_shape(dictionary.residual, code, signal)  # raises if the shapes do not match
-    layers.append(CodedLayer(dictionary, signal, code))
+    layers.append(CodedLayer(with_methods(dictionary), signal, code))
     signal = join(code)
   return layers
 

@@ -168,7 +168,8 @@ def test_a_run_started_as_on_a_gpu_can_be_resumed_as_on_a_cpu(finished, tmp_path
   assert done.returncode == 0, done.stderr
   assert "channel_multiple 8, now 1" in done.stderr
   for row, expected in zip(rows(tmp_path), rows(finished[0]), strict=True):
-    assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    # Other sums round differently, and training amplifies that: 5e-4 on one processor.
+    assert row["loss"] == pytest.approx(expected["loss"], rel=5e-3)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, as_signal, atom_norms, with_methods
+from cscjax.dictionaries import AbstractDictionary, Code, Dictionary, as_signal, atom_norms, with_methods
 from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._lasso._problem import safe_sqrt
 
@@ -130,7 +130,7 @@ def omp(
   """
   if sparsity is None and tolerance is None:
     checks.fail("sparsity", None, "a number of picks if there is no tolerance")
-  x = as_signal(dictionary, x)
+  x, dictionary = as_signal(dictionary, x), with_methods(dictionary)
   batch, shape = x.shape[: x.ndim - dictionary.signal_ndim], x.shape[x.ndim - dictionary.signal_ndim :]
   code = jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, x.dtype))
   largest = min(math.prod(shape), sum(part.size for part in jax.tree.leaves(code)))
@@ -142,7 +142,7 @@ def omp(
   if jnp.ndim(tolerance) != 0:
     checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
 
-  def pursue(x: jax.Array, dictionary: Dictionary, tolerance: jax.Array) -> OMPResult:
+  def pursue(x: jax.Array, dictionary: AbstractDictionary, tolerance: jax.Array) -> OMPResult:
     flat = _pursue_all(dictionary, x.reshape(-1, *shape), tolerance, picks)
     code, support, norms = jax.tree.map(lambda part: part.reshape(*batch, *part.shape[1:]), flat)
     return OMPResult(
@@ -160,7 +160,7 @@ def omp(
 
 @partial(jax.jit, static_argnames="picks")
 def _pursue_all(
-  dictionary: Dictionary, x: jax.Array, tolerance: jax.Array, picks: int
+  dictionary: AbstractDictionary, x: jax.Array, tolerance: jax.Array, picks: int
 ) -> tuple[Code, jax.Array, jax.Array]:
   """Encodes signals [b, ...] in blocks whose factorisations have about `BLOCK` entries.
 
@@ -187,7 +187,7 @@ def _pursue_all(
 
 
 def _pursue(
-  dictionary: Dictionary,
+  dictionary: AbstractDictionary,
   scale: jax.Array,
   signal: jax.Array,
   picks: int,
@@ -204,7 +204,7 @@ def _pursue(
     return scale * ravel_pytree(dictionary.analysis(residual.reshape(signal.shape)))[0]
 
   def unit_atom(index: jax.Array) -> jax.Array:
-    return scale[index] * with_methods(dictionary).atom(index, signal.shape).ravel()
+    return scale[index] * dictionary.atom(index, signal.shape).ravel()
 
   rounding = 4 * jnp.finfo(x.dtype).eps * x.size**0.5
 

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, as_signal
 from cscjax.ops import (
+  PyTree,
   at_least_float32,
   expand_rank,
   highest_precision,
@@ -22,7 +23,6 @@ from cscjax.ops import (
 from cscjax.solvers._arguments import list_as_code
 from cscjax.solvers._lasso._regularizer import Regularizer, as_regularizer
 from cscjax.solvers._penalty import RelativePenalty, as_penalty, largest_of_signals, per_coefficient
-from cscjax.solvers._pytree import PyTree
 from cscjax.solvers._warnings import warn_about_signals
 
 

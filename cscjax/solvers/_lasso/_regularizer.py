@@ -10,11 +10,11 @@ from flax import struct
 
 from cscjax import checks
 from cscjax.dictionaries import Code
-from cscjax.ops import norm, soft_threshold
+from cscjax.ops import PyTree, norm, soft_threshold
 from cscjax.solvers._arguments import list_as_code, per_part
 
 
-class Regularizer(struct.PyTreeNode):
+class Regularizer(PyTree):
   """The term sum beta ||group|| + ridge/2 ||part||^2 of one part of a code.
 
   A group has the coefficients along `joint_axes`; without such axes, each coefficient is a group of its

@@ -11,13 +11,12 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code
-from cscjax.ops import highest_precision
+from cscjax.ops import PyTree, highest_precision
 from cscjax.solvers._callbacks import Callback
 from cscjax.solvers._lasso._algorithm import Algorithm, Stop
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
 from cscjax.solvers._lasso._iterate import Differentiate, Loop, SolverResult, solve
 from cscjax.solvers._lasso._problem import Lasso
-from cscjax.solvers._pytree import PyTree
 
 SHORT_STEP = 1e-3  # step of the default gradient mapping, as a fraction of ||code|| / ||gradient||
 

@@ -10,14 +10,14 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, as_signal, check_one_per_dictionary, join
-from cscjax.ops import expand_rank, nonnegative_soft_threshold, soft_threshold
+from cscjax.ops import PyTree, expand_rank, nonnegative_soft_threshold, soft_threshold
 from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
 from cscjax.solvers._penalty import as_penalty, magnitudes
 from cscjax.solvers._unrolled import Chain, top_down
 from cscjax.solvers._warnings import warn_about_integers
 
 
-class MultilayerProblem(struct.PyTreeNode):
+class MultilayerProblem(PyTree):
   """The problem min 1/2 sum mask (x - D_1 code_1)^2 + sum_i beta_i |code_i|, code_{i-1} = D_i code_i.
 
   Signals, penalties and codes are divided by the unit of each signal, so that squares of the largest and

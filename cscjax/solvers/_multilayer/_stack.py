@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from cscjax.dictionaries import Code, lipschitz
-from cscjax.ops import at_least_float32, power_iteration
+from cscjax.ops import PyTree, at_least_float32, power_iteration
 from cscjax.solvers._multilayer._problem import MultilayerProblem
 
 NORM_TOLERANCE = 0.1  # of the norm that bounds the steps: a step may be 5 % too short
@@ -35,7 +34,7 @@ def stack_image(problem: MultilayerProblem, deepest: Code) -> StackImage:
   return StackImage(chain.signals[0], chain.points[:-1])
 
 
-class _Stack(struct.PyTreeNode):
+class _Stack(PyTree):
   """The adjoint of diag(sqrt(scales)) A for one signal, as a dictionary with flat signals.
 
   Its signals are deepest codes and its codes are images, so that `lipschitz` computes ||A^T diag(scales)
