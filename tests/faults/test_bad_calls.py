@@ -154,6 +154,14 @@ CALLS = {
   "init complex": ("init", lambda: fista(init=jnp.ones(5) * 1j)),
   "nonnegative a word": ("nonnegative", lambda: fista(nonnegative="no")),
   "nonnegative an array": ("nonnegative", lambda: fista(nonnegative=jnp.ones(3))),
+  "nonnegative an array, layered_bp": (
+    "nonnegative",
+    lambda: cscjax.layered_bp([MATRIX], VECTOR, [0.1], nonnegative=jnp.ones(5, bool)),
+  ),
+  "nonnegative an array, ml_bp": (
+    "nonnegative",
+    lambda: cscjax.ml_bp([MATRIX], VECTOR, [0.1], nonnegative=jnp.ones(5, bool)),
+  ),
   "record a number": ("record", lambda: fista(record=3)),
   "record unknown": ("record", lambda: fista(record=("time",))),
   "rho 0": ("rho", lambda: cscjax.admm(MATRIX, VECTOR, 0.1, rho=0)),

@@ -1,4 +1,4 @@
-"""Tests of the default penalty parameter of ADMM, and of the memory that the solvers plan."""
+"""Tests of ADMM's default penalty parameter and tolerance, and of the memory that the solvers plan."""
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,33 @@ def test_the_default_rho_compares_the_dual_variable_with_the_code(x64, scale):
   assert np.min(rho[:3]) < 0.5 * np.max(rho[:3])
 
 
+def test_the_default_rho_scales_with_the_weights_of_a_mask(x64):
+  """Weights of 1/5 and a fifth of the penalty are a fifth of the objective, and so of rho."""
+  rng = np.random.default_rng(0)
+  dictionary, x = cscjax.MatrixDictionary(_unit_norm(rng, 12, 20)), rng.standard_normal(12)
+
+  def rho(beta, mask=None):
+    return cscjax.solvers.ADMM().init(cscjax.Lasso(dictionary, x, beta, mask=mask)).rho
+
+  np.testing.assert_allclose(rho(0.2, np.full(12, 0.2)), 0.2 * rho(1.0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("fraction", [0.1, pytest.param(0.02, marks=pytest.mark.slow)])
+def test_a_tolerance_means_the_same_with_a_mask(x64, fraction):
+  """Where four fifths of the pixels are missing, the excess over the minimum is below the tolerance."""
+  rng = np.random.default_rng(1)
+  dictionary = cscjax.ConvDictionary(_unit_norm(rng, 5, 5, 1, 12), padding="SAME")
+  x = np.cumsum(rng.standard_normal((24, 24, 1)), axis=0)
+  problem = dictionary, x, cscjax.relative(fraction)
+  mask = rng.random((24, 24)) < 0.2
+  reference = cscjax.fista(*problem, mask=mask, tolerance=1e-4, stop="gap", max_iterations=20000)
+  assert bool(reference.converged)
+  for tolerance in (1e-2, 1e-3):
+    result = cscjax.admm(*problem, mask=mask, tolerance=tolerance)
+    assert bool(result.converged)
+    assert 1e-3 * tolerance < result.objective[-1] / reference.objective[-1] - 1 < tolerance
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.02, 0.1, 0.4])
 @pytest.mark.parametrize("name", ["dense", "same", "mask"])
@@ -42,7 +69,7 @@ def test_the_default_rho_is_near_the_best(x64, name, fraction):
   else:
     dictionary = cscjax.ConvDictionary(_unit_norm(rng, 5, 5, 1, 12), padding="SAME")
     x = np.cumsum(rng.standard_normal((24, 24, 1)), axis=0)
-    mask = rng.random((24, 24)) > 0.3 if name == "mask" else None
+    mask = rng.random((24, 24)) < 0.3 if name == "mask" else None
 
   def trace(rho=None):
     beta = cscjax.relative(fraction)

@@ -90,7 +90,8 @@ def admm(
   on the scale of D and x. Convexity guarantees F(code) - min F <= ||G|| ||code - solution||; because the
   distance to the solution is unknown, this is not a numerical bound. The factor 5 makes a tolerance mean
   about the same for `ista`, `fista` and `admm`: on 48x48 crops of four photographs, with
-  `tolerance=1e-3`, the final objective exceeded the minimum by 0.038 % to 0.16 %.
+  `tolerance=1e-3`, the final objective exceeded the minimum by 0.038 % to 0.16 %; on 64x64 crops with
+  masks that hid 50 % to 80 % of the values, by 0.009 % to 0.11 %.
 
   With `stop="gap"`, the criterion is the duality gap for the best dual point of ADMM found so far,
   relative to F(code). It guarantees (F(code) - min F) / F(code) <= tolerance up to rounding, but takes
@@ -121,8 +122,8 @@ def admm(
       with `iterations`.
     stop: Stopping criterion of `tolerance`, `"gradient_mapping"` or `"gap"`, as described above.
     rho: Penalty parameter of ADMM, a positive scalar. If None, it is chosen for each signal so that the
-      dual variable and the code are about equally large: for atoms of unit norm, it is the norm of D^T x
-      clipped at +-beta, divided by ||x||, and at least 0.1.
+      dual variable and the code are about equally large: for atoms of unit norm, it is the norm of D^T
+      mask x clipped at +-beta, divided by sqrt(sum mask x^2 / mean(mask)), and at least 0.1.
     relaxation: Relaxation parameter, in [1, 2).
     nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
       channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
@@ -214,8 +215,8 @@ class ADMM(Solver):
 
   Args:
     rho: Penalty parameter, a positive scalar. If None, it is chosen for each signal so that the dual
-      variable and the code are about equally large: for atoms of unit norm, it is the norm of D^T x
-      clipped at +-beta, divided by ||x||, and at least 0.1.
+      variable and the code are about equally large: for atoms of unit norm, it is the norm of D^T mask x
+      clipped at +-beta, divided by sqrt(sum mask x^2 / mean(mask)), and at least 0.1.
     relaxation: Relaxation parameter, in [1, 2).
 
   Raises:
@@ -334,11 +335,15 @@ class ADMM(Solver):
 def _default_rho(problem: Lasso, squared_norm: jax.Array) -> jax.Array:
   """Returns a rho for which the dual variable and the code are about equally large, [batch...].
 
-  The dual variable is estimated by that of the correlation D^T x, which is clipped at beta, and the norm
-  of the code by ||x||, both for atoms of unit norm.
+  The dual variable is estimated by that of the correlation D^T mask x, which is clipped at beta, and the
+  norm of the code by that of x, both for atoms of unit norm. The code also represents what the mask
+  hides, and so the norm of x is estimated by the weighted mean of its squares.
   """
   correlation = jax.tree.map(lambda c: c / per_signal(squared_norm, c), problem.correlation())
   near = problem.prox(correlation, 1 / squared_norm)
   dual = problem.norm(jax.tree.map(jnp.subtract, correlation, near))
-  size = problem.norm(problem.weigh(problem.x))
+  size = jnp.sqrt(problem.energy(problem.x))
+  if problem.mask is not None:
+    observed = jnp.mean(problem.mask, axis=tuple(range(problem.batch_ndim, problem.mask.ndim)))
+    size = relative(size, jnp.sqrt(observed))
   return squared_norm * jnp.maximum(relative(jnp.sqrt(squared_norm) * dual, size), MIN_RHO)

@@ -51,7 +51,8 @@ def layered_thresholding(
       `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
     steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
       gradient flows through it.
-    nonnegative: Whether to use the nonnegative soft threshold, a ReLU with a bias.
+    nonnegative: Whether to use the nonnegative soft threshold, a ReLU with a bias: True or False for
+      all layers.
 
   Returns:
     A list of the codes of all layers, the deepest one last.
@@ -132,7 +133,7 @@ def layered_bp(
     iterations: Number of iterations in each layer, nonnegative.
     steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
       gradient flows through it.
-    nonnegative: Whether the codes are constrained to be nonnegative.
+    nonnegative: Whether the codes of all layers are constrained to be nonnegative: True or False.
     solver: The solver of each layer, `"fista"` or `"ista"`.
     callback: A function that is called with an `IterationStats` after every 10 iterations of a layer and
       after the last one: the number of iterations in this layer, the objective and the relative gradient
@@ -167,6 +168,7 @@ def layered_bp(
   """
   check_one_per_dictionary(dictionaries, betas=betas, **({} if steps is None else {"steps": steps}))
   checks.all_at_least("betas", betas, 0)
+  checks.boolean("nonnegative", nonnegative)
   given = [None] * len(dictionaries) if steps is None else steps
   solve = {"ista": ista, "fista": fista}[checks.one_of("solver", solver, SOLVERS)]
   options = {

@@ -107,7 +107,7 @@ def ml_bp(
       scalar, for each signal. It is computed every 10 iterations and after the last one.
     max_iterations: Largest number of iterations with a tolerance; 1000 if None. It cannot be combined
       with `iterations`.
-    nonnegative: Whether the codes of all layers are constrained to be nonnegative.
+    nonnegative: Whether the codes of all layers are constrained to be nonnegative: True or False.
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
       last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
       value of `x` is ignored, even if it is NaN.

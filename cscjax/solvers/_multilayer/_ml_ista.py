@@ -85,7 +85,7 @@ def ml_ista(
       with `iterations`.
     steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
       gradient flows through it.
-    nonnegative: Whether the codes are constrained to be nonnegative.
+    nonnegative: Whether the codes of all layers are constrained to be nonnegative: True or False.
     callback: A function that is called with an `IterationStats` after every 10 iterations and after the
       last one: the number of iterations, the objective and the criterion above. It is called by
       `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other transformations.
@@ -184,7 +184,7 @@ def ml_fista(
       with `iterations`.
     steps: Step sizes, one scalar per layer, positive. If None, each is 1/L by `lipschitz`, and no
       gradient flows through it.
-    nonnegative: Whether the codes are constrained to be nonnegative.
+    nonnegative: Whether the codes of all layers are constrained to be nonnegative: True or False.
     callback: A function that is called with an `IterationStats` after every 10 iterations and after the
       last one: the number of iterations, the objective and the criterion above. It is called by
       `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other transformations.
