@@ -204,10 +204,10 @@ def _cut(result: SolverResult) -> SolverResult:
   if not traces or checks.is_traced((result.iterations, traces)):
     return result
   lengths = {name: int(result.iterations) + (name not in STOPS) for name in traces}
-  return result._replace(**{name: _first(trace, lengths[name]) for name, trace in traces.items()})
+  return result._replace(**{name: first_values(trace, lengths[name]) for name, trace in traces.items()})
 
 
-def _first(trace: jax.Array, length: int) -> jax.Array:
+def first_values(trace: jax.Array, length: int) -> jax.Array:
   """Returns the first values of a trace, with its sharding."""
   if length == len(trace):
     return trace

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -19,6 +18,7 @@ from cscjax.solvers._callbacks import (
   report,
   report_periodically,
 )
+from cscjax.solvers._lasso._iterate import first_values
 from cscjax.solvers._multilayer._result import MultilayerResult
 
 State = TypeVar("State")
@@ -138,12 +138,5 @@ class MultilayerLoop(NamedTuple):
     if not self.has_tolerance:
       return result
     done = int(result.iterations)
-    gap = None if result.gap is None else _first(result.gap, done)
-    return result._replace(objective=_first(result.objective, done + 1), gap=gap)
-
-
-def _first(trace: jax.Array, length: int) -> jax.Array:
-  """Returns the first values of a trace, cut on the host: slicing compiles a program per length."""
-  if length == len(trace) or not trace.is_fully_addressable:
-    return trace[:length]
-  return jax.device_put(np.asarray(trace)[:length], trace.sharding)
+    gap = None if result.gap is None else first_values(result.gap, done)
+    return result._replace(objective=first_values(result.objective, done + 1), gap=gap)
