@@ -35,10 +35,22 @@ def test_the_default_rho_scales_with_the_weights_of_a_mask(x64):
   rng = np.random.default_rng(0)
   dictionary, x = cscjax.MatrixDictionary(_unit_norm(rng, 12, 20)), rng.standard_normal(12)
 
+  @jax.jit
   def rho(beta, mask=None):
     return cscjax.solvers.ADMM().init(cscjax.Lasso(dictionary, x, beta, mask=mask)).rho
 
   np.testing.assert_allclose(rho(0.2, np.full(12, 0.2)), 0.2 * rho(1.0), rtol=1e-12)
+
+
+def test_the_gradient_at_a_zero_signal_is_finite():
+  """The default rho divides norms, which are zero here."""
+  dictionary, mask = cscjax.MatrixDictionary(jnp.eye(4)), jnp.array([1.0, 1.0, 0.0, 0.5])
+  solver = cscjax.solvers.ADMM()
+
+  def rho(x):
+    return solver.init(cscjax.Lasso(dictionary, x, 0.1, mask=mask)).rho
+
+  np.testing.assert_array_equal(jax.jit(jax.grad(rho))(jnp.zeros(4)), 0)
 
 
 @pytest.mark.parametrize("fraction", [0.1, pytest.param(0.02, marks=pytest.mark.slow)])

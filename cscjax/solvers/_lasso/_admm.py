@@ -16,7 +16,7 @@ from cscjax.solvers._lasso._algorithm import Stop, relative
 from cscjax.solvers._lasso._certificates import dual_value
 from cscjax.solvers._lasso._embedded import ADMMPair, EmbeddedLasso, embed, embedding_of
 from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
-from cscjax.solvers._lasso._problem import Lasso, per_signal
+from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
 from cscjax.solvers._lasso._solver import Solver
 
 MIN_RHO = 0.1  # smallest default rho, for atoms of unit norm; without it, rho would vanish with beta
@@ -342,8 +342,8 @@ def _default_rho(problem: Lasso, squared_norm: jax.Array) -> jax.Array:
   correlation = jax.tree.map(lambda c: c / per_signal(squared_norm, c), problem.correlation())
   near = problem.prox(correlation, 1 / squared_norm)
   dual = problem.norm(jax.tree.map(jnp.subtract, correlation, near))
-  size = jnp.sqrt(problem.energy(problem.x))
+  energy = problem.energy(problem.x)
   if problem.mask is not None:
-    observed = jnp.mean(problem.mask, axis=tuple(range(problem.batch_ndim, problem.mask.ndim)))
-    size = relative(size, jnp.sqrt(observed))
+    energy = relative(energy, problem.mask.mean(tuple(range(problem.batch_ndim, problem.mask.ndim))))
+  size = safe_sqrt(energy)
   return squared_norm * jnp.maximum(relative(jnp.sqrt(squared_norm) * dual, size), MIN_RHO)
