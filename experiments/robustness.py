@@ -34,7 +34,8 @@ from experiments.reproduction.tables import render
 Row = dict[str, Any]
 STUDY = Study("digits", "reduced")
 WIDTH = 8
-"""Channels of the first stage, layer, or of each layer, so that two CPU cores need minutes."""
+"""Channels of the first stage or layer, or of each layer of the MSD networks; half or a quarter of the
+paper's, so that two CPU cores need minutes."""
 SYSTEMS = (
   *("plain20", "res_csc_simplified20", "resnet20", "res_csc20"),
   *("feed_forward", "ml_csc_u2", "ml_csc_u2_fista", "msdnet6", "msdcsc6_u2", "msdcsc6_u2_fista"),
@@ -179,9 +180,8 @@ def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   absl_flags.DEFINE_integer("steps", 20, text, lower_bound=1, flag_values=values)
 
 
-def main() -> None:
+def main(args: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Makes the rows that the flags ask for, writes them, and prints the tables."""
-  args = absl_flags.FLAGS
   unknown = [name for name in args.systems if name not in SYSTEMS]
   if unknown:
     raise UsageError(f"--systems: unknown {', '.join(unknown)}; choose from {', '.join(SYSTEMS)}")
