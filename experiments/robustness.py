@@ -135,7 +135,7 @@ def systems_table(found: Iterable[Row]) -> str:
     lines.append(
       (
         *(ROWS[name].title, f"{group[0]['parameters']:,}", _spread(accuracies, ".1f")),
-        *(_spread([row[measure] for row in group], ".2g") for measure in MEASURES),
+        *(_spread([row[measure] for row in group], ".3g") for measure in MEASURES),
         f"{statistics.mean(row['certified_below_attack'] for row in group):.0%}",
       )
     )
@@ -161,7 +161,7 @@ def ratios_table(found: Iterable[Row]) -> str:
     if (first, "attack_radius") in logs and (second, "attack_radius") in logs:
       differences = [paired(logs[first, measure], logs[second, measure]) for measure in MEASURES]
       cells = (
-        f"{math.exp(d.mean):.2g} ({math.exp(d.low):.2g} to {math.exp(d.high):.2g})" for d in differences
+        f"{math.exp(d.mean):.3g} ({math.exp(d.low):.3g} to {math.exp(d.high):.3g})" for d in differences
       )
       lines.append((f"{ROWS[first].title} / {ROWS[second].title}", *cells))
   return render(("systems", *MEASURES.values()), lines)
