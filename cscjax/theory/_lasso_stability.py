@@ -214,7 +214,8 @@ def stability(
   as long as solving the problem to high precision. What rounding may add is bounded and included.
 
   Without a ridge, a bound is infinite if S has more atoms than the signal has samples, or if its atoms
-  are linearly dependent; small penalties and strong noise lead to this.
+  are linearly dependent; small penalties and strong noise lead to this. Joint sparsity, `joint_axes` of
+  the solvers, is not covered.
 
   Args:
     dictionary: The dictionary D, of any kind. For classes of your own, the atoms in S are synthesized
