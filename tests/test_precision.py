@@ -72,6 +72,7 @@ CASES = {
   "admm": ((*SOLVED, "augmented"), lambda d, x: solvers.admm(d, x, BETA, tolerance=1e-3)),
   "basis_pursuit": (("dense",), lambda d, x: solvers.basis_pursuit(d, x, 1.0)),
   "fista, a step": (("dilated",), lambda d, x: _step(solvers.FISTA(), d, x)),
+  "working set, a step": (("dense",), lambda d, x: _step(solvers.WorkingSet(), d, x)),
   "admm, a step": (("circular",), lambda d, x: _step(solvers.ADMM(), d, x)),
   "beta_max": (("strided",), solvers.beta_max),
   "duality_gap": (ANY, lambda d, x: solvers.duality_gap(d, x, _code(d, x), BETA)),
