@@ -124,15 +124,19 @@ def test_a_dictionary_of_several_parts_and_an_atom_of_zeros(x64):
 
 @pytest.mark.slow
 def test_derivatives(x64):
+  """Implicit and unrolled ones are those of another solver."""
   problem = dense(2, n=20, m=30)
 
-  def loss(beta, x, solver):
-    code = solver.run(cscjax.Lasso(problem.dictionary, x, beta), tolerance=1e-10).code
+  def loss(beta, x, solver, options):
+    code = solver.run(cscjax.Lasso(problem.dictionary, x, beta), **options).code
     return jnp.sum(code**2)
 
-  slopes = [jax.grad(loss, (0, 1))(0.2, problem.x, solver) for solver in (WorkingSet(), FISTA())]
-  for ours, theirs in zip(*slopes, strict=True):
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+  tolerance, unrolled = {"tolerance": 1e-10}, {"iterations": 8, "differentiate": "unrolled"}
+  expected = jax.grad(loss, (0, 1))(0.2, problem.x, FISTA(), tolerance)
+  for options in (tolerance, unrolled):
+    found = jax.grad(loss, (0, 1))(0.2, problem.x, WorkingSet(), options)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

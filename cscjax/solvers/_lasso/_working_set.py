@@ -11,9 +11,9 @@ from jax import lax
 
 from cscjax import checks
 from cscjax.dictionaries import Code, with_methods
-from cscjax.ops import at_least_float32, compact_repr, highest_precision
+from cscjax.ops import at_least_float32, compact_repr, highest_precision, shard_batch
 from cscjax.solvers._lasso._problem import Lasso
-from cscjax.solvers._lasso._regularizer import Regularizer
+from cscjax.solvers._lasso._regularizer import Regularizer, regularizers_of
 from cscjax.solvers._lasso._solver import Solver
 
 SIZES = (256, 1024, 4096)  # of working sets: few, because each is compiled
@@ -101,7 +101,7 @@ class WorkingSet(Solver):
     if dictionary.signal_ndim != 1:
       expected = "a dictionary whose signals are vectors (use fista or admm for convolutions)"
       checks.fail("dictionary", dictionary.name, expected)
-    regularizers = _regularizers(problem)
+    regularizers = regularizers_of(problem.regularizer)
     if any(r.joint_axes for r in regularizers):
       checks.fail("joint_axes", regularizers[0].joint_axes, "None for WorkingSet")
     code = problem.zero_code() if code is None else problem.as_code(code, "code")
@@ -118,27 +118,10 @@ class WorkingSet(Solver):
     Returns:
       The state after the iteration.
     """
-    batch = problem.x.shape[: problem.batch_ndim]
-    parts, structure = jax.tree.flatten(state.code)
-
-    def flat(tree: Any, examples: Sequence[jax.Array] = parts) -> jax.Array:
-      """Concatenates arrays that broadcast against the parts of the code: [signals, m]."""
-      arrays = [
-        jnp.broadcast_to(_precise(array), example.shape).reshape(-1, example.shape[-1])
-        for array, example in zip(jax.tree.leaves(tree), examples, strict=True)
-      ]
-      return jnp.concatenate(arrays, axis=-1)
-
-    regularizer = jax.tree.map(lambda *fields: flat(fields), *_regularizers(problem))
-    mask = None if problem.mask is None else flat(problem.mask, [problem.x])
-    minimized = lax.map(
-      lambda signal: _minimize(problem, *signal),
-      (flat(state.code), flat(state.gradient), regularizer, mask),
-    )
-    ends = np.cumsum([part.shape[-1] for part in parts])[:-1]
-    code = structure.unflatten(
-      part.reshape(*batch, part.shape[-1]).astype(problem.x.dtype)
-      for part in jnp.split(minimized, ends, axis=-1)
+    code = shard_batch(
+      lambda _, *arguments: _next_code(*arguments),
+      *(problem.x, problem, state),
+      batch_ndim=problem.batch_ndim,
     )
     return self._state(problem, code)
 
@@ -164,9 +147,30 @@ class WorkingSet(Solver):
     return state.gradient
 
 
-def _regularizers(problem: Lasso) -> list[Regularizer]:
-  """Returns the regularizers of all parts of the code."""
-  return jax.tree.leaves(problem.regularizer, is_leaf=lambda node: isinstance(node, Regularizer))
+def _next_code(problem: Lasso, state: WorkingSetState) -> Code:
+  """Returns the code after an iteration; its signals are independent of each other."""
+  batch = problem.x.shape[: problem.batch_ndim]
+  parts, structure = jax.tree.flatten(state.code)
+
+  def flat(tree: Any, examples: Sequence[jax.Array] = parts) -> jax.Array:
+    """Concatenates arrays that broadcast against the parts of the code: [signals, m]."""
+    arrays = [
+      jnp.broadcast_to(_precise(array), example.shape).reshape(-1, example.shape[-1])
+      for array, example in zip(jax.tree.leaves(tree), examples, strict=True)
+    ]
+    return jnp.concatenate(arrays, axis=-1)
+
+  regularizer = jax.tree.map(lambda *fields: flat(fields), *regularizers_of(problem.regularizer))
+  mask = None if problem.mask is None else flat(problem.mask, [problem.x])
+  minimized = lax.map(
+    lambda signal: _minimize(problem, *signal),
+    (flat(state.code), flat(state.gradient), regularizer, mask),
+  )
+  ends = np.cumsum([part.shape[-1] for part in parts])[:-1]
+  return structure.unflatten(
+    part.reshape(*batch, part.shape[-1]).astype(problem.x.dtype)
+    for part in jnp.split(minimized, ends, axis=-1)
+  )
 
 
 def _minimize(
