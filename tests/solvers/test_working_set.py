@@ -68,7 +68,9 @@ def test_one_iteration_is_enough_for_a_sparse_code(x64):
   atoms = rng.normal(size=(100, 2000)) / 10
   x = atoms[:, :3] @ [2.0, -3.0, 1.0]
   lasso = cscjax.Lasso(cscjax.MatrixDictionary(jnp.asarray(atoms)), x, cscjax.relative(0.5))
-  result = WorkingSet().run(lasso, tolerance=1e-10)
+  history = []
+  result = WorkingSet().run(lasso, tolerance=1e-10, callback=history.append)
+  assert [stats.iteration for stats in history] == [1]
   assert int(result.iterations) == 1
   assert bool(result.converged)
 
