@@ -263,10 +263,9 @@ def _run(
   recorded = [name for name in STOPS if name in loop.record]
 
   def values(names: Sequence[str], state: Any, measured: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    code, reconstruction = algorithm.solution(state)
     functions = {
-      "objective": lambda: problem.in_squared_scale(problem.scaled_objective(code, reconstruction)),
-      "support_size": lambda: _support_size(problem, code),
+      "objective": lambda: problem.in_squared_scale(algorithm.objective(state)),
+      "support_size": lambda: _support_size(problem, algorithm.solution(state)[0]),
     }
     functions |= {name: lambda value=value: value for name, value in measured.items()}
     found = {name: functions[name]() for name in names}
@@ -301,22 +300,25 @@ def _run(
     name: values if name in STOPS else jnp.concatenate([first[name][None], values])
     for name, values in trace.items()
   }
-  code, reconstruction = algorithm.solution(state)
   return SolverResult(
-    code=code,
+    code=algorithm.solution(state)[0],
     iterations=done,
     converged=converged,
-    diverged=_diverged(problem, algorithm, code, reconstruction),
+    diverged=_diverged(problem, algorithm, state),
     **{name: trace.get(name) for name in RECORDS},
     state=state,
   )
 
 
 def _stay_at_zero(problem: Lasso, algorithm: Algorithm, zero: jax.Array) -> Algorithm:
-  """Returns an algorithm that keeps the code of some signals at zero, which ADMM leaves temporarily."""
+  """Returns an algorithm that keeps the code of some signals at zero, which ADMM leaves temporarily.
+
+  The objective is replaced as a value: that of a modified code would cost a copy of the code.
+  """
   at_zero = 0.5 * problem.energy(problem.x)
   return algorithm._replace(
     solution=lambda state: _zero_where(zero, algorithm.solution(state)),
+    objective=lambda state: jnp.where(zero, at_zero, algorithm.objective(state)),
     mapping=lambda *args: _zero_where(zero, algorithm.mapping(*args)),
     dual=lambda *args: jnp.where(zero, at_zero, algorithm.dual(*args)),
   )
@@ -410,11 +412,11 @@ def _while_loop(
   return state, jax.tree.map(lambda trace: trace[index], traces), jnp.int32(done), converged
 
 
-def _diverged(problem: Lasso, algorithm: Algorithm, code: Code, reconstruction: jax.Array) -> jax.Array:
+def _diverged(problem: Lasso, algorithm: Algorithm, state: Any) -> jax.Array:
   """Returns which signals have an objective that is not finite, or has doubled: [batch...]."""
   at_zero = 0.5 * problem.energy(problem.x)
-  at_start = problem.scaled_objective(*algorithm.solution(algorithm.state))
-  return ~(problem.scaled_objective(code, reconstruction) <= 2 * jnp.maximum(at_start, at_zero))
+  at_start = algorithm.objective(algorithm.state)
+  return ~(algorithm.objective(state) <= 2 * jnp.maximum(at_start, at_zero))
 
 
 def _support_size(problem: Lasso, code: Code) -> jax.Array:

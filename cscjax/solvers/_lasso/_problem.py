@@ -307,7 +307,7 @@ class Lasso(PyTree):
 
     def term(code: jax.Array, regularizer: Regularizer) -> jax.Array:
       code = self.in_units(code)
-      norms = sum_signals(regularizer.beta * regularizer.norm(code), self.batch_ndim)
+      norms = weighted_sum(regularizer.beta, regularizer.norm(code), self.batch_ndim)
       squares = sum_signals(regularizer.squares(code), self.batch_ndim)
       return norms / self.unit.astype(norms.dtype) + squares
 
@@ -385,6 +385,18 @@ def sum_signals(array: jax.Array, batch_ndim: int) -> jax.Array:
   """Returns the sum over all axes but the first `batch_ndim`, in float32 or wider."""
   precise = at_least_float32(array.dtype)
   return jnp.sum(array, axis=tuple(range(batch_ndim, array.ndim)), dtype=precise)
+
+
+def weighted_sum(weights: jax.Array, array: jax.Array, batch_ndim: int) -> jax.Array:
+  """Returns the sum of weights * array over all axes but the first `batch_ndim`, as `sum_signals`.
+
+  A weight that is constant in each signal multiplies the sum: XLA would store its broadcast, an array of
+  the size of the code, for the whole iteration.
+  """
+  shape = (1,) * (array.ndim - weights.ndim) + weights.shape
+  if any(size != 1 for size in shape[batch_ndim:]):
+    return sum_signals(weights * array, batch_ndim)
+  return weights.reshape(shape[:batch_ndim]) * sum_signals(array, batch_ndim)
 
 
 def per_signal(value: ArrayLike, array: jax.Array) -> jax.Array:
