@@ -33,6 +33,10 @@ def _fista_conv(x: jax.Array, filters: jax.Array, step: jax.Array) -> Any:
   )
 
 
+def _fista_adaptive(x: jax.Array, filters: jax.Array) -> Any:
+  return fista(ConvDictionary(filters, padding="SAME"), x, BETA, tolerance=TOLERANCE, record=())
+
+
 def _admm_conv(x: jax.Array, filters: jax.Array) -> Any:
   return admm(ConvDictionary(filters, padding="SAME"), x, BETA, tolerance=TOLERANCE, record=())
 
@@ -47,6 +51,7 @@ def _learn_dictionary(images: jax.Array) -> Any:
 
 CALLS = {
   "fista_g256x32": Call(_fista_conv, (IMAGE, FILTERS, ()), TEST_PERIOD),
+  "fista_adaptive_g256x32": Call(_fista_adaptive, (IMAGE, FILTERS), TEST_PERIOD),
   "admm_g256x32": Call(_admm_conv, (IMAGE, FILTERS), TEST_PERIOD),
   "fista_dense": Call(_fista_dense, ((1000,), (1000, 5000), ()), TEST_PERIOD),
   "learn_dictionary": Call(_learn_dictionary, ((16, 64, 64, 1),)),  # one iteration is one learning step

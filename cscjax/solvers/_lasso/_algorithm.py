@@ -22,6 +22,7 @@ class Algorithm(NamedTuple):
     state: The state before the first iteration.
     advance: Maps a state to (the next state, aux), where aux holds intermediate values of the iteration.
     solution: Maps a state to (code, D code).
+    objective: Maps a state to the objective of its solution, [batch...], in unit^2.
     mapping: Maps (state, aux) to the norm of the gradient mapping, [batch...], in units.
     dual: Maps (state, aux) to a value of the dual objective, [batch...], in unit^2.
     objective_weight: The factor w in the criterion that compares the gradient mapping with ||D^T x||
@@ -32,6 +33,7 @@ class Algorithm(NamedTuple):
   state: Any
   advance: Callable[[Any], tuple[Any, Any]]
   solution: Callable[[Any], tuple[Code, jax.Array]]
+  objective: Callable[[Any], jax.Array]
   mapping: Callable[[Any, Any], jax.Array]
   dual: Callable[[Any, Any], jax.Array]
   objective_weight: float
@@ -74,7 +76,7 @@ class StoppingCriteria:
       The largest dual value so far, and a dictionary of the criteria, each [batch...].
     """
     measures = {}
-    objective = self._problem.scaled_objective(*self._algorithm.solution(state))
+    objective = self._algorithm.objective(state)
     if "gradient_mapping" in names:
       root = jnp.sqrt(self._algorithm.objective_weight * relative(objective, self._at_zero))
       scale = jnp.clip(root, MIN_ROOT, 1) * self._correlation

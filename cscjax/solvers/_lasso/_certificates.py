@@ -167,8 +167,8 @@ def dual_value(problem: Lasso, reconstruction: jax.Array, correlation: Code) -> 
   return jnp.maximum(bound, value(scale) - sum(conjugates))
 
 
-def gradient_mapping(problem: Lasso, point: Code, gradient: Code, step: jax.Array) -> jax.Array:
-  """Returns ||point - prox(point - step gradient)|| / step: [batch...], in units.
+def gradient_mapping(problem: Lasso, point: Code, gradient: Code, step: jax.Array, after: Code) -> Code:
+  """Returns (point - after) / step, for after = prox(point - step gradient).
 
   It is zero only at a solution. Where the prox is not zero, the difference is computed as gradient +
   the derivative of the regularizer: with a short step, the difference of two almost equal codes would be
@@ -180,9 +180,7 @@ def gradient_mapping(problem: Lasso, point: Code, gradient: Code, step: jax.Arra
   ) -> jax.Array:
     return jnp.where(after != 0, gradient + regularizer.gradient(after), point / per_signal(step, point))
 
-  moved = jax.tree.map(lambda p, g: p - per_signal(step, p) * g, point, gradient)
-  after = problem.prox(moved, step)
-  return problem.norm(jax.tree.map(part, point, gradient, after, problem.regularizer))
+  return jax.tree.map(part, point, gradient, after, problem.regularizer)
 
 
 def _largest_scale(problem: Lasso, norms: Code, *, without_ridge: bool = False) -> jax.Array:

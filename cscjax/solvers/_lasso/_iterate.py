@@ -90,6 +90,7 @@ class Loop(NamedTuple):
     record: The traces to keep, some of `RECORDS`.
     differentiate: How derivatives are computed, one of `DIFFERENTIATE`.
     callbacks: The functions that follow the iterations.
+    test_period: Number of iterations between two tests of a tolerance.
   """
 
   iterations: int
@@ -97,6 +98,7 @@ class Loop(NamedTuple):
   record: tuple[str, ...]
   differentiate: Differentiate
   callbacks: tuple[Callback, ...]
+  test_period: int
 
   @classmethod
   def make(
@@ -113,6 +115,7 @@ class Loop(NamedTuple):
     *,
     name: str,
     searches_step: bool,
+    test_period: int,
   ) -> "Loop":
     """Checks the arguments of a solver for a problem, and raises ValueError if they do not fit.
 
@@ -137,8 +140,9 @@ class Loop(NamedTuple):
       checks.fail(
         "differentiate", differentiate, "'implicit' if tolerance is given or the step is searched"
       )
-    callbacks = as_callbacks(callback, progress, name, count)
-    return cls(count, stop, tuple(record), differentiate, callbacks)
+    period = TEST_PERIOD if tolerance is None else test_period
+    callbacks = as_callbacks(callback, progress, name, count, period)
+    return cls(count, stop, tuple(record), differentiate, callbacks, test_period)
 
 
 def solve(
@@ -259,10 +263,9 @@ def _run(
   recorded = [name for name in STOPS if name in loop.record]
 
   def values(names: Sequence[str], state: Any, measured: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    code, reconstruction = algorithm.solution(state)
     functions = {
-      "objective": lambda: problem.in_squared_scale(problem.scaled_objective(code, reconstruction)),
-      "support_size": lambda: _support_size(problem, code),
+      "objective": lambda: problem.in_squared_scale(algorithm.objective(state)),
+      "support_size": lambda: _support_size(problem, algorithm.solution(state)[0]),
     }
     functions |= {name: lambda value=value: value for name, value in measured.items()}
     found = {name: functions[name]() for name in names}
@@ -297,22 +300,25 @@ def _run(
     name: values if name in STOPS else jnp.concatenate([first[name][None], values])
     for name, values in trace.items()
   }
-  code, reconstruction = algorithm.solution(state)
   return SolverResult(
-    code=code,
+    code=algorithm.solution(state)[0],
     iterations=done,
     converged=converged,
-    diverged=_diverged(problem, algorithm, code, reconstruction),
+    diverged=_diverged(problem, algorithm, state),
     **{name: trace.get(name) for name in RECORDS},
     state=state,
   )
 
 
 def _stay_at_zero(problem: Lasso, algorithm: Algorithm, zero: jax.Array) -> Algorithm:
-  """Returns an algorithm that keeps the code of some signals at zero, which ADMM leaves temporarily."""
+  """Returns an algorithm that keeps the code of some signals at zero, which ADMM leaves temporarily.
+
+  The objective is replaced as a value: that of a modified code would cost a copy of the code.
+  """
   at_zero = 0.5 * problem.energy(problem.x)
   return algorithm._replace(
     solution=lambda state: _zero_where(zero, algorithm.solution(state)),
+    objective=lambda state: jnp.where(zero, at_zero, algorithm.objective(state)),
     mapping=lambda *args: _zero_where(zero, algorithm.mapping(*args)),
     dual=lambda *args: jnp.where(zero, at_zero, algorithm.dual(*args)),
   )
@@ -356,8 +362,8 @@ def _while_loop(
 ) -> tuple[Any, dict[str, jax.Array], jax.Array, jax.Array]:
   """Iterates until the criterion of each signal has been within the tolerance, or is NaN.
 
-  The body of the loop runs `TEST_PERIOD` iterations and tests the last one: a GPU returns the condition
-  of the loop to the host each time, which takes about as long as an iteration.
+  The body of the loop runs `test_period` iterations and tests the last one: a GPU returns the condition
+  of the loop to the host each time, which takes about as long as an iteration of most solvers.
 
   Returns:
     The last state, the traces, the number of iterations, and which signals converged.
@@ -392,11 +398,11 @@ def _while_loop(
     return new
 
   carry = (0, (algorithm.state, criteria.lowest, traces), false, false)
-  periods, rest = divmod(loop.iterations, TEST_PERIOD)
+  periods, rest = divmod(loop.iterations, loop.test_period)
   if periods:
     carry = lax.while_loop(
-      lambda carry: unfinished(carry) & (carry[0] < periods * TEST_PERIOD),
-      partial(period, TEST_PERIOD),
+      lambda carry: unfinished(carry) & (carry[0] < periods * loop.test_period),
+      partial(period, loop.test_period),
       carry,
     )
   if rest:
@@ -406,11 +412,11 @@ def _while_loop(
   return state, jax.tree.map(lambda trace: trace[index], traces), jnp.int32(done), converged
 
 
-def _diverged(problem: Lasso, algorithm: Algorithm, code: Code, reconstruction: jax.Array) -> jax.Array:
+def _diverged(problem: Lasso, algorithm: Algorithm, state: Any) -> jax.Array:
   """Returns which signals have an objective that is not finite, or has doubled: [batch...]."""
   at_zero = 0.5 * problem.energy(problem.x)
-  at_start = problem.scaled_objective(*algorithm.solution(algorithm.state))
-  return ~(problem.scaled_objective(code, reconstruction) <= 2 * jnp.maximum(at_start, at_zero))
+  at_start = algorithm.objective(algorithm.state)
+  return ~(algorithm.objective(state) <= 2 * jnp.maximum(at_start, at_zero))
 
 
 def _support_size(problem: Lasso, code: Code) -> jax.Array:

@@ -16,7 +16,7 @@ from cscjax.ops import at_least_float32, compact_repr, highest_precision, power_
 from cscjax.solvers._arguments import as_step, check_step
 from cscjax.solvers._lasso._algorithm import relative
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
-from cscjax.solvers._lasso._problem import Lasso, per_signal
+from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
 from cscjax.solvers._lasso._solver import Solver
 from cscjax.solvers._steps import momentum
 
@@ -137,7 +137,12 @@ class _ProximalGradient(Solver):
     return self._next(problem, state, point, found), _Start(point, reconstruction, gradient)
 
   def _mapping(self, problem: Lasso, state: Any, aux: _Start) -> jax.Array:
-    norm = gradient_mapping(problem, aux.point, aux.gradient, state.step)
+    # The squares of the mapping times sqrt(step) are in range, like those of a signal in its unit.
+    # `Lasso.norm` would store the mapping and read it twice.
+    unit, precise = _unit_of_move(state.step), at_least_float32(problem.x.dtype)
+    mapping = gradient_mapping(problem, aux.point, aux.gradient, state.step, state.code)
+    mapping = jax.tree.map(lambda g: per_signal(unit, g) * g.astype(precise), mapping)
+    norm = safe_sqrt(problem.inner(mapping, mapping)) / unit
     if not self._searches_step:  # above 2/L, the mapping can be small far from a solution
       found = (state.step, state.code, state.reconstruction)
       norm = norm * jnp.maximum(_step_ratio(problem, *found, aux.point, aux.reconstruction), 1)
@@ -322,14 +327,15 @@ def _backtrack(
 ) -> _Attempt:
   """Shortens the step of each signal until the data term lies below its quadratic upper bound."""
 
-  def is_too_long(carry: _Attempt) -> jax.Array:  # False for NaN, which `diverged` reports
-    step, code, new_reconstruction = carry
-    return _step_ratio(problem, step, code, new_reconstruction, point, reconstruction) > 1
+  def tested(found: _Attempt) -> tuple[_Attempt, jax.Array]:
+    is_too_long = _step_ratio(problem, *found, point, reconstruction) > 1
+    return found, is_too_long  # False for NaN, which `diverged` reports
 
-  def shorten(carry: _Attempt) -> _Attempt:
-    return attempt(jnp.where(is_too_long(carry), SHRINK * carry[0], carry[0]))
+  def shorten(carry: tuple[_Attempt, jax.Array]) -> tuple[_Attempt, jax.Array]:
+    (step, *_), is_too_long = carry
+    return tested(attempt(jnp.where(is_too_long, SHRINK * step, step)))
 
-  return lax.while_loop(lambda carry: jnp.any(is_too_long(carry)), shorten, attempt(step))
+  return lax.while_loop(lambda carry: jnp.any(carry[1]), shorten, tested(attempt(step)))[0]
 
 
 def _step_ratio(
