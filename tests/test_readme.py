@@ -10,7 +10,7 @@ from absl import flags as absl_flags
 
 import cscjax
 import experiments.flags
-from experiments import report, reproduce
+from experiments import report, reproduce, robustness
 from experiments.reproduction.paper import ROWS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -77,7 +77,7 @@ def test_flags_exist():
   known |= {"xla_gpu_deterministic_ops", "xla_gpu_enable_command_buffer"}
   known |= {"name", "folder", "licence"}  # of experiments.publish
   known |= {"cases", "solvers"}  # of experiments.benchmark
-  for command in (experiments.flags, report, reproduce):
+  for command in (experiments.flags, report, reproduce, robustness):
     values = absl_flags.FlagValues()
     command.define_flags(values)
     known |= set(values) | {f"no{name}" for name in values if values[name].boolean}

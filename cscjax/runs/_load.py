@@ -172,7 +172,8 @@ class LoadedRun:
 
     Args:
       images: Images [N, H, W, C] or signals [N, L, C], not normalized, at least one.
-      steps: Number of gradient steps of the attack, at least 1. The default is 50.
+      steps: Number of gradient steps in each of the two parts of the attack, at least 1. The default is
+        50.
 
     Returns:
       A `LabelCertificate`, whose distances are those of normalized images.
@@ -182,11 +183,9 @@ class LoadedRun:
         another shape, type or scale than those of the data set.
       DataError: If the statistics of the data set are neither recorded nor can be computed.
     """
-    images = jnp.asarray(self._checked(images))
-    network: Any = self.model.bind(self.variables)
+    images = self._checked(images)
     with self._precision():
-      x = training.normalize(images, self.info.mean, self.info.std)
-      return theory.certify_labels(network, x, steps=steps)
+      return _certify_labels(self.model, steps, self.variables, self.info.mean, self.info.std, images)
 
   def export(self, platforms: Sequence[str] = ("cpu", "cuda")) -> jax.export.Exported:
     """Exports the network with its weights and normalization, for programs without cscjax.
@@ -305,6 +304,15 @@ def _classify(
 def _encode(model: Any, variables: Any, mean: Any, std: Any, images: Any) -> list[CodedLayer]:
   """Returns the layers of the pursuit for a batch."""
   return model.bind(variables).pursuit_layers(training.normalize(images, mean, std))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _certify_labels(
+  model: Any, steps: int, variables: Any, mean: Any, std: Any, images: Any
+) -> theory.LabelCertificate:
+  """Certifies the labels of a batch, with one program for all networks of the same form."""
+  x = training.normalize(images, mean, std)
+  return theory.certify_labels(model.bind(variables), x, steps=steps)
 
 
 def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> LoadedRun:

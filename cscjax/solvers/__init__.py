@@ -4,7 +4,8 @@
   `beta_max`, `duality_gap` and `polished` bound, certify and refine its solutions, and `relative` gives
   the penalty as a fraction of `beta_max`. `basis_pursuit` finds the penalty from the norm of the noise.
   `omp` selects atoms greedily. The classes `ISTA`, `FISTA` and `ADMM` solve a problem, a `Lasso`, step
-  by step; `Solver` is their base class.
+  by step; `Solver` is their base class. `WorkingSet` solves it by coordinate descent, for dense
+  dictionaries of which a code uses few atoms.
 - Several layers: `layered_thresholding` and `layered_bp` encode one layer after the other; `ml_bp`
   solves the multi-layer basis pursuit, `ml_ista` and `ml_fista` end near its solution, and
   `ml_projection` selects atoms greedily.
@@ -32,6 +33,7 @@ from cscjax.solvers._lasso._omp import OMPResult, omp
 from cscjax.solvers._lasso._problem import Lasso, as_mask
 from cscjax.solvers._lasso._proximal_gradient import FISTA, ISTA, FISTAState, ISTAState
 from cscjax.solvers._lasso._solver import Solver
+from cscjax.solvers._lasso._working_set import WorkingSet, WorkingSetState
 from cscjax.solvers._multilayer._layered import layered_bp, layered_thresholding
 from cscjax.solvers._multilayer._ml_bp import ml_bp
 from cscjax.solvers._multilayer._ml_ista import ml_fista, ml_ista
@@ -68,6 +70,8 @@ __all__ = [
   "RelativePenalty",
   "Solver",
   "SolverResult",
+  "WorkingSet",
+  "WorkingSetState",
   "admm",
   "as_callbacks",
   "as_mask",

@@ -55,6 +55,19 @@ weights, x, D and e are multiplied by their roots. If `beta_j = 0` without a con
 orthogonal to `d_j`, and the atom is in S. In a chain of layers, the bound C of a layer, plus its error
 D, is the noise of the next.
 
+**A ridge.** With `1/2 sum_j rho_j code_j^2` in the objective, each atom has one further sample, with the
+value `sqrt(rho_j)`, and the signal is zero in these samples. A to D hold for these atoms. In B the norms
+without the further samples suffice, because the coefficient of `d_j` is zero if `|d_j^T r| < beta_j` for
+the residual r in the samples of the signal, which moves no further than the whole residual. C can be
+improved. Let Delta be the change of the code, `a = ||D Delta||`, and `b = ||Delta||`. By firm
+nonexpansiveness, `a ||e|| >= a^2 + sum_j rho_j Delta_j^2`. The right side is at least `s^2 b^2`, and its
+sum at least `rho b^2` for the smallest ridge rho in S, so that
+
+    b^2 <= min(a ||e|| / s^2, a (||e|| - a) / rho).
+
+The largest value for a in 0..||e|| gives `b <= ||e|| sqrt(s^2 - rho) / s^2` if `s^2 > 2 rho`, and
+`b <= ||e|| / (2 sqrt(rho))` otherwise.
+
 References: Ndiaye, Fercoq, Gramfort & Salmon, Gap safe screening rules for sparsity enforcing penalties,
 JMLR 2017, for B. Mehta & Gray, Sparsity-based generalization bounds for predictive sparse coding, ICML
 2013, and Sulam, Muthukumar & Arora, Adversarial robustness of supervised sparse coding, NeurIPS 2020,

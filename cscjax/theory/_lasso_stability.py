@@ -28,9 +28,9 @@ class ActiveSet(NamedTuple):
   Attributes:
     atoms: The number of these atoms.
     pieces: The number of pieces into which they fall; atoms of different pieces do not overlap.
-    smallest_singular_value: The smallest singular value s of the dictionary, restricted to these atoms:
-      a lower bound, up to rounding, if `proved` is 1, else an estimate. It is 0 if they are linearly
-      dependent, and inf if there are none.
+    smallest_singular_value: The smallest singular value s of the dictionary, restricted to these atoms
+      (with a ridge, they have a row for it): a lower bound, up to rounding, if `proved` is 1, else an
+      estimate. It is 0 if they are linearly dependent, and inf if there are none.
     proved: The fraction of the atoms in pieces for which s is proved, by all eigenvalues or a Cholesky
       factor of their Gram matrix. The pieces that are too large for it are estimated by the Lanczos
       method, which finds the smallest eigenvalue from above.
@@ -167,8 +167,8 @@ class Stability:
     """Returns the direction of noise in which the solution moves most.
 
     For noise t times this direction, t small and of either sign, the solution moves by |t| / s, where s
-    is the smallest singular value of the atoms that may be active without noise. Stronger noise lets
-    further atoms become active, and other directions can then be worse.
+    is the smallest singular value of the atoms that may be active without noise (with a ridge, by less).
+    Stronger noise lets further atoms become active, and other directions can then be worse.
 
     Returns:
       An array of the shape of the signals, each of norm 1 (with a mask, after multiplication by its
@@ -224,6 +224,7 @@ def stability(
   *,
   nonnegative: Any = False,
   mask: ArrayLike | None = None,
+  ridge: Any = None,
 ) -> Stability:
   """Certifies how far noise in a signal can move its sparse code.
 
@@ -242,12 +243,20 @@ def stability(
   - D. A code with support in S(0) is within sqrt(2 gap) / s(0) of the solution, and within
     ||g|| / s(0)^2 for any subgradient g of the objective at the code: this is `error`.
 
-  The solution near the code is computed in float64, so that the gap is close to rounding errors. All of
-  this runs on the CPU in float64, cannot be compiled by `jax.jit`, and takes about as long as solving
-  the problem to high precision. What rounding may add is bounded and included.
+  With a ridge, all of this holds for the dictionary with one further row per atom, which contains the
+  root of its ridge, and for the signal with zeros in these rows: the squared error then includes the
+  ridge. So s(noise)^2 is the smallest eigenvalue of D_S^T D_S + diag(ridge). With the smallest ridge rho
+  of the atoms in S(noise), the change per unit of noise is at most sqrt(s^2 - rho) / s^2 if s^2 > 2 rho,
+  and 1 / (2 sqrt(rho)) otherwise, which are at most 1 / s. A ridge on all atoms makes each solution
+  unique and each bound finite.
 
-  A bound is infinite if S has more atoms than the signal has samples, or if its atoms are linearly
-  dependent; small penalties and strong noise lead to this.
+  The solution near the code is computed in float64, so that the gap is close to rounding errors. All of
+  this runs in float64, on the CPU unless JAX has none, cannot be compiled by `jax.jit`, and takes about
+  as long as solving the problem to high precision. What rounding may add is bounded and included.
+
+  Without a ridge, a bound is infinite if S has more atoms than the signal has samples, or if its atoms
+  are linearly dependent; small penalties and strong noise lead to this. Joint sparsity, `joint_axes` of
+  the solvers, is not covered.
 
   Args:
     dictionary: The dictionary D, of any kind. For classes of your own, the atoms in S are synthesized
@@ -266,6 +275,8 @@ def stability(
       last axis, such as [H, W] for all channels of an image; 1 if None. Norms of signals and of noise
       are those after multiplication by the roots of the weights. Where the weight is zero, the value of
       `x` is ignored, even if it is NaN.
+    ridge: Penalty of the squares mu, which adds mu/2 ||code||^2 to the objective (the elastic net):
+      nonnegative, in any of the shapes of `beta`; no such term if None.
 
   Returns:
     A `Stability`, with the method `bound(noise)`.
@@ -295,7 +306,7 @@ def stability(
     no bound for noise up to 0.5: 3 of the atoms may be active, more than the 2 samples of the signal;
     bounds are finite below 0.4
   """
-  if checks.is_traced((dictionary, x, beta, code, nonnegative, mask)):
+  if checks.is_traced((dictionary, x, beta, code, nonnegative, mask, ridge)):
     raise ValueError(
       "stability computes with NumPy; call it outside of jax.jit and other transformations"
     )
@@ -306,9 +317,9 @@ def stability(
   from cscjax.theory._signal_stability import SignalStability
 
   with float64_on_host():
-    arguments = (dictionary, x, beta, code, nonnegative, mask)
-    dictionary, x, beta, code, nonnegative, mask = jax.tree.map(as_float64, arguments)
-    options: dict[str, Any] = {"nonnegative": nonnegative, "mask": mask}
+    arguments = (dictionary, x, beta, code, nonnegative, mask, ridge)
+    dictionary, x, beta, code, nonnegative, mask, ridge = jax.tree.map(as_float64, arguments)
+    options: dict[str, Any] = {"nonnegative": nonnegative, "mask": mask, "ridge": ridge}
     lasso = Lasso(dictionary, x, beta, **options)
     if not np.all(np.isfinite(lasso.x)):
       checks.fail("x", "values that are not finite", "finite values where the mask is positive")

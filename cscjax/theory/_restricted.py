@@ -27,8 +27,12 @@ SparseMatrix = Any
 
 @contextlib.contextmanager
 def float64_on_host() -> Iterator[None]:
-  """Computes in float64, on the CPU, and with full precision."""
-  with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
+  """Computes in float64, on the CPU if JAX has one, and with full precision."""
+  try:
+    device = jax.local_devices(backend="cpu")[0]
+  except RuntimeError:  # JAX_PLATFORMS=cuda: JAX has the GPU alone
+    device = None
+  with jax.enable_x64(True), jax.default_device(device):
     yield
 
 
@@ -95,7 +99,47 @@ def smallest_singular_vector(columns: SparseMatrix) -> np.ndarray:
     if values[0] < smallest:
       smallest, weights = values[0], np.zeros(columns.shape[1])
       weights[indices] = vectors[:, 0]
-  vector = columns @ weights
+  return _normalized(columns @ weights)
+
+
+def most_amplified_vector(columns: SparseMatrix, ridge: np.ndarray) -> np.ndarray:
+  """Returns the unit vector e for which least squares with a ridge has the largest solution: [n].
+
+  The solution is (A^T A + diag(ridge))^-1 A^T e for a sparse matrix A [n, k]. It is zero if there are no
+  columns. For a ridge of zero, e would be the smallest singular vector.
+  """
+  largest, weights = -math.inf, np.zeros(columns.shape[1])
+  for indices, gram in _labelled_pieces(columns):
+    value, solution = _largest_solution(gram, ridge[indices])
+    if value > largest:
+      largest, weights = value, np.zeros(columns.shape[1])
+      weights[indices] = solution
+  return _normalized(columns @ weights)
+
+
+def _largest_solution(gram: SparseMatrix, ridge: np.ndarray) -> tuple[float, np.ndarray]:
+  """Returns the largest eigenvalue of K K^T, and w = (A^T A + R)^-1 u for its eigenvector u.
+
+  Here K = (A^T A + R)^-1 A^T is the matrix of least squares with a ridge, and A w = K^T u.
+  """
+  matrix = scipy.sparse.csc_array(gram + scipy.sparse.diags_array(ridge))
+  solve = scipy.sparse.linalg.factorized(matrix)
+  if gram.shape[0] <= DENSE_VECTOR:
+    inverse = np.linalg.inv(matrix.toarray())
+    last = (len(inverse) - 1,) * 2
+    values, vectors = scipy.linalg.eigh(inverse @ gram @ inverse, subset_by_index=last)
+  else:
+
+    class Product(scipy.sparse.linalg.LinearOperator):
+      def _matvec(self, x: np.ndarray) -> np.ndarray:
+        return solve(gram @ solve(x))
+
+    values, vectors = _lanczos_eigen(Product(np.dtype(np.float64), gram.shape), "LA", 1e-2, vectors=True)
+  return float(values[0]), solve(vectors[:, 0])
+
+
+def _normalized(vector: np.ndarray) -> np.ndarray:
+  """Divides a vector by its norm; zero stays zero."""
   size = np.linalg.norm(vector)
   return vector / size if size > 0 else vector
 

@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.ops import compact_repr, highest_precision, power_iteration
 
-OVERSHOOT = 1.02  # of an attack's steps, which end behind the boundary that a linear network would have
+OVERSHOOT = 1.02  # of DeepFool's steps, which end behind the boundary that a linear network would have
+RADIUS_CHANGE = 0.1  # of the sphere in the first step of the projected gradient ascent, relative
 BISECTIONS = 20
 POWER_ITERATIONS = 20
 
@@ -81,17 +82,21 @@ def certify_labels(network: GainedClassifier, x: ArrayLike, *, steps: int = 50) 
   layers' linear maps, with the scales of the batch norms and the sums of residual blocks, and the
   differences of the classifier's weights. A product of norms over many layers is far above the true
   constant, and so the radius is small: for the shipped network "digits", an MSD-CSC of six layers, the
-  attack's radius is about 160,000 times the certified one.
+  attack's radius is about 140,000 times the certified one.
 
-  The attack shows how small it is: gradient ascent of the logit that is nearest to that of the label,
-  with steps that would reach the boundary if the network were linear (DeepFool, Moosavi-Dezfooli et al.
-  2016), followed by a bisection between the image and the point found. The nearest image with another
-  label lies between the two radii. Rounding errors of the network are not included.
+  An attack shows how small it is. It ascends the largest of (logit_j - logit_label) / L_{label, j},
+  first with steps that would reach the boundary if the network were linear (DeepFool, Moosavi-Dezfooli
+  et al. 2016), then by projected gradient ascent on spheres around the image. Their radius shrinks while
+  the label is another one and grows while it is not (Rony et al. 2019). The attack ends with a bisection
+  between the image and the nearest point found. For a linear classifier its radius is the distance to
+  the boundary. The nearest image with another label lies between the two radii. Rounding errors of the
+  network are not included.
 
   Args:
     network: A network with its parameters bound, `model.bind(variables)`.
     x: Normalized images [N, H, W, C] or signals [N, L, C].
-    steps: Number of gradient steps of the attack, at least 1.
+    steps: Number of gradient steps in each of the two parts of the attack, at least 1. The default is
+      50.
 
   Returns:
     A `LabelCertificate`.
@@ -106,6 +111,9 @@ def certify_labels(network: GainedClassifier, x: ArrayLike, *, steps: int = 50) 
 
     Moosavi-Dezfooli, S.-M., Fawzi, A. & Frossard, P. (2016). DeepFool: a simple and accurate method to
     fool deep neural networks. CVPR.
+
+    Rony, J., Hafemann, L. G., Oliveira, L. S., Ben Ayed, I., Sabourin, R. & Granger, E. (2019).
+    Decoupling direction and norm for efficient gradient-based L2 adversarial attacks and defenses. CVPR.
 
   Example:
     >>> import jax
@@ -136,52 +144,80 @@ def _certify(
   logits: Callable[[jax.Array], jax.Array], gains: jax.Array, steps: int, image: jax.Array
 ) -> LabelCertificate:
   """Certifies the label of one image."""
+
+  def margins_to(point: jax.Array) -> jax.Array:
+    values = logits(point)
+    return jnp.where(others, values[label] - values, jnp.inf)
+
   values = logits(image)
   label = jnp.argmax(values).astype(jnp.int32)
   others = jnp.arange(len(values), dtype=jnp.int32) != label
-  margins = jnp.where(others, values[label] - values, jnp.inf)
-  gain = gains[label]
+  margins, gain = margins_to(image), gains[label]
+  weights = _relative_weights(gain, others)
   radii = jnp.where(margins > 0, margins / jnp.where(gain > 0, gain, 1), 0)
   radii = jnp.where(gain > 0, radii, jnp.where(margins > 0, jnp.inf, 0))
   return LabelCertificate(
     label=label,
     margin=jnp.min(margins),
     certified_radius=jnp.min(jnp.where(others, radii, jnp.inf)),
-    attack_radius=_attack(logits, image, label, steps),
+    attack_radius=_attack(lambda point: -jnp.min(weights * margins_to(point)), image, steps),
     jacobian_norm=_jacobian_norm(logits, image),
   )
 
 
-def _attack(
-  logits: Callable[[jax.Array], jax.Array], image: jax.Array, label: jax.Array, steps: int
-) -> jax.Array:
-  """Returns the distance of the nearest image found to have another label, infinity if there is none."""
+def _relative_weights(gain: jax.Array, others: jax.Array) -> jax.Array:
+  """Returns 1 / gain, up to a factor, of the other labels; 1 where that is not finite."""
+  largest = jnp.max(jnp.where(others, gain, 0))
+  return jnp.where((gain > 0) & (largest < jnp.inf), largest / jnp.where(gain > 0, gain, 1), 1)
 
-  def is_other(point: jax.Array) -> jax.Array:
-    return jnp.argmax(logits(point)).astype(jnp.int32) != label
 
-  def lead(point: jax.Array) -> jax.Array:
-    values = logits(point)
-    rest = jnp.where(jnp.arange(len(values), dtype=jnp.int32) == label, -jnp.inf, values)
-    return jnp.max(rest) - values[label]
+def _attack(lead: Callable[[jax.Array], jax.Array], image: jax.Array, steps: int) -> jax.Array:
+  """Returns the distance of the nearest image found at which the lead is positive, infinity if none.
 
-  def ascend(point: jax.Array, _: None) -> tuple[jax.Array, None]:
-    value, gradient = jax.value_and_grad(lead)(point)
+  Args:
+    lead: A function of an image that is positive where the label is another one.
+    image: The image.
+    steps: Number of gradient steps of DeepFool, and of the projected gradient ascent.
+  """
+
+  def linear_step(offset: jax.Array, _: None) -> tuple[jax.Array, None]:
+    value, gradient = jax.value_and_grad(lead)(image + offset)
     square = jnp.sum(jnp.square(gradient))
     move = -OVERSHOOT * value / jnp.where(square > 0, square, 1) * gradient
-    return jnp.where((square > 0) & ~is_other(point), point + move, point), None
+    return jnp.where((square > 0) & (value <= 0), offset + move, offset), None
+
+  def ascend(carry: tuple[jax.Array, ...], rate: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+    offset, nearest, distance = carry
+    value, gradient = jax.value_and_grad(lead)(image + offset)
+    radius = _norm(offset)
+    is_nearer = (value > 0) & (radius < distance)
+    nearest, distance = jnp.where(is_nearer, offset, nearest), jnp.where(is_nearer, radius, distance)
+    direction = _unit(_unit(offset) + rate * _unit(gradient))
+    radius *= 1 + jnp.where(value > 0, -1, 1) * RADIUS_CHANGE * rate
+    return (radius * direction, nearest, distance), None
 
   def halve(_: jax.Array, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     low, high = ends
     middle = (low + high) / 2
-    outside = is_other(image + middle * (found - image))
-    return jnp.where(outside, low, middle), jnp.where(outside, middle, high)
+    is_outside = lead(image + middle * nearest) > 0
+    return jnp.where(is_outside, low, middle), jnp.where(is_outside, middle, high)
 
-  found, _ = lax.scan(ascend, image, length=steps)
+  offset, _ = lax.scan(linear_step, jnp.zeros_like(image), length=steps)
+  rates = jnp.arange(steps, 0, -1, dtype=image.dtype) / steps
   zero = jnp.zeros((), image.dtype)
+  (_, nearest, distance), _ = lax.scan(ascend, (offset, offset, zero + jnp.inf), rates)
   _, fraction = lax.fori_loop(0, BISECTIONS, halve, (zero, zero + 1))
-  distance = fraction * jnp.sqrt(jnp.sum(jnp.square(found - image)))
-  return jnp.where(is_other(found), distance, jnp.inf)
+  return fraction * distance
+
+
+def _norm(v: jax.Array) -> jax.Array:
+  return jnp.sqrt(jnp.sum(jnp.square(v)))
+
+
+def _unit(v: jax.Array) -> jax.Array:
+  """Returns v / ||v||, and zero for zero."""
+  norm = _norm(v)
+  return v / jnp.where(norm > 0, norm, 1)
 
 
 def _jacobian_norm(logits: Callable[[jax.Array], jax.Array], image: jax.Array) -> jax.Array:

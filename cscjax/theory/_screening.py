@@ -1,7 +1,8 @@
 """Which coefficients of a Lasso solution can be nonzero when noise is added to the signal.
 
 All signals are flattened and multiplied by the roots of the weights, all codes are flattened and their
-parts concatenated, and everything is NumPy in float64.
+parts concatenated, and everything is NumPy in float64. A ridge is part of the dictionary: an atom d_j is
+followed by the root of its ridge at place j of p further samples, in which the signal is zero.
 """
 
 import math
@@ -29,9 +30,10 @@ class FlatProblems(NamedTuple):
   Attributes:
     dictionary: The dictionary D, in float64.
     shape: The shape of one signal.
-    x: The signals, times the roots of the weights: [N, n].
+    x: The signals, times the roots of the weights: [N, n], or [N, n + p] with a ridge.
     roots: The roots of the weights: [N, n].
     beta: The penalties: [N, p].
+    ridge: The penalties of the squares: [N, p]; None if there are none.
     one_sided: Whether a coefficient is constrained to be nonnegative: [N, p].
     precision: The distance from 1 to the next number in the type in which the dictionary computes.
   """
@@ -41,6 +43,7 @@ class FlatProblems(NamedTuple):
   x: np.ndarray
   roots: np.ndarray
   beta: np.ndarray
+  ridge: np.ndarray | None
   one_sided: np.ndarray
   precision: float
 
@@ -56,31 +59,49 @@ class FlatProblems(NamedTuple):
     sides = [False if part.nonnegative is None else part.nonnegative for part in parts]
     one_sided = flatten(sides, code, batch).astype(bool)
     beta = flatten([part.beta for part in parts], code, batch)
-    return cls(lasso.dictionary, shape, x, roots, beta, one_sided, float(jnp.finfo(lasso.x.dtype).eps))
+    ridge = None
+    if lasso.has_ridge:
+      ridge = flatten([0 if part.ridge is None else part.ridge for part in parts], code, batch)
+      x = np.concatenate([x, np.zeros_like(ridge)], axis=1)
+    eps = float(jnp.finfo(lasso.x.dtype).eps)
+    return cls(lasso.dictionary, shape, x, roots, beta, ridge, one_sided, eps)
 
   @highest_precision
   def analysis(self, i: int, signal: np.ndarray) -> np.ndarray:
     """Returns the inner products of the atoms of signal i with a weighted signal."""
+    samples, further = np.split(signal, [self.roots.shape[1]])
     with float64_on_host():
-      code = self.dictionary.analysis(jnp.asarray((self.roots[i] * signal).reshape(self.shape)))
-    return np.concatenate([np.ravel(part) for part in jax.tree.leaves(code)]).astype(np.float64)
+      code = self.dictionary.analysis(jnp.asarray((self.roots[i] * samples).reshape(self.shape)))
+    flat = np.concatenate([np.ravel(part) for part in jax.tree.leaves(code)]).astype(np.float64)
+    return flat if self.ridge is None else flat + np.sqrt(self.ridge[i]) * further
 
   def atoms(self, i: int, indices: np.ndarray) -> SparseMatrix:
-    """Returns atoms of signal i, times the roots of the weights, as the columns of a matrix."""
+    """Returns atoms of signal i, with their ridge, as the columns of a matrix."""
+    columns = self.weighted_atoms(i, indices)
+    if self.ridge is None:
+      return columns
+    places = indices, np.arange(len(indices))
+    shape = self.ridge.shape[1], len(indices)
+    further = scipy.sparse.coo_array((np.sqrt(self.ridge[i, indices]), places), shape=shape)
+    return scipy.sparse.vstack([columns, further], format="csc")
+
+  def weighted_atoms(self, i: int, indices: np.ndarray) -> SparseMatrix:
+    """Returns atoms of signal i without their ridge, times the roots of the weights."""
     columns = atom_columns(self.dictionary, self.shape, indices)
     if np.all(self.roots[i] == 1):
       return columns
     return scipy.sparse.csc_array(scipy.sparse.diags_array(self.roots[i]) @ columns)
 
   def norms(self, i: int) -> np.ndarray:
-    """Returns the norms of all atoms of signal i."""
+    """Returns the norms of all atoms of signal i, without their ridge."""
     if np.all(self.roots[i] == 1):
       with float64_on_host():
         norms = atom_norms(self.dictionary, self.shape)
       return np.concatenate([np.ravel(part) for part in jax.tree.leaves(norms)]).astype(np.float64)
     count = self.beta.shape[1]
     chunks = [np.arange(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
-    return np.concatenate([scipy.sparse.linalg.norm(self.atoms(i, chunk), axis=0) for chunk in chunks])
+    norms = [scipy.sparse.linalg.norm(self.weighted_atoms(i, chunk), axis=0) for chunk in chunks]
+    return np.concatenate(norms)
 
 
 class Screening(NamedTuple):
@@ -110,6 +131,9 @@ def screen(problem: FlatProblems, i: int, code: np.ndarray) -> Screening:
       1/2 ||x - D code - theta||^2 + sum_j (beta_j |code_j| - code_j d_j^T theta),
 
   a sum of nonnegative terms: unlike the difference of the objectives, it is exact if it is small.
+
+  With a ridge, a coefficient is zero where |d_j^T (x - D code)| < beta_j without the ridge. This part of
+  the residual moves at most as far as all of it, so the levels need the norms without the ridge.
 
   Args:
     problem: The problems.

@@ -10,6 +10,7 @@ from cscjax.theory._restricted import (
   Restriction,
   SparseMatrix,
   is_independent,
+  most_amplified_vector,
   smallest_singular_value,
   smallest_singular_vector,
 )
@@ -20,6 +21,26 @@ ENDS = tuple(2 ** (-i / 4) for i in range(16))
 the noise, so that its value at the end of a segment bounds the integral over the segment."""
 RESOLUTION = 1.1  # relative precision of `largest_noise`
 PRECISION = 1e-3  # relative, of `noise_within`
+
+
+def gain(s: float, ridge: float) -> float:
+  """Bounds the change of the solution per unit of noise, if its atoms stay the same.
+
+  Without a ridge, the bound is 1 / s. With one, let Delta be the change of the code, b its norm, a =
+  ||D Delta||, and e the noise. The residual is a projection, which is firmly nonexpansive, so that
+  a ||e|| >= a^2 + sum_j ridge_j Delta_j^2, of which the right side is at least s^2 b^2. The result is
+  the largest b for any a.
+
+  Args:
+    s: The smallest singular value of the atoms with their ridge, or a lower bound.
+    ridge: The smallest ridge of the atoms.
+  """
+  square = max(s**2, ridge)
+  if square == 0:
+    return math.inf
+  if square > 2 * ridge:
+    return math.sqrt(1 - ridge / square) / math.sqrt(square)
+  return 0.5 / math.sqrt(ridge)
 
 
 class SignalStability:
@@ -36,6 +57,8 @@ class SignalStability:
     self._starts = screening.levels[self._order]
     self._roots = problem.roots[i]
     self._samples = int(np.count_nonzero(self._roots))
+    ridge = np.zeros(len(code)) if problem.ridge is None else problem.ridge[i]
+    self._ridge = ridge[self._order]
     self._atoms = functools.partial(problem.atoms, i)
     self._columns: SparseMatrix = self._atoms(self._order[:0])
     self._found: dict[int, Restriction] = {}
@@ -71,12 +94,12 @@ class SignalStability:
     """Bounds the change of the solution."""
     if self.restriction(noise).value == 0:
       return math.inf
-    values = [self.restriction(end * noise).value for end in ENDS]
-    if min(values) == 0:  # an estimate for all atoms can exceed the value of some of them
+    gains = [self._gain(end * noise) for end in ENDS]
+    if math.inf in gains:  # an estimate for all atoms can exceed the value of some of them
       return math.inf
     starts = (*ENDS[1:], 0.0)
-    segments = zip(starts, ENDS, values, strict=True)
-    return sum((end - start) * noise / value for start, end, value in segments)
+    segments = zip(starts, ENDS, gains, strict=True)
+    return sum((end - start) * noise * gain for start, end, gain in segments)
 
   def noise_within(self, distance: float) -> float:
     """Returns a noise, near the largest one, for which the bound is below a distance."""
@@ -96,7 +119,12 @@ class SignalStability:
 
   def worst_direction(self) -> np.ndarray:
     """Returns the noise of norm 1 that moves the solution most, where no further atom becomes active."""
-    vector = smallest_singular_vector(self._first(self.size(0.0)))
+    size, samples = self.size(0.0), len(self._roots)
+    columns, ridge = self._first(size)[:samples], self._ridge[:size]
+    if np.any(ridge) and self.restriction(0.0).value > 0:
+      vector = most_amplified_vector(columns, ridge)
+    else:
+      vector = smallest_singular_vector(columns)
     return np.divide(vector, self._roots, out=np.zeros_like(vector), where=self._roots > 0)
 
   def explain(self, noise: float) -> str:
@@ -105,7 +133,8 @@ class SignalStability:
     where = f"for noise up to {noise:.3g}: {size} of the atoms may be active"
     if self.bound(noise) < math.inf:
       how = "proved" if found.proved == 1 else f"estimated for {1 - found.proved:.0%} of them"
-      s = f"their smallest singular value is {found.value:.3g} ({how})"
+      which = "smallest singular value" + " with the ridge" * bool(np.any(self._ridge))
+      s = f"their {which} is {found.value:.3g} ({how})"
       return f"bound {self.bound(noise):.3g} {where}, and {s}"
     if size > self._samples:
       reason = f"more than the {self._samples} samples of the signal"
@@ -118,12 +147,21 @@ class SignalStability:
     return f"no bound {where}, {reason}; {remedy}"
 
   def _restriction(self, size: int) -> Restriction:
-    """Returns the smallest singular value of the first atoms."""
-    if size > self._samples:
-      return Restriction(1, 0.0, 1.0)
+    """Returns the smallest singular value of the first atoms, with their ridge."""
+    if size > self._samples:  # without the ridge, it is zero
+      return Restriction(1, math.sqrt(self._smallest_ridge(size)), 1.0)
     if size not in self._found:
       self._found[size] = smallest_singular_value(self._first(size))
     return self._found[size]
+
+  def _smallest_ridge(self, size: int) -> float:
+    """Returns the smallest ridge of the first atoms."""
+    return float(np.min(self._ridge[:size], initial=math.inf))
+
+  def _gain(self, noise: float) -> float:
+    """Bounds the change per unit of noise, for noise that is added to that of norm `noise`."""
+    size = self.size(noise)
+    return gain(self._restriction(size).value, self._smallest_ridge(size))
 
   def _first(self, size: int) -> SparseMatrix:
     """Returns the columns of the first atoms."""
@@ -135,6 +173,8 @@ class SignalStability:
 
   def _largest_noise(self) -> float:
     """Finds by bisection how many of the first atoms are linearly independent."""
+    if self._smallest_ridge(len(self._order)) > 0:
+      return math.inf
     low, high = self.size(0.0), min(len(self._starts), self._samples) + 1
     if self._restriction(low).value == 0:
       return 0.0

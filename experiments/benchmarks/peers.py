@@ -16,6 +16,7 @@ SOLVERS = (
   "cscjax/admm_map",
   "cscjax/fista_adaptive",
   "cscjax/fista",
+  "cscjax/working_set",
   "cscjax/learn",
   "sporco/admm",
   "sporco/pgm",
@@ -28,7 +29,8 @@ SOLVERS = (
   "celer/celer",
 )
 LEARNERS = ("cscjax/learn", "sporco/online", "alphacsc/online")
-LASSO_SOLVERS = ("cscjax/admm", "cscjax/fista_adaptive", "cscjax/fista", "sklearn/cd", "celer/celer")
+GENERAL_SOLVERS = ("cscjax/admm", "cscjax/fista_adaptive", "cscjax/fista")
+DENSE_SOLVERS = ("cscjax/working_set", "sklearn/cd", "celer/celer")
 
 
 def fits(name: str, problem: Problem) -> bool:
@@ -39,8 +41,8 @@ def fits(name: str, problem: Problem) -> bool:
   """
   library = name.split("/")[0]
   if isinstance(problem, DenseLasso):
-    return name in LASSO_SOLVERS
-  if name in LASSO_SOLVERS and library != OURS:
+    return name in GENERAL_SOLVERS + DENSE_SOLVERS
+  if name in DENSE_SOLVERS:
     return False
   is_valid = problem.padding == "VALID"
   if not isinstance(problem, Coding):

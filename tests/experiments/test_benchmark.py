@@ -196,7 +196,7 @@ def test_which_solvers_fit_which_problems():
     "image": ours | sporco | {"scico/admm"},
     "color": ours | sporco | {"cscjax/admm_map"},
     "signals": ours | sporco | {"cscjax/admm_map", "alphacsc/lgcd", "alphacsc/fista"},
-    "lasso": ours | {"sklearn/cd", "celer/celer"},
+    "lasso": ours | {"cscjax/working_set", "sklearn/cd", "celer/celer"},
     "learn_image": {"cscjax/learn", "sporco/online"},
     "learn_signals": {"cscjax/learn", "alphacsc/online"},
   }

@@ -38,11 +38,11 @@ def _layered(solver, **options):
   return codes
 
 
-def _steps(solver):
+def _steps(solver, dictionary=cscjax.ConvDictionary):
   """Returns a function that does three single steps."""
 
   def code(x, w):
-    problem = cscjax.Lasso(cscjax.ConvDictionary(w), x, 0.1)
+    problem = cscjax.Lasso(dictionary(w), x, 0.1)
     state = solver.init(problem)
     for _ in range(3):
       state = solver.step(problem, state)
@@ -117,9 +117,16 @@ def _omp(x, a):
   return result.code, _first_axis(result.residual_norm), result.iterations, result.converged
 
 
+def _working_set(x, a):
+  problem = cscjax.Lasso(cscjax.MatrixDictionary(a), x, 0.1)
+  return solvers.WorkingSet().run(problem, **TIGHT).code
+
+
 DENSE = {
   "omp": (lambda x, a: cscjax.omp(cscjax.MatrixDictionary(a), x, sparsity=3).code, True),
   "omp, tolerance": (_omp, True),
+  "working set": (_working_set, True),
+  "steps of WorkingSet": (_steps(solvers.WorkingSet(), cscjax.MatrixDictionary), True),
 }
 
 

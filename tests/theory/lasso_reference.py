@@ -10,23 +10,36 @@ SMALL = 1e-11  # violation of the optimality conditions that is due to rounding
 
 @dataclasses.dataclass(frozen=True)
 class DenseLasso:
-  """min 1/2 ||sqrt(weights) (x - d code)||^2 + sum beta |code|, with code >= 0 where `one_sided`."""
+  """min 1/2 ||sqrt(weights) (x - d code)||^2 + sum (beta |code| + ridge/2 code^2).
+
+  With code >= 0 where `one_sided`.
+  """
 
   d: np.ndarray
   beta: np.ndarray
   one_sided: np.ndarray
   weights: np.ndarray
+  ridge: np.ndarray
 
   @property
   def weighted(self):
     return np.sqrt(self.weights)[:, None] * self.d
+
+  @property
+  def augmented(self):
+    """The weighted matrix with a row for the ridge of each coefficient."""
+    return np.vstack([self.weighted, np.diag(np.sqrt(self.ridge))])
+
+  def response(self, support):
+    """Returns the matrix by which the solution moves with the signal, while its support is the same."""
+    return np.linalg.pinv(self.augmented[:, support])[:, : len(self.weights)]
 
   def solve(self, x):
     """Returns the solution, and how far it is from optimal.
 
     The support comes from scikit-learn, the values from the linear system that they must satisfy.
     """
-    d, x = self.weighted, np.sqrt(self.weights) * x
+    d, x = self.augmented, np.append(np.sqrt(self.weights) * x, np.zeros(len(self.ridge)))
     free = (self.beta == 0) & ~self.one_sided
     inverse = np.linalg.pinv(d[:, free])
     p = np.eye(len(x)) - d[:, free] @ inverse  # atoms without a penalty are projected out
@@ -41,7 +54,8 @@ class DenseLasso:
     np.add.at(code, halves, signs * values / scale)
     for _ in range(10):
       code = self._refined(d, x, code, free)
-      gradient = d.T @ (x - d @ code)
+      residual = (x - d @ code)[: len(self.weights)]
+      gradient = self.weighted.T @ residual - self.ridge * code
       off = gradient - self.beta * np.sign(code)
       inside = np.where(self.one_sided, gradient, np.abs(gradient)) - self.beta
       violation = np.where((code != 0) | free, np.abs(off), np.maximum(inside, 0))
@@ -60,11 +74,10 @@ class DenseLasso:
     return np.where(free | (found * np.sign(code) > 0), found, 0)
 
   def worst_direction(self, support):
-    """Returns the left singular vector of the smallest singular value on a support."""
+    """Returns the noise of norm 1 that moves the solution most, while its support is the same."""
     if not len(support):
       return np.zeros(len(self.weights))
-    u, _, _ = np.linalg.svd(self.weighted[:, support], full_matrices=False)
-    return u[:, -1]
+    return np.linalg.svd(self.response(support), full_matrices=False)[2][0]
 
   def moved(self, x, e):
     """Returns the solution for x + e, where e is measured with the weights."""
@@ -84,7 +97,7 @@ class DenseLasso:
         return
       yield moved
       support = np.flatnonzero(moved)
-      direction = np.linalg.pinv(self.weighted[:, support]).T @ (moved - code)[support]
+      direction = self.response(support).T @ (moved - code)[support]
       if not np.any(direction):
         return
       e = size * direction / np.linalg.norm(direction)

@@ -106,7 +106,9 @@ def test_missing_codes_of_layered_bp_are_exact(x64):
   x = matrices[0] @ (rng.normal(size=24) * (rng.random(24) < 0.3))
   signal, misfits = x, []
   for d, beta in zip(matrices, betas, strict=True):
-    problem = DenseLasso(d, np.full(d.shape[1], beta), np.zeros(d.shape[1], bool), np.ones(len(d)))
+    problem = DenseLasso(
+      d, np.full(d.shape[1], beta), np.zeros(d.shape[1], bool), np.ones(len(d)), np.zeros(d.shape[1])
+    )
     code, violation = problem.solve(signal)
     assert violation <= SMALL
     misfits.append(np.linalg.norm(signal - d @ code))

@@ -26,7 +26,7 @@ def _problem(rng, count=10, n=16, p=18):
   codes = rng.normal(size=(count, p)) * (rng.random((count, p)) < 0.15)
   x = codes @ d.T + 0.02 * rng.normal(size=(count, n))
   beta, one_sided = rng.uniform(0.2, 0.3, p), rng.random() < 0.3
-  dense = DenseLasso(d, beta, np.full(p, one_sided), np.ones(n))
+  dense = DenseLasso(d, beta, np.full(p, one_sided), np.ones(n), np.zeros(p))
   return dense, x, cscjax.MatrixDictionary(jnp.asarray(d)), {"nonnegative": bool(one_sided)}
 
 

@@ -109,8 +109,45 @@ def test_a_linear_classifier(x64):
     norms = np.linalg.norm(Linear.kernel[label] - Linear.kernel[others], axis=1)
     distances = (logits[i, label] - logits[i, others]) / norms
     np.testing.assert_allclose(result.certified_radius[i], distances.min(), rtol=1e-9)
-    assert distances.min() <= result.attack_radius[i] < 2 * distances.min()
+    assert distances.min() <= result.attack_radius[i] < (1 + 1e-6) * distances.min()
   np.testing.assert_allclose(result.jacobian_norm, np.linalg.norm(Linear.kernel, 2), rtol=1e-2)
+
+
+class InEllipse:
+  """Label 0 inside of an ellipse with the semi-axes 2 and 1, label 1 outside."""
+
+  def __call__(self, x):
+    value = jnp.square(x[:, 0] / 2) + jnp.square(x[:, 1]) - 1
+    return jnp.stack([-value, value], axis=-1)
+
+  def margin_gains(self, signal_shape):
+    del signal_shape
+    return jnp.full((2, 2), 20.0)  # for points at a norm of at most 4
+
+
+def test_the_attack_finds_the_nearest_point_of_a_curved_boundary(x64):
+  """DeepFool alone ends up to 14 % farther away from these points."""
+  angle = np.linspace(0, 2 * np.pi, 100_001)
+  boundary = np.stack([2 * np.cos(angle), np.sin(angle)], axis=-1)
+  x = np.array([[0.9, 0.2], [-1.2, 0.1], [0.3, -0.4], [2.5, 1.5], [1.0, -2.0]])
+  result = certify_labels(InEllipse(), jnp.asarray(x))
+  nearest = np.linalg.norm(boundary - x[:, None], axis=-1).min(axis=1)
+  np.testing.assert_array_equal(result.label, [0, 0, 0, 1, 1])
+  assert np.all(result.certified_radius <= nearest)
+  np.testing.assert_allclose(result.attack_radius, nearest, rtol=1e-3)
+  assert np.all(result.attack_radius > (1 - 1e-8) * nearest)
+
+
+def test_without_another_label_the_attack_finds_nothing():
+  class Constant(Linear):
+    kernel = np.zeros((4, 6))
+
+    def __call__(self, x):
+      return super().__call__(x) + jnp.arange(4, dtype=x.dtype)[None]
+
+  result = certify_labels(Constant(), jnp.ones((1, 6)))
+  assert np.isposinf(result.certified_radius).all()
+  assert np.isposinf(result.attack_radius).all()
 
 
 @pytest.mark.slow

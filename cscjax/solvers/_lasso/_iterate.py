@@ -90,6 +90,7 @@ class Loop(NamedTuple):
     record: The traces to keep, some of `RECORDS`.
     differentiate: How derivatives are computed, one of `DIFFERENTIATE`.
     callbacks: The functions that follow the iterations.
+    test_period: Number of iterations between two tests of a tolerance.
   """
 
   iterations: int
@@ -97,6 +98,7 @@ class Loop(NamedTuple):
   record: tuple[str, ...]
   differentiate: Differentiate
   callbacks: tuple[Callback, ...]
+  test_period: int
 
   @classmethod
   def make(
@@ -113,6 +115,7 @@ class Loop(NamedTuple):
     *,
     name: str,
     searches_step: bool,
+    test_period: int,
   ) -> "Loop":
     """Checks the arguments of a solver for a problem, and raises ValueError if they do not fit.
 
@@ -137,8 +140,9 @@ class Loop(NamedTuple):
       checks.fail(
         "differentiate", differentiate, "'implicit' if tolerance is given or the step is searched"
       )
-    callbacks = as_callbacks(callback, progress, name, count)
-    return cls(count, stop, tuple(record), differentiate, callbacks)
+    period = TEST_PERIOD if tolerance is None else test_period
+    callbacks = as_callbacks(callback, progress, name, count, period)
+    return cls(count, stop, tuple(record), differentiate, callbacks, test_period)
 
 
 def solve(
@@ -356,8 +360,8 @@ def _while_loop(
 ) -> tuple[Any, dict[str, jax.Array], jax.Array, jax.Array]:
   """Iterates until the criterion of each signal has been within the tolerance, or is NaN.
 
-  The body of the loop runs `TEST_PERIOD` iterations and tests the last one: a GPU returns the condition
-  of the loop to the host each time, which takes about as long as an iteration.
+  The body of the loop runs `test_period` iterations and tests the last one: a GPU returns the condition
+  of the loop to the host each time, which takes about as long as an iteration of most solvers.
 
   Returns:
     The last state, the traces, the number of iterations, and which signals converged.
@@ -392,11 +396,11 @@ def _while_loop(
     return new
 
   carry = (0, (algorithm.state, criteria.lowest, traces), false, false)
-  periods, rest = divmod(loop.iterations, TEST_PERIOD)
+  periods, rest = divmod(loop.iterations, loop.test_period)
   if periods:
     carry = lax.while_loop(
-      lambda carry: unfinished(carry) & (carry[0] < periods * TEST_PERIOD),
-      partial(period, TEST_PERIOD),
+      lambda carry: unfinished(carry) & (carry[0] < periods * loop.test_period),
+      partial(period, loop.test_period),
       carry,
     )
   if rest:

@@ -21,7 +21,7 @@ from cscjax.ops import (
   norm,
 )
 from cscjax.solvers._arguments import list_as_code
-from cscjax.solvers._lasso._regularizer import Regularizer, as_regularizer
+from cscjax.solvers._lasso._regularizer import Regularizer, as_regularizer, regularizers_of
 from cscjax.solvers._penalty import RelativePenalty, as_penalty, largest_of_signals, per_coefficient
 from cscjax.solvers._warnings import warn_about_signals
 
@@ -115,7 +115,7 @@ class Lasso(PyTree):
   @property
   def has_ridge(self) -> bool:
     """Whether the squares of the code have a penalty."""
-    return any(r.ridge is not None for r in self._regularizers())
+    return any(r.ridge is not None for r in regularizers_of(self.regularizer))
 
   @property
   def has_dual_bound(self) -> bool:
@@ -123,7 +123,7 @@ class Lasso(PyTree):
 
     Otherwise the dual feasible set has no interior, and the duality gap is useless.
     """
-    return all(r.is_positive() for r in self._regularizers())
+    return all(r.is_positive() for r in regularizers_of(self.regularizer))
 
   def zero_code(self) -> Code:
     """Returns the zero code.
@@ -209,10 +209,6 @@ class Lasso(PyTree):
       An array, or a pytree of arrays, of the shape of the code.
     """
     return self.dictionary.analysis(self.weigh(self.x))
-
-  def _regularizers(self) -> list[Regularizer]:
-    """Returns the regularizers of all parts of the code."""
-    return jax.tree.leaves(self.regularizer, is_leaf=lambda node: isinstance(node, Regularizer))
 
   def is_solved_by_zero(self) -> jax.Array:
     """Returns whether the zero code is a solution.

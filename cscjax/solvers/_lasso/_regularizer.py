@@ -140,6 +140,11 @@ def as_regularizer(
   )
 
 
+def regularizers_of(tree: Any) -> list[Regularizer]:
+  """Returns the regularizers of all parts of a code."""
+  return jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, Regularizer))
+
+
 def map_arrays(function: Callable[[Code], Code], regularizer: Any, code: Code) -> Any:
   """Maps each field of the regularizer of a code, as a pytree in the structure of the code."""
   structure = jax.tree.structure(code)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code
 from cscjax.ops import PyTree, highest_precision
-from cscjax.solvers._callbacks import Callback
+from cscjax.solvers._callbacks import TEST_PERIOD, Callback
 from cscjax.solvers._lasso._algorithm import Algorithm, Stop
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
 from cscjax.solvers._lasso._iterate import Differentiate, Loop, SolverResult, solve
@@ -65,6 +65,8 @@ class Solver(PyTree, abc.ABC):
   _objective_weight = 1.0
   # Whether an iteration contains a loop of unknown length, through which no gradient flows backwards.
   _searches_step = False
+  # Number of iterations between two tests of a tolerance: a test may cost as much as an iteration.
+  _test_period = TEST_PERIOD
 
   @abc.abstractmethod
   def init(self, problem: Lasso, code: Code | None = None) -> Any:
@@ -130,7 +132,8 @@ class Solver(PyTree, abc.ABC):
       iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
       tolerance: Stops the solver at convergence, instead of after a fixed number of iterations: when the
         criterion named by `stop` has been at most this value, a nonnegative scalar, for each signal. The
-        criterion is computed every 10 iterations and after the last one.
+        criterion is computed every 10 iterations and after the last one; by `WorkingSet`, whose
+        iterations are long, in each iteration.
       max_iterations: Largest number of iterations with a tolerance; 1000 if None. It cannot be combined
         with `iterations`.
       stop: Stopping criterion of `tolerance`. `"gradient_mapping"` is the norm of the gradient mapping,
@@ -146,7 +149,7 @@ class Solver(PyTree, abc.ABC):
         the code (see `polished`). If None, it is `"implicit"` with a tolerance or a searched step, and
         `"unrolled"` otherwise.
       callback: A function that is called with an `IterationStats` after every 10 iterations and after
-        the last one.
+        the last one; with a tolerance, whenever the criterion is computed.
       progress: Whether to show a progress bar on stderr. This needs tqdm, which the extra `progress`
         installs.
 
@@ -171,6 +174,7 @@ class Solver(PyTree, abc.ABC):
       progress,
       name=type(self).__name__,
       searches_step=self._searches_step,
+      test_period=self._test_period,
     )
     return solve(self, problem, init, state, tolerance, loop=loop)
 
@@ -199,8 +203,8 @@ class Solver(PyTree, abc.ABC):
     rounding.
     """
     del aux
-    code, reconstruction = self.solution(problem, state)
-    gradient = problem.gradient(reconstruction)
+    code, _ = self.solution(problem, state)
+    gradient = self._gradient(problem, state)
     sizes = lax.stop_gradient((problem.norm(code), problem.norm(gradient)))
     known = (sizes[0] > 0) & (sizes[1] > 0)
     ratio = jnp.where(known, sizes[0], 1) / jnp.where(known, sizes[1], 1)
@@ -210,5 +214,10 @@ class Solver(PyTree, abc.ABC):
     """Returns a lower bound of the minimum, [batch...], in unit^2: here from the residual."""
     del aux
     _, reconstruction = self.solution(problem, state)
-    correlation = jax.tree.map(jnp.negative, problem.gradient(reconstruction))
+    correlation = jax.tree.map(jnp.negative, self._gradient(problem, state))
     return dual_value(problem, reconstruction, correlation)
+
+  def _gradient(self, problem: Lasso, state: Any) -> Code:
+    """Returns the gradient of the data term at the solution, which the two criteria above use."""
+    _, reconstruction = self.solution(problem, state)
+    return problem.gradient(reconstruction)

@@ -11,7 +11,7 @@ from experiments.benchmarks.objective import Coding, DenseLasso, Learning
 
 
 class Cscjax:
-  """The solvers of cscjax: `fista`, `fista_adaptive` and `admm`.
+  """The solvers of cscjax: `fista`, `fista_adaptive`, `admm` and `working_set`.
 
   With the suffix `_map` the signals of a batch are coded one after the other.
   """
@@ -28,6 +28,7 @@ class Cscjax:
       "fista": solvers.fista,
       "fista_adaptive": lambda *args, **named: solvers.fista(*args, **named, step="adaptive"),
       "admm": solvers.admm,
+      "working_set": _working_set,
     }
     self.jax, self.device, self.problem = jax, jax.devices()[0], problem
     self.solve = choices[name]
@@ -77,6 +78,13 @@ class Cscjax:
       return code
     axes = tuple(range(1, code.ndim - 1))
     return np.roll(code, [-((k - 1) // 2) for k in problem.filters.shape[:-2]], axes)
+
+
+def _working_set(dictionary: Any, x: Any, beta: float, *, nonnegative: bool, **options: Any) -> Any:
+  from cscjax import Lasso, solvers
+
+  problem = Lasso(dictionary, x, beta, nonnegative=nonnegative)
+  return solvers.WorkingSet().run(problem, **options)
 
 
 class CscjaxLearning:
