@@ -115,8 +115,8 @@ WITHOUT_DERIVATIVE = (
 # The other public functions. Parts of networks keep the setting of JAX; `IN_NUMPY` cannot be lowered.
 NETWORKS = ("initialized_thresholding", "layered_pursuit", "multilayer_pursuit", "unfolded_pursuit")
 IN_NUMPY = (
-  *("babel_function", "certify", "check_conformance", "effective_atoms", "exact_recovery_coefficient"),
-  *("layer_reconstructions", "recovery", "stability"),
+  *("babel_function", "certify", "check_conformance", "effective_atoms", "encoder_gap"),
+  *("exact_recovery_coefficient", "layer_reconstructions", "recovery", "stability"),
 )
 WITHOUT_PRODUCTS = (
   *(
@@ -127,7 +127,7 @@ WITHOUT_PRODUCTS = (
     "check_dictionary",
     "check_one_per_dictionary",
   ),
-  *("check_signal_shape", "circulant_embedding"),
+  *("certify_classifier", "check_signal_shape", "circulant_embedding"),
   *("ill_conditioned_example", "is_unique", "join", "split", "msd_csc_spectrum", "nonzero_fraction"),
   *(
     "bp_recovery",
@@ -238,8 +238,8 @@ def test_functions_in_numpy_request_it_too(name):
   layer = dictionaries.CodedLayer(dictionary, _normal(4), jnp.ones(6))
   if name == "certify":
     theory.certify([dictionary], layer[1], 0.1, codes=[layer[2]])
-  elif name == "stability":
-    theory.stability(dictionary, layer[1], BETA)
+  elif name in ("encoder_gap", "stability"):
+    getattr(theory, name)(dictionary, layer[1], BETA)
   elif name == "babel_function":
     theory.babel_function(dictionary, 2)
   elif name in ("exact_recovery_coefficient", "recovery"):

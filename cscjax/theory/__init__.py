@@ -5,11 +5,13 @@
 - Reconstruction: `failed_dimensions` (Definition 1, Theorem 1) and `ill_conditioned_example`.
 - The spectrum of an MSD-CSC dictionary: `msd_csc_spectrum` (Lemma 2).
 - Stability under noise: `thresholding_recovery`, `bp_recovery` and `layered_stability`.
-- Stability of the code of one given signal, finite also for photographs: `stability`.
+- Stability of the code of one given signal, finite also for photographs: `stability`. For comparison,
+  the bound by a constant of the whole dictionary: `encoder_gap`.
 - Recovery of a known code from its signal with noise: `recovery`, a table of conditions by coherence, by
   the Babel function (`babel_function`), by the support (`exact_recovery_coefficient`) and by the signs.
 - Uniqueness and stability for every layer, as a table: `certify`.
-- The robustness of a network's labels: `certify_labels`.
+- The robustness of labels: `certify_classifier` for linear classifiers of sparse codes, `certify_labels`
+  for networks.
 
 Lemmas, Definition 1 and Theorem 1 are numbered as in Zhang & Zhang, National Science Review 2020. The
 stability bounds, which that paper cites, are Theorems 10 and 12 of Papyan, Romano & Elad, JMLR 2017.
@@ -69,10 +71,13 @@ The largest value for a in 0..||e|| gives `b <= ||e|| sqrt(s^2 - rho) / s^2` if 
 References: Ndiaye, Fercoq, Gramfort & Salmon, Gap safe screening rules for sparsity enforcing penalties,
 JMLR 2017, for B. Mehta & Gray, Sparsity-based generalization bounds for predictive sparse coding, ICML
 2013, and Sulam, Muthukumar & Arora, Adversarial robustness of supervised sparse coding, NeurIPS 2020,
-have bounds of this kind with a constant of the whole dictionary in place of s.
+have bounds of this kind with a constant of the whole dictionary in place of s; `encoder_gap` is the
+latter.
 """
 
 from cscjax.theory._certify import Certificate, CertificateRow, FailedCondition, Pursuable, certify
+from cscjax.theory._classifier import ClassifierCertificate, certify_classifier
+from cscjax.theory._encoder_gap import EncoderGap, encoder_gap
 from cscjax.theory._lasso_stability import ActiveSet, Stability, stability
 from cscjax.theory._lemmas import is_unique, msd_csc_spectrum, uniqueness_bound
 from cscjax.theory._reconstruction import LassoProblem, failed_dimensions, ill_conditioned_example
@@ -98,7 +103,9 @@ __all__ = [
   "ActiveSet",
   "Certificate",
   "CertificateRow",
+  "ClassifierCertificate",
   "Condition",
+  "EncoderGap",
   "FailedCondition",
   "GainedClassifier",
   "LabelCertificate",
@@ -112,7 +119,9 @@ __all__ = [
   "babel_function",
   "bp_recovery",
   "certify",
+  "certify_classifier",
   "certify_labels",
+  "encoder_gap",
   "exact_recovery_coefficient",
   "failed_dimensions",
   "ill_conditioned_example",

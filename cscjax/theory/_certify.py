@@ -21,8 +21,8 @@ from cscjax.dictionaries import (
   with_methods,
 )
 from cscjax.ops import highest_precision
-from cscjax.solvers import layered_bp, layered_thresholding
-from cscjax.theory._lasso_stability import ActiveSet, stability
+from cscjax.solvers import layered_thresholding
+from cscjax.theory._lasso_stability import ActiveSet, Stability, stability
 from cscjax.theory._lemmas import is_unique, uniqueness_bound
 from cscjax.theory._stability import SOLVERS, ZERO_ATOMS, LayerStability, layered_stability
 
@@ -213,7 +213,8 @@ def certify(
     codes: The code of each layer. If missing, the codes are computed with `betas` and `solver`. Must be
       None for a network, which computes its own codes.
     solver: The solver that computes missing codes: "thresholding" (`layered_thresholding` with signed
-      codes and steps 1) or "bp" (`layered_bp`).
+      codes and steps 1) or "bp" (layered BP). The codes of layered BP are polished in float64, each for
+      the exact code of the layer before, as in `stability`.
 
   Returns:
     A `Certificate`, which prints as a table.
@@ -257,8 +258,7 @@ def _with_stability(
   """Adds the stability of the codes of layered BP, each for the worst signal of the batch."""
   signal, found = layers[0].signal, []
   for row, (dictionary, _, code), beta in zip(rows, layers, betas, strict=True):
-    beta = np.reshape(beta, (*np.shape(beta), *(1,) * (dictionary.signal_ndim * bool(np.ndim(beta)))))
-    result = stability(dictionary, signal, beta, code)
+    result = _solution(dictionary, signal, beta, code)
     change, conditions = math.inf, row.conditions
     if math.isinf(noise):
       conditions += (FailedCondition("stability", "noise < inf", noise, math.inf),)
@@ -268,8 +268,21 @@ def _with_stability(
         conditions += (_independence(result.active_set(noise), signal.shape[-dictionary.signal_ndim :]),)
     error = change + float(_worst(result.error))
     found.append(dataclasses.replace(row, conditions=conditions, stability_error=error))
-    signal, noise = join(result.code), change + float(_worst(result.code_error))
+    signal, noise = _joined(result), change + float(_worst(result.code_error))
   return found
+
+
+def _solution(
+  dictionary: Dictionary, signal: ArrayLike, beta: ArrayLike, code: Code | None = None
+) -> Stability:
+  """Returns the stability of a layer for penalties that are scalars or one per signal."""
+  beta = np.reshape(beta, (*np.shape(beta), *(1,) * (dictionary.signal_ndim * bool(np.ndim(beta)))))
+  return stability(dictionary, signal, beta, code)
+
+
+def _joined(result: Stability) -> np.ndarray:
+  """Returns the solution of a layer as the signal of the next one, in float64."""
+  return np.concatenate(jax.tree.leaves(result.code), axis=-1)
 
 
 def _independence(active: ActiveSet, shape: Sequence[int]) -> FailedCondition:
@@ -346,7 +359,12 @@ def _codes(
 ) -> list[Any]:
   """Computes the code of every layer with the chosen solver."""
   if solver == "bp":
-    return layered_bp(dictionaries, x, betas).codes
+    signal, codes = x, []
+    for dictionary, beta in zip(dictionaries, betas, strict=True):
+      result = _solution(dictionary, signal, beta)
+      signal = _joined(result)
+      codes.append(result.code)
+    return codes
   steps = [1.0] * len(dictionaries)
   return layered_thresholding(dictionaries, x, betas, steps=steps)
 

@@ -1,6 +1,7 @@
 """How far noise in the signal can move the solution of a Lasso: a certificate for one given signal."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,6 +101,46 @@ class Stability:
     levels = _levels(noise)
     bounds = [[signal.bound(float(level)) for signal in self._signals] for level in levels.ravel()]
     return np.reshape(bounds, (*levels.shape, *self._batch))[()]
+
+  def radius(self, distance: ArrayLike) -> np.ndarray:
+    """Returns the noise for which the solution moves by less than a distance: the inverse of `bound`.
+
+    Args:
+      distance: A Euclidean distance of codes for each signal, an array that broadcasts to [batch...].
+
+    Returns:
+      For each signal a noise, at most 0.1 % below the largest one for which `bound` is finite, proved
+      and less than the distance, an array [batch...]. It is 0 if there is none, and inf if the bound
+      is less for all noise.
+
+    Raises:
+      ValueError: If a distance is not a number, or if the shape does not fit.
+    """
+    checks.all_at_least("distance", distance, -math.inf)
+    distances = np.broadcast_to(np.asarray(distance, np.float64), self._batch)
+    pairs = zip(self._signals, distances.ravel(), strict=True)
+    return np.reshape([signal.noise_within(float(d)) for signal, d in pairs], self._batch)[()]
+
+  def encoder_gap(self, sparsity: int) -> np.ndarray:
+    """Returns the encoder gap tau_s: the noise below which at most s atoms can be active.
+
+    It is the (s + 1)-th smallest of (beta_j - |d_j^T r|) / ||d_j||, where r is the residual of the
+    solution. For unit atoms, this is the definition of Sulam, Muthukumar & Arora (2020), who certify
+    codes for noise up to tau_s / 2. By A and B, the atoms that are active at x and at x + e are in one
+    set of s atoms for all ||e|| < tau_s. `cscjax.theory.encoder_gap` derives a bound from it.
+
+    Args:
+      sparsity: The number s of atoms, >= 0.
+
+    Returns:
+      The gaps, an array [batch...]: 0 if s is smaller than the number of atoms that may be active
+      without noise, and inf if no more than s atoms can ever be active.
+
+    Raises:
+      ValueError: If `sparsity` is not a nonnegative integer.
+    """
+    sparsity = checks.int_at_least("sparsity", sparsity, 0)
+    return np.reshape([max(signal.start(sparsity), 0.0) for signal in self._signals], self._batch)[()]
 
   def active_set(self, noise: ArrayLike = 0.0) -> ActiveSet:
     """Describes the atoms that may be active in the solution for x + e, for all ||e||_2 <= noise.

@@ -20,6 +20,7 @@ ENDS = tuple(2 ** (-i / 4) for i in range(16))
 """The bound is an integral over 0..noise, which is cut at these fractions of the noise. 1/s grows with
 the noise, so that its value at the end of a segment bounds the integral over the segment."""
 RESOLUTION = 1.1  # relative precision of `largest_noise`
+PRECISION = 1e-3  # relative, of `noise_within`
 
 
 def gain(s: float, ridge: float) -> float:
@@ -65,7 +66,7 @@ class SignalStability:
     self.gap = screening.gap
     self.radius = screening.radius
     size = self.size(0.0)
-    self.slack = self._start(size)
+    self.slack = self.start(size)
     s = self.restriction(0.0).value
     first = screening.radius / s if s > 0 else math.inf
     slope = float(np.linalg.norm(screening.subgradient[self._order[:size]]))
@@ -81,6 +82,10 @@ class SignalStability:
     """Returns the number of atoms that may be active."""
     return int(np.searchsorted(self._starts, noise, side="right"))
 
+  def start(self, size: int) -> float:
+    """Returns the noise from which on more than `size` atoms may be active."""
+    return float(self._starts[size]) if size < len(self._starts) else math.inf
+
   def restriction(self, noise: float) -> Restriction:
     """Returns the smallest singular value of the atoms that may be active."""
     return self._restriction(self.size(noise))
@@ -95,6 +100,22 @@ class SignalStability:
     starts = (*ENDS[1:], 0.0)
     segments = zip(starts, ENDS, gains, strict=True)
     return sum((end - start) * noise * gain for start, end, gain in segments)
+
+  def noise_within(self, distance: float) -> float:
+    """Returns a noise, near the largest one, for which the bound is below a distance."""
+    low, high = 0.0, self.largest_noise
+    if distance <= 0 or high == 0:
+      return 0.0
+    if high == math.inf:
+      high = distance
+      while self.bound(high) < distance:
+        low, high = high, 2 * high
+        if high == math.inf:
+          return math.inf
+    while high - low > PRECISION * high:
+      middle = (low + high) / 2
+      low, high = (middle, high) if self.bound(middle) < distance else (low, middle)
+    return low
 
   def worst_direction(self) -> np.ndarray:
     """Returns the noise of norm 1 that moves the solution most, where no further atom becomes active."""
@@ -150,10 +171,6 @@ class SignalStability:
       self._columns = scipy.sparse.hstack([self._columns, more], format="csc")
     return self._columns[:, :size]
 
-  def _start(self, size: int) -> float:
-    """Returns the noise from which on more than `size` atoms may be active."""
-    return float(self._starts[size]) if size < len(self._starts) else math.inf
-
   def _largest_noise(self) -> float:
     """Finds by bisection how many of the first atoms are linearly independent."""
     if self._smallest_ridge(len(self._order)) > 0:
@@ -161,10 +178,10 @@ class SignalStability:
     low, high = self.size(0.0), min(len(self._starts), self._samples) + 1
     if self._restriction(low).value == 0:
       return 0.0
-    while high - low > 1 and self._start(high - 1) > RESOLUTION * self._start(low):
+    while high - low > 1 and self.start(high - 1) > RESOLUTION * self.start(low):
       middle = min(max(2 * low, 1), (low + high) // 2)
       if is_independent(self._first(middle)):
         low = middle
       else:
         high = middle
-    return self._start(low)
+    return self.start(low)
