@@ -90,7 +90,7 @@ def _dictionary(rng, u, code):
 def _solve(u, beta, x):
   """The solution of the Lasso over unit atoms, or None if the reference is not precise."""
   count = u.shape[1]
-  problem = DenseLasso(u, np.full(count, beta), np.zeros(count, bool), np.ones(len(x)))
+  problem = DenseLasso(u, np.full(count, beta), np.zeros(count, bool), np.ones(len(x)), np.zeros(count))
   solution, violation = problem.solve(x)
   return solution if violation <= SMALL else None
 

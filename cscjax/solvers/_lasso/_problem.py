@@ -396,7 +396,8 @@ def weighted_sum(weights: jax.Array, array: jax.Array, batch_ndim: int) -> jax.A
   shape = (1,) * (array.ndim - weights.ndim) + weights.shape
   if any(size != 1 for size in shape[batch_ndim:]):
     return sum_signals(weights * array, batch_ndim)
-  return weights.reshape(shape[:batch_ndim]) * sum_signals(array, batch_ndim)
+  total = sum_signals(array, batch_ndim)
+  return weights.reshape(shape[:batch_ndim]).astype(total.dtype) * total
 
 
 def per_signal(value: ArrayLike, array: jax.Array) -> jax.Array:
