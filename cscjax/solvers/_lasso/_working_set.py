@@ -17,9 +17,7 @@ from cscjax.solvers._lasso._regularizer import Regularizer, regularizers_of
 from cscjax.solvers._lasso._solver import Solver
 
 SIZES = (256, 1024, 4096)  # of working sets: few, because each is compiled
-SWEEPS = (
-  20  # of coordinate descent in a working set; together they cost about as much as its Gram matrix
-)
+SWEEPS = 20  # of coordinate descent in a working set; they cost about as much as its Gram matrix
 
 
 class WorkingSetState(NamedTuple):
@@ -51,12 +49,9 @@ class WorkingSet(Solver):
 
   The set has 256, 1024 or 4096 atoms, as the support grows, but at most 2 n for signals of n values. A
   code with a larger support converges, too, by descent on one set after the other, but `cscjax.fista`
-  may be faster.
-  Signals of a batch are solved one after the other, which is fast on a CPU. Pass a batch as `x`;
-  `jax.vmap` computes each iteration for sets of all sizes.
-
-  Coordinate descent is sequential: on a GPU, `cscjax.fista` and `cscjax.admm` are usually faster.
-  `cscjax.fista` describes the criteria of `run`.
+  may be faster. Signals of a batch are solved one after the other, which is fast on a CPU. Pass a batch
+  as `x`; `jax.vmap` computes each iteration for sets of all sizes. Coordinate descent is sequential, so
+  that it cannot use a GPU well. `cscjax.fista` describes the criteria of `run`.
 
   The dictionary of the problem must have vectors as signals, as a `MatrixDictionary` and compositions of
   them do. `joint_axes` is not supported.

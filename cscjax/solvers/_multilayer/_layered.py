@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, as_signal, check_one_per_dictionary, join
+from cscjax.dictionaries import Code, Dictionary, as_signal, check_one_per_dictionary, join, with_methods
 from cscjax.ops import common_float, highest_precision, nonnegative_soft_threshold, soft_threshold
 from cscjax.solvers._arguments import as_step
 from cscjax.solvers._callbacks import Callback
@@ -184,7 +184,8 @@ def layered_bp(
   objectives = [jnp.asarray(result.objective) for result in results]
   dtype = common_float(*objectives)
   codes = [result.code for result in results]
-  residuals, support_sizes = layer_statistics(dictionaries, as_signal(dictionaries[0], x), codes)
+  x = as_signal(dictionaries[0], x)
+  residuals, support_sizes = layer_statistics([with_methods(d) for d in dictionaries], x, codes)
   return MultilayerResult(
     codes=codes,
     objective=jnp.stack([objective.astype(dtype) for objective in objectives]),

@@ -9,7 +9,7 @@ from flax import struct
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, as_signal, check_one_per_dictionary, join
+from cscjax.dictionaries import Code, Dictionary, as_signal, check_one_per_dictionary, join, with_methods
 from cscjax.ops import PyTree, expand_rank, nonnegative_soft_threshold, soft_threshold
 from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
 from cscjax.solvers._penalty import as_penalty, magnitudes
@@ -66,7 +66,7 @@ class MultilayerProblem(PyTree):
       if i + 1 < len(dictionaries):  # the parts of the deepest code may differ in shape
         signal = join(code)
     return cls(
-      dictionaries=tuple(dictionaries),
+      dictionaries=tuple(map(with_methods, dictionaries)),
       x=first.in_units(first.x),
       betas=penalties,
       zeros=zeros,
