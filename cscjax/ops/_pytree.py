@@ -22,9 +22,7 @@ class PyTree:
   only the hashes tell them apart, so that `jax.jit` sometimes runs what it has compiled for the other
   class. The structure of a `PyTree` contains its class and the classes of the dataclasses in its fields.
 
-  Args:
-    kw_only: An argument of the class statement: whether the constructor takes keywords only; False by
-      default.
+  The constructor takes keywords only if the class statement says `kw_only=True`.
 
   Example:
     >>> import jax
@@ -44,7 +42,17 @@ class PyTree:
     jax.tree_util.register_pytree_with_keys(cls, cls._flatten, cls._unflatten)
 
   def replace(self, **changes: Any) -> Self:
-    """Returns a copy with other values of some fields, which only `__post_init__` checks, if defined."""
+    """Returns a copy with other values of some fields, which only `__post_init__` checks, if defined.
+
+    Args:
+      **changes: The new values, by the names of the fields.
+
+    Returns:
+      An object of the same class.
+
+    Raises:
+      TypeError: If the object has no field of a name.
+    """
     unknown = changes.keys() - vars(self).keys()
     if unknown:
       raise TypeError(f"{type(self).__name__} has no fields {sorted(unknown)}")

@@ -10,7 +10,6 @@ from cscjax import checks
 from cscjax.ops import compact_repr
 from cscjax.theory._encoder_gap import EncoderGap
 from cscjax.theory._lasso_stability import Stability
-from cscjax.theory._screening import flatten
 
 
 class ClassifierCertificate(NamedTuple):
@@ -77,6 +76,8 @@ def certify_classifier(
     [0 1] [0.4  0.33]
     [0 1] [0.4  0.33]
   """
+  from cscjax.theory._screening import flatten  # on demand, as in `stability`
+
   certificate = found.stability if isinstance(found, EncoderGap) else found
   parts, batch = jax.tree.leaves(certificate.code), np.shape(certificate.nonzeros)
   codes = flatten(parts, parts, batch)
