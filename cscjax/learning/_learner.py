@@ -282,5 +282,5 @@ def _replicated(function: Callable[..., Any], images: Images, *others: Any) -> A
     lambda _, *arguments: function(*arguments),
     *(images.stacks[0], images, *others),
     batch_ndim=1,
-    layout="replicated",
+    layout=-1,
   )

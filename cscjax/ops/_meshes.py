@@ -54,9 +54,9 @@ def shard_batch(
     x: Array whose first `batch_ndim` axes are batch axes.
     *others: Further arguments of the function, pytrees of arrays.
     batch_ndim: Number of batch axes of `x`.
-    layout: Position of the batch axes in the result: the number of axes before them, or "replicated" for
-      a result without batch axes. For a result of several parts, a pytree prefix of such values; or a
-      function that returns it, which is called only on such a mesh.
+    layout: Position of the batch axes in the result: the number of axes before them, or -1 for a result
+      without batch axes. For a result of several parts, a pytree prefix of such values; or a function
+      that returns it, which is called only on such a mesh.
 
   Returns:
     The result of `function(x, *others)`.
@@ -79,7 +79,7 @@ def shard_batch(
   batch = types[0].sharding.spec[:batch_ndim]
 
   def sharding(before: Any) -> NamedSharding:
-    spec = () if before == "replicated" else (*[None] * before, *batch)
+    spec = () if before == -1 else (*[None] * before, *batch)
     return NamedSharding(mesh, PartitionSpec(*spec))
 
   out_sharding = jax.tree.map(sharding, layout() if callable(layout) else layout)

@@ -13,9 +13,9 @@ class PyTree:
   """The base class of frozen dataclasses that are pytrees, such as dictionaries, problems and solvers.
 
   The annotated fields of a subclass are the arguments of its constructor. A field is static if it is
-  declared with `flax.struct.field(pytree_node=False)`, or if its value is a string. JAX rebuilds an
-  object without calling its constructor, which may therefore check and convert its arguments: the leaves
-  of a gradient or of a shape need not be valid arguments.
+  declared with `flax.struct.field(pytree_node=False)`. JAX rebuilds an object without calling its
+  constructor, which may therefore check and convert its arguments: the leaves of a gradient or of a
+  shape need not be valid arguments.
 
   Use this class instead of `flax.struct.PyTreeNode` and `jax.tree_util.register_dataclass`. In jaxlib
   0.10 to 0.12 at least, the structures of objects of two such classes are equal if their fields are, and
@@ -27,10 +27,11 @@ class PyTree:
   Example:
     >>> import jax
     >>> import jax.numpy as jnp
+    >>> from flax import struct
     >>> from cscjax import ops
     >>> class Scale(ops.PyTree):
     ...   factor: jax.Array
-    ...   axis: str = "x"
+    ...   axis: str = struct.field(pytree_node=False, default="x")
     >>> scale = Scale(jnp.float32(2))
     >>> jax.tree.map(lambda a: 3 * a, scale).replace(axis="y")
     Scale(factor=Array(6., dtype=float32), axis='y')
@@ -65,15 +66,16 @@ class PyTree:
   def _flatten(self) -> tuple[Any, Any]:
     fields = dataclasses.fields(self)  # pyright: ignore[reportArgumentType]
     values = {field.name: getattr(self, field.name) for field in fields}
-    static = {
-      field.name
-      for field in fields
-      if not field.metadata.get("pytree_node", True) or isinstance(values[field.name], str)
-    }
+    static = {field.name for field in fields if self._is_static(field, values[field.name])}
     names = tuple(name for name in values if name not in static)
     children = [(jax.tree_util.GetAttrKey(name), values[name]) for name in names]
     classes = tuple(_classes([values[name] for name in names]))
     return children, (names, tuple((k, v) for k, v in values.items() if k in static), classes)
+
+  @staticmethod
+  def _is_static(field: dataclasses.Field, value: Any) -> bool:
+    del value
+    return not field.metadata.get("pytree_node", True)
 
   @classmethod
   def _unflatten(

@@ -89,6 +89,14 @@ def test_every_class_of_the_package_is_told_apart_by_jax():
   assert names <= {"TrainState", "EpochMetrics"}
 
 
+def test_leaves_may_be_labels():
+  """Optax takes a tree of strings to say which leaves get which optimizer."""
+  dictionary = cscjax.MaskedDictionary(cscjax.ConvDictionary(jnp.ones((3, 1, 2))), jnp.ones(1))
+  labels = jax.tree.map(lambda _: "frozen", dictionary)
+  assert jax.tree.leaves(labels) == ["frozen", "frozen"]
+  assert _structure(labels) == _structure(dictionary)
+
+
 def test_copies_are_checked():
   total = Sum((jnp.ones(2),))
   assert total.replace(weight=2.0).weight == 2

@@ -259,7 +259,7 @@ def test_a_tolerance_means_the_same_for_all_solvers(solver, case):
   problem, minimum = _photograph(case)
   dictionary = cscjax.ConvDictionary(jnp.asarray(problem.filters), padding="CIRCULAR")
   result = SOLVERS[solver](
-    dictionary, problem.x, problem.beta, tolerance=1e-3, max_iterations=20000, record=()
+    dictionary, problem.x, problem.beta, tolerance=1e-3, max_iterations=40000, record=()
   )
   assert np.all(result.converged)
   # The independent objective places atoms by their first tap, a ConvDictionary by their middle.

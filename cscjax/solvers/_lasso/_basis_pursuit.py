@@ -183,7 +183,7 @@ def basis_pursuit(
     lambda _, *arguments: _pursue(*arguments, max_iterations=max_iterations),
     *(problem.x, problem, noise, jnp.asarray(tolerance, problem.unit.dtype)),
     batch_ndim=len(batch),
-    layout=BasisPursuitResult._make((0, 0, 0, "replicated", 0)),
+    layout=BasisPursuitResult._make((0, 0, 0, -1, 0)),
   )
 
 

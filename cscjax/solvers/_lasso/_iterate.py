@@ -197,9 +197,9 @@ def _layout(solver: "Solver", problem: Lasso) -> SolverResult:
     lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), (solver, problem)
   )
   state = jax.tree.map(
-    lambda leaf: 0 if leaf.shape[: len(batch)] == batch else "replicated", _init.eval_shape(*shapes)
+    lambda leaf: 0 if leaf.shape[: len(batch)] == batch else -1, _init.eval_shape(*shapes)
   )
-  return SolverResult._make((0, 1, "replicated", 0, 0, 1, 1, 1, state))
+  return SolverResult._make((0, 1, -1, 0, 0, 1, 1, 1, state))
 
 
 def _cut(result: SolverResult) -> SolverResult:

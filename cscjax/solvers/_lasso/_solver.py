@@ -1,6 +1,7 @@
 """The base class of the one-layer solvers: pure functions of a state, and the method that runs them."""
 
 import abc
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -67,6 +68,10 @@ class Solver(PyTree, abc.ABC):
   _searches_step = False
   # Number of iterations between two tests of a tolerance: a test may cost as much as an iteration.
   _test_period = TEST_PERIOD
+
+  @staticmethod
+  def _is_static(field: dataclasses.Field, value: Any) -> bool:
+    return PyTree._is_static(field, value) or isinstance(value, str)  # such as step="adaptive"
 
   @abc.abstractmethod
   def init(self, problem: Lasso, code: Code | None = None) -> Any:

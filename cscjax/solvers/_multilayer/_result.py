@@ -52,7 +52,7 @@ class MultilayerResult(NamedTuple):
     return compact_repr(self, traces=("gap",))
 
 
-RESULT_LAYOUT = MultilayerResult._make((0, 1, "replicated", 0, 0, 1, 1, 1))
+RESULT_LAYOUT = MultilayerResult._make((0, 1, -1, 0, 0, 1, 1, 1))
 """Positions of the batch axes, for `cscjax.ops.shard_batch`."""
 
 
