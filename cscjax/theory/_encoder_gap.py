@@ -163,6 +163,7 @@ def encoder_gap(
     [0.1, 0.247, inf]
   """
   found = stability(dictionary, x, beta, code, nonnegative=nonnegative)
+  # On demand, as in `stability`: these modules import SciPy's sparse arrays.
   from cscjax.theory._planted import UnitAtoms, babel, representative_atoms
   from cscjax.theory._restricted import float64_on_host
 
