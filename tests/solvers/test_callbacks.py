@@ -1,6 +1,7 @@
 """Tests of callbacks, progress bars and the ends of traces."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import cscjax
+from cscjax import solvers
 from tests.solvers.problems import dense
 
 CRITERIA = ("objective", "gradient_mapping")
@@ -194,7 +196,7 @@ def test_a_progress_bar_for_each_run(capfd):
   run = functools.partial(cscjax.fista, problem.dictionary, beta=0.2, progress=True)
   result = run(problem.x, tolerance=1e-3, max_iterations=500)
   bar = capfd.readouterr().err.strip().splitlines()[-1].split("\r")[-1]
-  assert bar.startswith("FISTA: ")
+  assert bar.startswith("fista: ")
   assert f"{int(result.iterations)}/500" in bar
   assert f"objective {float(result.objective[-1]):.4g}" in bar
   for _ in range(2):
@@ -206,6 +208,31 @@ def test_a_progress_bar_for_each_run(capfd):
   run(problem.x, iterations=0)
   cscjax.fista(problem.dictionary, problem.x, 0.2)
   assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_the_title_of_a_bar_is_what_was_called(capfd):
+  """It is the name of the function or of the solver, or the title that was given."""
+  problem = dense(1)
+  options = {"iterations": 2, "progress": True}
+  for name in ("ista", "fista", "admm"):
+    getattr(cscjax, name)(problem.dictionary, problem.x, 0.2, **options)
+    assert {line.split(":")[0] for line in _bars(capfd)} == {name}
+  lasso = cscjax.Lasso(problem.dictionary, problem.x, 0.2)
+  for solver in (solvers.ISTA(), solvers.FISTA(), solvers.ADMM(), solvers.WorkingSet()):
+    solver.run(lasso, **options)
+    assert {line.split(":")[0] for line in _bars(capfd)} == {type(solver).__name__}
+  solvers.FISTA().run(lasso, iterations=2, progress="the first")
+  assert {line.split(":")[0] for line in _bars(capfd)} == {"the first"}
+  dictionaries, x = two_layers()
+  for name in ("layered_bp", "ml_ista", "ml_fista", "ml_bp"):
+    getattr(cscjax, name)(dictionaries, x, [0.1, 0.1], **options)
+    assert {line.split(":")[0] for line in _bars(capfd)} == {name}
+
+
+def _bars(capfd):
+  jax.effects_barrier()
+  return [line for line in re.split(r"[\r\n]", capfd.readouterr().err) if line.strip()]
 
 
 def test_a_bar_begins_anew_after_an_interrupted_run(capfd):
