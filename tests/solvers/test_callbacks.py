@@ -10,7 +10,7 @@ import pytest
 
 import cscjax
 from cscjax import solvers
-from tests.solvers.problems import dense
+from tests.solvers.problems import dense, period_of, working_set
 
 CRITERIA = ("objective", "gradient_mapping")
 RUNS = {
@@ -20,6 +20,8 @@ RUNS = {
   "fista, unfinished": (cscjax.fista, {"step": "adaptive", "tolerance": 0.0, "max_iterations": 14}),
   "admm": (cscjax.admm, {"iterations": 12}),
   "admm, gap": (cscjax.admm, {"tolerance": 1e-3, "stop": "gap", "max_iterations": 317}),
+  "working set": (working_set, {"iterations": 12}),
+  "working set, unfinished": (working_set, {"tolerance": 0.0, "max_iterations": 4}),
 }
 
 
@@ -52,7 +54,8 @@ def test_a_callback_gets_values_of_the_traces(x64, name):
   np.testing.assert_array_equal(result.iterations, plain.iterations)
   np.testing.assert_allclose(result.code, plain.code, rtol=1e-12, atol=1e-14)
   done = int(plain.iterations)
-  numbers = [*range(10, done, 10), done]
+  period = period_of(solve) if "tolerance" in arguments else 10
+  numbers = [*range(period, done, period), done]
   assert [stats.iteration for stats in history] == numbers
   assert [stats.is_last for stats in history] == [False] * (len(numbers) - 1) + [True]
   for stats in history:  # `x64` is that of this thread; JAX calls back from others, in float32
@@ -65,7 +68,7 @@ def test_a_callback_gets_values_of_the_traces(x64, name):
     np.testing.assert_array_equal(ever, result.converged)
 
 
-@pytest.mark.parametrize("solve", [cscjax.ista, cscjax.fista, cscjax.admm])
+@pytest.mark.parametrize("solve", [cscjax.ista, cscjax.fista, cscjax.admm, working_set])
 def test_without_callbacks_the_program_has_none(solve, monkeypatch):
   problem = dense(1)
 
@@ -259,7 +262,7 @@ def test_a_bar_begins_anew_after_an_interrupted_run(capfd):
     "a bar by number": ("progress", {"progress": 1}),
   }.values(),
 )
-@pytest.mark.parametrize("solve", [cscjax.admm, cscjax.ista])
+@pytest.mark.parametrize("solve", [cscjax.admm, cscjax.ista, working_set])
 def test_bad_arguments(solve, name, arguments):
   problem = dense(1)
   with pytest.raises(ValueError, match=rf"^{name}: expected .*got"):
