@@ -10,7 +10,7 @@ import scipy.fft
 import sklearn.datasets
 
 import cscjax
-from tests.solvers.problems import augmented, convolutional, dense
+from tests.solvers.problems import augmented, convolutional, dense, working_set
 
 PROBLEMS = {
   "dense": lambda: dense(0),
@@ -24,6 +24,7 @@ CONVERGED = {
   ),
   "ista_fixed": functools.partial(cscjax.ista, iterations=5000, differentiate="implicit"),
   "admm": functools.partial(cscjax.admm, tolerance=1e-12, max_iterations=20000),
+  "working_set": functools.partial(working_set, tolerance=1e-12),
 }
 
 
@@ -63,6 +64,7 @@ def moved(arguments, direction, h):
     pytest.param("fista_adaptive", "circular", marks=pytest.mark.slow),
     pytest.param("ista_fixed", "dense", marks=pytest.mark.slow),
     pytest.param("admm", "augmented", marks=pytest.mark.slow),
+    pytest.param("working_set", "dense", marks=pytest.mark.slow),
   ],
 )
 @pytest.mark.parametrize(

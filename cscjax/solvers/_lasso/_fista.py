@@ -5,6 +5,7 @@ from typing import Any
 
 from jax.typing import ArrayLike
 
+from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
 from cscjax.solvers._callbacks import Callback
@@ -162,7 +163,7 @@ def ista(
     record=record,
     differentiate=differentiate,
     callback=callback,
-    progress=progress,
+    progress=checks.boolean("progress", progress) and "ista",
   )
 
 
@@ -324,7 +325,7 @@ def fista(
     record=record,
     differentiate=differentiate,
     callback=callback,
-    progress=progress,
+    progress=checks.boolean("progress", progress) and "fista",
   )
 
 

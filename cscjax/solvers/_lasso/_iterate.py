@@ -111,7 +111,7 @@ class Loop(NamedTuple):
     record: Sequence[str],
     differentiate: Differentiate | None,
     callback: Callback | None,
-    progress: bool,
+    progress: bool | str,
     *,
     name: str,
     searches_step: bool,

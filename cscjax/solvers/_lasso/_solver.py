@@ -123,7 +123,7 @@ class Solver(PyTree, abc.ABC):
     record: Sequence[str] = ("objective",),
     differentiate: Differentiate | None = None,
     callback: Callback | None = None,
-    progress: bool = False,
+    progress: bool | str = False,
   ) -> SolverResult:
     """Runs the solver for a number of iterations, or to a tolerance.
 
@@ -156,7 +156,7 @@ class Solver(PyTree, abc.ABC):
       callback: A function that is called with an `IterationStats` after every 10 iterations and after
         the last one; with a tolerance, whenever the criterion is computed.
       progress: Whether to show a progress bar on stderr. This needs tqdm, which the extra `progress`
-        installs.
+        installs. A string is the title of the bar, instead of the name of the solver.
 
     Returns:
       A `SolverResult`: the code, the traces that were recorded, whether the solver converged or
