@@ -15,7 +15,6 @@ from cscjax import theory
 from cscjax.theory import _groups, _restricted, _signal_stability
 from cscjax.theory._screening import FlatProblems
 from cscjax.theory._signal_stability import SignalStability
-from tests import references
 from tests.theory.lasso_reference import SMALL, DenseLasso
 from tests.theory.stability_cases import CASES, make_case
 
