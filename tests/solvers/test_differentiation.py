@@ -105,6 +105,26 @@ def test_implicit_is_the_limit_of_unrolled(x64):
   assert np.linalg.norm(gradients["implicit"]) > 1e-3
 
 
+def test_a_searched_step_can_be_unrolled(x64):
+  """No gradient flows through the step, and the derivative converges to that of the solution."""
+  weights, arguments, _ = case("dense")
+  unrolled, implicit = (
+    jax.jit(jax.grad(functools.partial(loss, solve, weights), argnums=1))(*arguments)
+    for solve in (
+      functools.partial(cscjax.fista, iterations=600, step="adaptive", restart=True),
+      CONVERGED["fista_adaptive"],
+    )
+  )
+  np.testing.assert_allclose(unrolled, implicit, rtol=1e-5, atol=1e-7)
+  assert np.linalg.norm(unrolled) > 1e-2
+
+  def code(x):
+    solved = cscjax.fista(arguments[0], x, 0.3, iterations=5, step="backtracking")
+    return jnp.sum(solved.code)
+
+  np.testing.assert_array_equal(jax.grad(code)(jnp.zeros(8)), 0)  # and not NaN
+
+
 @pytest.mark.parametrize(
   "iterations", [0, 1, 17, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 7, 16))]
 )

@@ -240,7 +240,6 @@ def test_bad_arguments(solve, name, arguments):
     (cscjax.fista, "step", {"step": "armijo"}),
     (cscjax.ista, "step", {"step": -1.0}),
     (cscjax.fista, "step", {"step": np.ones(8)}),
-    (cscjax.fista, "differentiate", {"step": "adaptive", "differentiate": "unrolled"}),
     (cscjax.admm, "rho", {"rho": 0.0}),
     (cscjax.admm, "rho", {"rho": np.ones(2)}),
     (cscjax.admm, "relaxation", {"relaxation": 2.0}),
