@@ -1,4 +1,4 @@
-"""The loops that run a solver, for a number of iterations or to a tolerance; traces and derivatives."""
+"""Runs a solver for a number of iterations or to a tolerance; criteria, traces and derivatives."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -15,17 +14,11 @@ from cscjax import checks
 from cscjax.dictionaries import Code
 from cscjax.ops import compact_repr, shard_batch, vary_alike
 from cscjax.solvers._arguments import iteration_limit
-from cscjax.solvers._callbacks import (
-  TEST_PERIOD,
-  Callback,
-  as_callbacks,
-  iteration_numbers,
-  report,
-  report_periodically,
-)
+from cscjax.solvers._callbacks import TEST_PERIOD, Callback, as_callbacks
 from cscjax.solvers._lasso._algorithm import STOPS, Algorithm, Stop, StoppingCriteria
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
 from cscjax.solvers._lasso._problem import Lasso, per_signal
+from cscjax.solvers._loops import FROM_START, Test, Trace, cut_traces, repeat, repeat_until
 
 if TYPE_CHECKING:
   from cscjax.solvers._lasso._solver import Solver
@@ -165,7 +158,7 @@ def solve(
   )
   if loop.callbacks and not checks.is_traced(result):
     jax.effects_barrier()
-  return result if tolerance is None else _cut(result)
+  return result if tolerance is None else cut_traces(result, RECORDS)
 
 
 @jax.jit
@@ -196,25 +189,6 @@ def _layout(solver: "Solver", problem: Lasso) -> SolverResult:
     lambda leaf: 0 if leaf.shape[: len(batch)] == batch else -1, _init.eval_shape(*shapes)
   )
   return SolverResult._make((0, 1, -1, 0, 0, 1, 1, 1, state))
-
-
-def _cut(result: SolverResult) -> SolverResult:
-  """Cuts the traces of a result to the iterations that were run, unless their number is traced."""
-  traces = {name: getattr(result, name) for name in RECORDS if getattr(result, name) is not None}
-  if not traces or checks.is_traced((result.iterations, traces)):
-    return result
-  lengths = {name: int(result.iterations) + (name not in STOPS) for name in traces}
-  return result._replace(**{name: first_values(trace, lengths[name]) for name, trace in traces.items()})
-
-
-def first_values(trace: jax.Array, length: int) -> jax.Array:
-  """Returns the first values of a trace, with its sharding."""
-  if length == len(trace):
-    return trace
-  if not trace.is_fully_addressable:
-    return trace[:length]
-  # On the host, because slicing an array of JAX compiles a program for each length.
-  return jax.device_put(np.asarray(trace)[:length], trace.sharding)
 
 
 @partial(jax.jit, static_argnames="loop")
@@ -258,42 +232,42 @@ def _run(
   criteria = StoppingCriteria(problem, algorithm)
   recorded = [name for name in STOPS if name in loop.record]
 
-  def values(names: Sequence[str], state: Any, measured: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    functions = {
-      "objective": lambda: problem.in_squared_scale(algorithm.objective(state)),
-      "support_size": lambda: _support_size(problem, algorithm.solution(state)[0]),
-    }
-    functions |= {name: lambda value=value: value for name, value in measured.items()}
-    found = {name: functions[name]() for name in names}
-    return {k: v if k == "support_size" else v.astype(problem.x.dtype) for k, v in found.items()}
+  def objective(state: Any) -> jax.Array:
+    return problem.in_squared_scale(algorithm.objective(state)).astype(problem.x.dtype)
 
-  record = partial(values, loop.record)
-  followed = partial(values, ("objective", loop.stop))  # what callbacks are called with
+  def record(state: Any, measured: dict[str, jax.Array]) -> Trace:
+    values = {name: value.astype(problem.x.dtype) for name, value in measured.items()}
+    if "objective" in loop.record:
+      values["objective"] = objective(state)
+    if "support_size" in loop.record:
+      values["support_size"] = _support_size(problem, algorithm.solution(state)[0])
+    return values
 
-  def advance(carry: Any, iteration: jax.Array | None) -> tuple[Any, dict[str, jax.Array]]:
+  def step(carry: Any) -> tuple[Any, Trace, Test]:
     state, best = carry
     state, aux = algorithm.advance(state)
     best, measured = criteria(recorded, state, aux, best)
-    if iteration is not None:
 
-      def measure() -> tuple[jax.Array, jax.Array]:
-        found = followed(state, criteria((loop.stop,), state, aux, best)[1])
-        return found["objective"], found[loop.stop]
+    def test() -> tuple[Any, jax.Array, jax.Array]:
+      new_best, tested = criteria((loop.stop,), state, aux, best)
+      return (state, new_best), objective(state), tested[loop.stop]
 
-      report_periodically(loop.callbacks, iteration, loop.iterations, measure)
-    return (state, best), record(state, measured)
+    return (state, best), record(state, measured), test
 
-  start = algorithm.state
-  first = record(start, dict.fromkeys(STOPS, criteria.unknown))
-  converged, done = None, jnp.asarray(loop.iterations, jnp.int32)
+  first = record(algorithm.state, dict.fromkeys(recorded, criteria.unknown))
+  start = (algorithm.state, criteria.lowest)
   if tolerance is None:
-    (state, _), trace = _scan(advance, (start, criteria.lowest), loop)
+    scan = _scan_in_segments if loop.differentiate == "remat" else partial(lax.scan, unroll=UNROLL)
+    (state, _), trace = repeat(step, start, loop.iterations, loop.callbacks, scan)
+    converged, done = None, jnp.asarray(loop.iterations, jnp.int32)
   else:
-    state, trace, done, converged = _while_loop(
-      *(algorithm, criteria, record, followed, first, tolerance, loop)
+    (state, _), trace, done, converged = repeat_until(
+      *(step, start, first, tolerance, loop.iterations, loop.callbacks, loop.test_period),
+      unconverged=jnp.zeros_like(criteria.unknown, bool),
+      unroll=UNROLL,
     )
   trace = {
-    name: values if name in STOPS else jnp.concatenate([first[name][None], values])
+    name: jnp.concatenate([first[name][None], values]) if name in FROM_START else values
     for name, values in trace.items()
   }
   return SolverResult(
@@ -325,87 +299,25 @@ def _zero_where(zero: jax.Array, tree: Any) -> Any:
   return jax.tree.map(lambda a: jnp.where(per_signal(zero, a), 0, a), tree)
 
 
-def _scan(
-  advance: Callable[[Any, jax.Array | None], tuple[Any, Any]], state: Any, loop: Loop
-) -> tuple[Any, dict[str, jax.Array]]:
-  """Scans the iterations; with "remat", in about sqrt(n) segments, of which only the starts are kept."""
-  numbers = iteration_numbers(loop.callbacks, loop.iterations)
-  if loop.differentiate != "remat" or loop.iterations < 2:
-    return lax.scan(advance, state, numbers, length=loop.iterations, unroll=UNROLL)
-  length = math.isqrt(loop.iterations)
-  count, rest = divmod(loop.iterations, length)
+def _scan_in_segments(
+  body: Callable[[Any, Any], tuple[Any, Any]], state: Any, numbers: jax.Array | None, length: int
+) -> tuple[Any, Trace]:
+  """Scans in about sqrt(n) segments, of which the backward pass keeps only the starts."""
+  if length < 2:
+    return lax.scan(body, state, numbers, length=length)
+  size = math.isqrt(length)
+  count, rest = divmod(length, size)
 
   @jax.checkpoint
-  def segment(state: Any, numbers: jax.Array | None) -> tuple[Any, Any]:
-    return lax.scan(jax.checkpoint(advance), state, numbers, length=length)
+  def segment(state: Any, numbers: jax.Array | None) -> tuple[Any, Trace]:
+    return lax.scan(jax.checkpoint(body), state, numbers, length=size)
 
-  whole = None if numbers is None else numbers[: count * length].reshape(count, length)
-  others = None if numbers is None else numbers[count * length :]
+  whole = None if numbers is None else numbers[: count * size].reshape(count, size)
+  others = None if numbers is None else numbers[count * size :]
   state, trace = lax.scan(segment, state, whole, length=count)
-  trace = jax.tree.map(lambda v: v.reshape(count * length, *v.shape[2:]), trace)
-  state, tail = lax.scan(jax.checkpoint(advance), state, others, length=rest)
+  trace = jax.tree.map(lambda v: v.reshape(count * size, *v.shape[2:]), trace)
+  state, tail = lax.scan(jax.checkpoint(body), state, others, length=rest)
   return state, jax.tree.map(lambda *parts: jnp.concatenate(parts), trace, tail)
-
-
-def _while_loop(
-  algorithm: Algorithm,
-  criteria: StoppingCriteria,
-  record: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]],
-  followed: Callable[[Any, dict[str, jax.Array]], dict[str, jax.Array]],
-  first: dict[str, jax.Array],
-  tolerance: jax.Array,
-  loop: Loop,
-) -> tuple[Any, dict[str, jax.Array], jax.Array, jax.Array]:
-  """Iterates until the criterion of each signal has been within the tolerance, or is NaN.
-
-  The body of the loop runs `test_period` iterations and tests the last one: a GPU returns the condition
-  of the loop to the host each time, which takes about as long as an iteration of most solvers.
-
-  Returns:
-    The last state, the traces, the number of iterations, and which signals converged.
-  """
-  recorded = [name for name in STOPS if name in loop.record]
-  tested = [name for name in STOPS if name == loop.stop or name in loop.record]
-  traces = jax.tree.map(lambda v: jnp.zeros_like(v, shape=(loop.iterations, *v.shape)), first)
-  false = jnp.zeros_like(criteria.unknown, bool)
-
-  def advance(names: Sequence[str], k: ArrayLike, carry: Any) -> tuple[Any, dict[str, jax.Array]]:
-    state, best, traces = carry
-    state, aux = algorithm.advance(state)
-    best, measured = criteria(names, state, aux, best)
-    values = record(state, measured)
-    return (state, best, jax.tree.map(lambda trace, v: trace.at[k].set(v), traces, values)), measured
-
-  def unfinished(carry: Any) -> jax.Array:
-    k, _, converged, broken = carry
-    return (k < loop.iterations) & ~jnp.all(converged | broken)
-
-  def period(length: int, carry: Any) -> Any:
-    k, carry, converged, _ = carry
-    carry = lax.fori_loop(
-      0, length - 1, lambda i, carry: advance(recorded, k + i, carry)[0], carry, unroll=UNROLL
-    )
-    carry, measured = advance(tested, k + length - 1, carry)
-    value = measured[loop.stop]
-    new = (k + length, carry, converged | (value <= tolerance), jnp.isnan(value))
-    if loop.callbacks:
-      found = followed(carry[0], measured)
-      report(loop.callbacks, new[0], found["objective"], found[loop.stop], ~unfinished(new))
-    return new
-
-  carry = (0, (algorithm.state, criteria.lowest, traces), false, false)
-  periods, rest = divmod(loop.iterations, loop.test_period)
-  if periods:
-    carry = lax.while_loop(
-      lambda carry: unfinished(carry) & (carry[0] < periods * loop.test_period),
-      partial(period, loop.test_period),
-      carry,
-    )
-  if rest:
-    carry = lax.cond(unfinished(carry), partial(period, rest), lambda carry: carry, carry)
-  done, (state, _, traces), converged, _ = carry
-  index = jnp.minimum(jnp.arange(loop.iterations), done - 1)
-  return state, jax.tree.map(lambda trace: trace[index], traces), jnp.int32(done), converged
 
 
 def _diverged(problem: Lasso, algorithm: Algorithm, state: Any) -> jax.Array:
