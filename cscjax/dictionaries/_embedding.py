@@ -9,10 +9,12 @@ from jax.tree_util import Partial
 
 from cscjax import checks
 from cscjax.dictionaries._base import Code, Dictionary
-from cscjax.ops import at_least_float32, common_float
+from cscjax.ops import at_least_float32, common_float, expand_rank
 
 Margins = tuple[tuple[int, int], ...]
 RidgeInverse = Callable[[jax.Array], Partial]
+
+_SMALL_BLOCK = 16  # largest block [C, C] whose products with spectra are faster as sums than as products
 
 
 def same(array: Any) -> Any:
@@ -117,7 +119,10 @@ def _product(blocks: jax.Array, array: jax.Array) -> jax.Array:
   axes = tuple(range(-blocks.ndim + 1, -1))
   sizes = [array.shape[axis] for axis in axes]
   spectrum = jnp.fft.rfftn(array, axes=axes)
-  product = jnp.einsum("...c,...cd->...d", spectrum, blocks)
+  if blocks.shape[-1] <= _SMALL_BLOCK:
+    product = jnp.sum(spectrum[..., None] * expand_rank(blocks, spectrum.ndim + 1), axis=-2)
+  else:
+    product = jnp.einsum("...c,...cd->...d", spectrum, blocks)
   return jnp.fft.irfftn(product, s=sizes, axes=axes)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cscjax import ops
+from cscjax.dictionaries._atoms import code_size, synthesized_atoms
 from cscjax.dictionaries._base import Dictionary, floating_type, to_matrix
 from cscjax.dictionaries._circulant import largest_eigenvalue
 
@@ -18,14 +19,16 @@ FAILURE_PROBABILITY = 1e-6  # probability, over the random start, that a certifi
 
 def is_small(dictionary: Dictionary, shape: tuple[int, ...]) -> bool:
   """Whether a signal or its code is so small that the matrix of the dictionary gives L exactly."""
-  signal = jax.ShapeDtypeStruct(shape, floating_type(dictionary, shape))
-  code = jax.tree.leaves(jax.eval_shape(dictionary.analysis, signal))
-  return min(math.prod(shape), sum(math.prod(part.shape) for part in code)) <= DENSE_SIZE
+  return min(math.prod(shape), code_size(dictionary, shape)) <= DENSE_SIZE
 
 
 def dense_constant(dictionary: Dictionary, shape: tuple[int, ...]) -> jax.Array:
-  """Computes L from the matrix of the dictionary."""
-  return largest_gram_eigenvalue(to_matrix(dictionary, shape))
+  """Computes L from the matrix of the dictionary, or from its transpose if codes are small."""
+  size = code_size(dictionary, shape)
+  if math.prod(shape) <= size:
+    return largest_gram_eigenvalue(to_matrix(dictionary, shape))
+  atoms = synthesized_atoms(dictionary, shape, jnp.arange(size))
+  return largest_gram_eigenvalue(atoms.reshape(size, -1))
 
 
 def largest_gram_eigenvalue(matrix: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ import jax
 import optax
 from jax.typing import ArrayLike
 
+from cscjax import checks
 from cscjax.learning._learner import DEFAULT_OPTIMIZER, DictionaryLearner
 from cscjax.learning._loop import LearningResult
 from cscjax.learning._steps import LearningState
@@ -157,5 +158,5 @@ def learn_dictionary(
     key=key,
     state=state,
     callback=callback,
-    progress=progress,
+    progress=checks.boolean("progress", progress) and "learn_dictionary",
   )

@@ -153,7 +153,7 @@ class DictionaryLearner(PyTree, kw_only=True):
     key: jax.Array | None = None,
     state: LearningState | None = None,
     callback: Callback | None = None,
-    progress: bool = False,
+    progress: bool | str = False,
   ) -> LearningResult:
     """Runs steps on minibatches that are drawn from the images, in one compiled loop.
 
@@ -171,7 +171,8 @@ class DictionaryLearner(PyTree, kw_only=True):
       key: Random key of the initial atoms and the minibatches; `jax.random.key(0)` if None.
       state: The state of an earlier step or result from which to continue. It replaces `init` and `key`.
       callback: A function that is called with a `cscjax.IterationStats` after each step.
-      progress: Whether to show a progress bar on stderr, which needs the extra `progress`.
+      progress: Whether to show a progress bar on stderr, which needs the extra `progress`. A string is
+        its title, instead of the name of the class.
 
     Returns:
       A `LearningResult`.
@@ -185,7 +186,7 @@ class DictionaryLearner(PyTree, kw_only=True):
     batch_size = stacked.count if batch_size is None else checks.positive_int("batch_size", batch_size)
     if batch_size > stacked.count:
       checks.fail("batch_size", batch_size, f"at most the number of images, {stacked.count}")
-    callbacks = as_callbacks(callback, progress, "learn_dictionary", count, period=1)
+    callbacks = as_callbacks(callback, progress, type(self).__name__, count, period=1)
     if state is None:
       state = self._start(stacked, init, key)
     elif init is not None or key is not None:

@@ -55,14 +55,18 @@ Callback = Callable[[IterationStats], Any]
 
 
 def as_callbacks(
-  callback: Callback | None, progress: bool, name: str, iterations: int, period: int = TEST_PERIOD
+  callback: Callback | None,
+  progress: bool | str,
+  name: str,
+  iterations: int,
+  period: int = TEST_PERIOD,
 ) -> tuple[Callback, ...]:
   """Checks the arguments `callback` and `progress`, and returns the functions to call.
 
   Args:
     callback: The function of the caller, or None.
-    progress: Whether to add a progress bar on stderr.
-    name: The description of the bar.
+    progress: Whether to add a progress bar on stderr; a string is its title.
+    name: The title of the bar if `progress` is True.
     iterations: The largest number of iterations.
     period: Number of iterations between two calls.
 
@@ -71,8 +75,9 @@ def as_callbacks(
     arguments give equal tuples.
 
   Raises:
-    ValueError: If `callback` is not a hashable function, or `progress` is not a boolean.
-    MissingExtraError: If `progress` is True and tqdm is not installed.
+    ValueError: If `callback` is not a hashable function, or `progress` is neither a boolean nor a
+      string.
+    MissingExtraError: If a bar is to be shown and tqdm is not installed.
 
   Example:
     >>> from cscjax.solvers import as_callbacks
@@ -82,8 +87,9 @@ def as_callbacks(
     (<built-in function print>,)
   """
   callbacks = ()
-  if checks.boolean("progress", progress):
-    callbacks = (_bar(name, iterations, min(period, iterations)),)
+  title = progress if isinstance(progress, str) else checks.boolean("progress", progress) and name
+  if title:
+    callbacks = (_bar(title, iterations, min(period, iterations)),)
   if callback is None:
     return callbacks
   if not callable(callback):
@@ -159,7 +165,7 @@ def report_periodically(
 
 
 @functools.cache  # one object for equal arguments, so that calls share a compiled loop
-def _bar(name: str, iterations: int, first: int) -> Callback:
+def _bar(title: str, iterations: int, first: int) -> Callback:
   """Returns a callback that shows a tqdm bar for each run; `first` is the first iteration reported."""
   with needs("progress", "progress=True needs tqdm"):
     from tqdm import tqdm
@@ -172,7 +178,7 @@ def _bar(name: str, iterations: int, first: int) -> Callback:
       if stats.iteration == first and (bar is None or bar.n > first):
         if bar is not None:  # the bar of a run that was interrupted
           bar.close()
-        bar = tqdm(desc=name, total=iterations, initial=first, dynamic_ncols=True)
+        bar = tqdm(desc=title, total=iterations, initial=first, dynamic_ncols=True)
       if bar is None:  # an element of `vmap` that goes on after another has stopped
         return
       residual = "" if stats.residual is None else f", residual {np.max(stats.residual):.1e}"

@@ -66,7 +66,43 @@ sum at least `rho b^2` for the smallest ridge rho in S, so that
     b^2 <= min(a ||e|| / s^2, a (||e|| - a) / rho).
 
 The largest value for a in 0..||e|| gives `b <= ||e|| sqrt(s^2 - rho) / s^2` if `s^2 > 2 rho`, and
-`b <= ||e|| / (2 sqrt(rho))` otherwise.
+`b <= ||e|| / (2 sqrt(rho))` otherwise. The latter needs no singular value: it is proved also where s is
+only estimated. If a ridge is on some atoms only, let v be their coefficients, u the others, `sigma` the
+smallest singular value of the atoms of u, and L a bound on the spectral norm of those of v. Then
+`||D (u, v)|| >= sigma ||u|| - L ||v||`, so that s^2 is at least the smallest eigenvalue of the quadratic
+form `(sigma ||u|| - L ||v||)^2 + rho ||v||^2`. (Where the first difference is negative, the form is at
+least its value for the u of the same direction at which the difference is zero.) It is positive if
+`sigma` is.
+
+**Groups.** With joint sparsity, the penalty is `sum_g beta_g ||code_g||`, where the coefficients of a
+group g may be constrained to a cone K_g: some or all of them are nonnegative. Let D_g be the atoms of
+the group, and for a vector v of correlations
+
+    size(v) = max <v, z> over the unit vectors z in K_g.
+
+It is the norm of v without a constraint, the norm of its positive part if all coefficients are
+nonnegative and this part is not zero, and `d_j^T theta` or its absolute value for a single coefficient.
+
+- A. The conjugate of the penalty is the indicator of all v with `size(v) <= beta_g`. So r(x) is the
+  projection of x onto the convex set of all theta with `size(D_g^T theta) <= beta_g` for each g, and the
+  rest is as above.
+- B. Let code_g be the group of a solution at x + e, not zero, and r the residual. By optimality,
+  `<D_g^T r, code_g>` is `beta_g ||code_g||` (at least that with a ridge), so that `size(D_g^T r)` is at
+  least beta_g. The size of a sum is at most the size of one term plus the norm of the other. As r is
+  within `sqrt(2 G) + ||e||` of theta, a group with `size(D_g^T theta) + ||D_g|| (sqrt(2 G) + eps) <
+  beta_g`, where `||D_g||` is the spectral norm, is zero for all `||e|| <= eps`. In a group that is not
+  zero, a coefficient that is constrained to be nonnegative is still zero if `d_j^T r < 0`, and so if
+  `d_j^T theta + ||d_j|| (sqrt(2 G) + eps) < 0`. S(eps) contains all other coefficients.
+- C and D. Their proofs use only that the codes have their support in S(eps), and A. They hold as they
+  are, with all coefficients in S(eps) for s(eps). The subgradient g is one of this penalty.
+
+The spectral norm of a group of up to 200 atoms is the root of the largest eigenvalue of their Gram
+matrix, with what rounding may add. For larger groups, its square is bounded by the sum of all squares
+and by the largest sum of magnitudes in a row times that in a column (Schur's test). The norm of a group
+is curved, so that a code moves by less than `||e|| / s` unless it moves along code_g in each group. The
+derivative of the solution is `(D_S^T D_S + R)^-1 D_S^T` for the second derivative R of the penalty,
+which is positive semidefinite, so that its norm is at most 1 / s. In complex codes, the real and the
+imaginary part of a coefficient are a group.
 
 References: Ndiaye, Fercoq, Gramfort & Salmon, Gap safe screening rules for sparsity enforcing penalties,
 JMLR 2017, for B. Mehta & Gray, Sparsity-based generalization bounds for predictive sparse coding, ICML

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, check_dictionary
 from cscjax.ops import highest_precision
-from cscjax.solvers import Lasso, fista, polished
+from cscjax.solvers import Lasso, PolishedCode, fista, polished
 
 if TYPE_CHECKING:
   from cscjax.theory._signal_stability import SignalStability
@@ -34,12 +34,15 @@ class ActiveSet(NamedTuple):
     proved: The fraction of the atoms in pieces for which s is proved, by all eigenvalues or a Cholesky
       factor of their Gram matrix. The pieces that are too large for it are estimated by the Lanczos
       method, which finds the smallest eigenvalue from above.
+    proved_singular_value: A lower bound on s that is proved, up to rounding: s itself if `proved` is 1,
+      else what follows from the ridge, which is 0 without one.
   """
 
   atoms: Any
   pieces: Any
   smallest_singular_value: Any
   proved: Any
+  proved_singular_value: Any
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -57,7 +60,7 @@ class Stability:
       if no code was given. It is inf if the solution is not known to be unique.
     code_error: The same for `code`: what rounding may have added.
     slack: The noise up to which no atom can become active that could not be active without noise.
-    largest_noise: A noise below which `bound` is finite and proved; 0 if there is none.
+    largest_noise: A noise below which the bound is finite and proved; 0 if there is none.
     unique: Whether the solution is known to be unique, as far as `active_set().proved` goes.
     differentiable: Whether the implicit derivative of the solution is known to exist and to be given by
       the support of `code`: no other atom can be active, the atoms are linearly independent, and the
@@ -85,12 +88,14 @@ class Stability:
   _shape: tuple[int, ...]
   _signals: "Sequence[SignalStability]"
 
-  def bound(self, noise: ArrayLike) -> np.ndarray:
+  def bound(self, noise: ArrayLike, *, proved: bool = False) -> np.ndarray:
     """Bounds the change of the solution, ||solution(x + e) - solution(x)||_2, for all ||e||_2 <= noise.
 
     Args:
       noise: Levels of the noise, >= 0: a scalar or an array of any shape. With a mask, the noise is
         measured after multiplication by the root of the mask.
+      proved: Whether to use no estimates. Where `active_set(noise).proved` is below 1, the bound is then
+        larger: it is what follows from the ridge, and inf without one.
 
     Returns:
       The bounds, an array [levels..., batch...]; inf where nothing is known. They grow with the noise.
@@ -99,7 +104,7 @@ class Stability:
       ValueError: If a level is negative or not finite.
     """
     levels = _levels(noise)
-    bounds = [[signal.bound(float(level)) for signal in self._signals] for level in levels.ravel()]
+    bounds = [[s.bound(float(level), proved=proved) for s in self._signals] for level in levels.ravel()]
     return np.reshape(bounds, (*levels.shape, *self._batch))[()]
 
   def radius(self, distance: ArrayLike) -> np.ndarray:
@@ -109,9 +114,9 @@ class Stability:
       distance: A Euclidean distance of codes for each signal, an array that broadcasts to [batch...].
 
     Returns:
-      For each signal a noise, at most 0.1 % below the largest one for which `bound` is finite, proved
-      and less than the distance, an array [batch...]. It is 0 if there is none, and inf if the bound
-      is less for all noise.
+      For each signal a noise, at most 0.1 % below the largest one for which the proved bound is finite
+      and less than the distance, an array [batch...]. It is 0 if there is none, and inf if the bound is
+      less for all noise.
 
     Raises:
       ValueError: If a distance is not a number, or if the shape does not fit.
@@ -156,8 +161,8 @@ class Stability:
     """
     levels = _levels(noise)
     found = [
-      (signal.size(float(level)), *signal.restriction(float(level)))
-      for level in levels.ravel()
+      (signal.size(level), *signal.restriction(level), signal.proved_value(level))
+      for level in map(float, levels.ravel())
       for signal in self._signals
     ]
     fields = zip(*found, strict=True) if found else ((),) * len(ActiveSet._fields)
@@ -167,7 +172,8 @@ class Stability:
     """Returns the direction of noise in which the solution moves most.
 
     For noise t times this direction, t small and of either sign, the solution moves by |t| / s, where s
-    is the smallest singular value of the atoms that may be active without noise (with a ridge, by less).
+    is the smallest singular value of the atoms that may be active without noise (with a ridge or groups,
+    by less).
     Stronger noise lets further atoms become active, and other directions can then be worse.
 
     Returns:
@@ -225,6 +231,7 @@ def stability(
   nonnegative: Any = False,
   mask: ArrayLike | None = None,
   ridge: Any = None,
+  joint_axes: int | Sequence[int] | None = None,
 ) -> Stability:
   """Certifies how far noise in a signal can move its sparse code.
 
@@ -248,15 +255,19 @@ def stability(
   ridge. So s(noise)^2 is the smallest eigenvalue of D_S^T D_S + diag(ridge). With the smallest ridge rho
   of the atoms in S(noise), the change per unit of noise is at most sqrt(s^2 - rho) / s^2 if s^2 > 2 rho,
   and 1 / (2 sqrt(rho)) otherwise, which are at most 1 / s. A ridge on all atoms makes each solution
-  unique and each bound finite.
+  unique and each bound finite, and if s is only estimated, 1 / (2 sqrt(rho)) is proved.
+
+  With joint sparsity, each group of coefficients is zero jointly. In B, the norm of the correlations of
+  a group replaces |d_j^T theta|, and the spectral norm of its atoms replaces ||d_j||; S(noise) contains
+  all coefficients of the other groups. This includes the complex codes of
+  `cscjax.dictionaries.ComplexDictionary`, in which real and imaginary part form a group.
 
   The solution near the code is computed in float64, so that the gap is close to rounding errors. All of
   this runs in float64, on the CPU unless JAX has none, cannot be compiled by `jax.jit`, and takes about
   as long as solving the problem to high precision. What rounding may add is bounded and included.
 
   Without a ridge, a bound is infinite if S has more atoms than the signal has samples, or if its atoms
-  are linearly dependent; small penalties and strong noise lead to this. Joint sparsity, `joint_axes` of
-  the solvers, is not covered.
+  are linearly dependent; small penalties and strong noise lead to this.
 
   Args:
     dictionary: The dictionary D, of any kind. For classes of your own, the atoms in S are synthesized
@@ -277,6 +288,9 @@ def stability(
       `x` is ignored, even if it is NaN.
     ridge: Penalty of the squares mu, which adds mu/2 ||code||^2 to the objective (the elastic net):
       nonnegative, in any of the shapes of `beta`; no such term if None.
+    joint_axes: Axis or axes of the code, negative, along which coefficients are zero only jointly (joint
+      sparsity): the penalty is beta times the Euclidean norm along these axes, in which `beta` and
+      `ridge` have size 1. None for the absolute value of each coefficient.
 
   Returns:
     A `Stability`, with the method `bound(noise)`.
@@ -319,19 +333,28 @@ def stability(
   with float64_on_host():
     arguments = (dictionary, x, beta, code, nonnegative, mask, ridge)
     dictionary, x, beta, code, nonnegative, mask, ridge = jax.tree.map(as_float64, arguments)
-    options: dict[str, Any] = {"nonnegative": nonnegative, "mask": mask, "ridge": ridge}
+    options: dict[str, Any] = {
+      "nonnegative": nonnegative,
+      "mask": mask,
+      "ridge": ridge,
+      "joint_axes": joint_axes,
+    }
     lasso = Lasso(dictionary, x, beta, **options)
     if not np.all(np.isfinite(lasso.x)):
       checks.fail("x", "values that are not finite", "finite values where the mask is positive")
-    if code is None:
-      solved = fista(dictionary, x, beta, tolerance=TOLERANCE, step="adaptive", restart=True, **options)
-      given = None
-      code = solved.code
-    else:
-      given = jax.tree.leaves(lasso.as_code(code, "code"))
-    solution = polished(dictionary, x, code, beta, **options).code
+    given = None if code is None else jax.tree.leaves(lasso.as_code(code, "code"))
+
+    def solve(start: Code | None) -> PolishedCode:
+      if start is None:
+        solver: dict[str, Any] = {"tolerance": TOLERANCE, "step": "adaptive", "restart": True}
+        start = fista(dictionary, x, beta, **solver, **options).code
+      return polished(dictionary, x, start, beta, **options)
+
+    found = solve(code)
+    if code is not None and np.any(np.asarray(found.violation) > 0):  # the code is not near the solution
+      found = solve(None)
     problems = FlatProblems.of(lasso)
-  solution = jax.tree.map(lambda part: np.asarray(part, np.float64), solution)
+  solution = jax.tree.map(lambda part: np.asarray(part, np.float64), found.code)
   parts, batch = jax.tree.leaves(solution), lasso.x.shape[: lasso.batch_ndim]
   flat = flatten(parts, parts, batch)
   if not np.all(np.isfinite(flat)):

@@ -102,27 +102,27 @@ def smallest_singular_vector(columns: SparseMatrix) -> np.ndarray:
   return _normalized(columns @ weights)
 
 
-def most_amplified_vector(columns: SparseMatrix, ridge: np.ndarray) -> np.ndarray:
-  """Returns the unit vector e for which least squares with a ridge has the largest solution: [n].
+def most_amplified_vector(columns: SparseMatrix, curvature: SparseMatrix) -> np.ndarray:
+  """Returns the unit vector e for which penalized least squares has the largest solution: [n].
 
-  The solution is (A^T A + diag(ridge))^-1 A^T e for a sparse matrix A [n, k]. It is zero if there are no
-  columns. For a ridge of zero, e would be the smallest singular vector.
+  The solution is (A^T A + R)^-1 A^T e for a sparse matrix A [n, k] and the curvature R [k, k] of the
+  penalty. It is zero if there are no columns. For R = 0, e would be the smallest singular vector.
   """
   largest, weights = -math.inf, np.zeros(columns.shape[1])
-  for indices, gram in _labelled_pieces(columns):
-    value, solution = _largest_solution(gram, ridge[indices])
+  for indices, gram in _labelled_pieces(columns, curvature):
+    value, solution = _largest_solution(gram, curvature[indices][:, indices])
     if value > largest:
       largest, weights = value, np.zeros(columns.shape[1])
       weights[indices] = solution
   return _normalized(columns @ weights)
 
 
-def _largest_solution(gram: SparseMatrix, ridge: np.ndarray) -> tuple[float, np.ndarray]:
+def _largest_solution(gram: SparseMatrix, curvature: SparseMatrix) -> tuple[float, np.ndarray]:
   """Returns the largest eigenvalue of K K^T, and w = (A^T A + R)^-1 u for its eigenvector u.
 
-  Here K = (A^T A + R)^-1 A^T is the matrix of least squares with a ridge, and A w = K^T u.
+  Here K = (A^T A + R)^-1 A^T is the matrix of penalized least squares, and A w = K^T u.
   """
-  matrix = scipy.sparse.csc_array(gram + scipy.sparse.diags_array(ridge))
+  matrix = scipy.sparse.csc_array(gram + curvature)
   solve = scipy.sparse.linalg.factorized(matrix)
   if gram.shape[0] <= DENSE_VECTOR:
     inverse = np.linalg.inv(matrix.toarray())
@@ -161,8 +161,13 @@ def _pieces(columns: SparseMatrix) -> Iterator[SparseMatrix]:
   return (gram for _, gram in _labelled_pieces(columns))
 
 
-def _labelled_pieces(columns: SparseMatrix) -> Iterator[tuple[np.ndarray, SparseMatrix]]:
-  """Yields the columns of each piece and their Gram matrix."""
+def _labelled_pieces(
+  columns: SparseMatrix, coupling: SparseMatrix | None = None
+) -> Iterator[tuple[np.ndarray, SparseMatrix]]:
+  """Yields the columns of each piece and their Gram matrix.
+
+  Columns are also in the same piece if the entry of `coupling` for them is not zero.
+  """
   if not columns.shape[1]:
     return
   if columns.nnz > 0.1 * math.prod(columns.shape):  # a dense product is faster
@@ -170,7 +175,8 @@ def _labelled_pieces(columns: SparseMatrix) -> Iterator[tuple[np.ndarray, Sparse
     gram = scipy.sparse.csr_array(dense.T @ dense)
   else:
     gram = scipy.sparse.csr_array(columns.T @ columns)
-  count, labels = csgraph.connected_components(gram, directed=False)
+  graph = gram if coupling is None else abs(gram) + abs(coupling)
+  count, labels = csgraph.connected_components(graph, directed=False)
   order = np.argsort(labels, kind="stable")
   gram = gram[order][:, order]
   ends = np.cumsum(np.bincount(labels, minlength=count))

@@ -5,6 +5,8 @@ parts concatenated, and everything is NumPy in float64. A ridge is part of the d
 followed by the root of its ridge at place j of p further samples, in which the signal is zero.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
@@ -18,13 +20,14 @@ import scipy.sparse.linalg
 from cscjax.dictionaries import Dictionary, atom_norms
 from cscjax.ops import highest_precision
 from cscjax.solvers import Lasso
+from cscjax.theory._groups import CHUNK, Groups
 from cscjax.theory._restricted import SparseMatrix, atom_columns, float64_on_host
 
-CHUNK = 2**16  # number of atoms whose weighted norms are computed together
 ROUNDING = 8  # rounding errors of the largest |D^T x| that an inner product with an atom may have
 
 
-class FlatProblems(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class FlatProblems:
   """Lasso problems with the same dictionary, one per signal.
 
   Attributes:
@@ -35,6 +38,7 @@ class FlatProblems(NamedTuple):
     beta: The penalties: [N, p].
     ridge: The penalties of the squares: [N, p]; None if there are none.
     one_sided: Whether a coefficient is constrained to be nonnegative: [N, p].
+    groups: The coefficients that are zero jointly; each is a group of its own without `joint_axes`.
     precision: The distance from 1 to the next number in the type in which the dictionary computes.
   """
 
@@ -45,6 +49,7 @@ class FlatProblems(NamedTuple):
   beta: np.ndarray
   ridge: np.ndarray | None
   one_sided: np.ndarray
+  groups: Groups
   precision: float
 
   @classmethod
@@ -52,7 +57,8 @@ class FlatProblems(NamedTuple):
     """Flattens the arrays of a problem."""
     batch, shape = lasso.x.shape[: lasso.batch_ndim], lasso.x.shape[lasso.batch_ndim :]
     weights = np.ones(()) if lasso.mask is None else np.asarray(lasso.mask, np.float64)
-    roots = np.sqrt(np.broadcast_to(weights, lasso.x.shape)).reshape(-1, math.prod(shape))
+    roots = np.broadcast_to(np.sqrt(weights), lasso.x.shape)
+    roots = roots.reshape(math.prod(batch), math.prod(shape))
     x = roots * np.asarray(lasso.x, np.float64).reshape(roots.shape)
     code, structure = jax.tree.flatten(jax.eval_shape(lasso.dictionary.analysis, lasso.x))
     parts = structure.flatten_up_to(lasso.regularizer)
@@ -63,8 +69,16 @@ class FlatProblems(NamedTuple):
     if lasso.has_ridge:
       ridge = flatten([0 if part.ridge is None else part.ridge for part in parts], code, batch)
       x = np.concatenate([x, np.zeros_like(ridge)], axis=1)
+    places, count = [], 0
+    for part, regularizer in zip(code, parts, strict=True):
+      axes = part.shape[len(batch) :]
+      kept = [1 if k - len(axes) in regularizer.joint_axes else n for k, n in enumerate(axes)]
+      group = count + np.arange(math.prod(kept)).reshape(kept)
+      places.append(np.broadcast_to(group, axes).ravel())
+      count += group.size
+    groups = Groups(np.concatenate(places))
     eps = float(jnp.finfo(lasso.x.dtype).eps)
-    return cls(lasso.dictionary, shape, x, roots, beta, ridge, one_sided, eps)
+    return cls(lasso.dictionary, shape, x, roots, beta, ridge, one_sided, groups, eps)
 
   @highest_precision
   def analysis(self, i: int, signal: np.ndarray) -> np.ndarray:
@@ -92,16 +106,27 @@ class FlatProblems(NamedTuple):
       return columns
     return scipy.sparse.csc_array(scipy.sparse.diags_array(self.roots[i]) @ columns)
 
-  def norms(self, i: int) -> np.ndarray:
-    """Returns the norms of all atoms of signal i, without their ridge."""
+  def norms(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the norms of all atoms of signal i, and the spectral norms of all groups of atoms.
+
+    The ridge is not part of these norms.
+    """
     if np.all(self.roots[i] == 1):
-      with float64_on_host():
-        norms = atom_norms(self.dictionary, self.shape)
-      return np.concatenate([np.ravel(part) for part in jax.tree.leaves(norms)]).astype(np.float64)
+      return self._unweighted_norms
     count = self.beta.shape[1]
     chunks = [np.arange(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
     norms = [scipy.sparse.linalg.norm(self.weighted_atoms(i, chunk), axis=0) for chunk in chunks]
-    return np.concatenate(norms)
+    norms = np.concatenate(norms)
+    return norms, self.groups.spectral_norms(functools.partial(self.weighted_atoms, i), norms)
+
+  @functools.cached_property
+  def _unweighted_norms(self) -> tuple[np.ndarray, np.ndarray]:
+    """The same where all weights are 1."""
+    with float64_on_host():
+      norms = jax.tree.leaves(atom_norms(self.dictionary, self.shape))
+    norms = np.concatenate([np.ravel(part) for part in norms]).astype(np.float64)
+    atoms = functools.partial(atom_columns, self.dictionary, self.shape)
+    return norms, self.groups.spectral_norms(atoms, norms)
 
 
 class Screening(NamedTuple):
@@ -113,34 +138,39 @@ class Screening(NamedTuple):
       dual solution.
     levels: For each coefficient, the noise below which it is zero; at most 0 if it may be nonzero
       without noise, -inf on the support of the code.
-    subgradient: The magnitudes of the smallest subgradient of the objective at the code.
+    subgradient: The smallest subgradient of the objective at the code.
+    rounding: A bound on the rounding error of each coefficient of the subgradient.
   """
 
   gap: float
   radius: float
   levels: np.ndarray
   subgradient: np.ndarray
+  rounding: float
 
 
 def screen(problem: FlatProblems, i: int, code: np.ndarray) -> Screening:
   """Finds the coefficients of signal i that stay zero under noise.
 
   The dual point is the residual, projected onto the complement of the atoms without a penalty and scaled
-  until |d_j^T theta| <= beta_j. With this point the duality gap is
+  until the group sizes of D^T theta are at most beta. With this point the duality gap is
 
-      1/2 ||x - D code - theta||^2 + sum_j (beta_j |code_j| - code_j d_j^T theta),
+      1/2 ||x - D code - theta||^2 + sum_g beta_g ||code_g|| - <code, D^T theta>,
 
   a sum of nonnegative terms: unlike the difference of the objectives, it is exact if it is small.
 
-  With a ridge, a coefficient is zero where |d_j^T (x - D code)| < beta_j without the ridge. This part of
-  the residual moves at most as far as all of it, so the levels need the norms without the ridge.
+  With a ridge, a group is zero where the size of D_g^T (x - D code) is below beta_g without the ridge.
+  This part of the residual moves at most as far as all of it, so the levels need the norms without the
+  ridge.
 
   Args:
     problem: The problems.
     i: The signal.
-    code: A code [p].
+    code: A code [p], nonnegative where the problem is.
   """
-  beta, one_sided, norms = problem.beta[i], problem.one_sided[i], problem.norms(i)
+  beta, one_sided, groups = problem.beta[i], problem.one_sided[i], problem.groups
+  norms, group_norms = problem.norms(i)
+  group_beta = groups.largest(beta)
   support = np.flatnonzero(code)
   residual = problem.x[i] - problem.atoms(i, support) @ code[support]
   rounding = ROUNDING * problem.precision * np.max(np.abs(problem.analysis(i, problem.x[i])), initial=0)
@@ -151,21 +181,67 @@ def screen(problem: FlatProblems, i: int, code: np.ndarray) -> Screening:
     point = residual - _projection(problem.atoms(i, free), residual)
     correlation = problem.analysis(i, point)
     correlation[free] = 0
-  size = np.where(one_sided, correlation, np.abs(correlation))
-  scale = min(1.0, np.min(beta[size > beta] / size[size > beta], initial=1.0))
+  size = _group_sizes(groups, correlation, one_sided)
+  outside = size > group_beta
+  scale = min(1.0, np.min(group_beta[outside] / size[outside], initial=1.0))
   point, correlation, size = scale * point, scale * correlation, scale * size
-  gap = 0.5 * np.sum((residual - point) ** 2) + np.sum(beta * np.abs(code) - code * correlation)
-  gap = max(float(gap), 0.0)
+  code_norms = groups.norms(code)
+  terms = group_beta * code_norms - groups.sums(code * correlation)
+  gap = max(float(0.5 * np.sum((residual - point) ** 2) + np.sum(terms)), 0.0)
   radius = math.sqrt(2 * (gap + rounding * float(np.sum(np.abs(code)))))
-  distance = np.maximum(beta - size, 0) - rounding
-  with np.errstate(over="ignore"):  # an atom may be tiny
-    levels = np.where(norms > 0, distance / np.where(norms > 0, norms, 1) - radius, np.inf)
+  distance = np.maximum(group_beta - size, 0) - rounding * np.sqrt(groups.sizes)
+  levels = (_ratio(distance, group_norms) - radius)[groups.of]
+  # In a group that is not zero, a coefficient is still zero if its constraint is active.
+  own = _ratio(-correlation - rounding, norms) - radius
+  levels = np.where(one_sided, np.maximum(levels, own), levels)
+  levels[norms == 0] = np.inf
   levels[(norms == 0) & (beta == 0)] = -np.inf  # such a coefficient is arbitrary
   levels[free] = -np.inf
   levels[support] = -np.inf
-  inside = np.where(one_sided, gradient, np.abs(gradient)) - beta
-  subgradient = np.where(code == 0, np.maximum(inside, 0), np.abs(gradient - beta * np.sign(code)))
-  return Screening(gap, radius, levels, subgradient + rounding)
+  subgradient = _subgradient(groups, gradient, code, code_norms[groups.of], beta, one_sided)
+  return Screening(gap, radius, levels, subgradient, rounding)
+
+
+def _group_sizes(groups: Groups, correlation: np.ndarray, one_sided: np.ndarray) -> np.ndarray:
+  """Returns the largest <correlation, z> over the unit vectors z of each group that meet the constraint.
+
+  It is what beta is compared with: a group is zero where it is less. For a single coefficient, it is the
+  magnitude of the correlation, or the correlation if the coefficient is constrained.
+  """
+  size = groups.norms(np.where(one_sided, np.maximum(correlation, 0), correlation))
+  return np.where(size > 0, size, groups.largest(correlation))
+
+
+def _subgradient(
+  groups: Groups,
+  gradient: np.ndarray,
+  code: np.ndarray,
+  code_norms: np.ndarray,
+  beta: np.ndarray,
+  one_sided: np.ndarray,
+) -> np.ndarray:
+  """Returns the negative of the smallest subgradient of the objective at a code.
+
+  Args:
+    groups: The groups.
+    gradient: The negative gradient of the squared error at the code.
+    code: The code.
+    code_norms: The norm of the group of each coefficient.
+    beta: The penalty of each coefficient.
+    one_sided: Which coefficients are constrained.
+  """
+  inside = np.where(one_sided, np.maximum(gradient, 0), gradient)
+  sizes = groups.norms(inside)[groups.of]
+  inside = inside * np.maximum(1 - np.divide(beta, sizes, out=np.ones_like(beta), where=sizes > 0), 0)
+  outside = gradient - beta * np.divide(code, code_norms, out=np.zeros_like(code), where=code_norms > 0)
+  outside = np.where(one_sided & (code == 0), np.maximum(outside, 0), outside)
+  return np.where(code_norms == 0, inside, outside)
+
+
+def _ratio(distance: np.ndarray, norms: np.ndarray) -> np.ndarray:
+  """Returns distance / norms, inf where the norm is zero."""
+  with np.errstate(over="ignore"):  # an atom may be tiny
+    return np.where(norms > 0, distance / np.where(norms > 0, norms, 1), np.inf)
 
 
 def _projection(columns: SparseMatrix, signal: np.ndarray) -> np.ndarray:
@@ -183,4 +259,6 @@ def flatten(values: Sequence[Any], code: Sequence[Any], batch: tuple[int, ...]) 
     batch: The batch axes.
   """
   parts = [np.broadcast_to(v, c.shape) for v, c in zip(values, code, strict=True)]
-  return np.concatenate([p.reshape(math.prod(batch), -1) for p in parts], axis=1).astype(np.float64)
+  sizes = [math.prod(p.shape[len(batch) :]) for p in parts]
+  flat = [p.reshape(math.prod(batch), n) for p, n in zip(parts, sizes, strict=True)]
+  return np.concatenate(flat, axis=1).astype(np.float64)

@@ -6,7 +6,9 @@ import math
 import numpy as np
 import scipy.sparse
 
+from cscjax.theory._groups import norm_bound
 from cscjax.theory._restricted import (
+  DENSE_VECTOR,
   Restriction,
   SparseMatrix,
   is_independent,
@@ -43,6 +45,23 @@ def gain(s: float, ridge: float) -> float:
   return 0.5 / math.sqrt(ridge)
 
 
+def value_by_ridge(s: float, norm: float, ridge: float) -> float:
+  """Bounds the smallest singular value of atoms with their ridge from below, without computing it.
+
+  For codes (u, v), where v are the coefficients with a ridge, ||D (u, v)|| >= s ||u|| - norm ||v||. The
+  result is the root of the smallest eigenvalue of the quadratic form
+  (s ||u|| - norm ||v||)^2 + ridge ||v||^2.
+
+  Args:
+    s: The smallest singular value of the atoms without a ridge, or a lower bound.
+    norm: The spectral norm of the atoms with a ridge, or an upper bound.
+    ridge: The smallest ridge of these, > 0.
+  """
+  trace = s**2 + norm**2 + ridge
+  root = math.sqrt(max(trace**2 - 4 * s**2 * ridge, 0))
+  return s * math.sqrt(2 * ridge / (trace + root))
+
+
 class SignalStability:
   """The certificate of stability of one signal.
 
@@ -62,6 +81,8 @@ class SignalStability:
     self._atoms = functools.partial(problem.atoms, i)
     self._columns: SparseMatrix = self._atoms(self._order[:0])
     self._found: dict[int, Restriction] = {}
+    self._known_by_ridge: dict[int, float] = {}
+    self._groups, self._code, self._beta = problem.groups, code, problem.beta[i]
     self.nonzeros = int(np.count_nonzero(code))
     self.gap = screening.gap
     self.radius = screening.radius
@@ -69,13 +90,14 @@ class SignalStability:
     self.slack = self.start(size)
     s = self.restriction(0.0).value
     first = screening.radius / s if s > 0 else math.inf
-    slope = float(np.linalg.norm(screening.subgradient[self._order[:size]]))
-    second = slope / s**2 if s > 0 else math.inf
+    active = self._order[:size]
+    slope = np.linalg.norm(screening.subgradient[active]) + screening.rounding * math.sqrt(size)
+    second = float(slope) / s**2 if s > 0 else math.inf
     own_error = min(first, second)
     self.code_error = own_error
     self.error = distance + own_error
-    smallest = np.min(np.abs(code[code != 0]), initial=np.inf)
-    self.differentiable = bool(s > 0 and size == self.nonzeros and smallest > own_error)
+    magnitudes = np.where(problem.one_sided[i], code, self._code_norms)
+    self.differentiable = bool(s > 0 and np.min(magnitudes[active], initial=np.inf) > own_error)
     self.largest_noise = self._largest_noise()
 
   def size(self, noise: float) -> int:
@@ -90,11 +112,13 @@ class SignalStability:
     """Returns the smallest singular value of the atoms that may be active."""
     return self._restriction(self.size(noise))
 
-  def bound(self, noise: float) -> float:
-    """Bounds the change of the solution."""
-    if self.restriction(noise).value == 0:
-      return math.inf
-    gains = [self._gain(end * noise) for end in ENDS]
+  def proved_value(self, noise: float) -> float:
+    """Returns a lower bound on the smallest singular value of the atoms that may be active."""
+    return self._proved_value(self.size(noise))
+
+  def bound(self, noise: float, *, proved: bool = False) -> float:
+    """Bounds the change of the solution, without estimates if `proved`."""
+    gains = [self._gain(end * noise, proved=proved) for end in ENDS]
     if math.inf in gains:  # an estimate for all atoms can exceed the value of some of them
       return math.inf
     starts = (*ENDS[1:], 0.0)
@@ -102,27 +126,27 @@ class SignalStability:
     return sum((end - start) * noise * gain for start, end, gain in segments)
 
   def noise_within(self, distance: float) -> float:
-    """Returns a noise, near the largest one, for which the bound is below a distance."""
+    """Returns a noise, near the largest one, for which the proved bound is below a distance."""
     low, high = 0.0, self.largest_noise
     if distance <= 0 or high == 0:
       return 0.0
     if high == math.inf:
       high = distance
-      while self.bound(high) < distance:
+      while self.bound(high, proved=True) < distance:
         low, high = high, 2 * high
         if high == math.inf:
           return math.inf
     while high - low > PRECISION * high:
       middle = (low + high) / 2
-      low, high = (middle, high) if self.bound(middle) < distance else (low, middle)
+      low, high = (middle, high) if self.bound(middle, proved=True) < distance else (low, middle)
     return low
 
   def worst_direction(self) -> np.ndarray:
     """Returns the noise of norm 1 that moves the solution most, where no further atom becomes active."""
     size, samples = self.size(0.0), len(self._roots)
-    columns, ridge = self._first(size)[:samples], self._ridge[:size]
-    if np.any(ridge) and self.restriction(0.0).value > 0:
-      vector = most_amplified_vector(columns, ridge)
+    columns, curvature = self._first(size)[:samples], self._curvature(size)
+    if curvature.nnz and self.restriction(0.0).value > 0:
+      vector = most_amplified_vector(columns, curvature)
     else:
       vector = smallest_singular_vector(columns)
     return np.divide(vector, self._roots, out=np.zeros_like(vector), where=self._roots > 0)
@@ -133,10 +157,12 @@ class SignalStability:
     where = f"for noise up to {noise:.3g}: {size} of the atoms may be active"
     if self.bound(noise) < math.inf:
       how = "proved" if found.proved == 1 else f"estimated for {1 - found.proved:.0%} of them"
+      if found.proved < 1 and (least := self.proved_value(noise)) > 0:
+        how += f", at least {least:.3g} by the ridge"
       which = "smallest singular value" + " with the ridge" * bool(np.any(self._ridge))
       s = f"their {which} is {found.value:.3g} ({how})"
       return f"bound {self.bound(noise):.3g} {where}, and {s}"
-    if size > self._samples:
+    if np.count_nonzero(self._ridge[:size] == 0) > self._samples:
       reason = f"more than the {self._samples} samples of the signal"
     else:
       reason = "which are linearly dependent up to rounding"
@@ -148,20 +174,76 @@ class SignalStability:
 
   def _restriction(self, size: int) -> Restriction:
     """Returns the smallest singular value of the first atoms, with their ridge."""
-    if size > self._samples:  # without the ridge, it is zero
-      return Restriction(1, math.sqrt(self._smallest_ridge(size)), 1.0)
     if size not in self._found:
-      self._found[size] = smallest_singular_value(self._first(size))
+      if size <= max(self._samples, DENSE_VECTOR) and self._may_be_independent(size):
+        self._found[size] = smallest_singular_value(self._first(size))
+      else:  # many atoms, or some that are linearly dependent
+        self._found[size] = Restriction(1, self._value_by_ridge(size), 1.0)
     return self._found[size]
+
+  def _proved_value(self, size: int) -> float:
+    """Returns a lower bound on the smallest singular value of the first atoms, with their ridge."""
+    found = self._restriction(size)
+    if found.proved == 1:
+      return found.value
+    if size not in self._known_by_ridge:
+      self._known_by_ridge[size] = self._value_by_ridge(size)
+    return self._known_by_ridge[size]
+
+  def _value_by_ridge(self, size: int) -> float:
+    """Returns a lower bound on that singular value which needs only atoms without a ridge."""
+    ridge = self._ridge[:size]
+    if np.all(ridge > 0):
+      return math.sqrt(np.min(ridge))
+    if np.all(ridge == 0) or not self._may_be_independent(size):
+      return 0.0
+    free = smallest_singular_value(self._without_ridge(size))
+    s = free.value if free.proved == 1 else 0.0
+    samples = len(self._roots)
+    norm = norm_bound(lambda atoms: self._atoms(atoms)[:samples], self._order[:size][ridge > 0])
+    return value_by_ridge(s, norm, float(np.min(ridge[ridge > 0])))
+
+  def _may_be_independent(self, size: int) -> bool:
+    """Returns whether there are no more atoms without a ridge than samples among the first atoms."""
+    return bool(np.count_nonzero(self._ridge[:size] == 0) <= self._samples)
 
   def _smallest_ridge(self, size: int) -> float:
     """Returns the smallest ridge of the first atoms."""
     return float(np.min(self._ridge[:size], initial=math.inf))
 
-  def _gain(self, noise: float) -> float:
+  def _gain(self, noise: float, *, proved: bool) -> float:
     """Bounds the change per unit of noise, for noise that is added to that of norm `noise`."""
     size = self.size(noise)
-    return gain(self._restriction(size).value, self._smallest_ridge(size))
+    s = self._proved_value(size) if proved else self._restriction(size).value
+    return gain(s, self._smallest_ridge(size))
+
+  @functools.cached_property
+  def _code_norms(self) -> np.ndarray:
+    """The norm of the group of each coefficient of the code."""
+    return self._groups.norms(self._code)[self._groups.of]
+
+  def _curvature(self, size: int) -> SparseMatrix:
+    """Returns the second derivative of the penalty in the first coefficients, where it is smooth.
+
+    That of beta ||c|| is beta (I - c c^T / ||c||^2) / ||c||, which is zero for a single coefficient.
+    """
+    first = self._order[:size]
+    of, norms, code = self._groups.of[first], self._code_norms[first], self._code[first]
+    curved = (norms > 0) & (self._groups.sizes[of] > 1)
+    weights = np.divide(self._beta[first], norms, out=np.zeros(size), where=curved)
+    directions = np.divide(code, norms, out=np.zeros(size), where=curved)
+    shape = size, len(self._groups.sizes)
+    values = directions * np.sqrt(weights)
+    radial = scipy.sparse.coo_array((values, (np.arange(size), of)), shape=shape).tocsr()
+    curvature = scipy.sparse.diags_array(self._ridge[:size] + weights) - radial @ radial.T
+    curvature = scipy.sparse.csr_array(curvature)
+    curvature.eliminate_zeros()
+    return curvature
+
+  def _without_ridge(self, size: int) -> SparseMatrix:
+    """Returns the columns of the atoms without a ridge among the first atoms."""
+    free = self._ridge[:size] == 0
+    return self._first(size) if np.all(free) else self._atoms(self._order[:size][free])
 
   def _first(self, size: int) -> SparseMatrix:
     """Returns the columns of the first atoms."""
@@ -172,15 +254,17 @@ class SignalStability:
     return self._columns[:, :size]
 
   def _largest_noise(self) -> float:
-    """Finds by bisection how many of the first atoms are linearly independent."""
-    if self._smallest_ridge(len(self._order)) > 0:
-      return math.inf
-    low, high = self.size(0.0), min(len(self._starts), self._samples) + 1
+    """Finds by bisection how many of the first atoms have linearly independent columns.
+
+    Those with a ridge are always independent of all others.
+    """
+    counts = np.cumsum(self._ridge == 0)
+    low, high = self.size(0.0), int(np.searchsorted(counts, self._samples, side="right")) + 1
     if self._restriction(low).value == 0:
       return 0.0
     while high - low > 1 and self.start(high - 1) > RESOLUTION * self.start(low):
       middle = min(max(2 * low, 1), (low + high) // 2)
-      if is_independent(self._first(middle)):
+      if is_independent(self._without_ridge(middle)):
         low = middle
       else:
         high = middle

@@ -9,7 +9,7 @@ import optax
 import pytest
 import scipy.signal
 
-from cscjax.learning import LearningState, learn_dictionary
+from cscjax.learning import DictionaryLearner, LearningState, learn_dictionary
 from tests import references
 
 ATOMS, SIZE = 4, 5
@@ -311,6 +311,8 @@ def test_a_callback_follows_each_step(capfd):
   assert {stats.residual for stats in history} == {None}
   np.testing.assert_array_equal([stats.objective for stats in history], result.objective)
   assert "learn_dictionary: 100%" in capfd.readouterr().err
+  DictionaryLearner(kernel=((SIZE, ATOMS),), beta=3e-4).run(1e-3 * x, steps=5, progress=True)
+  assert "DictionaryLearner: 100%" in capfd.readouterr().err
   plain = run()
   np.testing.assert_allclose(plain.dictionary.filters, result.dictionary.filters, atol=1e-6)
   run(callback=history.append, state=result.state)  # counts the steps of the call

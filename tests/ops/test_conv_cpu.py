@@ -115,6 +115,22 @@ def test_large_kernels(x64, spatial, kernel, strides, dilations, pads, channels)
 
 
 @pytest.mark.parametrize(
+  ("strides", "pads"),
+  [((1, 1), ((0, 0), (0, 0))), ((2, 2), ((0, 0), (0, 0))), ((2, 2), ((1, 1), (1, 1)))],
+)
+def test_no_padding(x64, strides, pads):
+  """Pads (1, 1) are those for which the input transpose has none, between whose rows are zeros."""
+  _check((4, 4), (2, 2), 9, strides, (1, 1), pads)
+
+
+def test_compiled_convolution_has_padding():
+  """Without padding, XLA's convolution is several times slower, so XLA must not fold it."""
+  x = jnp.zeros((2, 16, 16, 3))
+  compiled = jax.jit(partial(ops.conv, padding="VALID")).lower(x, jnp.zeros((3, 3, 3, 8))).compile()
+  assert "window={size=3x3 pad=0_-1x0_0}" in compiled.as_text()
+
+
+@pytest.mark.parametrize(
   ("spatial", "kernel"), [((64, 64), (30, 30)), ((8, 8), (30, 30)), ((2048,), (1024,))]
 )
 @pytest.mark.parametrize("name", ["conv", "input_transpose", "filter_transpose"])

@@ -49,14 +49,29 @@ PROBLEMS = {
 }
 
 
-def with_given_step(solver):
-  """Returns a function like `cscjax.fista` with the step of a solver, which is 1/L by default."""
+def as_function(solver):
+  """Returns the method `run` of a solver as a function like `cscjax.fista`."""
 
-  def solve(dictionary, x, beta, *, nonnegative=False, mask=None, **options):
-    problem = cscjax.Lasso(dictionary, x, beta, nonnegative=nonnegative, mask=mask)
+  def solve(dictionary, x, beta, *, nonnegative=False, mask=None, ridge=None, **options):
+    problem = cscjax.Lasso(dictionary, x, beta, nonnegative=nonnegative, mask=mask, ridge=ridge)
     return solver.run(problem, **options)
 
   return solve
+
+
+working_set = as_function(cscjax.solvers.WorkingSet())
+
+
+def accepted_by(solve, problem):
+  """Returns a problem as a solver accepts it: `WorkingSet` gets the dense matrix of a convolution."""
+  if solve is not working_set:
+    return problem
+  return Problem(cscjax.MatrixDictionary(jnp.asarray(problem.d)), problem.d, problem.x.ravel())
+
+
+def period_of(solve):
+  """Returns the number of iterations between two tests of a tolerance."""
+  return 1 if solve is working_set else cscjax.solvers.TEST_PERIOD
 
 
 def flat(code):

@@ -1,6 +1,7 @@
 """Tests of callbacks, progress bars and the ends of traces."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 import cscjax
-from tests.solvers.problems import dense
+from cscjax import solvers
+from tests.solvers.problems import dense, period_of, working_set
 
 CRITERIA = ("objective", "gradient_mapping")
 RUNS = {
@@ -18,6 +20,8 @@ RUNS = {
   "fista, unfinished": (cscjax.fista, {"step": "adaptive", "tolerance": 0.0, "max_iterations": 14}),
   "admm": (cscjax.admm, {"iterations": 12}),
   "admm, gap": (cscjax.admm, {"tolerance": 1e-3, "stop": "gap", "max_iterations": 317}),
+  "working set": (working_set, {"iterations": 12}),
+  "working set, unfinished": (working_set, {"tolerance": 0.0, "max_iterations": 4}),
 }
 
 
@@ -50,7 +54,8 @@ def test_a_callback_gets_values_of_the_traces(x64, name):
   np.testing.assert_array_equal(result.iterations, plain.iterations)
   np.testing.assert_allclose(result.code, plain.code, rtol=1e-12, atol=1e-14)
   done = int(plain.iterations)
-  numbers = [*range(10, done, 10), done]
+  period = period_of(solve) if "tolerance" in arguments else 10
+  numbers = [*range(period, done, period), done]
   assert [stats.iteration for stats in history] == numbers
   assert [stats.is_last for stats in history] == [False] * (len(numbers) - 1) + [True]
   for stats in history:  # `x64` is that of this thread; JAX calls back from others, in float32
@@ -63,7 +68,7 @@ def test_a_callback_gets_values_of_the_traces(x64, name):
     np.testing.assert_array_equal(ever, result.converged)
 
 
-@pytest.mark.parametrize("solve", [cscjax.ista, cscjax.fista, cscjax.admm])
+@pytest.mark.parametrize("solve", [cscjax.ista, cscjax.fista, cscjax.admm, working_set])
 def test_without_callbacks_the_program_has_none(solve, monkeypatch):
   problem = dense(1)
 
@@ -194,7 +199,7 @@ def test_a_progress_bar_for_each_run(capfd):
   run = functools.partial(cscjax.fista, problem.dictionary, beta=0.2, progress=True)
   result = run(problem.x, tolerance=1e-3, max_iterations=500)
   bar = capfd.readouterr().err.strip().splitlines()[-1].split("\r")[-1]
-  assert bar.startswith("FISTA: ")
+  assert bar.startswith("fista: ")
   assert f"{int(result.iterations)}/500" in bar
   assert f"objective {float(result.objective[-1]):.4g}" in bar
   for _ in range(2):
@@ -206,6 +211,31 @@ def test_a_progress_bar_for_each_run(capfd):
   run(problem.x, iterations=0)
   cscjax.fista(problem.dictionary, problem.x, 0.2)
   assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_the_title_of_a_bar_is_what_was_called(capfd):
+  """It is the name of the function or of the solver, or the title that was given."""
+  problem = dense(1)
+  options = {"iterations": 2, "progress": True}
+  for name in ("ista", "fista", "admm"):
+    getattr(cscjax, name)(problem.dictionary, problem.x, 0.2, **options)
+    assert {line.split(":")[0] for line in _bars(capfd)} == {name}
+  lasso = cscjax.Lasso(problem.dictionary, problem.x, 0.2)
+  for solver in (solvers.ISTA(), solvers.FISTA(), solvers.ADMM(), solvers.WorkingSet()):
+    solver.run(lasso, **options)
+    assert {line.split(":")[0] for line in _bars(capfd)} == {type(solver).__name__}
+  solvers.FISTA().run(lasso, iterations=2, progress="the first")
+  assert {line.split(":")[0] for line in _bars(capfd)} == {"the first"}
+  dictionaries, x = two_layers()
+  for name in ("layered_bp", "ml_ista", "ml_fista", "ml_bp"):
+    getattr(cscjax, name)(dictionaries, x, [0.1, 0.1], **options)
+    assert {line.split(":")[0] for line in _bars(capfd)} == {name}
+
+
+def _bars(capfd):
+  jax.effects_barrier()
+  return [line for line in re.split(r"[\r\n]", capfd.readouterr().err) if line.strip()]
 
 
 def test_a_bar_begins_anew_after_an_interrupted_run(capfd):
@@ -232,7 +262,7 @@ def test_a_bar_begins_anew_after_an_interrupted_run(capfd):
     "a bar by number": ("progress", {"progress": 1}),
   }.values(),
 )
-@pytest.mark.parametrize("solve", [cscjax.admm, cscjax.ista])
+@pytest.mark.parametrize("solve", [cscjax.admm, cscjax.ista, working_set])
 def test_bad_arguments(solve, name, arguments):
   problem = dense(1)
   with pytest.raises(ValueError, match=rf"^{name}: expected .*got"):

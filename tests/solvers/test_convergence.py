@@ -12,15 +12,16 @@ import pytest
 import cscjax
 from cscjax import solvers
 from experiments.benchmarks import problems
-from tests.solvers.problems import PROBLEMS, dense, with_given_step
+from tests.solvers.problems import PROBLEMS, accepted_by, as_function, dense, period_of, working_set
 
 SOLVERS = {
-  "ista": with_given_step(solvers.ISTA()),
+  "ista": as_function(solvers.ISTA()),
   "ista_adaptive": functools.partial(cscjax.ista, step="adaptive"),
-  "fista": with_given_step(solvers.FISTA()),
+  "fista": as_function(solvers.FISTA()),
   "fista_adaptive": functools.partial(cscjax.fista, step="adaptive"),
   "fista_backtracking": functools.partial(cscjax.fista, step="backtracking"),
   "admm": cscjax.admm,
+  "working_set": working_set,
 }
 each_solver = pytest.mark.parametrize(
   "solve",
@@ -75,14 +76,14 @@ def test_a_step_too_long_does_not_converge():
 @each_solver
 def test_solutions_that_are_zero(solve, name, nonnegative, stop):
   """Zero solutions converge in the first test from any start, also in a batch with others."""
-  problem = PROBLEMS[name]()
+  problem = accepted_by(solve, PROBLEMS[name]())
   x = jnp.asarray(problem.x, jnp.float32)
   beta = 1.01 * float(cscjax.beta_max(problem.dictionary, x))
   shape = jax.eval_shape(problem.dictionary.analysis, x).shape
   options = {"tolerance": 1e-6, "nonnegative": nonnegative, "stop": stop}
   for init in (None, jnp.ones(shape)):
     alone = solve(problem.dictionary, x, beta, init=init, **options)
-    assert int(alone.iterations) == 10
+    assert int(alone.iterations) == period_of(solve)
     assert bool(alone.converged)
     np.testing.assert_array_equal(alone.code, 0)
   batch = jnp.stack([x, 0 * x, 3 * x])
@@ -123,7 +124,7 @@ def test_nothing_to_code(solve):
     (problem.dictionary, {"mask": np.zeros(8), "init": init}),
   ):
     result = solve(dictionary, problem.x, 0.1, tolerance=1e-6, record=("objective",), **options)
-    assert int(result.iterations) == 10
+    assert int(result.iterations) == period_of(solve)
     assert bool(result.converged)
     assert not bool(result.diverged)
     np.testing.assert_array_equal(result.code, 0)
@@ -161,7 +162,7 @@ SCALES = {  # exponents of two of the dictionary and the signal
 @each_solver
 def test_scale_does_not_matter(solve, scale):
   """The squares of most of these numbers are out of range in float32."""
-  problem = PROBLEMS["circular"]()
+  problem = accepted_by(solve, PROBLEMS["circular"]())
   dictionary, x = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), (problem.dictionary, problem.x))
   expected = solve(dictionary, x, 0.2, tolerance=1e-4, record=("gap",))
   atoms, signal = (2.0**power for power in scale)
@@ -173,7 +174,7 @@ def test_scale_does_not_matter(solve, scale):
   assert not bool(result.diverged)
   assert abs(int(result.iterations) - int(expected.iterations)) <= 2
   np.testing.assert_allclose(result.code * (atoms / signal), expected.code, atol=1e-3)
-  np.testing.assert_allclose(result.gap[-1], expected.gap[-1], rtol=0.2)
+  np.testing.assert_allclose(result.gap[-1], expected.gap[-1], rtol=0.2, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,7 @@ def test_certificates_at_every_scale():
 @pytest.mark.slow
 @each_solver
 def test_the_gap_bounds_the_distance_to_the_optimum(x64, solve):
-  problem = PROBLEMS["circular"]()
+  problem = accepted_by(solve, PROBLEMS["circular"]())
   run = functools.partial(solve, problem.dictionary, problem.x, 0.2)
   best = cscjax.fista(
     problem.dictionary, problem.x, 0.2, tolerance=1e-12, max_iterations=50000
@@ -227,7 +228,7 @@ def test_the_gap_bounds_the_distance_to_the_optimum(x64, solve):
 @pytest.mark.slow
 @each_solver
 def test_what_rounding_does_not_allow_is_not_converged(solve):
-  problem = PROBLEMS["circular"]()
+  problem = accepted_by(solve, PROBLEMS["circular"]())
   x = jnp.asarray(problem.x, jnp.float32)
   for stop in ("gradient_mapping", "gap"):
     result = solve(problem.dictionary, x, 0.2, tolerance=1e-9, max_iterations=3000, stop=stop)
@@ -253,7 +254,7 @@ def _photograph(case, size=48):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in PHOTOGRAPHS if case in problems.available()])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "working_set"])  # not dense
 def test_a_tolerance_means_the_same_for_all_solvers(solver, case):
   """With 1e-3, an independent objective in float64 exceeds the minimum by a fraction of 1e-4 to 1e-2."""
   problem, minimum = _photograph(case)

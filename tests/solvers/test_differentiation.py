@@ -10,7 +10,7 @@ import scipy.fft
 import sklearn.datasets
 
 import cscjax
-from tests.solvers.problems import augmented, convolutional, dense
+from tests.solvers.problems import augmented, convolutional, dense, working_set
 
 PROBLEMS = {
   "dense": lambda: dense(0),
@@ -24,6 +24,7 @@ CONVERGED = {
   ),
   "ista_fixed": functools.partial(cscjax.ista, iterations=5000, differentiate="implicit"),
   "admm": functools.partial(cscjax.admm, tolerance=1e-12, max_iterations=20000),
+  "working_set": functools.partial(working_set, tolerance=1e-12),
 }
 
 
@@ -63,6 +64,7 @@ def moved(arguments, direction, h):
     pytest.param("fista_adaptive", "circular", marks=pytest.mark.slow),
     pytest.param("ista_fixed", "dense", marks=pytest.mark.slow),
     pytest.param("admm", "augmented", marks=pytest.mark.slow),
+    pytest.param("working_set", "dense", marks=pytest.mark.slow),
   ],
 )
 @pytest.mark.parametrize(
@@ -101,6 +103,26 @@ def test_implicit_is_the_limit_of_unrolled(x64):
   np.testing.assert_allclose(gradients["remat"], gradients["unrolled"], rtol=1e-10)
   np.testing.assert_allclose(gradients["implicit"], gradients["unrolled"], rtol=1e-5, atol=1e-7)
   assert np.linalg.norm(gradients["implicit"]) > 1e-3
+
+
+def test_a_searched_step_can_be_unrolled(x64):
+  """No gradient flows through the step, and the derivative converges to that of the solution."""
+  weights, arguments, _ = case("dense")
+  unrolled, implicit = (
+    jax.jit(jax.grad(functools.partial(loss, solve, weights), argnums=1))(*arguments)
+    for solve in (
+      functools.partial(cscjax.fista, iterations=600, step="adaptive", restart=True),
+      CONVERGED["fista_adaptive"],
+    )
+  )
+  np.testing.assert_allclose(unrolled, implicit, rtol=1e-5, atol=1e-7)
+  assert np.linalg.norm(unrolled) > 1e-2
+
+  def code(x):
+    solved = cscjax.fista(arguments[0], x, 0.3, iterations=5, step="backtracking")
+    return jnp.sum(solved.code)
+
+  np.testing.assert_array_equal(jax.grad(code)(jnp.zeros(8)), 0)  # and not NaN
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from flax import struct
 
 import cscjax
 from tests import references
-from tests.solvers.problems import PROBLEMS, dense, flat
+from tests.solvers.problems import PROBLEMS, dense, flat, working_set
 
 D, _, X = dense(0)
-SOLVERS = {"ista": cscjax.ista, "fista": cscjax.fista, "admm": cscjax.admm}
+SOLVERS = {"ista": cscjax.ista, "fista": cscjax.fista, "admm": cscjax.admm, "working_set": working_set}
 
 
 def _largest(d, x, nonnegative=False):
@@ -79,6 +79,7 @@ def test_parts_of_different_ranks():
     ("dense", "fista", True),
     pytest.param("circular", "ista", False, marks=pytest.mark.slow),
     pytest.param("circular", "admm", False, marks=pytest.mark.slow),
+    pytest.param("dense", "working_set", True, marks=pytest.mark.slow),
     ("augmented", "fista", False),
   ],
 )

@@ -30,9 +30,9 @@ class DenseLasso:
     """The weighted matrix with a row for the ridge of each coefficient."""
     return np.vstack([self.weighted, np.diag(np.sqrt(self.ridge))])
 
-  def response(self, support):
-    """Returns the matrix by which the solution moves with the signal, while its support is the same."""
-    return np.linalg.pinv(self.augmented[:, support])[:, : len(self.weights)]
+  def response(self, code):
+    """Returns the derivative of the support of the solution, by the weighted signal."""
+    return np.linalg.pinv(self.augmented[:, np.flatnonzero(code)])[:, : len(self.weights)]
 
   def solve(self, x):
     """Returns the solution, and how far it is from optimal.
@@ -73,11 +73,11 @@ class DenseLasso:
       found[support] = inverse @ x - inverse @ inverse.T @ (self.beta[support] * signs)
     return np.where(free | (found * np.sign(code) > 0), found, 0)
 
-  def worst_direction(self, support):
+  def worst_direction(self, code):
     """Returns the noise of norm 1 that moves the solution most, while its support is the same."""
-    if not len(support):
+    if not np.any(code):
       return np.zeros(len(self.weights))
-    return np.linalg.svd(self.response(support), full_matrices=False)[2][0]
+    return np.linalg.svd(self.response(code), full_matrices=False)[2][0]
 
   def moved(self, x, e):
     """Returns the solution for x + e, where e is measured with the weights."""
@@ -96,8 +96,7 @@ class DenseLasso:
       if violation > SMALL:
         return
       yield moved
-      support = np.flatnonzero(moved)
-      direction = self.response(support).T @ (moved - code)[support]
+      direction = self.response(moved).T @ (moved - code)[moved != 0]
       if not np.any(direction):
         return
       e = size * direction / np.linalg.norm(direction)

@@ -114,7 +114,7 @@ def test_no_noise_exceeds_the_bound(x64):
       level = limit * rng.choice([0.1, 0.5, 0.999])
       bound = found.bound(level)[i]
       assert np.isfinite(bound)
-      worst = dense.worst_direction(np.flatnonzero(code))
+      worst = dense.worst_direction(code)
       for direction in (worst, -worst, rng.normal(size=len(signal)), *dense.d.T[:2]):
         if np.any(direction):
           e = level * direction / np.linalg.norm(direction)

@@ -198,7 +198,7 @@ def admm(
     record=record,
     differentiate=differentiate,
     callback=callback,
-    progress=progress,
+    progress=checks.boolean("progress", progress) and "admm",
   )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from jax.typing import ArrayLike
 
+from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
 from cscjax.solvers._callbacks import Callback
@@ -86,10 +87,11 @@ def ista(
     step: Step size: a positive scalar; a step above 2/L can diverge. If None, it is `"adaptive"` with a
       tolerance; with a number of iterations it is 1/L by `lipschitz` (or shorter, where that is an upper
       bound), and no gradient flows through it. `"backtracking"` and `"adaptive"` search a step for each
-      signal and do not need L. `"backtracking"` starts from a step that is too long, and shortens it
-      until ||D d||^2 <= ||d||^2 / step for the move d of the iteration. `"adaptive"` does the same, and
-      lengthens the step by 3 % in each iteration, so that it follows the curvature where the code moves,
-      which is often far below L.
+      signal, through which no gradient flows either, and do not need L. `"backtracking"` starts from a
+      step that may be too long, and shortens it after each iteration to at most ||d||^2 / ||D d||^2 for
+      the move d of the iteration; a move is discarded if its step exceeds this by more than 25 %.
+      `"adaptive"` does the same, and lengthens the step by up to 3 % in each iteration, so that it
+      follows the curvature where the code moves, which is often far below L.
     nonnegative: Whether the code is constrained to be nonnegative (eq. 2 of Zhang & Zhang 2020).
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
       last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
@@ -107,7 +109,7 @@ def ista(
       the memory grows as the square root of their number. `"implicit"` computes the derivative of the
       solution near the code by the implicit function theorem (see `polished`): the memory does not grow
       with the number of iterations, and the traces have no derivative. If None, it is `"implicit"` with
-      a tolerance or a searched step, and `"unrolled"` otherwise.
+      a tolerance, and `"unrolled"` otherwise.
     callback: A function that is called with an `IterationStats` after every 10 iterations and after the
       last one: the number of iterations, the objective and the value of the criterion named by `stop`.
       It is called by `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other
@@ -162,7 +164,7 @@ def ista(
     record=record,
     differentiate=differentiate,
     callback=callback,
-    progress=progress,
+    progress=checks.boolean("progress", progress) and "ista",
   )
 
 
@@ -243,10 +245,11 @@ def fista(
     step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is `"adaptive"` with a
       tolerance; with a number of iterations it is 1/L by `lipschitz` (or shorter, where that is an upper
       bound), and no gradient flows through it. `"backtracking"` and `"adaptive"` search a step for each
-      signal and do not need L. `"backtracking"` starts from a step that is too long, and shortens it
-      until ||D d||^2 <= ||d||^2 / step for the move d of the iteration. `"adaptive"` does the same, and
-      lengthens the step by 3 % in each iteration, so that it follows the curvature where the code moves,
-      which is often far below L.
+      signal, through which no gradient flows either, and do not need L. `"backtracking"` starts from a
+      step that may be too long, and shortens it after each iteration to at most ||d||^2 / ||D d||^2 for
+      the move d of the iteration; a move is discarded if its step exceeds this by more than 25 %.
+      `"adaptive"` does the same, and lengthens the step by up to 3 % in each iteration, so that it
+      follows the curvature where the code moves, which is often far below L.
     restart: Whether to reset t to 1 for each signal whose last move opposes the momentum (the gradient
       scheme of O'Donoghue & Candes 2015). This saves iterations if the minimum is sharp.
     nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
@@ -268,7 +271,7 @@ def fista(
       the memory grows as the square root of their number. `"implicit"` computes the derivative of the
       solution near the code by the implicit function theorem (see `polished`): the memory does not grow
       with the number of iterations, and the traces have no derivative. If None, it is `"implicit"` with
-      a tolerance or a searched step, and `"unrolled"` otherwise.
+      a tolerance, and `"unrolled"` otherwise.
     callback: A function that is called with an `IterationStats` after every 10 iterations and after the
       last one: the number of iterations, the objective and the value of the criterion named by `stop`.
       It is called by `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other
@@ -324,7 +327,7 @@ def fista(
     record=record,
     differentiate=differentiate,
     callback=callback,
-    progress=progress,
+    progress=checks.boolean("progress", progress) and "fista",
   )
 
 

@@ -57,7 +57,8 @@ class SolverResult(NamedTuple):
     diverged: Whether the final objective is not finite, or more than twice the larger one of 1/2 ||x||^2
       and the initial objective: [batch...]. If so, the step was too large.
     gradient_mapping: The relative gradient mapping after each iteration, [iterations, batch...]: the
-      criterion of `stop="gradient_mapping"`.
+      criterion of `stop="gradient_mapping"`. It is infinite where a searched step was too long, and the
+      iteration left the code unchanged.
     gap: The relative duality gap after each iteration, [iterations, batch...]: the objective minus the
       largest dual value found so far, as a fraction of the objective. The objective exceeds the minimum
       by at most this fraction of it.
@@ -111,16 +112,14 @@ class Loop(NamedTuple):
     record: Sequence[str],
     differentiate: Differentiate | None,
     callback: Callback | None,
-    progress: bool,
+    progress: bool | str,
     *,
     name: str,
-    searches_step: bool,
     test_period: int,
   ) -> "Loop":
     """Checks the arguments of a solver for a problem, and raises ValueError if they do not fit.
 
-    `name` is that of the solver. `searches_step` tells that an iteration contains a loop of unknown
-    length, which cannot be unrolled.
+    `name` is that of the solver.
     """
     checks.one_of("stop", stop, STOPS)
     if tolerance is None and stop != STOPS[0]:
@@ -132,14 +131,11 @@ class Loop(NamedTuple):
       checks.one_of("record", trace, RECORDS)
     if "gap" in (stop, *record) and not problem.has_dual_bound:
       checks.fail("beta", "a penalty of 0", "positive values (or a ridge) for the duality gap")
-    is_unbounded = searches_step or tolerance is not None
     if differentiate is None:
-      differentiate = "implicit" if is_unbounded else "unrolled"
+      differentiate = "unrolled" if tolerance is None else "implicit"
     checks.one_of("differentiate", differentiate, DIFFERENTIATE)
-    if is_unbounded and differentiate != "implicit":
-      checks.fail(
-        "differentiate", differentiate, "'implicit' if tolerance is given or the step is searched"
-      )
+    if tolerance is not None and differentiate != "implicit":
+      checks.fail("differentiate", differentiate, "'implicit' if tolerance is given")
     period = TEST_PERIOD if tolerance is None else test_period
     callbacks = as_callbacks(callback, progress, name, count, period)
     return cls(count, stop, tuple(record), differentiate, callbacks, test_period)

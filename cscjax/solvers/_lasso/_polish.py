@@ -12,7 +12,6 @@ from cscjax.dictionaries import Code
 from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
 from cscjax.solvers._lasso._regularizer import Regularizer
 from cscjax.solvers._penalty import largest_of_signals
-from cscjax.solvers._steps import momentum
 
 ROUNDS = 40  # largest number of rounds, each a step to the minimum on the face
 EXPLORATION = 30  # FISTA iterations between two rounds, which change the face
@@ -69,23 +68,28 @@ def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
     beyond a tenth of beta, if that is less), relative to the largest |D^T x|: [batch...], 0 if the
     solution was found.
   """
-  correlation = problem.dictionary.analysis(problem.weigh(problem.x))
-  scale = _largest(problem, correlation)
+  from cscjax.solvers._lasso._proximal_gradient import FISTA  # whose method `run` needs this module
+
+  solver = FISTA("adaptive", restart=True)
+  scale = _largest(problem, problem.dictionary.analysis(problem.weigh(problem.x)))
   noise = NOISE * jnp.finfo(problem.x.dtype).eps * scale
 
   def body(carry: Any) -> Any:
     k, code, step, excess = carry
-    explored, step = _explore(problem, code, step, jnp.where(k == 0, 0, EXPLORATION))
-    moved = _newton(problem, explored)
+    state = solver.init(problem, code)._replace(step=step)
+    state = lax.fori_loop(
+      0, jnp.where(k == 0, 0, EXPLORATION), lambda _, state: solver.step(problem, state), state
+    )
+    moved = _newton(problem, state.code)
     code = _select(excess > 0, moved, code)
-    return k + 1, code, step, _violation(problem, code, noise)
+    return k + 1, code, state.step, _violation(problem, code, noise)
 
   def unfinished(carry: Any) -> jax.Array:
     k, *_, excess = carry
     return (k < ROUNDS) & jnp.any(excess > 0)  # False for NaN
 
-  step = _initial_step(problem, correlation)
-  _, code, _, excess = lax.while_loop(unfinished, body, (0, code, step, jnp.ones_like(scale)))
+  start = (0, code, solver.init(problem).step, jnp.ones_like(scale))
+  _, code, _, excess = lax.while_loop(unfinished, body, start)
   return code, _ratio(excess, scale)
 
 
@@ -199,51 +203,6 @@ def _newton(problem: Lasso, code: Code) -> Code:
   start = (0, jnp.ones_like(before), jnp.zeros_like(before, bool))
   _, length, lower = lax.while_loop(unfinished, body, start)
   return _select(lower, attempt(length), code)
-
-
-def _explore(
-  problem: Lasso, code: Code, step: jax.Array, iterations: ArrayLike
-) -> tuple[Code, jax.Array]:
-  """Runs FISTA with restarts and a searched step.
-
-  An iteration whose step is too long does not move the code, and the step is halved.
-
-  Returns:
-    The code and the step of each signal.
-  """
-  eps = jnp.finfo(problem.x.dtype).eps
-
-  def body(_: Any, carry: Any) -> Any:
-    now, before, t, step = carry  # `now` and `before` are pairs (code, D code)
-    next_t, weight = momentum(t)
-    point, image = jax.tree.map(lambda c, p: c + per_signal(weight, c) * (c - p), now, before)
-    gradient = problem.dictionary.analysis(problem.residual(image))
-    code = problem.prox(_add(point, -step, gradient), step)
-    new = code, problem.dictionary.synthesis(code, problem.x.shape)
-    move = _add(code, -1, point)
-    size = _largest(problem, move)
-    move, change, level = _divide(move, size), _divide(new[1] - image, size), _divide(image, size)
-    # The rounding error in the difference of two almost equal images.
-    noise = (4 * eps) ** 2 * sum_signals(jnp.square(level), problem.batch_ndim)
-    curvature = sum_signals(problem.weigh(jnp.square(change)), problem.batch_ndim)
-    too_long = curvature > _dot(problem, move, move) / step + noise
-    against = _dot(problem, move, _divide(_add(code, -1, now[0]), size)) < 0
-    next_t = jnp.where(too_long | against, 1, next_t)
-    new = _select(too_long, now, new)
-    return new, now, next_t, step * jnp.where(too_long, 0.5, 1 / 0.97)
-
-  start = code, problem.dictionary.synthesis(code, problem.x.shape)
-  carry = start, start, jnp.ones_like(step), step
-  (code, _), _, _, step = lax.fori_loop(0, iterations, body, carry)
-  return code, step
-
-
-def _initial_step(problem: Lasso, direction: Code) -> jax.Array:
-  """Returns 1 / the curvature along a direction, [batch...]: at least 1/L, or 1 if it is unknown."""
-  direction = _divide(direction, _largest(problem, direction))
-  image = problem.dictionary.synthesis(direction, problem.x.shape)
-  curvature = sum_signals(problem.weigh(jnp.square(image)), problem.batch_ndim)
-  return jnp.where(curvature > 0, _ratio(_dot(problem, direction, direction), curvature), 1)
 
 
 def _violation(problem: Lasso, code: Code, noise: jax.Array) -> jax.Array:

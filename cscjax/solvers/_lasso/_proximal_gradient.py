@@ -1,7 +1,6 @@
 """ISTA and FISTA for one layer."""
 
 import abc
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,7 +13,6 @@ from cscjax import checks
 from cscjax.dictionaries import Code
 from cscjax.ops import at_least_float32, compact_repr, highest_precision, power_of_two
 from cscjax.solvers._arguments import as_step, check_step
-from cscjax.solvers._lasso._algorithm import relative
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
 from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
 from cscjax.solvers._lasso._solver import Solver
@@ -24,11 +22,8 @@ Step = ArrayLike | Literal["adaptive", "backtracking"] | None
 """A step size: a scalar, 1/L if None, or the name of a rule that searches a step for each signal."""
 
 GROWTH = {"adaptive": 1 / 0.97, "backtracking": 1.0}  # growth of the step per iteration
+LARGEST_RATIO = 1.25  # of a step that is searched to 1 / curvature; below 2, the objective falls
 OBJECTIVE_WEIGHT = {"ista": 0.45, "fista": 1.25}  # see `Algorithm`
-SHRINK = 0.8  # factor by which a step that is too long is shortened
-
-
-_Attempt = tuple[jax.Array, Code, jax.Array]  # step, code and reconstruction
 
 
 class ISTAState(NamedTuple):
@@ -56,7 +51,8 @@ class FISTAState(NamedTuple):
     reconstruction: D code.
     previous: The code one iteration before.
     previous_reconstruction: D times the code one iteration before.
-    t: The number t of FISTA: a scalar, or one value per signal, [batch...], with restarts.
+    t: The number t of FISTA: a scalar, or one value per signal, [batch...], with restarts or a searched
+      step.
     weight: Weight of the next extrapolation, of the shape of `t`.
     step: Step size: a scalar, or one value per signal, [batch...], if it is searched.
   """
@@ -81,22 +77,30 @@ class _Start(NamedTuple):
   gradient: Code
 
 
+class _Aux(NamedTuple):
+  """How an iteration started, its step, and its value of `_step_ratio`."""
+
+  start: _Start
+  step: jax.Array
+  ratio: jax.Array
+
+
 class _ProximalGradient(Solver):
   """What ISTA and FISTA have in common: a proximal gradient step, of a given or a searched size."""
 
   step_size: Step
 
   @abc.abstractmethod
+  def _first(self, problem: Lasso, step: jax.Array, code: Code, reconstruction: jax.Array) -> Any:
+    """Returns the initial state."""
+
+  @abc.abstractmethod
   def _start(self, state: Any) -> tuple[Code, jax.Array]:
     """Returns the point from which an iteration starts, and its reconstruction."""
 
   @abc.abstractmethod
-  def _first(self, problem: Lasso, found: _Attempt) -> Any:
-    """Returns the initial state."""
-
-  @abc.abstractmethod
-  def _next(self, problem: Lasso, state: Any, point: Code, found: _Attempt) -> Any:
-    """Returns the state after a step from a point."""
+  def _next(self, problem: Lasso, state: Any, point: Code, code: Code, reconstruction: jax.Array) -> Any:
+    """Returns the state after a move from a point to a code, with the same step."""
 
   @property
   def _searches_step(self) -> bool:
@@ -107,10 +111,10 @@ class _ProximalGradient(Solver):
     code = problem.zero_code() if code is None else problem.as_code(code, "code")
     reconstruction = problem.dictionary.synthesis(code, problem.x.shape)
     if isinstance(self.step_size, str):
-      step = _initial_step(problem, reconstruction)
+      step = lax.stop_gradient(_initial_step(problem, reconstruction))
     else:
       step = as_step("step", self.step_size, problem.dictionary, problem.x)
-    return self._first(problem, (step, code, reconstruction))
+    return self._first(problem, step, code, reconstruction)
 
   def step(self, problem: Lasso, state: Any) -> Any:
     return self._advance(problem, state)[0]
@@ -120,38 +124,42 @@ class _ProximalGradient(Solver):
     return state.code, state.reconstruction
 
   @highest_precision
-  def _advance(self, problem: Lasso, state: Any) -> tuple[Any, _Start]:
+  def _advance(self, problem: Lasso, state: Any) -> tuple[Any, _Aux]:
+    step = state.step
     point, reconstruction = self._start(state)
-    gradient = problem.gradient(reconstruction)
-
-    def attempt(step: jax.Array) -> _Attempt:
-      moved = jax.tree.map(lambda p, g: p - per_signal(step, p) * g, point, gradient)
-      code = problem.prox(moved, step)
-      return step, code, problem.dictionary.synthesis(code, problem.x.shape)
-
+    start = _Start(point, reconstruction, problem.gradient(reconstruction))
+    code = jax.tree.map(lambda p, g: p - per_signal(step, p) * g, point, start.gradient)
+    code = problem.prox(code, step)
+    reconstruction = problem.dictionary.synthesis(code, problem.x.shape)
+    ratio = _step_ratio(problem, step, start, code, reconstruction)
+    new_state = self._next(problem, state, point, code, reconstruction)
     if isinstance(self.step_size, str):
-      step = GROWTH[self.step_size] * state.step
-      found = _backtrack(problem, attempt, step, point, reconstruction)
-    else:
-      found = attempt(state.step)
-    return self._next(problem, state, point, found), _Start(point, reconstruction, gradient)
+      # No loop tries shorter steps: its condition would cost a GPU a wait in each iteration. A step that
+      # is slightly too long is taken. One that is far too long leaves the state as it is, and so it is
+      # tried again with the inverse curvature along the discarded move, which is at least 1/L.
+      is_too_long = ratio > LARGEST_RATIO
+      new_state = jax.tree.map(
+        lambda old, new: jnp.where(per_signal(is_too_long, new), old, new), state, new_state
+      )
+      next_step = step / jnp.maximum(ratio, 1 / GROWTH[self.step_size])
+      new_state = new_state._replace(step=lax.stop_gradient(next_step))
+    return new_state, _Aux(start, step, ratio)
 
-  def _mapping(self, problem: Lasso, state: Any, aux: _Start) -> jax.Array:
+  def _mapping(self, problem: Lasso, state: Any, aux: _Aux) -> jax.Array:
     # The squares of the mapping times sqrt(step) are in range, like those of a signal in its unit.
     # `Lasso.norm` would store the mapping and read it twice.
-    unit, precise = _unit_of_move(state.step), at_least_float32(problem.x.dtype)
-    mapping = gradient_mapping(problem, aux.point, aux.gradient, state.step, state.code)
+    unit, precise = _unit_of_move(aux.step), at_least_float32(problem.x.dtype)
+    mapping = gradient_mapping(problem, aux.start.point, aux.start.gradient, aux.step, state.code)
     mapping = jax.tree.map(lambda g: per_signal(unit, g) * g.astype(precise), mapping)
     norm = safe_sqrt(problem.inner(mapping, mapping)) / unit
-    if not self._searches_step:  # above 2/L, the mapping can be small far from a solution
-      found = (state.step, state.code, state.reconstruction)
-      norm = norm * jnp.maximum(_step_ratio(problem, *found, aux.point, aux.reconstruction), 1)
-    return norm
+    if self._searches_step:
+      return jnp.where(aux.ratio > LARGEST_RATIO, jnp.inf, norm)  # the move has been discarded
+    return norm * jnp.maximum(aux.ratio, 1)  # above 2/L, the mapping can be small far from a solution
 
-  def _dual(self, problem: Lasso, state: Any, aux: _Start) -> jax.Array:
+  def _dual(self, problem: Lasso, state: Any, aux: _Aux) -> jax.Array:
     del state
-    correlation = jax.tree.map(jnp.negative, aux.gradient)
-    return dual_value(problem, aux.reconstruction, correlation)
+    correlation = jax.tree.map(jnp.negative, aux.start.gradient)
+    return dual_value(problem, aux.start.reconstruction, correlation)
 
 
 class ISTA(_ProximalGradient):
@@ -166,9 +174,11 @@ class ISTA(_ProximalGradient):
   Args:
     step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is 1/L by `lipschitz`
       (or shorter, where that is an upper bound), and no gradient flows through it. `"backtracking"` and
-      `"adaptive"` search a step for each signal and do not need L. `"backtracking"` starts from a step
-      that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move d of the
-      iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration.
+      `"adaptive"` search a step for each signal, through which no gradient flows either, and do not
+      need L. `"backtracking"` starts from a step that may be too long, and shortens it after each
+      iteration to at most ||d||^2 / ||D d||^2 for the move d of the iteration; a move is discarded if
+      its step exceeds this by more than 25 %.
+      `"adaptive"` does the same, and lengthens the step by up to 3 % in each iteration.
 
   Attributes:
     step_size: The argument `step`.
@@ -199,14 +209,15 @@ class ISTA(_ProximalGradient):
   def _start(self, state: ISTAState) -> tuple[Code, jax.Array]:
     return state.code, state.reconstruction
 
-  def _first(self, problem: Lasso, found: _Attempt) -> ISTAState:
+  def _first(self, problem: Lasso, step: jax.Array, code: Code, reconstruction: jax.Array) -> ISTAState:
     del problem
-    step, code, reconstruction = found
     return ISTAState(code, reconstruction, step)
 
-  def _next(self, problem: Lasso, state: ISTAState, point: Code, found: _Attempt) -> ISTAState:
-    del state, point
-    return self._first(problem, found)
+  def _next(
+    self, problem: Lasso, state: ISTAState, point: Code, code: Code, reconstruction: jax.Array
+  ) -> ISTAState:
+    del problem, point
+    return ISTAState(code, reconstruction, state.step)
 
 
 class FISTA(_ProximalGradient):
@@ -224,10 +235,12 @@ class FISTA(_ProximalGradient):
   Args:
     step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is 1/L by `lipschitz`
       (or shorter, where that is an upper bound), and no gradient flows through it. `"backtracking"` and
-      `"adaptive"` search a step for each signal and do not need L. `"backtracking"` starts from a step
-      that is too long, and shortens it until ||D d||^2 <= ||d||^2 / step for the move d of the
-      iteration. `"adaptive"` does the same, and lengthens the step by 3 % in each iteration, so
-      that it follows the curvature where the code moves, which is often far below L.
+      `"adaptive"` search a step for each signal, through which no gradient flows either, and do not
+      need L. `"backtracking"` starts from a step that may be too long, and shortens it after each
+      iteration to at most ||d||^2 / ||D d||^2 for the move d of the iteration; a move is discarded if
+      its step exceeds this by more than 25 %.
+      `"adaptive"` does the same, and lengthens the step by up to 3 % in each iteration, so that it
+      follows the curvature where the code moves, which is often far below L.
     restart: Whether to reset t to 1 for each signal whose last move opposes the momentum (the gradient
       scheme of O'Donoghue & Candes 2015).
 
@@ -273,24 +286,26 @@ class FISTA(_ProximalGradient):
     )
     return point, reconstruction
 
-  def _first(self, problem: Lasso, found: _Attempt) -> FISTAState:
-    step, code, reconstruction = found
+  def _first(self, problem: Lasso, step: jax.Array, code: Code, reconstruction: jax.Array) -> FISTAState:
     precise = at_least_float32(problem.x.dtype)  # t^2 overflows in half precision
-    one = jnp.ones_like(problem.unit, precise) if self.restart else jnp.ones((), precise)
+    differs = self.restart or self._searches_step  # between the signals of a batch
+    one = jnp.ones_like(problem.unit, precise) if differs else jnp.ones((), precise)
     return FISTAState(code, reconstruction, code, reconstruction, one, 0 * one, step)
 
-  def _next(self, problem: Lasso, state: FISTAState, point: Code, found: _Attempt) -> FISTAState:
-    step, code, reconstruction = found
+  def _next(
+    self, problem: Lasso, state: FISTAState, point: Code, code: Code, reconstruction: jax.Array
+  ) -> FISTAState:
     t, weight = momentum(state.t)
     if self.restart:
-      unit = _unit_of_move(step)
+      unit = _unit_of_move(state.step)
       move, progress = (
         jax.tree.map(lambda c, b: (c - b) * per_signal(1 / unit, c), code, before)
         for before in (point, state.code)
       )
       against = problem.inner(move, progress) < 0
       t, weight = jnp.where(against, 1, t), jnp.where(against, 0, weight)
-    return FISTAState(code, reconstruction, state.code, state.reconstruction, t, weight, step)
+    previous = (state.code, state.reconstruction)
+    return FISTAState(code, reconstruction, *previous, t, weight, state.step)
 
 
 def _checked_step(step: Step) -> Step:
@@ -318,46 +333,22 @@ def _initial_step(problem: Lasso, reconstruction: jax.Array) -> jax.Array:
   return jnp.where(curvature > 0, 1 / jnp.where(curvature > 0, curvature, 1), 1)
 
 
-def _backtrack(
-  problem: Lasso,
-  attempt: Callable[[jax.Array], _Attempt],
-  step: jax.Array,
-  point: Code,
-  reconstruction: jax.Array,
-) -> _Attempt:
-  """Shortens the step of each signal until the data term lies below its quadratic upper bound."""
-
-  def tested(found: _Attempt) -> tuple[_Attempt, jax.Array]:
-    is_too_long = _step_ratio(problem, *found, point, reconstruction) > 1
-    return found, is_too_long  # False for NaN, which `diverged` reports
-
-  def shorten(carry: tuple[_Attempt, jax.Array]) -> tuple[_Attempt, jax.Array]:
-    (step, *_), is_too_long = carry
-    return tested(attempt(jnp.where(is_too_long, SHRINK * step, step)))
-
-  return lax.while_loop(lambda carry: jnp.any(carry[1]), shorten, tested(attempt(step)))[0]
-
-
 def _step_ratio(
-  problem: Lasso,
-  step: jax.Array,
-  code: Code,
-  reconstruction: jax.Array,
-  point: Code,
-  point_reconstruction: jax.Array,
+  problem: Lasso, step: jax.Array, start: _Start, code: Code, reconstruction: jax.Array
 ) -> jax.Array:
-  """Returns step ||D d||^2 / ||d||^2, [batch...], for the move d from `point` to `code`.
+  """Returns step ||D d||^2 / ||d||^2, [batch...], for the move d from a start to a code; 0 if d is 0.
 
   It is at most 1 if the step is at most 1/L.
   """
   # The rounding error in the difference of two almost equal reconstructions.
   noise = (4 * float(jnp.finfo(reconstruction.dtype).eps)) ** 2 * problem.inner(
-    point_reconstruction, point_reconstruction
+    start.reconstruction, start.reconstruction
   )
-  change = problem.energy(reconstruction - point_reconstruction) - noise
+  image = jnp.maximum(problem.energy(reconstruction - start.reconstruction) - noise, 0)
   unit = _unit_of_move(step)
-  move = jax.tree.map(lambda c, p: (c - p) * per_signal(1 / unit, c), code, point)
-  return step / unit**2 * relative(jnp.maximum(change, 0), problem.inner(move, move))
+  move = jax.tree.map(lambda c, p: (c - p) * per_signal(1 / unit, c), code, start.point)
+  size = problem.inner(move, move)
+  return step / unit**2 * jnp.where(size > 0, image / jnp.where(size > 0, size, 1), 0)
 
 
 def _unit_of_move(step: jax.Array) -> jax.Array:

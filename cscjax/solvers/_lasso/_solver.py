@@ -64,8 +64,6 @@ class Solver(PyTree, abc.ABC):
 
   # A lower weight makes the criterion of a tolerance stricter, see `Algorithm`.
   _objective_weight = 1.0
-  # Whether an iteration contains a loop of unknown length, through which no gradient flows backwards.
-  _searches_step = False
   # Number of iterations between two tests of a tolerance: a test may cost as much as an iteration.
   _test_period = TEST_PERIOD
 
@@ -123,7 +121,7 @@ class Solver(PyTree, abc.ABC):
     record: Sequence[str] = ("objective",),
     differentiate: Differentiate | None = None,
     callback: Callback | None = None,
-    progress: bool = False,
+    progress: bool | str = False,
   ) -> SolverResult:
     """Runs the solver for a number of iterations, or to a tolerance.
 
@@ -151,12 +149,12 @@ class Solver(PyTree, abc.ABC):
         trace that is not named is not computed.
       differentiate: How derivatives of the code are computed: `"unrolled"` through the iterations,
         `"remat"` through recomputed iterations, which saves memory, or `"implicit"` at the solution near
-        the code (see `polished`). If None, it is `"implicit"` with a tolerance or a searched step, and
-        `"unrolled"` otherwise.
+        the code (see `polished`). If None, it is `"implicit"` with a tolerance, and `"unrolled"`
+        otherwise.
       callback: A function that is called with an `IterationStats` after every 10 iterations and after
         the last one; with a tolerance, whenever the criterion is computed.
       progress: Whether to show a progress bar on stderr. This needs tqdm, which the extra `progress`
-        installs.
+        installs. A string is the title of the bar, instead of the name of the solver.
 
     Returns:
       A `SolverResult`: the code, the traces that were recorded, whether the solver converged or
@@ -178,7 +176,6 @@ class Solver(PyTree, abc.ABC):
       callback,
       progress,
       name=type(self).__name__,
-      searches_step=self._searches_step,
       test_period=self._test_period,
     )
     return solve(self, problem, init, state, tolerance, loop=loop)

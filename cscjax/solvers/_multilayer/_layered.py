@@ -13,8 +13,9 @@ from cscjax.dictionaries import Code, Dictionary, as_signal, check_one_per_dicti
 from cscjax.ops import common_float, highest_precision, nonnegative_soft_threshold, soft_threshold
 from cscjax.solvers._arguments import as_step
 from cscjax.solvers._callbacks import Callback
-from cscjax.solvers._lasso._fista import fista, ista
 from cscjax.solvers._lasso._iterate import SolverResult
+from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._proximal_gradient import FISTA, ISTA
 from cscjax.solvers._multilayer._result import MultilayerResult, layer_statistics
 from cscjax.solvers._penalty import as_penalty, magnitudes
 from cscjax.solvers._steps import SOLVERS
@@ -170,15 +171,13 @@ def layered_bp(
   checks.all_at_least("betas", betas, 0)
   checks.boolean("nonnegative", nonnegative)
   given = [None] * len(dictionaries) if steps is None else steps
-  solve = {"ista": ista, "fista": fista}[checks.one_of("solver", solver, SOLVERS)]
-  options = {
-    **{"iterations": iterations, "nonnegative": nonnegative},
-    **{"callback": callback, "progress": progress},
-  }
+  method = {"ista": ISTA, "fista": FISTA}[checks.one_of("solver", solver, SOLVERS)]
+  title = checks.boolean("progress", progress) and "layered_bp"
   results: list[SolverResult] = []
   signal = x
   for dictionary, beta, step in zip(dictionaries, betas, given, strict=True):
-    result = solve(dictionary, signal, beta, step=step, **options)
+    problem = Lasso(dictionary, signal, beta, nonnegative=nonnegative)
+    result = method(step).run(problem, iterations=iterations, callback=callback, progress=title)
     results.append(result)
     signal = join(result.code)
   objectives = [jnp.asarray(result.objective) for result in results]
