@@ -37,7 +37,7 @@ DRAWS = 3
 """Directions of random noise."""
 
 
-class Case(NamedTuple):
+class PhotographCase(NamedTuple):
   """A photograph, cropped to its upper left corner, and what is certified.
 
   Attributes:
@@ -59,12 +59,12 @@ class Case(NamedTuple):
     return f"{self.problem} [:{self.size}, :{self.size}], {self.fraction:g} beta_max"
 
 
-WHOLE = Case("g256x32", 256, 0.15, {1e-3: None})
+WHOLE = PhotographCase("g256x32", 256, 0.15, {1e-3: None})
 CROPS = (
-  Case("g256x32", 48, 0.3, {1e-4: 1.00, 1e-3: 1.22, 3e-3: 1.57}),
-  Case("g256x32", 48, 0.1, {1e-4: 1.00, 1e-3: 1.27}),
-  Case("china128x16", 32, 0.1, {1e-4: 1.25, 1e-3: 1.91}),
-  Case("china128x16", 32, 0.02, {1e-4: None, 1e-3: None}),
+  PhotographCase("g256x32", 48, 0.3, {1e-4: 1.00, 1e-3: 1.22, 3e-3: 1.57}),
+  PhotographCase("g256x32", 48, 0.1, {1e-4: 1.00, 1e-3: 1.27}),
+  PhotographCase("china128x16", 32, 0.1, {1e-4: 1.25, 1e-3: 1.91}),
+  PhotographCase("china128x16", 32, 0.02, {1e-4: None, 1e-3: None}),
 )
 
 
@@ -76,7 +76,7 @@ class Photograph:
     norm: The norm of the photograph.
   """
 
-  def __init__(self, case: Case) -> None:
+  def __init__(self, case: PhotographCase) -> None:
     problem: Any = problems.make(case.problem)
     x = problem.x[0, : case.size, : case.size]
     dictionary = ConvDictionary(jnp.asarray(problem.filters), padding="CIRCULAR")
@@ -137,7 +137,7 @@ def _change(
   return jnp.linalg.norm(difference), pull(difference)[0], found.violation == 0
 
 
-def rows(cases: Iterable[Case], *, attack: bool = True) -> Iterator[Row]:
+def rows(cases: Iterable[PhotographCase], *, attack: bool = True) -> Iterator[Row]:
   """Certifies photographs, and yields a row for each level of the noise.
 
   Args:

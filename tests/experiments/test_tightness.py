@@ -59,7 +59,7 @@ def _check(row):
 @pytest.mark.slow
 def test_gradient_of_the_attack():
   """Against differences of the exact solutions of a small photograph."""
-  case = tightness.Case("china128x16", 12, 0.2, {})
+  case = tightness.PhotographCase("china128x16", 12, 0.2, {})
   photograph = tightness.Photograph(case)
   rng = np.random.default_rng(0)
   e, direction = 1e-3 * photograph.norm * rng.normal(size=(2, 12, 12, 1)) / 12

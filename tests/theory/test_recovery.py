@@ -1,5 +1,6 @@
 """Recovery of planted codes: against dense formulas, and never violated by scikit-learn's solutions."""
 
+import collections
 import itertools
 import math
 
@@ -15,7 +16,8 @@ from tests.dictionaries.test_conformance import DICTIONARIES
 from tests.theory.lasso_reference import SMALL, DenseLasso
 from tests.theory.test_lasso_stability import TwoParts
 
-TRIALS = 60
+TRIALS = 500
+SHAPES = ((8, 5), (8, 12), (12, 30), (28, 40))  # of random matrices; few, because JAX compiles each
 
 
 def _unit_matrix(dictionary, shape):
@@ -74,9 +76,8 @@ def _random(rng):
     u = _hadamard(n) + 0.02 * rng.normal(size=(n, 2 * n)) / math.sqrt(n)
     k = int(rng.integers(1, 5))
   else:
-    n = int(rng.integers(6, 30))
-    u = rng.normal(size=(n, int(rng.integers(4, 40))))
-    k = int(rng.integers(1, 1 + min(4, u.shape[1] - 1)))
+    shape = SHAPES[rng.integers(len(SHAPES))]
+    u, k = rng.normal(size=shape), int(rng.integers(1, 5))
   u = u / np.linalg.norm(u, axis=0)
   return u, _planted(rng, u, k)
 
@@ -87,23 +88,30 @@ def _dictionary(rng, u, code):
   return cscjax.MatrixDictionary(jnp.asarray(u * norms)), jnp.asarray(code / norms)
 
 
+def _lasso(u, beta):
+  """The dense Lasso over unit atoms."""
+  count = u.shape[1]
+  return DenseLasso(u, np.full(count, beta), np.zeros(count, bool), np.ones(len(u)), np.zeros(count))
+
+
 def _solve(u, beta, x):
   """The solution of the Lasso over unit atoms, or None if the reference is not precise."""
-  count = u.shape[1]
-  problem = DenseLasso(u, np.full(count, beta), np.zeros(count, bool), np.ones(len(x)), np.zeros(count))
-  solution, violation = problem.solve(x)
+  solution, violation = _lasso(u, beta).solve(x)
   return solution if violation <= SMALL else None
 
 
 def _worst_noises(rng, u, code):
-  """Directions that activate an atom or move a coefficient, and random ones."""
+  """Directions that activate an atom or move a coefficient, with both signs, and a random one."""
   inside = u[:, code != 0]
   inverse = np.linalg.pinv(inside)
   outside = u[:, code == 0] - inside @ inverse @ u[:, code == 0]
   dual = np.abs(outside.T @ outside).sum(axis=0)
-  found = [outside[:, np.argmax(dual)], *inverse, *rng.normal(size=(3, len(u)))]
-  found = [v / np.linalg.norm(v) for v in found if np.linalg.norm(v) > 1e-9]
-  return [sign * v for v in found for sign in (-1, 1)]
+  weakest = inverse[np.argmin(np.abs(code[code != 0]))]
+  found = [
+    v / np.linalg.norm(v) for v in (outside[:, np.argmax(dual)], weakest) if np.linalg.norm(v) > 1e-9
+  ]
+  drawn = rng.normal(size=len(u))
+  return [*found, *(-v for v in found), drawn / np.linalg.norm(drawn)]
 
 
 def test_against_dense_formulas(x64):
@@ -261,29 +269,55 @@ def test_babel_function_of_convolutions(geometry, size):
     np.testing.assert_allclose(theory.babel_function(conv, 4), _sorted_babel(large, 4), rtol=1e-9)
 
 
+def _check_values(rows, u, code, beta, noise, clean):
+  """Compares the values of the conditions with dense formulas."""
+  k = np.count_nonzero(code)
+  exact, dual = _coefficients(u, code)
+  expected = {
+    "coherence": k,
+    "Babel function": _sorted_babel(u, k - 1) + _sorted_babel(u, k),
+    "exact recovery": exact,
+    "dual certificate": dual,
+  }
+  if clean is not None and np.all(np.sign(clean) == np.sign(code)):
+    gaps = beta - np.abs(u.T @ (u @ (code - clean)))  # zero, up to rounding, on the support
+    width = k + np.count_nonzero(gaps[code == 0] <= noise)
+    expected["encoder gap"] = _sorted_babel(u, width - 1)
+  for name, value in expected.items():
+    np.testing.assert_allclose(rows[name].value, value, rtol=1e-7, atol=1e-10)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(TRIALS))
-def test_conclusions_hold(x64, seed):
-  """For random problems, noise in the worst directions, and penalties inside the intervals."""
-  rng = np.random.default_rng(seed)
-  u, code = _random(rng)
-  noise = float(rng.choice([0, 1e-3, 1e-2, 0.05]))
-  dictionary, planted = _dictionary(rng, u, code)
-  limits = theory.recovery(dictionary, planted, noise=noise).conditions
-  for name, limit in limits.items():
-    low, high = limit.betas
-    if not low < high:
-      continue
-    low, high = max(low, 1e-3), min(high, 2 * max(low, 1e-3) + 1)
-    for beta in (low + 1e-3 * (high - low), rng.uniform(low, high)):
-      row = theory.recovery(dictionary, planted, noise=noise, beta=beta).conditions[name]
-      assert row.holds
-      clean = _solve(u, beta, u @ code)
-      for direction in _worst_noises(rng, u, code):
-        solution = _solve(u, beta, u @ code + noise * direction)
-        if solution is None:
-          continue
+def test_conclusions_hold(x64):
+  """For penalties inside the intervals, and noise in the worst directions and by gradient ascent."""
+  held, tight = collections.Counter(), 0
+  for seed in range(TRIALS):
+    rng = np.random.default_rng(seed)
+    u, code = _random(rng)
+    noise = float(rng.choice([0, 1e-3, 1e-2, 0.05]))
+    dictionary, planted = _dictionary(rng, u, code)
+    limits = theory.recovery(dictionary, planted, noise=noise).conditions
+    intervals = [row.betas for row in limits.values() if row.betas[0] < row.betas[1]]
+    low, high = intervals[rng.integers(len(intervals))] if intervals else (noise, 1.0)
+    low = max(low, 1e-3)
+    width = min(high, 2 * low + 1) - low
+    beta = low + width * rng.choice([1e-3, rng.uniform(1e-3, 1)])
+    rows = theory.recovery(dictionary, planted, noise=noise, beta=beta).conditions
+    for name, row in rows.items():
+      inside = row.betas[0] < beta < row.betas[1]
+      assert row.holds == inside
+      held[name] += inside
+    lasso, clean = _lasso(u, beta), _solve(u, beta, u @ code)
+    _check_values(rows, u, code, beta, noise, clean)
+    solutions = [
+      moved
+      for direction in _worst_noises(rng, u, code)
+      for moved in lasso.ascent(u @ code, code, noise * direction, steps=2)
+    ]
+    for name, row in rows.items():
+      for solution in solutions if row.holds else ():
         assert np.linalg.norm(solution - code) <= row.error + 1e-8
+        tight += np.linalg.norm(solution - code) > 0.9 * row.error + 1e-6
         if name == "dual certificate":
           np.testing.assert_array_equal(np.sign(solution), np.sign(code))
         elif name == "encoder gap":
@@ -291,6 +325,8 @@ def test_conclusions_hold(x64, seed):
           assert clean is None or np.linalg.norm(solution - clean) <= isometry + 1e-8
         else:
           assert not np.any(solution[code == 0])
+  assert min(held.values()) >= 30
+  assert tight >= 100
 
 
 @pytest.mark.slow
