@@ -1,12 +1,15 @@
 """Complex dictionaries, for complex signals, as real ones."""
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cscjax import checks
-from cscjax.dictionaries._abstract import AbstractDictionary
+from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
+from cscjax.dictionaries._atoms import Entries, code_shapes
 from cscjax.dictionaries._base import Code, Dictionary
 
 
@@ -77,6 +80,31 @@ class ComplexDictionary(AbstractDictionary):
     if self.imag is None:
       return signal
     return _combine(signal, self.imag.synthesis(code, signal_shape), signal.ndim - self.signal_ndim)
+
+  def compute_atom_norms(self, shape: tuple[int, ...]) -> Code:
+    norms = with_methods(self.real).compute_atom_norms(shape[1:])
+    if self.imag is not None:
+      norms = jax.tree.map(jnp.hypot, norms, with_methods(self.imag).compute_atom_norms(shape[1:]))
+    return jax.tree.map(lambda part: jnp.stack([part, part]), norms)
+
+  def atom_entries(self, indices: np.ndarray, signal_shape: Sequence[int]) -> Entries:
+    shape = tuple(signal_shape[1:])
+    samples = math.prod(shape)
+    sizes = [math.prod(part.shape) for part in jax.tree.leaves(code_shapes(self.real, shape))]
+    starts = np.cumsum([0, *sizes])
+    parts = np.searchsorted(2 * starts[1:], indices, side="right")
+    places = indices - 2 * starts[parts]
+    imaginary = places >= np.asarray(sizes)[parts]  # the coefficient, not the atom
+    places = places - np.where(imaginary, np.asarray(sizes)[parts], 0) + starts[parts]
+    # A real coefficient adds (A, B), an imaginary one i (A + i B) = (-B, A).
+    values, rows, columns = with_methods(self.real).atom_entries(places, shape)
+    entries = [(values, rows + samples * imaginary[columns], columns)]
+    if self.imag is not None:
+      values, rows, columns = with_methods(self.imag).atom_entries(places, shape)
+      turned = imaginary[columns]
+      entries.append((np.where(turned, -values, values), rows + samples * ~turned, columns))
+    values, rows, columns = (np.concatenate(arrays) for arrays in zip(*entries, strict=True))
+    return values, rows, columns
 
   def _check(self, x: jax.Array) -> None:
     """Raises ValueError if there is no axis for the real and the imaginary part."""

@@ -23,6 +23,7 @@ from cscjax.dictionaries import (
 from cscjax.ops import highest_precision
 from cscjax.solvers import layered_thresholding
 from cscjax.theory._lasso_stability import ActiveSet, Stability, stability
+from cscjax.theory._layered_recovery import LayerRecovery, layered_recovery
 from cscjax.theory._lemmas import is_unique, uniqueness_bound
 from cscjax.theory._stability import SOLVERS, ZERO_ATOMS, LayerStability, layered_stability
 
@@ -51,8 +52,8 @@ class FailedCondition:
   """A condition of a theorem that fails for a layer; in a batch, for the signal that misses it by most.
 
   Attributes:
-    statement: The statement that requires the condition: "uniqueness", "thresholding", "bp" or
-      "stability".
+    statement: The statement that requires the condition: "uniqueness", "thresholding", "bp",
+      "recovery" or "stability".
     text: The condition, such as "3 noise <= beta".
     left: The value of the left side.
     right: The value of the right side.
@@ -88,6 +89,11 @@ class CertificateRow:
       over the next layer's patches, and in the norm ||.||_2 for the last layer.
     bp_error: The same upper bound for layered BP.
     conditions: The conditions that fail, with the values of both sides.
+    recovery_error: Upper bound on the Euclidean distance from the planted code to that of layered BP for
+      the signal with noise, by `recovery` of this code; inf if it fails in this layer or a previous one,
+      and None for codes that are not planted.
+    recovery: The condition of `recovery` that gives this bound, the strongest of those that hold, such
+      as "dual certificate"; None if none holds.
     stability_error: Upper bound on the Euclidean distance from the code to that of layered BP for the
       signal with noise, by `stability` of this signal; inf if it fails in this layer or a previous one,
       and None for codes that are not those of layered BP.
@@ -111,29 +117,31 @@ class CertificateRow:
   thresholding_error: float
   bp_error: float
   conditions: tuple[FailedCondition, ...] = ()
+  recovery_error: float | None = None
+  recovery: str | None = None
   stability_error: float | None = None
 
   @property
   def failed(self) -> tuple[str, ...]:
-    """The statements that do not hold, out of "uniqueness", "thresholding", "bp" and "stability"."""
+    """The statements that do not hold, by the names of `FailedCondition.statement`."""
     return tuple(name for name, holds in self._statements().items() if not holds)
 
   @property
   def held(self) -> tuple[str, ...]:
-    """The statements that hold, out of "uniqueness", "thresholding", "bp" and "stability"."""
+    """The statements that hold, by the names of `FailedCondition.statement`."""
     return tuple(name for name, holds in self._statements().items() if holds)
 
   def _statements(self) -> dict[str, bool]:
     """Returns whether each statement that concerns the code holds."""
     bounds = {"thresholding": self.thresholding_error, "bp": self.bp_error}
-    if self.stability_error is not None:
-      bounds["stability"] = self.stability_error
-    return {"uniqueness": self.unique, **{name: math.isfinite(error) for name, error in bounds.items()}}
+    bounds |= {"recovery": self.recovery_error, "stability": self.stability_error}
+    known = {name: math.isfinite(error) for name, error in bounds.items() if error is not None}
+    return {"uniqueness": self.unique, **known}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Certificate:
-  """The result of `certify`. Its printed form is a table, followed by the conditions that fail.
+  """The result of `certify`. Its printed form is a table, followed by conditions that hold or fail.
 
   Attributes:
     noise: eps_0, the bound on the noise of the signals.
@@ -153,20 +161,22 @@ class Certificate:
   rows: tuple[CertificateRow, ...]
 
   def __repr__(self) -> str:
-    head = ("layer", "mu", "stripe", "bound", "unique", "misfit", "thresholding", "bp")
-    with_stability = any(row.stability_error is not None for row in self.rows)
-    cells: list[tuple[str, ...]] = [(*head, *(["stability"] if with_stability else []), "fails")]
+    head = ["layer", "mu", "stripe", "bound", "unique", "misfit", "thresholding", "bp"]
+    kinds = ("recovery", "stability")
+    shown = [k for k in kinds if any(getattr(row, f"{k}_error") is not None for row in self.rows)]
+    cells = [[*head, *shown, "fails"]]
     for row in self.rows:
-      numbers = [row.misfit, row.thresholding_error, row.bp_error]
-      if row.stability_error is not None:
-        numbers.append(row.stability_error)
+      left = [str(row.layer), f"{row.coherence:.3f}", str(row.sparsity), f"{row.uniqueness_bound:.2f}"]
+      errors = [row.thresholding_error, row.bp_error, *(getattr(row, f"{k}_error") for k in shown)]
+      bounds = ["" if error is None else f"{error:.3g}" for error in errors]
       unique = "yes" if row.unique else "no"
-      left = (str(row.layer), f"{row.coherence:.3f}", str(row.sparsity), f"{row.uniqueness_bound:.2f}")
-      cells.append((*left, unique, *(f"{n:.3g}" for n in numbers), ", ".join(row.failed) or "-"))
+      cells.append([*left, unique, f"{row.misfit:.3g}", *bounds, ", ".join(row.failed) or "-"])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
+    strongest = ((row.layer, row.recovery) for row in self.rows if row.recovery is not None)
+    held = [f"layer {layer}: strongest condition for recovery: {name}" for layer, name in strongest]
     reasons = [f"layer {row.layer}: {condition}" for row in self.rows for condition in row.conditions]
-    return "\n".join([f"noise {self.noise:.3g}", *lines, *reasons])
+    return "\n".join([f"noise {self.noise:.3g}", *lines, *held, *reasons])
 
 
 @highest_precision
@@ -195,6 +205,12 @@ def certify(
   so it counts as noise of at least beta, whereas BP requires beta >= 3 noise. Without `codes`, these
   conditions mainly show by how much they fail.
 
+  Codes that are given and explain their signals up to the noise are planted: synthesized, and not
+  computed by a pursuit. Weaker conditions than those of Theorem 12 then suffice, for this one code. For
+  noise with ||E||_2 <= noise, the table has the error of layered BP by `recovery`, and the name of the
+  strongest condition that holds, such as "dual certificate". Without `betas`, the error is the limit for
+  the smallest penalty that this condition allows.
+
   The codes of layered BP (`betas` with `solver="bp"`) have a bound of another kind, by `stability` of
   this signal, for noise with ||E||_2 <= noise: the bound on the change of the code of one layer, and
   what rounding adds, is the noise of the next. It concerns the code of x, for the atoms and penalties as
@@ -210,8 +226,8 @@ def certify(
     betas: For each layer the threshold or penalty that the bounds are for, one number per layer. By
       default the values that the theorems choose. Without noise there is none for layered BP, which
       requires beta > 0.
-    codes: The code of each layer. If missing, the codes are computed with `betas` and `solver`. Must be
-      None for a network, which computes its own codes.
+    codes: The code of each layer, planted or computed before. If missing, the codes are computed with
+      `betas` and `solver`. Must be None for a network, which computes its own codes.
     solver: The solver that computes missing codes: "thresholding" (`layered_thresholding` with signed
       codes and steps 1) or "bp" (layered BP). The codes of layered BP are polished in float64, each for
       the exact code of the layer before, as in `stability`.
@@ -227,6 +243,7 @@ def certify(
     Zhang & Zhang, National Science Review 2020 (Lemma 1).
     Papyan, Romano & Elad, Convolutional neural networks analyzed via convolutional sparse coding, JMLR
     2017 (Theorems 10 and 12).
+    See `recovery` and `stability` for the references of these bounds.
 
   Example:
     >>> import jax.numpy as jnp
@@ -235,8 +252,9 @@ def certify(
     >>> code = jnp.array([0.0, 2.0, 0.0])
     >>> print(cscjax.certify([D], D.synthesis(code), noise=0.1, codes=[code]))
     noise 0.1
-    layer     mu  stripe  bound  unique  misfit  thresholding    bp  fails
-        1  0.000       1    inf     yes       0           0.2  0.75      -
+    layer     mu  stripe  bound  unique  misfit  thresholding    bp  recovery  fails
+        1  0.000       1    inf     yes       0           0.2  0.75       0.2      -
+    layer 1: strongest condition for recovery: coherence
   """
   checks.one_of("solver", solver, SOLVERS)
   noise = checks.in_range("noise", noise, 0)
@@ -247,9 +265,27 @@ def certify(
   mu = [_coherence(d, signal_shape=signal.shape[-d.signal_ndim :]) for d, signal, _ in layers]
   found = [_stability(layers, noise, betas=betas, coherences=mu, solver=name) for name in SOLVERS]
   rows = [_row(i + 1, *statements) for i, statements in enumerate(zip(*found, strict=True))]
+  if codes is not None:
+    rows = _with_recovery(rows, layered_recovery(layers, noise, betas))
   if solver == "bp" and betas is not None and not isinstance(dictionaries, Pursuable):
     rows = _with_stability(rows, layers, noise, betas)
   return Certificate(noise, tuple(rows))
+
+
+def _with_recovery(
+  rows: Sequence[CertificateRow], found: Sequence[LayerRecovery]
+) -> list[CertificateRow]:
+  """Adds the recovery of the planted codes of the first layers."""
+  changed = list(rows)
+  for i, (row, result) in enumerate(zip(rows, found, strict=False)):
+    failed = () if result.failed is None else (FailedCondition("recovery", *result.failed),)
+    changed[i] = dataclasses.replace(
+      row,
+      recovery_error=result.error,
+      recovery=result.strongest,
+      conditions=row.conditions + failed,
+    )
+  return changed
 
 
 def _with_stability(

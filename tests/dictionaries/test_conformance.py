@@ -52,6 +52,12 @@ DICTIONARIES = {
   "stacked_strided": (cscjax.StackedDictionary([SIZES[0], _conv(4, 1, 2, stride=2)]), (8, 1)),
   "masked": (cscjax.MaskedDictionary(SIZES[0], jnp.array([[1.0], [0.0], [1.0], [0.5], [1.0]])), (5, 1)),
   "complex": (cscjax.dictionaries.ComplexDictionary(_conv(3, 1, 2), _conv(3, 1, 2)), (2, 6, 1)),
+  "complex_stacked": (
+    cscjax.dictionaries.ComplexDictionary(
+      cscjax.StackedDictionary(SIZES), cscjax.StackedDictionary(SIZES)
+    ),
+    (2, 5, 1),
+  ),
   "product": (cscjax.ProductDictionary(_conv(3, 1, 2, stride=2), _conv(3, 2, 4)), (9, 1)),
   "channelwise": (cscjax.ChannelwiseDictionary(_conv(3, 2, 1, 2)), (4, 5, 3)),
   "channelwise_strided": (

@@ -17,13 +17,13 @@ from tests import references
 CHANNELS = (1, 8, 9)  # 8 is the largest number for which `_shift_add` is used
 
 
-def _check(spatial, kernel, channels, strides, dilations, pads, dtype=np.float64, error=1e-13):
+def _check(spatial, kernel, channels, strides, dilations, pads, dtype=np.float64, error=1e-13, atoms=2):
   """Checks all three maps to within `error` times the largest entry."""
   geometry = {"stride": strides, "dilation": dilations, "padding": pads}
   rng = np.random.default_rng(0)
-  w, other = rng.normal(size=(2, *kernel, channels, 2))
+  w, other = rng.normal(size=(2, *kernel, channels, atoms))
   shape = references.code_spatial(w, spatial, **geometry)
-  x, y = rng.normal(size=(3, *spatial, channels)), rng.normal(size=(3, *shape, 2))
+  x, y = rng.normal(size=(3, *spatial, channels)), rng.normal(size=(3, *shape, atoms))
   w, x, y = (np.asarray(jnp.asarray(a, dtype), np.float64) for a in (w, x, y))  # rounded to the type
 
   def run(function, *arguments):
@@ -115,19 +115,24 @@ def test_large_kernels(x64, spatial, kernel, strides, dilations, pads, channels)
 
 
 @pytest.mark.parametrize(
-  ("strides", "pads"),
-  [((1, 1), ((0, 0), (0, 0))), ((2, 2), ((0, 0), (0, 0))), ((2, 2), ((1, 1), (1, 1)))],
+  ("strides", "pads", "atoms"),
+  [
+    ((1, 1), ((0, 0), (0, 0)), 2),
+    ((2, 2), ((0, 0), (0, 0)), 17),
+    ((2, 2), ((1, 1), (1, 1)), 17),  # the input transpose has no padding, but zeros between its rows
+  ],
 )
-def test_no_padding(x64, strides, pads):
-  """Pads (1, 1) are those for which the input transpose has none, between whose rows are zeros."""
-  _check((4, 4), (2, 2), 9, strides, (1, 1), pads)
+def test_slow_cases_of_the_library(x64, strides, pads, atoms):
+  _check((4, 4), (2, 2), 9, strides, (1, 1), pads, atoms=atoms)
 
 
-def test_compiled_convolution_has_padding():
-  """Without padding, XLA's convolution is several times slower, so XLA must not fold it."""
-  x = jnp.zeros((2, 16, 16, 3))
-  compiled = jax.jit(partial(ops.conv, padding="VALID")).lower(x, jnp.zeros((3, 3, 3, 8))).compile()
-  assert "window={size=3x3 pad=0_-1x0_0}" in compiled.as_text()
+@pytest.mark.parametrize("padding", ["VALID", "CIRCULAR"])
+def test_compiled_convolution_is_not_slow(padding):
+  """XLA must not remove what is added: without padding, and with 3 channels, it is far slower."""
+  x, w = jnp.zeros((2, 16, 16, 3)), jnp.zeros((3, 3, 3, 24))
+  compiled = jax.jit(partial(ops.conv, padding=padding)).lower(x, w).compile().as_text()
+  assert "window={size=3x3 pad=0_-1x0_0}" in compiled
+  assert "f32[3,3,4,24]" in compiled
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Certificates of dictionaries and of networks: values, printed table and errors."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,6 +51,8 @@ def test_table(x64):
   assert lines[1].split()[:5] == ["layer", "mu", "stripe", "bound", "unique"]
   assert lines[2].split()[:5] == ["1", "0.250", "2", "2.50", "yes"]
   assert lines[4:] == [
+    "layer 1: strongest condition for recovery: exact recovery",
+    "layer 2: strongest condition for recovery: coherence",
     "layer 1: bp needs 3 s mu < 1 + mu: 1.5 vs 1.25",
     "layer 2: thresholding needs beta < |code|_min - (s - 1) mu |code|_max - noise: 1.09 vs -0.0889",
     "layer 2: bp needs noise < inf: inf vs inf",
@@ -122,6 +126,74 @@ def test_missing_codes_of_layered_bp_are_exact(x64):
     assert other.stability_error > row.stability_error + np.abs(other.misfit - row.misfit) / 10
 
 
+def _solved(u, beta, x):
+  """The solution of the Lasso over unit atoms."""
+  count = u.shape[1]
+  problem = DenseLasso(u, np.full(count, beta), np.zeros(count, bool), np.ones(len(x)), np.zeros(count))
+  code, violation = problem.solve(x)
+  return code if violation <= SMALL else None
+
+
+@pytest.mark.slow
+def test_planted_codes_are_recovered_by_layered_bp(x64):
+  """For atoms of any norm and noise in the directions of coefficients, by dense algebra."""
+  pair = np.array([[1.0, 0.6], [0.0, 0.8]])
+  units, names, tried = (D, np.kron(np.eye(16), pair)), set(), 0
+  for seed in range(40):
+    rng = np.random.default_rng(seed)
+    norms = rng.uniform(0.5, 2, (2, 32))
+    dictionaries = [
+      cscjax.MatrixDictionary(jnp.asarray(u * n)) for u, n in zip(units, norms, strict=True)
+    ]
+    second = np.zeros(32)
+    second[rng.choice(32, rng.integers(1, 3), replace=False)] = rng.uniform(1, 2)
+    codes = [units[1] @ (norms[1] * second), second]
+    x, noise, betas = D @ (norms[0] * codes[0]), 10 ** rng.uniform(-4, -2), rng.uniform(0.01, 0.2, 2)
+    rows = theory.certify(dictionaries, x, noise, betas=betas, codes=list(map(jnp.asarray, codes))).rows
+    alone = theory.recovery(dictionaries[0], jnp.asarray(codes[0]), noise=noise, beta=betas[0])
+    assert rows[0].recovery == alone.strongest
+    for direction in (*np.linalg.pinv(D[:, codes[0] != 0]), rng.normal(size=16)):
+      signal = x + noise * direction / np.linalg.norm(direction)
+      for u, n, beta, code, row in zip(units, norms, betas, codes, rows, strict=True):
+        found = _solved(u, beta, signal)
+        if found is None or row.recovery is None:
+          assert row.recovery_error == np.inf or found is None
+          break
+        assert np.linalg.norm(found / n - code) <= row.recovery_error + 1e-8
+        tried += row.layer == 2
+        names.add(row.recovery)
+        signal = found / n
+  assert tried >= 40
+  assert {"exact recovery", "dual certificate"} <= names
+
+
+def test_why_a_planted_code_is_not_recovered(x64):
+  """The condition that fails, for one code; codes that do not explain the signal are not planted."""
+  atoms = [[1.0, 0.0, 0.0, 0.6], [0.0, 1.0, 0.0, 0.6], [0.0, 0.0, 1.0, np.sqrt(0.28)]]
+  first, code = [cscjax.MatrixDictionary(jnp.asarray(atoms))], jnp.array([2.0, -1.0, 0.0, 0.0])
+  x = first[0].synthesis(code)
+  for beta, text, sides in (
+    (0.0, "0 < beta", (0, 0)),
+    (0.04, "smallest beta of the signs < beta", (0.1, 0.04)),
+    (1.05, "beta < largest beta of the signs", (1.05, 0.9)),
+  ):
+    row = theory.certify(first, x, 0.1, betas=[beta], codes=[code]).rows[0]
+    assert (row.recovery, row.recovery_error) == (None, np.inf)
+    (failed,) = [c for c in row.conditions if c.statement == "recovery"]
+    assert failed.text == text
+    np.testing.assert_allclose((failed.left, failed.right), sides)
+  dependent = cscjax.MatrixDictionary(jnp.asarray([[1.0, 1.0], [0.0, 0.0]]))
+  row = theory.certify([dependent], [2.0, 0.0], 0.1, codes=[jnp.ones(2)]).rows[0]
+  assert row.conditions[-1].text == "max |u_j^T (U_S^+)^T sign| < 1"
+  second = [*first, cscjax.MatrixDictionary(jnp.eye(4))]
+  rows = theory.certify(second, x, 10.0, codes=[code, code]).rows
+  assert rows[0].conditions[-1].text == "smallest beta < largest beta of the signs"
+  assert rows[1].conditions[-1].text == "noise < inf"
+  other = theory.certify(first, x + 0.1, 0.1, codes=[code]).rows[0]
+  assert other.recovery_error is None
+  assert "recovery" not in other.held + other.failed
+
+
 def test_a_network(x64):
   dictionaries, x, codes = _two_layers()
 
@@ -130,7 +202,10 @@ def test_a_network(x64):
       return list(map(CodedLayer, dictionaries, [x, codes[0]], codes))
 
   assert isinstance(Network(), theory.Pursuable)
-  assert theory.certify(Network(), x, 0.01) == theory.certify(dictionaries, x, 0.01, codes=codes)
+  found = theory.certify(Network(), x, 0.01).rows  # the codes of a network are not planted
+  rows = theory.certify(dictionaries, x, 0.01, codes=codes).rows
+  unknown = {"recovery": None, "recovery_error": None}
+  assert found == tuple(dataclasses.replace(row, **unknown) for row in rows)
   with pytest.raises(ValueError, match="codes"):
     theory.certify(Network(), x, 0.01, codes=codes)
 
