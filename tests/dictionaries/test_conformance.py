@@ -80,6 +80,12 @@ def test_dictionary_of_the_package(name):
   check_conformance(*DICTIONARIES[name])
 
 
+def test_every_class_of_the_package_is_tested():
+  public = [value for value in vars(cscjax.dictionaries).values() if isinstance(value, type)]
+  classes = {value for value in public if issubclass(value, AbstractDictionary)} - {AbstractDictionary}
+  assert classes == {type(dictionary) for dictionary, _ in DICTIONARIES.values()}
+
+
 @pytest.mark.slow
 def test_double_precision(x64):
   filters = jnp.asarray(np.random.default_rng(0).normal(size=(3, 1, 2)))

@@ -123,6 +123,17 @@ def test_a_state_is_saved_as_arrays(solver):
   assert len(repr(state)) < 600
 
 
+def test_every_solver_is_tested():
+  public = [value for value in vars(cscjax.solvers).values() if isinstance(value, type)]
+  classes = {value for value in public if issubclass(value, Solver) and value is not Solver}
+  assert classes == {type(solver) for solver in SOLVERS.values()}
+
+
+def test_a_signal_is_not_a_problem():
+  with pytest.raises(ValueError, match=r"^problem: expected a cscjax.Lasso, got 'ndarray'"):
+    FISTA().run(dense(0).x)  # pyright: ignore[reportArgumentType]
+
+
 def test_a_state_of_another_problem_is_refused():
   state = FISTA().init(lasso(dense(0, n=9)))
   with pytest.raises(ValueError, match=r"^state: expected .*got"):

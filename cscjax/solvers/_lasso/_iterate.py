@@ -114,6 +114,8 @@ class Loop(NamedTuple):
 
     `name` is that of the solver.
     """
+    if not isinstance(problem, Lasso):
+      checks.fail("problem", type(problem).__name__, "a cscjax.Lasso")
     checks.one_of("stop", stop, STOPS)
     if tolerance is None and stop != STOPS[0]:
       checks.fail("stop", stop, "the default, gradient_mapping, if tolerance is None")
