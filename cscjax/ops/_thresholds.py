@@ -27,7 +27,9 @@ def soft_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
     [-2.0, 0.0, 1.0]
   """
   z = jnp.asarray(z)
-  return jnp.sign(z) * jax.nn.relu(jnp.abs(z) - expand_rank(threshold, z.ndim))
+  threshold = expand_rank(threshold, z.ndim)
+  # In a sum of the result, XLA's CPU backend would store max(|z| - b, 0), sign(z) and the broadcast 0.
+  return jnp.where(jnp.abs(z) <= threshold, 0, z - jnp.sign(z) * threshold)  # this order keeps NaN
 
 
 def nonnegative_soft_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:

@@ -28,3 +28,28 @@ def test_memory_in_sizes_of_the_code(solver, step, arrays, batch):
   plan = jax.jit(solve).lower(filters, x, jnp.float32(0.1)).compile().memory_analysis()
   code = 4 * 64 * x.size
   assert (plan.temp_size_in_bytes + plan.output_size_in_bytes) / code < arrays
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the plan is that of the CPU")
+@pytest.mark.parametrize(
+  ("solver", "options", "codes"),
+  [
+    (cscjax.ista, {"tolerance": 1e-3}, 5.0),
+    (cscjax.fista, {"iterations": 100}, 3.3),
+    (cscjax.admm, {"iterations": 100}, 5.5),
+    (cscjax.admm, {"tolerance": 1e-3}, 5.5),
+  ],
+)
+@pytest.mark.parametrize("padding", ["SAME", "CIRCULAR", "VALID"])
+def test_large_images(solver, options, codes, padding):
+  """The code alone has 2 GiB; the result contains it and the state. Nothing runs."""
+  filters = jax.ShapeDtypeStruct((8, 8, 1, 32), jnp.float32)
+  x = jax.ShapeDtypeStruct((4096, 4096, 1), jnp.float32)
+
+  def solve(filters, x, beta):
+    return solver(cscjax.ConvDictionary(filters, padding=padding), x, beta, **options)
+
+  plan = jax.jit(solve).lower(filters, x, jnp.float32(0.1)).compile().memory_analysis()
+  code = 4 * 32 * x.size
+  assert (plan.temp_size_in_bytes + plan.output_size_in_bytes) / code < codes

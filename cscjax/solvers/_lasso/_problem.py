@@ -306,9 +306,8 @@ class Lasso(PyTree):
     """
 
     def term(code: jax.Array, regularizer: Regularizer) -> jax.Array:
-      code = self.in_units(code)
-      norms = weighted_sum(regularizer.beta, regularizer.norm(code), self.batch_ndim)
-      squares = sum_signals(regularizer.squares(code), self.batch_ndim)
+      norms = weighted_sum(regularizer.beta, regularizer.norm(code), self.unit)
+      squares = sum_signals(regularizer.squares(self.in_units(code)), self.batch_ndim)
       return norms / self.unit.astype(norms.dtype) + squares
 
     terms = jax.tree.leaves(jax.tree.map(term, code, self.regularizer))
@@ -387,17 +386,17 @@ def sum_signals(array: jax.Array, batch_ndim: int) -> jax.Array:
   return jnp.sum(array, axis=tuple(range(batch_ndim, array.ndim)), dtype=precise)
 
 
-def weighted_sum(weights: jax.Array, array: jax.Array, batch_ndim: int) -> jax.Array:
-  """Returns the sum of weights * array over all axes but the first `batch_ndim`, as `sum_signals`.
+def weighted_sum(weights: jax.Array, array: jax.Array, unit: jax.Array) -> jax.Array:
+  """Returns the sum of weights * array / unit over all axes but those of `unit`, as `sum_signals`.
 
-  A weight that is constant in each signal multiplies the sum: XLA would store its broadcast, an array of
-  the size of the code, for the whole iteration.
+  What is constant in each signal multiplies the sum: XLA would store its broadcast, an array of the size
+  of the code, for the whole iteration.
   """
   shape = (1,) * (array.ndim - weights.ndim) + weights.shape
-  if any(size != 1 for size in shape[batch_ndim:]):
-    return sum_signals(weights * array, batch_ndim)
-  total = sum_signals(array, batch_ndim)
-  return weights.reshape(shape[:batch_ndim]).astype(total.dtype) * total
+  if any(size != 1 for size in shape[unit.ndim :]):
+    return sum_signals(weights * (array * per_signal(1 / unit, array)), unit.ndim)
+  total = sum_signals(array, unit.ndim)
+  return weights.reshape(shape[: unit.ndim]).astype(total.dtype) * (total / unit.astype(total.dtype))
 
 
 def per_signal(value: ArrayLike, array: jax.Array) -> jax.Array:
