@@ -382,8 +382,15 @@ def _while_loop(
 
   def period(length: int, carry: Any) -> Any:
     k, carry, converged, _ = carry
-    carry = lax.fori_loop(
-      0, length - 1, lambda i, carry: advance(recorded, k + i, carry)[0], carry, unroll=UNROLL
+
+    def iterate(carry: Any, unroll: int) -> Any:
+      return lax.fori_loop(
+        0, length - 1, lambda i, carry: advance(recorded, k + i, carry)[0], carry, unroll=unroll
+      )
+
+    # Without a loop, a GPU launches fewer kernels; a CPU gains nothing and takes longer to compile it.
+    carry = lax.platform_dependent(
+      carry, cpu=partial(iterate, unroll=UNROLL), default=partial(iterate, unroll=max(length - 1, 1))
     )
     carry, measured = advance(tested, k + length - 1, carry)
     value = measured[loop.stop]
