@@ -21,9 +21,9 @@ def lipschitz(
   The result is L or an upper bound of it, up to rounding. The objective of ISTA decreases in every
   iteration if the step size is at most 1/L.
 
-  L is exact for any dictionary whose signals or codes have at most 256 entries, and for a circular
-  convolution whose strides divide the size of the signal. For [I, F^T] it is one plus the result for F^T
-  (Lemma 2: L = 1 + lambda_max(F F^T)).
+  L is exact for a dense dictionary, for a circular convolution whose strides divide the size of the
+  signal, and for any dictionary whose signals or codes have at most 256 entries. For [I, F^T] it is one
+  plus the result for F^T (Lemma 2: L = 1 + lambda_max(F F^T)).
 
   For zero-padded convolutions, the result is an upper bound that costs next to nothing: the largest
   eigenvalue of the symbol, the Fourier transform of the polyphase components of the filters (see
@@ -31,8 +31,9 @@ def lipschitz(
   1.10 times L on images of 17x17, 1.03 times on 31x31 and 1.006 times on 64x64; on 256x256 it took 17 ms
   instead of the second of the Lanczos method (two busy cores of an AMD EPYC, 2026-11-27).
 
-  For dense dictionaries and those of other classes, for circular convolutions of other strides, and for
-  convolutions with a `tolerance`, the result is a certified upper bound by the Lanczos method,
+  For dictionaries of other classes, for circular convolutions of other strides, and for larger dense
+  dictionaries and convolutions with a `tolerance`, the result is a certified upper bound by the Lanczos
+  method,
 
       lambda_max <= ritz / (1 - tolerance) <= lambda_max / (1 - tolerance).
 
@@ -50,8 +51,8 @@ def lipschitz(
     signal_shape: Shape of one signal without batch axes: (n,), (L, C) or (H, W, C).
     tolerance: Relative tolerance of the upper bound, in (0, 1). The cost grows as 1 / sqrt(tolerance)
       where L is not computed exactly. Below 1e-5 the rounding errors of float32 are no longer
-      negligible. If None, zero-padded convolutions use the bound by the symbol, and the default is 0.01
-      for all others.
+      negligible. If None, zero-padded convolutions use the bound by the symbol, dense dictionaries
+      compute all eigenvalues, and the default is 0.01 for all others.
     key: Random key of the start of the Lanczos method, chosen independently of the dictionary. Default:
       `jax.random.key(0)`.
 

@@ -15,6 +15,7 @@ from cscjax import theory
 from cscjax.theory import _groups, _restricted, _signal_stability
 from cscjax.theory._screening import FlatProblems
 from cscjax.theory._signal_stability import SignalStability
+from tests.dictionaries.test_conformance import DICTIONARIES
 from tests.theory.lasso_reference import SMALL, DenseLasso
 from tests.theory.stability_cases import CASES, make_case
 
@@ -364,6 +365,23 @@ LAYERS = {
 
 def _scaled(rng, shape):
   return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DICTIONARIES)
+def test_every_dictionary_agrees_with_its_matrix(name):
+  """Each class knows its own Gram matrices, columns and spectra; the dense class only its entries."""
+  dictionary, shape = DICTIONARIES[name]
+  x = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+  found = theory.stability(dictionary, x, cscjax.relative(0.4))
+  with jax.enable_x64(True):
+    double = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), dictionary)
+    dense = cscjax.MatrixDictionary(cscjax.to_matrix(double, shape))
+    expected = theory.stability(dense, np.float64(x).reshape(2, -1), cscjax.relative(0.4))
+  code = np.concatenate([np.reshape(part, (2, -1)) for part in jax.tree.leaves(found.code)], axis=-1)
+  np.testing.assert_allclose(code, expected.code, atol=1e-9)
+  noise = np.array([[1e-4], [1e-2], [0.1]]) * np.linalg.norm(x)
+  np.testing.assert_allclose(found.bound(noise), expected.bound(noise), rtol=1e-6)
 
 
 @pytest.mark.slow
