@@ -72,7 +72,7 @@ def repeat_until(
     callbacks: The functions that are called after each test.
     period: Number of iterations between two tests.
     unconverged: False for each signal, [batch...].
-    unroll: Number of iterations in a turn of the loop between two tests.
+    unroll: Number of iterations in a turn of the loop between two tests, on a CPU.
 
   Returns:
     The last state, the traces, which repeat their last value after the stop, the number of iterations,
@@ -90,7 +90,16 @@ def repeat_until(
 
   def turn(length: int, carry: Any) -> Any:
     k, carry, converged, _ = carry
-    carry = lax.fori_loop(0, length - 1, lambda i, carry: advance(k + i, carry)[0], carry, unroll=unroll)
+
+    def iterate(carry: tuple[Any, Trace], unroll: int) -> tuple[Any, Trace]:
+      return lax.fori_loop(
+        0, length - 1, lambda i, carry: advance(k + i, carry)[0], carry, unroll=unroll
+      )
+
+    # Without a loop, a GPU launches fewer kernels; a CPU gains nothing and takes longer to compile it.
+    carry = lax.platform_dependent(
+      carry, cpu=partial(iterate, unroll=unroll), default=partial(iterate, unroll=max(length - 1, 1))
+    )
     (_, traces), test = advance(k + length - 1, carry)
     state, objective, value = test()
     new = (k + length, (state, traces), converged | (value <= tolerance), jnp.isnan(value))
