@@ -136,7 +136,8 @@ class _ProximalGradient(Solver):
     if isinstance(self.step_size, str):
       # No loop tries shorter steps: its condition would cost a GPU a wait in each iteration. A step that
       # is slightly too long is taken. One that is far too long leaves the state as it is, and so it is
-      # tried again with the inverse curvature along the discarded move, which is at least 1/L.
+      # tried again with the inverse curvature along the discarded move, which is at least 1/L. Because
+      # that is shorter by a fifth, a step that grows by 3 % discards at most 14 % of the iterations.
       is_too_long = ratio > LARGEST_RATIO
       new_state = jax.tree.map(
         lambda old, new: jnp.where(per_signal(is_too_long, new), old, new), state, new_state
