@@ -10,7 +10,15 @@ import pytest
 import cscjax
 from cscjax import solvers
 from tests import references
-from tests.solvers.problems import PROBLEMS, as_function, dense, flat, period_of, working_set
+from tests.solvers.problems import (
+  PROBLEMS,
+  accepted_by,
+  as_function,
+  dense,
+  flat,
+  period_of,
+  working_set,
+)
 
 SOLVERS = {
   "ista": as_function(solvers.ISTA()),
@@ -189,16 +197,13 @@ def test_duality_gap_bounds_the_distance_to_the_optimum(x64, nonnegative):
 
 @pytest.mark.slow
 def test_a_second_call_compiles_nothing(caplog):
-  problem = dense(0)
-  calls = [
-    lambda x, solve=solve: solve(problem.dictionary, x, 0.1, iterations=3)
-    for solve in (*SOLVERS.values(), functools.partial(cscjax.fista, step="backtracking"))
-  ]
-  for call in calls:
-    call(problem.x)
+  chosen = (*SOLVERS.values(), functools.partial(cscjax.fista, step="backtracking"))
+  problems = [accepted_by(solve, PROBLEMS["circular"]()) for solve in chosen]
+  for solve, problem in zip(chosen, problems, strict=True):
+    solve(problem.dictionary, problem.x, 0.1, iterations=3)
   with jax.log_compiles(), caplog.at_level("WARNING"):
-    for call in calls:
-      call(2 * problem.x)
+    for solve, problem in zip(chosen, problems, strict=True):
+      solve(problem.dictionary, 2 * problem.x, 0.1, iterations=3)
   assert not [record for record in caplog.records if "Compiling" in record.message]
 
 
