@@ -14,7 +14,7 @@ import cscjax
 from cscjax import dictionaries, theory
 from tests.dictionaries.test_conformance import DICTIONARIES
 from tests.theory.lasso_reference import SMALL, DenseLasso
-from tests.theory.test_lasso_stability import TwoParts
+from tests.theory.stability_cases import TwoParts
 
 TRIALS = 500
 SHAPES = ((8, 5), (8, 12), (12, 30), (28, 40))  # of random matrices; few, because JAX compiles each

@@ -350,7 +350,8 @@ def _step_ratio(
   unit = _unit_of_move(step)
   move = jax.tree.map(lambda c, p: (c - p) * per_signal(1 / unit, c), code, start.point)
   size = problem.inner(move, move)
-  return step / unit**2 * jnp.where(size > 0, image / jnp.where(size > 0, size, 1), 0)
+  curvature = jnp.where(size > 0, image / jnp.where(size > 0, size, 1), 0)
+  return (step / unit**2).astype(size.dtype) * curvature
 
 
 def _unit_of_move(step: jax.Array) -> jax.Array:
