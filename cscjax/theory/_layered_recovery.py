@@ -53,7 +53,7 @@ def layered_recovery(
     batch, shape = signal.shape[:ndim], signal.shape[ndim:]
     misfit = _norms(dictionary.residual(code, signal), batch)
     rounding = ROUNDING * float(jnp.finfo(signal.dtype).eps) * _norms(signal, batch)
-    if np.any(misfit > noise + rounding):
+    if not np.all(misfit <= noise + rounding):  # also for NaN
       break
     norms = np.concatenate([np.ravel(part) for part in jax.tree.leaves(atom_norms(dictionary, shape))])
     levels = np.broadcast_to(change + misfit, batch)
