@@ -12,7 +12,7 @@ from cscjax.dictionaries._abstract import AbstractDictionary
 from cscjax.dictionaries._atoms import Entries, Representatives
 from cscjax.dictionaries._base import floating_type
 from cscjax.dictionaries._embedding import CirculantEmbedding, dense_embedding
-from cscjax.dictionaries._lanczos import is_small, largest_gram_eigenvalue
+from cscjax.dictionaries._lanczos import largest_gram_eigenvalue
 from cscjax.ops import common_float
 
 
@@ -77,7 +77,7 @@ class MatrixDictionary(AbstractDictionary):
   def compute_lipschitz(
     self, shape: tuple[int, ...], tolerance: float | None, key: jax.Array | None
   ) -> jax.Array:
-    if tolerance is None or is_small(self, shape):
+    if tolerance is None:
       return largest_gram_eigenvalue(self.atoms)
     return super().compute_lipschitz(shape, tolerance, key)
 
