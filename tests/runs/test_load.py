@@ -204,6 +204,24 @@ def test_weights_are_saved_with_all_that_is_needed(trained, digits, tmp_path):
   np.testing.assert_array_equal(tensors["params/classifier/kernel"], kernel)
 
 
+def test_a_run_in_float32_loads_if_float64_is_enabled(workdir, trained, digits, x64):
+  again = runs.load_run(workdir)
+  jax.tree.map(np.testing.assert_array_equal, again.variables, trained.variables)
+  assert {leaf.dtype for leaf in jax.tree.leaves(again.variables)} == {np.dtype(np.float32)}
+  labels = again.predict(digits.test.images[:20]).labels
+  np.testing.assert_array_equal(labels, trained.predict(digits.test.images[:20]).labels)
+
+
+def test_weights_in_float64_come_back(trained, tmp_path):
+  with jax.enable_x64(True):  # as a run in float64, whose running statistics are float32
+    variables = jax.jit(trained.model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1), jnp.float32))
+    variables = jax.device_get(variables)
+  dataclasses.replace(trained, variables=variables).save_weights(tmp_path / "a.safetensors")
+  loaded = runs.load_weights(tmp_path / "a.safetensors")
+  jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+  assert loaded.variables["params"]["layer_0"]["filters"].dtype == np.float64
+
+
 def rewrite(path, change):
   """Writes a file of weights again after a change of its tensors and its description."""
   with safetensors.safe_open(path, framework="numpy") as file:
