@@ -24,6 +24,7 @@ from cscjax.runs._config import DEFAULT, Config, RunError
 from cscjax.runs._recorded import info_from_json, read_config, recorded_fields
 from cscjax.runs._weights import read_weights, write_weights
 
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # of JAX
 _BATCH = 256  # largest number of images that `predict` passes to the network at once
 
 
@@ -145,7 +146,7 @@ class LoadedRun:
         data set.
       DataError: If the statistics of the data set are neither recorded nor can be computed.
     """
-    images = self._checked(images)
+    images = self._checked(images, at_least=1)
     with self._precision():
       return _encode(self.model, self.variables, self.info.mean, self.info.std, images)
 
@@ -183,7 +184,7 @@ class LoadedRun:
         another shape, type or scale than those of the data set.
       DataError: If the statistics of the data set are neither recorded nor can be computed.
     """
-    images = self._checked(images)
+    images = self._checked(images, at_least=1)
     with self._precision():
       return _certify_labels(self.model, steps, self.variables, self.info.mean, self.info.std, images)
 
@@ -191,8 +192,8 @@ class LoadedRun:
     """Exports the network with its weights and normalization, for programs without cscjax.
 
     Args:
-      platforms: The platforms that the exported function can run on, as in `jax.export.export`. The
-        default is ("cpu", "cuda").
+      platforms: The platforms that the exported function can run on, of "cpu", "cuda", "rocm" and "tpu".
+        The default is ("cpu", "cuda").
 
     Returns:
       The exported function. It maps any number of images, of the type of the data set and not
@@ -200,9 +201,13 @@ class LoadedRun:
       process with JAX, `jax.export.deserialize(saved).call(images)` computes the same.
 
     Raises:
+      ValueError: If there is no platform, or an unknown one.
       DataError: If the statistics of the data set are neither recorded nor can be computed.
     """
     info = self.info
+    if isinstance(platforms, str) or not platforms:
+      checks.fail("platforms", platforms, f"a sequence of {', '.join(_PLATFORMS)}")
+    platforms = tuple(checks.one_of("platforms", platform, _PLATFORMS) for platform in platforms)
 
     @jax.jit
     def probabilities(images: jax.Array) -> jax.Array:
@@ -255,12 +260,14 @@ class LoadedRun:
       raise DataError(f"dataset: {self.config.dataset} has changed since the run was trained")
     return dataset
 
-  def _checked(self, images: ArrayLike) -> np.ndarray:
+  def _checked(self, images: ArrayLike, at_least: int = 0) -> np.ndarray:
     """Returns the images as uint8 or float32 after checking that they are like those of the data set."""
     info, array = self.info, np.asarray(checks.real_array("images", images))
     if array.shape[1:] != info.example_shape:
       expected = ", ".join(map(str, ("N", *info.example_shape)))
       checks.fail("images", array.shape, f"an array of shape [{expected}]")
+    if len(array) < at_least:
+      checks.fail("images", array.shape, "at least one image")
     if info.dtype == array.dtype == np.uint8:
       return array
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -329,6 +336,7 @@ def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> LoadedRu
     The network as of the last or best checkpoint, with what is needed to use it.
 
   Raises:
+    ValueError: If `best` is not a bool.
     RunError: If there is no run in the directory, its files are damaged, it has no complete checkpoint
       that fits the network, or `best` is set for a run without `keep_best`.
 
@@ -356,7 +364,7 @@ def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> LoadedRu
   except (OSError, ValueError) as error:
     raise RunError(f"{path}: {error}", "workdir") from error
   step = None
-  if best:
+  if checks.boolean("best", best):
     if not config.keep_best:
       raise RunError(f"expected False, because the run in {workdir} has no keep_best, got True", "best")
     step = _best_step(workdir)

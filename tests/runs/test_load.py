@@ -105,6 +105,19 @@ def test_other_images_are_refused(trained, what):
       method(images)
 
 
+def test_no_images_have_no_codes(trained):
+  none = np.zeros((0, 8, 8, 1), np.uint8)
+  for method in (trained.codes, trained.certify, trained.certify_labels):
+    with pytest.raises(ValueError, match=r"^images: expected at least one image, got \(0, 8"):
+      method(none)
+
+
+@pytest.mark.parametrize("platforms", ["cpu", (), ("cpu", "abacus")])
+def test_unknown_platforms_are_refused(trained, platforms):
+  with pytest.raises(ValueError, match=r"^platforms: expected .*cpu, cuda, rocm, tpu, got"):
+    trained.export(platforms)
+
+
 def test_bytes_are_refused_where_the_data_are_floats(trained):
   recorded = dataclasses.replace(trained.recorded, dtype="float32")
   signals = dataclasses.replace(trained, recorded=recorded)
