@@ -31,7 +31,7 @@ from cscjax.dictionaries._lanczos import certified_bound, dense_constant, is_sma
 
 
 class AbstractDictionary(ops.PyTree):
-  """The base class of the dictionaries of this package, and of your own ones.
+  """The base class of the dictionaries of this package, and of dictionaries of your own.
 
   A subclass declares its fields like a dataclass and defines `signal_ndim`, `analysis` and `synthesis`
   as in the protocol `Dictionary`. It is a pytree; mark a static field with

@@ -84,7 +84,7 @@ def lipschitz_bound(dictionary: Dictionary, signal_shape: Sequence[int]) -> jax.
   """Computes an upper bound of L = lambda_max(D^T D) for a convolution, fast and without randomness.
 
   The bound costs a fixed number of small matrix products, so a network can compute it in every training
-  step. `lipschitz` is closer to L (within 1 % by default), but costs about 100 applications of D D^T.
+  step. `lipschitz` is closer to L, but costs more: a finer grid, or about 100 applications of D D^T.
 
   The symbol S(theta) of a convolution is the Fourier transform of its filters, or of their polyphase
   components if the stride is above 1. L is bounded by the maximum over all theta of the largest

@@ -124,9 +124,9 @@ class ResCSCBlock(nn.Module):
 
 
 def _dictionary(filters: jax.Array, stride: int = 1) -> ConvDictionary:
-  """Returns a dictionary whose atoms are centered on the positions that `shortcut` keeps.
+  """Returns a dictionary whose atoms are centred on the positions that `shortcut` keeps.
 
-  This is the padding of the ResNet authors' code. "SAME" would center them one pixel further for stride
+  This is the padding of the ResNet authors' code. "SAME" would centre them one pixel further for stride
   2 and even sizes.
   """
   return ConvDictionary(filters, stride=stride, padding=((1, 1),) * (filters.ndim - 2))

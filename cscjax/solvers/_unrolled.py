@@ -160,8 +160,8 @@ def multilayer_pursuit(
   computed once. With one layer, the result is that of `unfolded_pursuit`.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     proxes: For each layer, a sequence of proximal operators: one for the thresholding and one for each
       further iteration. All layers have equally many.
@@ -235,8 +235,8 @@ def layered_pursuit(
   are concatenated along the channels to be the signal of the next layer.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     proxes: For each layer, a sequence of proximal operators: one for the thresholding and one for each
       further iteration. The layers may differ in their number of iterations.

@@ -77,7 +77,7 @@ def admm(
 
   The linear system of the projection, ridge I + D D^T, is in signal space, so that an iteration needs
   one FFT of the image instead of one for each code channel. Otherwise it costs one analysis and one
-  synthesis, as in `fista`, and there are usually far fewer iterations. Zero boundaries and masks do not
+  synthesis, as in `fista`, and far fewer iterations are usually needed. Zero boundaries and masks do not
   add to the cost.
 
   `iterations=` runs a fixed number of iterations; `tolerance=` stops at convergence. The default
@@ -288,7 +288,7 @@ class ADMM(Solver):
 
   @highest_precision
   def step(self, problem: Lasso, state: ADMMState) -> ADMMState:
-    """Does one iteration.
+    """Runs one iteration.
 
     Args:
       problem: The problem for which the state was made.

@@ -112,7 +112,7 @@ def basis_pursuit(
   known when a useful penalty is not. The norm of the residual increases with the penalty, and its square
   is a linear function of the squared penalty while the support stays the same. The penalty is found as
   the root of this function, by secants within a bracket. Each secant solves a Lasso with FISTA, from the
-  code of the penalty before.
+  code of the previous penalty.
 
   The function works under `jax.jit`, `jax.vmap` and `jax.grad`. Derivatives are those of the solution,
   by the implicit function theorem (see `polished`), and include those of the penalty.

@@ -113,10 +113,9 @@ def implicitly_differentiable(problem: Lasso, code: Code) -> Code:
   On the support S of a solution with signs s, D_S^T mask (D_S code_S - x) + beta s = 0. A small change
   of the problem does not change S and s, unless a coefficient outside S is about to enter it. Hence the
   derivatives solve D_S^T mask D_S u = v, where a ridge or a norm of groups adds its second derivative
-  to the matrix. The method of conjugate residuals solves this system in code
-  space, with memory that does not depend on the number of iterations that found the code. If the atoms
-  of the support are linearly dependent, the solution is not unique, and the derivative is that of least
-  norm.
+  to the matrix. The method of conjugate residuals solves this system in code space, with memory that
+  does not depend on the number of iterations that found the code. If the atoms of the support are
+  linearly dependent, the solution is not unique, and the derivative is that of least norm.
 
   S is not the support of `code`, which was stopped at a tolerance, but that of the solution, which
   `polish` finds when a derivative is taken; without derivatives, there is no extra cost. Forward and

@@ -47,7 +47,7 @@ class SolverResult(NamedTuple):
     iterations: Number of iterations that were run, an int32 scalar.
     converged: Whether the stopping criterion has been within the tolerance, for each signal: [batch...].
       None without a tolerance. In a batch, all signals are iterated until all have converged.
-    diverged: Whether the final objective is not finite, or more than twice the larger one of 1/2 ||x||^2
+    diverged: Whether the final objective is not finite, or more than twice the larger of 1/2 ||x||^2
       and the initial objective: [batch...]. If so, the step was too large.
     gradient_mapping: The relative gradient mapping after each iteration, [iterations, batch...]: the
       criterion of `stop="gradient_mapping"`. It is infinite where a searched step was too long, and the

@@ -15,7 +15,7 @@ from cscjax.dictionaries import AbstractDictionary, Code, Dictionary, as_signal,
 from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._lasso._problem import safe_sqrt
 
-BLOCK = 2**22  # number of entries of the factorisations in a block of signals
+BLOCK = 2**22  # number of entries of the factorizations in a block of signals
 
 
 class OMPResult(NamedTuple):
@@ -68,9 +68,9 @@ def omp(
 ) -> OMPResult:
   """Finds a code with few nonzero coefficients by orthogonal matching pursuit (Pati et al. 1993).
 
-  Greedy minimisation of ||x - D code||: each iteration picks the atom d with the largest correlation
-  `|<d, r>| / ||d||` with the residual r, and then fits the signal by least squares on all atoms picked
-  so far (by a QR factorisation that grows by one column, with Gram-Schmidt applied twice). A code with s
+  The method minimizes ||x - D code|| greedily: each iteration picks the atom d with the largest
+  correlation `|<d, r>| / ||d||` with the residual r, and then fits the signal by least squares on all
+  atoms picked so far (by a QR factorization that grows by one column, with Gram-Schmidt applied twice). A code with s
   nonzero coefficients is recovered exactly if s < (1 + 1/mu) / 2, where mu is the mutual coherence of D
   (Tropp 2004).
 
@@ -89,8 +89,8 @@ def omp(
   Args:
     dictionary: The dictionary D. Its atoms may have any norm; an atom of norm zero is never picked.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
-    sparsity: Largest number of atoms to pick: from 1 to the smaller one of the numbers of samples of a
-      signal and of coefficients of its code, which is also the default.
+    sparsity: Largest number of atoms to pick: an integer in 1..min(n, m) for signals of n samples and
+      codes of m coefficients. If None, it is min(n, m).
     tolerance: Stops a signal when ||x - D code|| is at most this value, a nonnegative scalar; 0 if None.
       At least one of `sparsity` and `tolerance` must be given.
 
@@ -162,7 +162,7 @@ def omp(
 def _pursue_all(
   dictionary: AbstractDictionary, x: jax.Array, tolerance: jax.Array, picks: int
 ) -> tuple[Code, jax.Array, jax.Array]:
-  """Encodes signals [b, ...] in blocks whose factorisations have about `BLOCK` entries.
+  """Encodes signals [b, ...] in blocks whose factorizations have about `BLOCK` entries.
 
   Returns:
     The codes [b, ...], supports [b, picks] and residual norms [b, picks + 1].
@@ -176,7 +176,7 @@ def _pursue_all(
   scale = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))  # NaN stays NaN
   scale = jnp.where(jnp.isfinite(norms), scale, jnp.nan)
 
-  @jax.checkpoint  # the backward pass does not keep the factorisations of all signals
+  @jax.checkpoint  # the backward pass does not keep the factorizations of all signals
   def pursue(signal: jax.Array) -> tuple[Code, jax.Array, jax.Array]:
     unit = _largest(signal)  # signals have a largest entry of 1, so that no square overflows
     code, support, norms = _pursue(dictionary, scale, signal / unit, picks, tolerance / unit)

@@ -130,7 +130,7 @@ def solve_on_face(problem: Lasso, face: Face, v: Code, iterations: int = SOLVE_I
 def conjugate_residuals(
   problem: Lasso, matvec: Callable[[Code], Code], v: Code, iterations: int
 ) -> Code:
-  """Minimises ||v - A u|| for a symmetric positive semidefinite A, for each signal, with one refinement.
+  """Minimizes ||v - A u|| for a symmetric positive semidefinite A, for each signal, with one refinement.
 
   Unlike conjugate gradients, the method also converges if A is singular and v is not in its range. The
   refinement solves the system again for the residual of the first solution.

@@ -194,7 +194,7 @@ class Lasso(PyTree):
     """Returns the proximal operator of the regularizer: argmin_g 1/2 ||g - point||^2 + step R(g).
 
     Args:
-      point: The code from which the minimizer must not be far.
+      point: The code at which the operator is evaluated.
       step: A positive scalar, or one value per signal, [batch...].
 
     Returns:

@@ -51,7 +51,7 @@ class FISTAState(NamedTuple):
     reconstruction: D code.
     previous: The code one iteration before.
     previous_reconstruction: D times the code one iteration before.
-    t: The number t of FISTA: a scalar, or one value per signal, [batch...], with restarts or a searched
+    t: Momentum parameter: a scalar, or one value per signal, [batch...], with restarts or a searched
       step.
     weight: Weight of the next extrapolation, of the shape of `t`.
     step: Step size: a scalar, or one value per signal, [batch...], if it is searched.
@@ -174,13 +174,13 @@ class ISTA(_ProximalGradient):
   S_b(z) = sign(z) max(|z| - b, 0) is the soft threshold. `cscjax.ista` describes the criteria of `run`.
 
   Args:
-    step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is 1/L by `lipschitz`
+    step: Step size: a positive scalar; a step above 2/L can diverge. If None, it is 1/L by `lipschitz`
       (or shorter, where that is an upper bound), and no gradient flows through it. `"backtracking"` and
       `"adaptive"` search a step for each signal, through which no gradient flows either, and do not
       need L. `"backtracking"` starts from a step that may be too long, and shortens it after each
       iteration to at most ||d||^2 / ||D d||^2 for the move d of the iteration; a move is discarded if
-      its step exceeds this by more than 25 %.
-      `"adaptive"` does the same, and lengthens the step by up to 3 % in each iteration.
+      its step exceeds this by more than 25 %. `"adaptive"` does the same, and lengthens the step by up
+      to 3 % in each iteration.
 
   Attributes:
     step_size: The argument `step`.
@@ -240,9 +240,9 @@ class FISTA(_ProximalGradient):
       `"adaptive"` search a step for each signal, through which no gradient flows either, and do not
       need L. `"backtracking"` starts from a step that may be too long, and shortens it after each
       iteration to at most ||d||^2 / ||D d||^2 for the move d of the iteration; a move is discarded if
-      its step exceeds this by more than 25 %.
-      `"adaptive"` does the same, and lengthens the step by up to 3 % in each iteration, so that it
-      follows the curvature where the code moves, which is often far below L.
+      its step exceeds this by more than 25 %. `"adaptive"` does the same, and lengthens the step by up
+      to 3 % in each iteration, so that it follows the curvature where the code moves, which is often
+      far below L.
     restart: Whether to reset t to 1 for each signal whose last move opposes the momentum (the gradient
       scheme of O'Donoghue & Candes 2015).
 

@@ -85,7 +85,7 @@ class Solver(PyTree, abc.ABC):
 
   @abc.abstractmethod
   def step(self, problem: Lasso, state: Any) -> Any:
-    """Does one iteration.
+    """Runs one iteration.
 
     Args:
       problem: The problem for which the state was made.

@@ -104,7 +104,7 @@ class WorkingSet(Solver):
 
   @highest_precision
   def step(self, problem: Lasso, state: WorkingSetState) -> WorkingSetState:
-    """Does one iteration.
+    """Runs one iteration.
 
     Args:
       problem: The problem for which the state was made.

@@ -94,8 +94,8 @@ def ml_bp(
   `jax.vmap` and, without a tolerance, `jax.grad`.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     betas: Penalties, one entry per layer: a scalar, one value per channel, or an array that broadcasts
       against the code. A code of several parts takes one entry for all parts, or one for each. Those of
@@ -103,7 +103,7 @@ def ml_bp(
       largest magnitude in D_i^T ... D_1^T x.
     iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
     tolerance: Stops the solver at convergence, instead of after a fixed number of iterations: when the
-      larger one of the relative gap and the violations has been at most this value, a nonnegative
+      larger of the relative gap and the violations has been at most this value, a nonnegative
       scalar, for each signal. It is computed every 10 iterations and after the last one.
     max_iterations: Largest number of iterations with a tolerance; 1000 if None. It cannot be combined
       with `iterations`.
@@ -112,7 +112,7 @@ def ml_bp(
       last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
       value of `x` is ignored, even if it is NaN.
     callback: A function that is called with an `IterationStats` after every 10 iterations and after the
-      last one: the number of iterations, the objective and the larger one of the gap and the violations.
+      last one: the number of iterations, the objective and the larger of the gap and the violations.
       It is called by `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other
       transformations. Calls with the same function object share their compilation. None costs nothing.
     progress: Whether to show a progress bar on stderr, with the mean objective and the largest value of

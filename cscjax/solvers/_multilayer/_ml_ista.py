@@ -71,12 +71,12 @@ def ml_ista(
   The function works under `jax.jit`, `jax.vmap` and, without a tolerance, `jax.grad`.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
       broadcasts against the code. A code of several parts takes one entry for all parts, or one for
-      each. `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
+      each. `cscjax.relative(0.1)` is a tenth of the largest magnitude in D_i^T ... D_1^T x.
     iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
     tolerance: Stops the solver near the fixed point, instead of after a fixed number of iterations: when
       the criterion above has been at most this value, a nonnegative scalar, for each signal. The
@@ -170,12 +170,12 @@ def ml_fista(
   The function works under `jax.jit`, `jax.vmap` and, without a tolerance, `jax.grad`.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
       broadcasts against the code. A code of several parts takes one entry for all parts, or one for
-      each. `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
+      each. `cscjax.relative(0.1)` is a tenth of the largest magnitude in D_i^T ... D_1^T x.
     iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
     tolerance: Stops the solver near the fixed point, instead of after a fixed number of iterations: when
       the criterion above has been at most this value, a nonnegative scalar, for each signal. The

@@ -37,14 +37,14 @@ def ml_projection(
   condition for other codes.
 
   Sulam et al. bound the number of nonzeros in each stripe of a code, here it is that of the whole code.
-  The penalised problem of `ml_bp` is convex and needs no sparse atoms.
+  The penalized problem of `ml_bp` is convex and needs no sparse atoms.
 
   The norms of the effective atoms cost one analysis for each sample of a signal. The function works
   under `jax.jit` and `jax.vmap`.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
     sparsities: The largest number of nonzeros of each layer's code, one integer of at least 1 per layer.
 

@@ -33,7 +33,7 @@ class MultilayerResult(NamedTuple):
       between the objective and the largest dual value found so far, as a fraction of the objective. None
       for all other solvers.
     residuals: The residual of each layer, ||code_{i-1} - D_i code_i|| with code_0 = x, as a fraction of
-      the larger one of the two norms: [layers, batch...]. The first one tells how well the codes fit the
+      the larger of the two norms: [layers, batch...]. The first one tells how well the codes fit the
       signal. All others are violations of the constraints code_{i-1} = D_i code_i of the multi-layer
       model.
     support_sizes: Number of nonzero coefficients of each layer, int32 [layers, batch...].
