@@ -31,9 +31,9 @@ class Dictionary(Protocol):
   whose leaves start with the batch axes. Solvers compute in the floating-point type that `analysis`
   returns for a signal in the common type of x and the leaves.
 
-  All solvers except `admm`, the theory and the functions of this package need only this protocol. A class
-  that derives from `AbstractDictionary` gets all methods of a dictionary, can override those that it can
-  compute faster, and can provide the circulant embedding that `admm` requires.
+  All solvers except `admm`, the theory and the functions of this package need only this protocol. A
+  class that derives from `AbstractDictionary` gets all methods of a dictionary, can override those that
+  it can compute faster, and can provide the circulant embedding that `admm` requires.
 
   Example:
     >>> import jax

@@ -173,8 +173,7 @@ class Stability:
 
     For noise t times this direction, t small and of either sign, the solution moves by |t| / s, where s
     is the smallest singular value of the atoms that may be active without noise (with a ridge or groups,
-    by less).
-    Stronger noise lets further atoms become active, and other directions can then be worse.
+    by less). Stronger noise lets further atoms become active, and other directions can then be worse.
 
     Returns:
       An array of the shape of the signals, each of norm 1 (with a mask, after multiplication by its

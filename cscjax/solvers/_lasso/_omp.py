@@ -70,9 +70,9 @@ def omp(
 
   The method minimizes ||x - D code|| greedily: each iteration picks the atom d with the largest
   correlation `|<d, r>| / ||d||` with the residual r, and then fits the signal by least squares on all
-  atoms picked so far (by a QR factorization that grows by one column, with Gram-Schmidt applied twice). A code with s
-  nonzero coefficients is recovered exactly if s < (1 + 1/mu) / 2, where mu is the mutual coherence of D
-  (Tropp 2004).
+  atoms picked so far (by a QR factorization that grows by one column, with Gram-Schmidt applied twice).
+  A code with s nonzero coefficients is recovered exactly if s < (1 + 1/mu) / 2, where mu is the mutual
+  coherence of D (Tropp 2004).
 
   A signal stops early if its residual is within `tolerance`, or if no remaining atom correlates with the
   residual beyond rounding. The result does not depend on the scale of signals and atoms. The code of a
