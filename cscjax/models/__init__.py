@@ -1,4 +1,11 @@
-"""Flax (linen) networks whose forward pass unfolds (also: unrolls) the iterations of a sparse solver."""
+"""Flax (linen) networks whose forward pass unfolds (unrolls) the iterations of a sparse solver.
+
+- Networks: `MSDCSC`, `ResCSC` and `MLCSC`. With other fields they are MSDNet, ResNet and other networks
+  of the paper; `create_model` creates each of them by its name.
+- Layers for models of your own: `CSCLayer` and `MSDCSCLayer`, used like `flax.linen.Conv`, and
+  `ResCSCBlock`.
+- `describe` summarizes the layers of a network.
+"""
 
 from cscjax.models._layers import PURSUITS, SOLVERS, CSCLayer, MSDCSCLayer
 from cscjax.models._ml_csc import MLCSC

@@ -36,8 +36,7 @@ class MLCSC(nn.Module):
     solver: "ista" or "fista". The two differ from `unfolding` 2 on. The default is "ista".
     pursuit: "multilayer" iterates over the three layers together (ML-ISTA, ML-FISTA). "layer" performs
       all iterations of a layer before the next one begins (layered basis pursuit). "lista" is
-      "multilayer" with trained analysis filters apart from the dictionary's (ML-LISTA). The default is
-      "multilayer".
+      "multilayer" with separately trained analysis filters (ML-LISTA). The default is "multilayer".
     step: How the step size of each layer is trained. "bounded" is 2 sigmoid(k) / L with k trained from 0
       and L >= lambda_max(D^T D) from the current filters; "free" trains the step itself, from 1. The
       default is "bounded".
@@ -145,10 +144,11 @@ class MLCSC(nn.Module):
     return layers
 
   def margin_gains(self, signal_shape: tuple[int, ...]) -> jax.Array:
-    """Returns certified Lipschitz constants of the differences of logits, for `cscjax.certify_labels`.
+    """Returns certified Lipschitz constants of the differences of logits.
 
-    Call it on a bound model: `model.bind(variables).margin_gains(shape)`. They are products of the norms
-    of the layers' linear maps, with the running variances of the batch norms, in exact arithmetic.
+    `cscjax.theory.certify_labels` uses them. Call it on a bound model:
+    `model.bind(variables).margin_gains(shape)`. The constants are products of the norms of the layers'
+    linear maps, with the running variances of the batch norms, in exact arithmetic.
 
     Args:
       signal_shape: Shape of one normalized image (H, W, C) or signal (L, C).

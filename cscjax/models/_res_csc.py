@@ -293,10 +293,11 @@ class ResCSC(nn.Module):
     return layers
 
   def margin_gains(self, signal_shape: tuple[int, ...]) -> jax.Array:
-    """Returns certified Lipschitz constants of the differences of logits, for `cscjax.certify_labels`.
+    """Returns certified Lipschitz constants of the differences of logits.
 
-    Call it on a bound model: `model.bind(variables).margin_gains(shape)`. They are products of the norms
-    of the layers' linear maps, with the running variances of the batch norms, in exact arithmetic.
+    `cscjax.theory.certify_labels` uses them. Call it on a bound model:
+    `model.bind(variables).margin_gains(shape)`. The constants are products of the norms of the layers'
+    linear maps, with the running variances of the batch norms, in exact arithmetic.
 
     Args:
       signal_shape: Shape of one normalized image (H, W, C) or signal (L, C).

@@ -28,7 +28,7 @@ _BATCH = 256  # largest number of images that `predict` passes to the network at
 
 
 class Prediction(NamedTuple):
-  """What a network says about images, returned by `LoadedRun.predict`.
+  """The prediction of a network for images, returned by `LoadedRun.predict`.
 
   Attributes:
     labels: The most probable class of each image, int32 [N].
