@@ -23,7 +23,7 @@ def circulant_embedding(dictionary: Dictionary, signal_shape: Sequence[int]) -> 
     The embedding, which is trivial for dense and circular dictionaries.
 
   Raises:
-    ValueError: If `dictionary` is none of these, or if `signal_shape` does not fit it.
+    ValueError: If `dictionary` has no embedding, or if `signal_shape` does not fit it.
 
   Example:
     >>> import jax

@@ -43,8 +43,8 @@ class ConvDictionary(AbstractDictionary):
       paper), "VALID" (none), or pairs (low, high) of numbers of zeros, one per spatial axis.
 
   Raises:
-    ValueError: On construction, if the stride, the dilation or the padding is none of these (NumPy
-      integers, arrays and lists are converted). On use, if they do not fit the filters.
+    ValueError: On construction, if the stride, the dilation or the padding is invalid (NumPy integers,
+      arrays and lists are converted). On use, if they do not fit the filters.
 
   Example:
     >>> import jax

@@ -55,5 +55,6 @@ def read_weights(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   except (OSError, safetensors.SafetensorError) as error:
     raise RunError(f"cannot read {path}: {error}", "path") from error
   except (KeyError, ValueError) as error:
-    raise RunError(f"{path} does not describe its network; save_weights does so", "path") from error
+    problem = f"{path} is not a file of save_weights: it does not describe its network"
+    raise RunError(problem, "path") from error
   return unflatten_dict(tensors, sep="/"), description

@@ -25,9 +25,10 @@ def beta_max(
 ) -> Any:
   """Returns the smallest beta for which the zero code solves the Lasso: max |D^T mask x|.
 
-  A useful penalty is a fraction of it, which `relative` also expresses. Of coefficients that are
-  constrained to be nonnegative, only positive entries of D^T mask x count; it is 0 if there are none.
-  With `joint_axes`, it is the largest Euclidean norm along these axes. It does not depend on `ridge`.
+  Useful penalties are a fraction of it; `relative` makes such a penalty. For coefficients that are
+  constrained to be nonnegative, only positive entries of D^T mask x count, and the result is 0 if there
+  are none. With `joint_axes`, it is the largest Euclidean norm along these axes. It does not depend on
+  `ridge`.
 
   Args:
     dictionary: The dictionary D.
