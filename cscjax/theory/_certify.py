@@ -225,8 +225,8 @@ def certify(
 
   Args:
     dictionaries: The dictionaries D_1, ..., D_k, or a network with a method `pursuit_layers`.
-    x: At least one signal, of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense
-      dictionary).
+    x: At least one signal, of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in
+      three, [..., n] for a dense dictionary).
     noise: eps_0 >= 0, the bound on ||E||^P_{2,inf}, the largest norm of the noise in a patch (or on
       ||E||_2, where stated above).
     betas: The threshold or penalty of each layer for which the bounds are stated, one number per layer.

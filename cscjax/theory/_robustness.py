@@ -20,7 +20,7 @@ POWER_ITERATIONS = 20
 
 @runtime_checkable
 class GainedClassifier(Protocol):
-  """A classifier whose Lipschitz constants are known; the networks, with their parameters bound, are."""
+  """A classifier with known Lipschitz constants, such as a network with its parameters bound."""
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns the logits of a batch.

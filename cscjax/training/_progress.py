@@ -10,7 +10,7 @@ LINE_SECONDS = 10.0  # least time between two lines about training
 
 
 class Lines:
-  """Progress of a run as lines on stderr, at most one about training every 10 seconds.
+  """The progress of a run as lines on stderr, with at most one line about training every 10 seconds.
 
   The time left follows from the mean speed since the first compiled call, and later since the first
   evaluation, because these two compile.

@@ -110,7 +110,8 @@ def admm(
       an `IdentityAugmented` of such a convolution, a `StackedDictionary`, `ScaledDictionary` or
       `ChannelwiseDictionary` of these, a `SeparableDictionary` of stride 1, or an `AbstractDictionary`
       of your own with the method `circulant_embedding`.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
       `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.

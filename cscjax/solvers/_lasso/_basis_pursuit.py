@@ -119,7 +119,8 @@ def basis_pursuit(
 
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     noise: Largest norm of the residual, positive: a scalar, or one value per signal, [batch...]. For
       white noise of standard deviation sigma, it is about sigma sqrt(n) for n samples. If it is at
       least ||x||, the code is zero.

@@ -32,7 +32,8 @@ def beta_max(
 
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
       channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
       value for all parts, or one for each part.
@@ -90,7 +91,8 @@ def duality_gap(
 
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     code: The code, of the shape of `dictionary.analysis(x)`; nonnegative where `nonnegative`.
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.

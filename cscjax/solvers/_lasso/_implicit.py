@@ -57,7 +57,8 @@ def polished(
 
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     code: The code from a solver, of the shape of `dictionary.analysis(x)`.
     beta: The penalty that was given to the solver, nonnegative: a scalar, one value per channel [m], or
       an array that broadcasts against the code. A code of several parts takes one value for all parts,

@@ -88,7 +88,8 @@ def omp(
 
   Args:
     dictionary: The dictionary D. Its atoms may have any norm; an atom of norm zero is never picked.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     sparsity: Largest number of atoms to pick: an integer in 1..min(n, m) for signals of n samples and
       codes of m coefficients. If None, it is min(n, m).
     tolerance: Stops a signal when ||x - D code|| is at most this value, a nonnegative scalar; 0 if None.

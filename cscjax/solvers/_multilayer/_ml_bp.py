@@ -96,7 +96,8 @@ def ml_bp(
   Args:
     dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
       of each other dictionary are the codes of the previous one.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     betas: Penalties, one entry per layer: a scalar, one value per channel, or an array that broadcasts
       against the code. A code of several parts takes one entry for all parts, or one for each. Those of
       the deepest layer are positive, all others nonnegative. `cscjax.relative(0.1)` is a tenth of the

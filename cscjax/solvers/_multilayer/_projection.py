@@ -45,7 +45,8 @@ def ml_projection(
   Args:
     dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
       of each other dictionary are the codes of the previous one.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     sparsities: The largest number of nonzeros of each layer's code, one integer of at least 1 per layer.
 
   Returns:
