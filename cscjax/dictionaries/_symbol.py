@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 POINTS = 8  # grid points per axis and degree; the bound is at most 4 % too large per axis
 SQUARINGS = (2, 2)  # numbers of squarings of the Gram matrix, which is rescaled before each group
-FINE_POINTS, FINE_SQUARINGS = 32, (4, 4)  # those of `lipschitz`: at most 0.25 % too large per axis
+FINE_POINTS, FINE_SQUARINGS = 32, (4, 4)  # the same for `lipschitz`: at most 0.25 % too large per axis
 
 
 def symbol_bound(conv: "ConvDictionary", shape: tuple[int, ...]) -> jax.Array:

@@ -16,7 +16,7 @@ from cscjax.runs._config import OWN, Config, RunError
 from cscjax.runs._recorded import info_as_json
 from cscjax.runs._workdir import replaced
 
-_KEY = "cscjax"  # of the entry of the file's metadata, a JSON object as in config.json
+_KEY = "cscjax"  # key in the metadata of the file; the entry is a JSON object as in config.json
 # Fields that mean nothing on another machine.
 _PLACES = OWN | {"coordinator", "init_from", "num_processes"}
 

@@ -14,7 +14,7 @@ from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
 from cscjax.theory._lasso_stability import Stability, as_float64, stability
 
-ROUNDING = 1e-12  # of a sum of cosines
+ROUNDING = 1e-12  # rounding error of a sum of cosines
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)

@@ -18,7 +18,7 @@ from cscjax.solvers import Lasso, PolishedCode, fista, polished
 if TYPE_CHECKING:
   from cscjax.theory._signal_stability import SignalStability
 
-TOLERANCE = 1e-4  # of the solver that finds a missing code, which is then polished
+TOLERANCE = 1e-4  # tolerance of the solver that finds a missing code, which is then polished
 SHOWN = 20  # largest number of signals in a printed table
 
 

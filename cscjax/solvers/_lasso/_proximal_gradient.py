@@ -22,7 +22,7 @@ Step = ArrayLike | Literal["adaptive", "backtracking"] | None
 """A step size: a scalar, 1/L if None, or the name of a rule that searches a step for each signal."""
 
 GROWTH = {"adaptive": 1 / 0.97, "backtracking": 1.0}  # growth of the step per iteration
-LARGEST_RATIO = 1.25  # of a step that is searched to 1 / curvature; below 2, the objective falls
+LARGEST_RATIO = 1.25  # largest searched step, times the curvature; below 2, the objective falls
 OBJECTIVE_WEIGHT = {"ista": 0.45, "fista": 1.25}  # see `Algorithm`
 
 
@@ -290,7 +290,7 @@ class FISTA(_ProximalGradient):
 
   def _first(self, problem: Lasso, step: jax.Array, code: Code, reconstruction: jax.Array) -> FISTAState:
     precise = at_least_float32(problem.x.dtype)  # t^2 overflows in half precision
-    differs = self.restart or self._searches_step  # between the signals of a batch
+    differs = self.restart or self._searches_step  # t differs between the signals of a batch
     one = jnp.ones_like(problem.unit, precise) if differs else jnp.ones((), precise)
     return FISTAState(code, reconstruction, code, reconstruction, one, 0 * one, step)
 
