@@ -19,7 +19,7 @@ from cscjax.dictionaries._atoms import (
   norms_of_atoms,
   synthesized_atoms,
 )
-from cscjax.dictionaries._base import (
+from cscjax.dictionaries._protocol import (
   Code,
   Dictionary,
   check_signal_shape,
@@ -27,7 +27,7 @@ from cscjax.dictionaries._base import (
   in_single_precision,
 )
 from cscjax.dictionaries._embedding import CirculantEmbedding
-from cscjax.dictionaries._lanczos import certified_bound, dense_constant, is_small
+from cscjax.dictionaries._lipschitz_constant import certified_bound, dense_constant, is_small
 
 
 class AbstractDictionary(ops.PyTree):
