@@ -16,7 +16,8 @@ from cscjax.solvers._lasso._algorithm import Stop, relative
 from cscjax.solvers._lasso._certificates import dual_value
 from cscjax.solvers._lasso._embedded import ADMMPair, EmbeddedLasso, embed, embedding_of
 from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
-from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
+from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._signals import per_signal, safe_sqrt
 from cscjax.solvers._lasso._solver import Solver
 
 MIN_RHO = 0.1  # smallest default rho, for atoms of unit norm; without it, rho would vanish with beta

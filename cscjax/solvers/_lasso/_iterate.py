@@ -17,7 +17,8 @@ from cscjax.solvers._arguments import iteration_limit
 from cscjax.solvers._callbacks import TEST_PERIOD, Callback, as_callbacks
 from cscjax.solvers._lasso._algorithm import STOPS, Algorithm, Stop, StoppingCriteria
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
-from cscjax.solvers._lasso._problem import Lasso, per_signal
+from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._signals import per_signal
 from cscjax.solvers._loops import FROM_START, Test, Trace, cut_traces, repeat, repeat_until
 
 if TYPE_CHECKING:

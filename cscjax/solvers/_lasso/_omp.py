@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import AbstractDictionary, Code, Dictionary, as_signal, atom_norms, with_methods
 from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
-from cscjax.solvers._lasso._problem import safe_sqrt
+from cscjax.solvers._lasso._signals import safe_sqrt
 
 BLOCK = 2**22  # number of entries of the factorisations in a block of signals
 

@@ -9,8 +9,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code
-from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
+from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._regularizer import Regularizer
+from cscjax.solvers._lasso._signals import per_signal, sum_signals
 from cscjax.solvers._penalty import largest_of_signals
 
 ROUNDS = 40  # largest number of rounds, each a step to the minimum on the face

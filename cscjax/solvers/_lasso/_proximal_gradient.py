@@ -14,7 +14,8 @@ from cscjax.dictionaries import Code
 from cscjax.ops import at_least_float32, compact_repr, highest_precision, power_of_two
 from cscjax.solvers._arguments import as_step, check_step
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
-from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
+from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._signals import per_signal, safe_sqrt
 from cscjax.solvers._lasso._solver import Solver
 from cscjax.solvers._steps import momentum
 

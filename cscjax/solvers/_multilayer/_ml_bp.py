@@ -14,7 +14,7 @@ from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision, shard_batch, vary_alike
 from cscjax.solvers._callbacks import Callback
 from cscjax.solvers._lasso._algorithm import relative
-from cscjax.solvers._lasso._problem import per_signal, sum_signals
+from cscjax.solvers._lasso._signals import per_signal, sum_signals
 from cscjax.solvers._multilayer._loop import MultilayerLoop
 from cscjax.solvers._multilayer._problem import MultilayerProblem
 from cscjax.solvers._multilayer._result import RESULT_LAYOUT, MultilayerResult, layer_statistics
