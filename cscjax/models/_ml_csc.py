@@ -11,9 +11,11 @@ from cscjax import checks
 from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
 from cscjax.models._gains import layer_gains, margin_gains, pursuit_gain, slopes, unfolded_step
 from cscjax.models._input import check_input
-from cscjax.models._layers import PURSUITS, SOLVERS, CSCLayer, pursue
+from cscjax.models._layers import CSCLayer
 from cscjax.models._spectral import STEPS
+from cscjax.models._unfolded import PURSUITS, pursue
 from cscjax.ops import at_least_float32, max_pool
+from cscjax.solvers import SOLVERS
 
 WIDTHS = (1, 2, 4, 8, 16, 16)  # widths of the layers, relative to the first one
 UNFOLDED = 3  # the first layers, of stride 2, which a pursuit codes together

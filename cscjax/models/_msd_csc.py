@@ -19,10 +19,12 @@ from cscjax.dictionaries import (
 )
 from cscjax.models._gains import layer_gains, margin_gains, pursuit_gain, slopes, unfolded_step
 from cscjax.models._input import check_input
-from cscjax.models._layers import PURSUITS, SOLVERS, MSDCSCLayer, pursue
+from cscjax.models._layers import MSDCSCLayer
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._spectral import STEPS
+from cscjax.models._unfolded import PURSUITS, pursue
 from cscjax.ops import at_least_float32, integers_per_axis, max_pool
+from cscjax.solvers import SOLVERS
 
 
 class MSDCSC(nn.Module):
