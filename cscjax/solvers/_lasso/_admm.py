@@ -12,7 +12,7 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import at_least_float32, compact_repr, highest_precision
 from cscjax.solvers._callbacks import Callback
-from cscjax.solvers._lasso._algorithm import Stop, relative
+from cscjax.solvers._lasso._algorithm import Stop, relative_size
 from cscjax.solvers._lasso._certificates import dual_value
 from cscjax.solvers._lasso._embedded import ADMMPair, EmbeddedLasso, embed, embedding_of
 from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
@@ -345,6 +345,6 @@ def _default_rho(problem: Lasso, squared_norm: jax.Array) -> jax.Array:
   dual = problem.norm(jax.tree.map(jnp.subtract, correlation, near))
   energy = problem.energy(problem.x)
   if problem.mask is not None:
-    energy = relative(energy, problem.mask.mean(tuple(range(problem.batch_ndim, problem.mask.ndim))))
+    energy = relative_size(energy, problem.mask.mean(tuple(range(problem.batch_ndim, problem.mask.ndim))))
   size = safe_sqrt(energy)
-  return squared_norm * jnp.maximum(relative(jnp.sqrt(squared_norm) * dual, size), MIN_RHO)
+  return squared_norm * jnp.maximum(relative_size(jnp.sqrt(squared_norm) * dual, size), MIN_RHO)

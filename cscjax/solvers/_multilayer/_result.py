@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from cscjax.dictionaries import Code, Dictionary, join
 from cscjax.ops import compact_repr, norm
-from cscjax.solvers._lasso._algorithm import relative
+from cscjax.solvers._lasso._algorithm import relative_size
 
 
 class MultilayerResult(NamedTuple):
@@ -67,7 +67,7 @@ def layer_statistics(
     axes = tuple(range(batch_ndim, signal.ndim))
     reconstruction = dictionary.synthesis(code, signal.shape)
     larger = jnp.maximum(norm(signal, axes), norm(reconstruction, axes))
-    residuals.append(relative(norm(signal - reconstruction, axes), larger).astype(x.dtype))
+    residuals.append(relative_size(norm(signal - reconstruction, axes), larger).astype(x.dtype))
     counts = [
       jnp.count_nonzero(part, axis=tuple(range(batch_ndim, part.ndim))) for part in jax.tree.leaves(code)
     ]
