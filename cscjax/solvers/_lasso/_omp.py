@@ -214,15 +214,12 @@ def _pursue(
     # Above this bound, the component of the atom outside the span exceeds rounding, too.
     running = state.running & (state.norm > tolerance) & (correlation[best] > rounding * start.norm)
     atom = unit_atom(best)
-    column = state.basis.T @ atom
-    rest = atom - state.basis @ column
-    again = state.basis.T @ rest
-    rest = rest - state.basis @ again
+    column, rest = split_by_basis(atom, state.basis)
     length = _norm(rest)
     direction = jnp.where(running, rest / jnp.where(running, length, 1), 0)
     weight = direction @ state.residual
     residual = state.residual - weight * direction
-    column = jnp.where(running, (column + again).at[k].set(length), jnp.eye(picks, dtype=x.dtype)[k])
+    column = jnp.where(running, column.at[k].set(length), jnp.eye(picks, dtype=x.dtype)[k])
     state = _State(
       basis=state.basis.at[:, k].set(direction),
       triangle=state.triangle.at[:, k].set(column),
@@ -253,6 +250,17 @@ def _pursue(
     jnp.where(known, part, jnp.nan) for part in (code, jnp.concatenate([start.norm[None], norms]))
   )
   return code, support, norms
+
+
+def split_by_basis(vector: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the coefficients of a vector [n] in an orthonormal basis [n, k], and the rest of the vector.
+
+  The vector is projected twice, because the first projection leaves rounding errors (Gram-Schmidt).
+  """
+  first = basis.T @ vector
+  rest = vector - basis @ first
+  second = basis.T @ rest
+  return first + second, rest - basis @ second
 
 
 def _largest(array: jax.Array) -> jax.Array:
