@@ -7,6 +7,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
+from cscjax.dictionaries import Code
 from cscjax.ops import at_least_float32, expand_rank
 
 
@@ -14,6 +15,12 @@ def sum_signals(array: jax.Array, batch_ndim: int) -> jax.Array:
   """Returns the sum over all axes but the first `batch_ndim`, in float32 or wider."""
   precise = at_least_float32(array.dtype)
   return jnp.sum(array, axis=tuple(range(batch_ndim, array.ndim)), dtype=precise)
+
+
+def count_nonzeros(code: Code, batch_ndim: int) -> jax.Array:
+  """Returns the number of nonzero coefficients of each signal, over all parts of a code, int32."""
+  counts = [jnp.count_nonzero(c, axis=tuple(range(batch_ndim, c.ndim))) for c in jax.tree.leaves(code)]
+  return jnp.asarray(sum(counts), jnp.int32)
 
 
 def weighted_sum(weights: jax.Array, array: jax.Array, unit: jax.Array) -> jax.Array:
