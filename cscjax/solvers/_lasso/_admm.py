@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import at_least_float32, compact_repr, highest_precision
+from cscjax.solvers._arguments import check_scalar
 from cscjax.solvers._callbacks import Callback
 from cscjax.solvers._lasso._algorithm import Stop, relative_size
 from cscjax.solvers._lasso._certificates import dual_value
@@ -245,9 +246,7 @@ class ADMM(Solver):
 
   def __post_init__(self):
     if self.rho is not None:
-      checks.all_at_least("rho", self.rho, 0, open_bound=True)
-      if jnp.ndim(self.rho) != 0:
-        checks.fail("rho", jnp.shape(self.rho), "a scalar")
+      check_scalar("rho", self.rho, positive=True)
     relaxation = checks.in_range("relaxation", self.relaxation, 1, 2)
     object.__setattr__(self, "relaxation", float(relaxation))
 

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import AbstractDictionary, Code, Dictionary, as_signal, atom_norms, with_methods
 from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
+from cscjax.solvers._arguments import check_scalar
 from cscjax.solvers._lasso._signals import safe_sqrt
 
 BLOCK = 2**22  # number of entries of the factorisations in a block of signals
@@ -138,9 +139,7 @@ def omp(
   if picks > largest:
     checks.fail("sparsity", sparsity, f"at most {largest}, the largest number of independent atoms")
   has_tolerance, tolerance = tolerance is not None, 0 if tolerance is None else tolerance
-  checks.all_at_least("tolerance", tolerance, 0)
-  if jnp.ndim(tolerance) != 0:
-    checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
+  check_scalar("tolerance", tolerance)
 
   def pursue(x: jax.Array, dictionary: AbstractDictionary, tolerance: jax.Array) -> OMPResult:
     flat = _pursue_all(dictionary, x.reshape(-1, *shape), tolerance, picks)
