@@ -10,21 +10,7 @@ the layers of a network in its input domain (`effective_atoms`, `layer_reconstru
 """
 
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
-from cscjax.dictionaries._protocol import (
-  Code,
-  Dictionary,
-  as_signal,
-  check_dictionary,
-  check_one_per_dictionary,
-  check_signal_shape,
-  join,
-  split,
-  to_matrix,
-)
 from cscjax.dictionaries._channelwise import ChannelwiseDictionary
-from cscjax.dictionaries._complex import ComplexDictionary
-from cscjax.dictionaries._conformance import check_conformance
-from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.dictionaries._coded_layers import (
   CodedLayer,
   ScaledFit,
@@ -34,6 +20,9 @@ from cscjax.dictionaries._coded_layers import (
   nonzero_fraction,
   scaled_fit,
 )
+from cscjax.dictionaries._complex import ComplexDictionary
+from cscjax.dictionaries._conformance import check_conformance
+from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.dictionaries._embedding import CirculantEmbedding
 from cscjax.dictionaries._identity import IdentityAugmented
 from cscjax.dictionaries._masked import MaskedDictionary
@@ -45,6 +34,17 @@ from cscjax.dictionaries._properties import (
   lipschitz,
   lipschitz_bound,
   mutual_coherence,
+)
+from cscjax.dictionaries._protocol import (
+  Code,
+  Dictionary,
+  as_signal,
+  check_dictionary,
+  check_one_per_dictionary,
+  check_signal_shape,
+  join,
+  split,
+  to_matrix,
 )
 from cscjax.dictionaries._scaled import ScaledDictionary
 from cscjax.dictionaries._separable import SeparableDictionary

@@ -20,6 +20,8 @@ from cscjax.dictionaries._atoms import (
   norms_of_atoms,
   synthesized_atoms,
 )
+from cscjax.dictionaries._embedding import CirculantEmbedding
+from cscjax.dictionaries._lipschitz_constant import certified_bound, dense_constant, is_small
 from cscjax.dictionaries._protocol import (
   Code,
   Dictionary,
@@ -27,8 +29,6 @@ from cscjax.dictionaries._protocol import (
   floating_type,
   in_single_precision,
 )
-from cscjax.dictionaries._embedding import CirculantEmbedding
-from cscjax.dictionaries._lipschitz_constant import certified_bound, dense_constant, is_small
 
 
 class AbstractDictionary(ops.PyTree):

@@ -344,6 +344,8 @@ def _default_rho(problem: Lasso, squared_norm: jax.Array) -> jax.Array:
   dual = problem.norm(jax.tree.map(jnp.subtract, correlation, near))
   energy = problem.energy(problem.x)
   if problem.mask is not None:
-    energy = relative_size(energy, problem.mask.mean(tuple(range(problem.batch_ndim, problem.mask.ndim))))
+    energy = relative_size(
+      energy, problem.mask.mean(tuple(range(problem.batch_ndim, problem.mask.ndim)))
+    )
   size = safe_sqrt(energy)
   return squared_norm * jnp.maximum(relative_size(jnp.sqrt(squared_norm) * dual, size), MIN_RHO)

@@ -16,8 +16,8 @@ from cscjax.ops import at_least_float32, highest_precision, shard_batch, vary_al
 from cscjax.solvers._arguments import as_step
 from cscjax.solvers._callbacks import Callback
 from cscjax.solvers._lasso._algorithm import relative_mapping, relative_size
-from cscjax.solvers._lasso._signals import sum_signals
 from cscjax.solvers._lasso._proximal_gradient import OBJECTIVE_WEIGHT
+from cscjax.solvers._lasso._signals import sum_signals
 from cscjax.solvers._multilayer._loop import MultilayerLoop
 from cscjax.solvers._multilayer._problem import MultilayerProblem
 from cscjax.solvers._multilayer._result import RESULT_LAYOUT, MultilayerResult, layer_statistics
