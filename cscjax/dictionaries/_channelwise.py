@@ -8,8 +8,8 @@ from jax.tree_util import Partial
 
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
 from cscjax.dictionaries._atoms import Representatives
-from cscjax.dictionaries._base import Code, Dictionary
 from cscjax.dictionaries._embedding import CirculantEmbedding
+from cscjax.dictionaries._protocol import Code, Dictionary
 from cscjax.ops import expand_rank
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from cscjax import checks
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
 from cscjax.dictionaries._atoms import Entries, code_shapes
-from cscjax.dictionaries._base import Code, Dictionary
+from cscjax.dictionaries._protocol import Code, Dictionary
 
 
 class ComplexDictionary(AbstractDictionary):

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from cscjax import ops
-from cscjax.dictionaries._circulant import (
+from cscjax.dictionaries._block_circulant import (
   Circle,
   largest_eigenvalue,
   largest_over_frequencies,

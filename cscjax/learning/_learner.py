@@ -235,12 +235,9 @@ class DictionaryLearner(PyTree, kw_only=True):
     support = support_mask(with_rank(self.kernel, stack.ndim - 2))
     shape = (*support.shape[:-2], stack.shape[-1], support.shape[-1])
     start = partial(project, mask=support, rank1=self.rank1)
-    try:
-      noise_key, batch_key = jax.random.split(
-        jax.random.key(0, impl="threefry2x32") if key is None else key
-      )
-    except TypeError:
-      checks.fail("key", key, "a key made by jax.random.key")
+    key = jax.random.key(0, impl="threefry2x32") if key is None else key
+    checks.prng_key("key", key)
+    noise_key, batch_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, shape, stack.dtype)
     filters = start(noise, previous=noise)
     if isinstance(init, str):

@@ -9,11 +9,14 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
+from cscjax.models._classifier import classify
 from cscjax.models._gains import layer_gains, margin_gains, pursuit_gain, slopes, unfolded_step
 from cscjax.models._input import check_input
-from cscjax.models._layers import PURSUITS, SOLVERS, CSCLayer, pursue
+from cscjax.models._layers import CSCLayer
 from cscjax.models._spectral import STEPS
-from cscjax.ops import at_least_float32, max_pool
+from cscjax.models._unfolded import PURSUITS, pursue
+from cscjax.ops import max_pool
+from cscjax.solvers import SOLVERS
 
 WIDTHS = (1, 2, 4, 8, 16, 16)  # widths of the layers, relative to the first one
 UNFOLDED = 3  # the first layers, of stride 2, which a pursuit codes together
@@ -114,9 +117,7 @@ class MLCSC(nn.Module):
       codes.append(x)
       if i > UNFOLDED:
         x = max_pool(x)
-    x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
-    with jax.numpy_dtype_promotion("standard"):  # Flax promotes the float32 parameters
-      logits = nn.Dense(self.num_classes, name="classifier")(x)
+    logits = classify(x, self.num_classes)
     return (logits, codes) if return_codes else logits
 
   def pursuit_layers(self, x: jax.Array) -> list[CodedLayer]:

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
+from cscjax.models._classifier import classify
 from cscjax.models._gains import analysis_gain, margin_gains, slopes, unfolded_step
 from cscjax.models._input import check_input
 from cscjax.models._norms import Norm
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._spectral import trained_step
-from cscjax.ops import at_least_float32
 from cscjax.solvers import initialized_thresholding
 
 
@@ -257,9 +257,7 @@ class ResCSC(nn.Module):
           self._block(stage, f"stage_{stage}"), x, bounds
         )
         codes += [] if stacked is None else list(stacked)
-    x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
-    with jax.numpy_dtype_promotion("standard"):  # Flax promotes the float32 parameters
-      logits = nn.Dense(self.num_classes, name="classifier")(x)
+    logits = classify(x, self.num_classes)
     return (logits, codes) if return_codes else logits
 
   def pursuit_layers(self, x: jax.Array) -> list[CodedLayer]:

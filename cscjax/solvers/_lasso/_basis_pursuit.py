@@ -13,8 +13,9 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
-from cscjax.solvers._lasso._problem import Lasso, safe_sqrt
+from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._proximal_gradient import FISTA
+from cscjax.solvers._lasso._signals import safe_sqrt
 from cscjax.solvers._penalty import broadcastable
 
 ROUNDS = 40  # largest number of penalties that are tried

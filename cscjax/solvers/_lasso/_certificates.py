@@ -9,8 +9,9 @@ from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
-from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
+from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._regularizer import Regularizer
+from cscjax.solvers._lasso._signals import per_signal, sum_signals
 from cscjax.solvers._penalty import broadcastable, largest_of_signals
 
 

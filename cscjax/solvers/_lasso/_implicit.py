@@ -160,7 +160,7 @@ def _solution(problem: Lasso, solution: Code) -> Code:
     """Returns 0 at the solution; symmetric in `point`, and the identity outside the support."""
     on = face.restrict(point)
     reconstruction = problem.dictionary.synthesis(on, problem.x.shape)
-    gradient = problem.dictionary.analysis(problem.residual(reconstruction))
+    gradient = problem.gradient(reconstruction)
     return jax.tree.map(
       lambda p, o, f, g, r: f * (g + r.gradient(o)) + (p - o),
       *(point, on, face.free, gradient, problem.regularizer),

@@ -13,7 +13,8 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import AbstractDictionary, Code, Dictionary, as_signal, atom_norms, with_methods
 from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
-from cscjax.solvers._lasso._problem import safe_sqrt
+from cscjax.solvers._arguments import check_scalar
+from cscjax.solvers._lasso._signals import safe_sqrt
 
 BLOCK = 2**22  # number of entries of the factorizations in a block of signals
 
@@ -139,9 +140,7 @@ def omp(
   if picks > largest:
     checks.fail("sparsity", sparsity, f"at most {largest}, the largest number of independent atoms")
   has_tolerance, tolerance = tolerance is not None, 0 if tolerance is None else tolerance
-  checks.all_at_least("tolerance", tolerance, 0)
-  if jnp.ndim(tolerance) != 0:
-    checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
+  check_scalar("tolerance", tolerance)
 
   def pursue(x: jax.Array, dictionary: AbstractDictionary, tolerance: jax.Array) -> OMPResult:
     flat = _pursue_all(dictionary, x.reshape(-1, *shape), tolerance, picks)
@@ -215,15 +214,12 @@ def _pursue(
     # Above this bound, the component of the atom outside the span exceeds rounding, too.
     running = state.running & (state.norm > tolerance) & (correlation[best] > rounding * start.norm)
     atom = unit_atom(best)
-    column = state.basis.T @ atom
-    rest = atom - state.basis @ column
-    again = state.basis.T @ rest
-    rest = rest - state.basis @ again
+    column, rest = split_by_basis(atom, state.basis)
     length = _norm(rest)
     direction = jnp.where(running, rest / jnp.where(running, length, 1), 0)
     weight = direction @ state.residual
     residual = state.residual - weight * direction
-    column = jnp.where(running, (column + again).at[k].set(length), jnp.eye(picks, dtype=x.dtype)[k])
+    column = jnp.where(running, column.at[k].set(length), jnp.eye(picks, dtype=x.dtype)[k])
     state = _State(
       basis=state.basis.at[:, k].set(direction),
       triangle=state.triangle.at[:, k].set(column),
@@ -254,6 +250,17 @@ def _pursue(
     jnp.where(known, part, jnp.nan) for part in (code, jnp.concatenate([start.norm[None], norms]))
   )
   return code, support, norms
+
+
+def split_by_basis(vector: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the coefficients of a vector [n] in an orthonormal basis [n, k], and the rest of the vector.
+
+  The vector is projected twice, because the first projection leaves rounding errors (Gram-Schmidt).
+  """
+  first = basis.T @ vector
+  rest = vector - basis @ first
+  second = basis.T @ rest
+  return first + second, rest - basis @ second
 
 
 def _largest(array: jax.Array) -> jax.Array:

@@ -12,9 +12,10 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code
 from cscjax.ops import at_least_float32, compact_repr, highest_precision, power_of_two
-from cscjax.solvers._arguments import as_step, check_step
+from cscjax.solvers._arguments import as_step, check_scalar
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
-from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
+from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._signals import per_signal, safe_sqrt
 from cscjax.solvers._lasso._solver import Solver
 from cscjax.solvers._steps import momentum
 
@@ -315,7 +316,7 @@ def _checked_step(step: Step) -> Step:
   if isinstance(step, str):
     return checks.one_of("step", step, GROWTH)
   if step is not None:
-    check_step("step", step)
+    check_scalar("step", step, positive=True)
   return step
 
 

@@ -13,8 +13,8 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision, shard_batch, vary_alike
 from cscjax.solvers._callbacks import Callback
-from cscjax.solvers._lasso._algorithm import relative
-from cscjax.solvers._lasso._problem import per_signal, sum_signals
+from cscjax.solvers._lasso._algorithm import relative_size
+from cscjax.solvers._lasso._signals import per_signal, sum_signals
 from cscjax.solvers._multilayer._loop import MultilayerLoop
 from cscjax.solvers._multilayer._problem import MultilayerProblem
 from cscjax.solvers._multilayer._result import RESULT_LAYOUT, MultilayerResult, layer_statistics
@@ -206,7 +206,7 @@ def _solve(
     objective = problem.objective(near.image.signal, [*near.image.codes, near.deepest])
     # With `nonnegative`, a code that is slightly infeasible may lie below the minimum.
     excess = jnp.maximum(jnp.abs(objective - state.best), jnp.finfo(problem.x.dtype).eps * objective)
-    return objective, relative(excess, objective)
+    return objective, relative_size(excess, objective)
 
   def measure(state: _State) -> dict[str, jax.Array]:
     objective, gap = values(state)

@@ -15,9 +15,9 @@ from cscjax.dictionaries import Code, Dictionary, check_one_per_dictionary, join
 from cscjax.ops import at_least_float32, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._arguments import as_step
 from cscjax.solvers._callbacks import Callback
-from cscjax.solvers._lasso._algorithm import MIN_ROOT, relative
-from cscjax.solvers._lasso._problem import sum_signals
+from cscjax.solvers._lasso._algorithm import relative_mapping, relative_size
 from cscjax.solvers._lasso._proximal_gradient import OBJECTIVE_WEIGHT
+from cscjax.solvers._lasso._signals import sum_signals
 from cscjax.solvers._multilayer._loop import MultilayerLoop
 from cscjax.solvers._multilayer._problem import MultilayerProblem
 from cscjax.solvers._multilayer._result import RESULT_LAYOUT, MultilayerResult, layer_statistics
@@ -300,9 +300,8 @@ def _iterate(
 
   def criterion(state: _State) -> jax.Array:
     """Returns the fixed-point residual; with one layer, it is the relative gradient mapping."""
-    root = jnp.sqrt(OBJECTIVE_WEIGHT[solver] * relative(objective(state), at_zero))
-    scale = jnp.clip(root, MIN_ROOT, 1) * correlation
-    return relative(state.move / products[-1].astype(precise), scale)
+    decrease = OBJECTIVE_WEIGHT[solver] * relative_size(objective(state), at_zero)
+    return relative_mapping(state.move / products[-1].astype(precise), correlation, decrease)
 
   one = jnp.ones((), precise)
   state = _State(problem.zeros, start, start, one, 0 * one, 0 * at_zero)

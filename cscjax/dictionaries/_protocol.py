@@ -286,7 +286,7 @@ def check_signal_shape(dictionary: Dictionary, signal_shape: Sequence[int]) -> t
     dtype = common_float(*jax.tree.leaves(dictionary))
     jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, dtype))
   except (TypeError, ValueError) as error:  # JAX raises TypeError for shapes that do not fit
-    reason = " ".join(str(error).split())[:200]
+    reason = checks.one_line(error)
     raise ValueError(
       f"signal_shape: expected a shape that the dictionary accepts, got {shape} ({reason})"
     ) from error
