@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cscjax import checks
 from cscjax.dictionaries import Code, ConvDictionary, IdentityAugmented
 from cscjax.models._unfolded import LayerProblem, UnfoldedLayer
 from cscjax.ops import Padding, PyTree, as_padding, expand_rank, integers_per_axis
@@ -70,6 +71,11 @@ class MSDCSCLayer(UnfoldedLayer):
   signed: int = 0
   zeros: int = 0
 
+  def __post_init__(self) -> None:
+    if checks.int_at_least("zeros", self.zeros, 0) > checks.int_at_least("signed", self.signed, 0):
+      checks.fail("zeros", self.zeros, f"at most signed, which is {self.signed}")
+    super().__post_init__()
+
   @nn.compact
   def problem(self, shape: tuple[int, ...], *, train: bool = False) -> LayerProblem:
     """Returns the layer's part in a pursuit: its dictionary, its thresholds and its step.
@@ -82,6 +88,8 @@ class MSDCSCLayer(UnfoldedLayer):
       A tuple (dictionary, proxes, step) of the dictionary, one threshold function for each iteration and
       the step of the iterations after the first one (0 if there are none).
     """
+    if self.zeros >= shape[-1]:
+      checks.fail("zeros", self.zeros, f"fewer than the {shape[-1]} channels of the input")
     shape = (*shape[:-1], shape[-1] - self.zeros)  # the channels that have filters
     filters = self._filters("filters", shape, self.filters_init)
     new_code = self._thresholds(train)
@@ -173,6 +181,7 @@ class CSCLayer(UnfoldedLayer):
   def __post_init__(self) -> None:
     object.__setattr__(self, "stride", integers_per_axis("stride", self.stride))
     object.__setattr__(self, "padding", as_padding(self.padding))
+    checks.boolean("untied", self.untied)
     super().__post_init__()
 
   @nn.compact

@@ -83,6 +83,7 @@ class MLCSC(nn.Module):
     checks.one_of("solver", self.solver, SOLVERS)
     checks.one_of("pursuit", self.pursuit, (*PURSUITS, "lista"))
     checks.one_of("step", self.step, STEPS)
+    checks.boolean("norm", self.norm)
     super().__post_init__()
 
   @nn.compact

@@ -96,6 +96,7 @@ class MSDCSC(nn.Module):
     checks.one_of("solver", self.solver, SOLVERS)
     checks.one_of("pursuit", self.pursuit, PURSUITS)
     checks.one_of("step", self.step, STEPS)
+    checks.boolean("norm", self.norm)
     checks.one_of("remat", self.remat, REMAT)
     dilations = integers_per_axis("dilations", self.dilations)
     if not isinstance(dilations, tuple):

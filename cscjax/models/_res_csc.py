@@ -62,6 +62,10 @@ class ResCSCBlock(nn.Module):
     dtype: Type of the convolutions, float32 (the default) or bfloat16. The parameters, the running
       statistics and L are float32.
 
+  Raises:
+    ValueError: If a field is out of range, if `c` is given for a rule without correction, or if the
+      input has more channels than `features`.
+
   Example:
     >>> import jax
     >>> from cscjax.models import ResCSCBlock
@@ -81,6 +85,12 @@ class ResCSCBlock(nn.Module):
   norm: bool = True
   dtype: Any = jnp.float32
 
+  def __post_init__(self) -> None:
+    for name in ("features", "stride"):
+      checks.positive_int(name, getattr(self, name))
+    _check_block(self.rule, self.c, self.norm)
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, x: jax.Array, *, bound: jax.Array | None = None, train: bool = False) -> jax.Array:
     """Returns the code of the block.
@@ -93,6 +103,8 @@ class ResCSCBlock(nn.Module):
     Returns:
       The code [N, H / stride, W / stride, features], with the sizes rounded up.
     """
+    if x.shape[-1] > self.features:
+      checks.fail("features", self.features, f"at least {x.shape[-1]}, the channels of the input")
     rank, initializer = x.ndim - 2, nn.initializers.he_normal()
     shape = (3,) * rank + (x.shape[-1], self.features)
     filters = self.param("filters_1", initializer, shape)
@@ -121,6 +133,16 @@ class ResCSCBlock(nn.Module):
 
   def _norm(self, name: str) -> Norm:
     return Norm(self.norm, self.dtype, name=name)
+
+
+def _check_block(rule: str, c: float | None, norm: bool) -> None:
+  """Checks the fields that a block and its network share."""
+  checks.one_of("rule", rule, RULES)
+  checks.boolean("norm", norm)
+  if c is not None:
+    checks.in_range("c", c, -math.inf)
+    if not RULES[rule].correct:
+      checks.fail("c", c, f"None, because the rule {rule!r} has no correction")
 
 
 def _dictionary(filters: jax.Array, stride: int = 1) -> ConvDictionary:
@@ -211,12 +233,8 @@ class ResCSC(nn.Module):
       checks.positive_int(name, getattr(self, name))
     if checks.positive_int("depth", self.depth) < 8 or self.depth % 6 != 2:
       checks.fail("depth", self.depth, "6 n + 2 with n >= 1 (8, 14, 20, ...)")
-    checks.one_of("rule", self.rule, RULES)
     checks.one_of("remat", self.remat, REMAT)
-    if self.c is not None:
-      checks.in_range("c", self.c, -math.inf)
-      if not RULES[self.rule].correct:
-        checks.fail("c", self.c, f"None, because the rule {self.rule!r} has no correction")
+    _check_block(self.rule, self.c, self.norm)
     super().__post_init__()
 
   @nn.compact

@@ -92,6 +92,8 @@ class UnfoldedLayer(nn.Module):
     checks.int_at_least("unfolding", self.unfolding, 0)
     checks.one_of("solver", self.solver, SOLVERS)
     checks.one_of("step", self.step, STEPS)
+    for name in ("norm", "nonnegative"):
+      checks.boolean(name, getattr(self, name))
     super().__post_init__()
 
   def __call__(self, x: jax.Array, *, train: bool = False) -> Code:

@@ -230,7 +230,7 @@ def _summarize(run: Run, outcome: training.Outcome, rows: list[dict[str, Any]]) 
   }
   status, step = outcome.status, int(outcome.state.step)
   complete = status == "ok" and step == run.config.epochs * run.plan.steps_per_epoch
-  if complete and (last["test"] or 0.0) <= chance_accuracy(run.dataset.test.labels):
+  if complete and (last["test"] or 0.0) < chance_accuracy(run.dataset.test.labels):
     status = "diverged"
   rates = [row["images_per_second"] for row in rows if row["split"] == "train"]
   rates = [rate for rate in rates if rate is not None]

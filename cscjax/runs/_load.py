@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cscjax import checks, training
-from cscjax.data import dataset_shape
+from cscjax.data import DatasetInfo, dataset_shape
 from cscjax.models import ARCHITECTURES
 from cscjax.runs._build import make_model, make_optimizer
 from cscjax.runs._config import Config, RunError
@@ -35,6 +35,7 @@ def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> LoadedRu
     The network as of the last or best checkpoint, with what is needed to use it.
 
   Raises:
+    ValueError: If `best` is not a bool.
     RunError: If there is no run in the directory, its files are damaged, it has no complete checkpoint
       that fits the network, or `best` is set for a run without `keep_best`.
 
@@ -62,7 +63,7 @@ def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> LoadedRu
   except (OSError, ValueError) as error:
     raise RunError(f"{path}: {error}", "workdir") from error
   step = None
-  if best:
+  if checks.boolean("best", best):
     if not config.keep_best:
       raise RunError(f"expected False, because the run in {workdir} has no keep_best, got True", "best")
     step = _best_step(workdir)
@@ -71,7 +72,9 @@ def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> LoadedRu
   else:
     shape, num_classes = info.example_shape, info.num_classes
   model = make_model(config, num_classes)
-  state = _restore(workdir, found.get("run"), config, model, shape, step)
+  recorded = found.get("jax_config", {}).get("jax_enable_x64")
+  with contextlib.nullcontext() if recorded is None else jax.enable_x64(bool(recorded)):
+    state = _restore(workdir, found.get("run"), config, model, shape, step)
   return LoadedRun(config, model, {"params": state.params, **state.variables}, int(state.step), info)
 
 
@@ -113,10 +116,7 @@ def load_weights(path: str | os.PathLike[str]) -> LoadedRun:
   if version != known:
     problem = f"of version {version} of the network {config.model}, which has version {known} now"
     raise RunError(f"{path} is {problem}", "path")
-  example = jax.ShapeDtypeStruct((1, *info.example_shape), jnp.float32)
-  with jax.enable_x64(False):  # the file has the types of a run
-    expected = jax.eval_shape(model.init, jax.random.key(0), example)
-  if _forms(variables) != _forms(expected):
+  if not any(_forms(variables) == _expected_forms(model, info, x64) for x64 in (False, True)):
     raise RunError(f"{path} does not contain the variables of the network that it describes", "path")
   return LoadedRun(config, model, variables, step, info)
 
@@ -124,6 +124,13 @@ def load_weights(path: str | os.PathLike[str]) -> LoadedRun:
 def _forms(variables: Any) -> Any:
   """Returns the shape and the type of each variable."""
   return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), variables)
+
+
+def _expected_forms(model: nn.Module, info: DatasetInfo, x64: bool) -> Any:
+  """Returns the forms of the variables that a run with this setting of JAX has."""
+  example = jax.ShapeDtypeStruct((1, *info.example_shape), jnp.float32)
+  with jax.enable_x64(x64):
+    return _forms(jax.eval_shape(model.init, jax.random.key(0), example))
 
 
 def _best_step(workdir: pathlib.Path) -> int:

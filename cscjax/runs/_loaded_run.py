@@ -21,6 +21,7 @@ from cscjax.dictionaries import CodedLayer
 from cscjax.runs._config import DEFAULT, Config
 from cscjax.runs._weights import write_weights
 
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # of JAX
 _BATCH = 256  # largest number of images that `predict` passes to the network at once
 
 
@@ -142,7 +143,7 @@ class LoadedRun:
         data set.
       DataError: If the statistics of the data set are neither recorded nor can be computed.
     """
-    images = self._checked(images)
+    images = self._checked(images, at_least=1)
     with self._precision():
       return _encode(self.model, self.variables, self.info.mean, self.info.std, images)
 
@@ -180,7 +181,7 @@ class LoadedRun:
         another shape, type or scale than those of the data set.
       DataError: If the statistics of the data set are neither recorded nor can be computed.
     """
-    images = self._checked(images)
+    images = self._checked(images, at_least=1)
     with self._precision():
       return _certify_labels(self.model, steps, self.variables, self.info.mean, self.info.std, images)
 
@@ -188,8 +189,8 @@ class LoadedRun:
     """Exports the network with its weights and normalization, for programs without cscjax.
 
     Args:
-      platforms: The platforms that the exported function can run on, as in `jax.export.export`. The
-        default is ("cpu", "cuda").
+      platforms: The platforms that the exported function can run on, of "cpu", "cuda", "rocm" and "tpu".
+        The default is ("cpu", "cuda").
 
     Returns:
       The exported function. It maps any number of images, of the type of the data set and not
@@ -197,9 +198,13 @@ class LoadedRun:
       process with JAX, `jax.export.deserialize(saved).call(images)` computes the same.
 
     Raises:
+      ValueError: If there is no platform, or an unknown one.
       DataError: If the statistics of the data set are neither recorded nor can be computed.
     """
     info = self.info
+    if isinstance(platforms, str) or not platforms:
+      checks.fail("platforms", platforms, f"a sequence of {', '.join(_PLATFORMS)}")
+    platforms = tuple(checks.one_of("platforms", platform, _PLATFORMS) for platform in platforms)
 
     @jax.jit
     def probabilities(images: jax.Array) -> jax.Array:
@@ -252,12 +257,14 @@ class LoadedRun:
       raise DataError(f"dataset: {self.config.dataset} has changed since the run was trained")
     return dataset
 
-  def _checked(self, images: ArrayLike) -> np.ndarray:
+  def _checked(self, images: ArrayLike, at_least: int = 0) -> np.ndarray:
     """Returns the images as uint8 or float32 after checking that they are like those of the data set."""
     info, array = self.info, np.asarray(checks.real_array("images", images))
     if array.shape[1:] != info.example_shape:
       expected = ", ".join(map(str, ("N", *info.example_shape)))
       checks.fail("images", array.shape, f"an array of shape [{expected}]")
+    if len(array) < at_least:
+      checks.fail("images", array.shape, "at least one image")
     if info.dtype == array.dtype == np.uint8:
       return array
     if not jnp.issubdtype(array.dtype, jnp.floating):

@@ -50,7 +50,6 @@ class Checkpoints:
   the other processes, which do not need access to the directory.
 
   Example:
-    >>> import pathlib
     >>> import jax
     >>> from cscjax import training
     >>> from cscjax.models import create_model
@@ -58,7 +57,7 @@ class Checkpoints:
     >>> model = create_model("msdnet", num_classes=2, depth=1, width=2)
     >>> trainer = training.Trainer(model, training.sgd(schedule), schedule, batch_size=4)
     >>> state = trainer.create_state((4, 4, 1), jax.random.key(0))
-    >>> checkpoints = training.Checkpoints(pathlib.Path("checkpoints"))
+    >>> checkpoints = training.Checkpoints("checkpoints")
     >>> checkpoints.save(state, seconds=1.5)
     >>> checkpoints.restore(state).seconds
     1.5
@@ -67,7 +66,7 @@ class Checkpoints:
 
   def __init__(
     self,
-    directory: pathlib.Path,
+    directory: str | os.PathLike[str],
     *,
     read_only: bool = False,
     run: str | None = None,
@@ -86,7 +85,7 @@ class Checkpoints:
       architecture: Version of the network's computation, see `cscjax.models.ARCHITECTURES`. A checkpoint
         of another version is an error. A checkpoint without a version, from cscjax 0.1.0, has version 1.
     """
-    self._directory, self._read_only = directory.absolute(), read_only
+    self._directory, self._read_only = pathlib.Path(directory).absolute(), read_only
     self._run, self._architecture = run, architecture
     self._checkpointer = None
     if not is_first():

@@ -187,6 +187,13 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_bits(tmp_path):
   assert digests[0] == digests[1]
 
 
+def test_a_run_whose_checkpoints_are_gone_is_not_drawn(tmp_path):
+  one = record("msdnet6", 87.0)
+  (tmp_path / "work" / one.job.name).mkdir(parents=True)
+  reproduce.draw(one, tmp_path, None)
+  assert not (tmp_path / "pictures").exists()
+
+
 def test_no_run_starts_at_the_end_of_the_budget(tmp_path, capsys):
   arguments = ("--protocol=reduced", "--dataset=digits", "--rows=feed_forward", "--budget_minutes=0.01")
   assert reproduce.main(parse(*arguments, f"--results={tmp_path}")) == 0
