@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
+from cscjax.models._classifier import classify
 from cscjax.models._gains import analysis_gain, margin_gains, slopes, unfolded_step
 from cscjax.models._input import check_input
 from cscjax.models._norms import Norm
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._spectral import trained_step
-from cscjax.ops import at_least_float32
 from cscjax.solvers import initialized_thresholding
 
 
@@ -146,9 +146,9 @@ def _check_block(rule: str, c: float | None, norm: bool) -> None:
 
 
 def _dictionary(filters: jax.Array, stride: int = 1) -> ConvDictionary:
-  """Returns a dictionary whose atoms are centered on the positions that `shortcut` keeps.
+  """Returns a dictionary whose atoms are centred on the positions that `shortcut` keeps.
 
-  This is the padding of the ResNet authors' code. "SAME" would center them one pixel further for stride
+  This is the padding of the ResNet authors' code. "SAME" would centre them one pixel further for stride
   2 and even sizes.
   """
   return ConvDictionary(filters, stride=stride, padding=((1, 1),) * (filters.ndim - 2))
@@ -275,9 +275,7 @@ class ResCSC(nn.Module):
           self._block(stage, f"stage_{stage}"), x, bounds
         )
         codes += [] if stacked is None else list(stacked)
-    x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
-    with jax.numpy_dtype_promotion("standard"):  # Flax promotes the float32 parameters
-      logits = nn.Dense(self.num_classes, name="classifier")(x)
+    logits = classify(x, self.num_classes)
     return (logits, codes) if return_codes else logits
 
   def pursuit_layers(self, x: jax.Array) -> list[CodedLayer]:
@@ -311,10 +309,11 @@ class ResCSC(nn.Module):
     return layers
 
   def margin_gains(self, signal_shape: tuple[int, ...]) -> jax.Array:
-    """Returns certified Lipschitz constants of the differences of logits, for `cscjax.certify_labels`.
+    """Returns certified Lipschitz constants of the differences of logits.
 
-    Call it on a bound model: `model.bind(variables).margin_gains(shape)`. They are products of the norms
-    of the layers' linear maps, with the running variances of the batch norms, in exact arithmetic.
+    `cscjax.theory.certify_labels` uses them. Call it on a bound model:
+    `model.bind(variables).margin_gains(shape)`. The constants are products of the norms of the layers'
+    linear maps, with the running variances of the batch norms, in exact arithmetic.
 
     Args:
       signal_shape: Shape of one normalized image (H, W, C) or signal (L, C).

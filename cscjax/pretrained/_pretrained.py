@@ -113,7 +113,7 @@ def load_pretrained(name: str, *, folder: str | os.PathLike[str] | None = None) 
     `.card` describes how it was made.
 
   Raises:
-    ValueError: If there is none of this name, its files are damaged, or it is of another version of the
+    ValueError: If the name is unknown, its files are damaged, or it is of another version of the
       network.
     OSError: If a file cannot be read.
 

@@ -323,8 +323,8 @@ class Config:
   )
   dispatch_seconds: float = _flag(
     1.0,
-    "Seconds of work in each call of the device. Progress, signals and the clock are checked between"
-    " calls.",
+    "Intended duration of each compiled call, in seconds. Progress, signals and the clock are checked"
+    " between calls.",
     _real(0, 1e9),
   )
 

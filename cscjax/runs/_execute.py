@@ -107,7 +107,7 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
 
   Args:
     run: The run, from `make_run`.
-    stopped: Called after every call of the device; it must return the same on every process. Once it
+    stopped: Called after every compiled call; it must return the same on every process. Once it
       returns True, the run ends with a checkpoint. Executing the run again resumes it.
     progress: Whether to show a progress bar on stderr, or lines if stderr is not a terminal.
 

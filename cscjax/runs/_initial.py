@@ -11,7 +11,8 @@ from cscjax import training
 from cscjax.data import Dataset
 from cscjax.runs._build import make_model
 from cscjax.runs._config import Config, RunError
-from cscjax.runs._load import LoadedRun, load_run, load_weights
+from cscjax.runs._load import load_run, load_weights
+from cscjax.runs._loaded_run import LoadedRun
 
 _CLASSIFIER = "params/classifier/"  # the path of the parameters that depend on the number of classes
 _FREE = {"num_classes", "dtype", "remat", "unroll", "channel_multiple", "parent", "name"}

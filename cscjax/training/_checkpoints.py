@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from cscjax.checks import one_line
 from cscjax.training._checkpoint_format import (
   CheckpointError,
   DamagedError,
@@ -127,7 +128,7 @@ class Checkpoints:
       self._checkpointer.save(folder, args=Save(state, meta))
     except Exception as error:  # Orbax raises many exception types if a file cannot be written
       self._remove_leftovers()
-      raise OSError(f"cannot write the checkpoint of step {step}: {_reason(error)}") from error
+      raise OSError(f"cannot write the checkpoint of step {step}: {one_line(error)}") from error
     for number in sorted(number for number in own if number < step)[:-1]:
       if number != best:
         self._delete(number)
@@ -191,12 +192,12 @@ class Checkpoints:
       except DamagedError as error:
         kept = "" if self._read_only else f", kept as {_set_aside(folder, 'damaged').name}"
         warnings.warn(
-          f"skipped the damaged checkpoint of step {step}{kept}: {_reason(error)}", stacklevel=3
+          f"skipped the damaged checkpoint of step {step}{kept}: {one_line(error)}", stacklevel=3
         )
       except CheckpointError as error:
         raise CheckpointError(f"cannot use the checkpoint of step {step}: {error}") from error
       except OSError as error:
-        raise OSError(f"cannot read the checkpoint of step {step}: {_reason(error)}") from error
+        raise OSError(f"cannot read the checkpoint of step {step}: {one_line(error)}") from error
     return None
 
   def _numbers(self, *, warn: bool = False) -> list[int]:
@@ -259,8 +260,3 @@ def _set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
     target = folder.with_name(f"{folder.name}.{why}-{count}")
   os.rename(folder, target)
   return target
-
-
-def _reason(error: Exception) -> str:
-  """Returns the message of an error on one line of at most 200 characters."""
-  return " ".join(str(error).split())[:200] or type(error).__name__
