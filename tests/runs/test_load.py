@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from cscjax import runs
 from cscjax.data import DataError, load_dataset
-from cscjax.runs import Config, RunError, _execute, _load
+from cscjax.runs import Config, RunError, _execute, _loaded_run
 from tests.faults import harness
 
 TINY = Config(
@@ -48,7 +48,7 @@ def workdir(tmp_path_factory):
 @pytest.fixture
 def trained(workdir, monkeypatch):
   """The run, in a place without its data set."""
-  monkeypatch.setattr(_load, "load_dataset", missing)
+  monkeypatch.setattr(_loaded_run, "load_dataset", missing)
   return runs.load_run(workdir)
 
 
@@ -180,7 +180,7 @@ def old(workdir, tmp_path):
 
 
 def test_the_statistics_of_an_old_run_are_computed(old, trained, digits, monkeypatch):
-  monkeypatch.setattr(_load, "load_dataset", load_dataset)
+  monkeypatch.setattr(_loaded_run, "load_dataset", load_dataset)
   again, images = runs.load_run(old), digits.test.images[:3]
   assert again.recorded is None
   for found, expected in zip(again.predict(images), trained.predict(images), strict=True):
