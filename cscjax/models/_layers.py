@@ -87,6 +87,9 @@ class MSDCSCLayer(UnfoldedLayer):
     Returns:
       A tuple (dictionary, proxes, step) of the dictionary, one threshold function for each iteration and
       the step of the iterations after the first one (0 if there are none).
+
+    Raises:
+      ValueError: If the input has no channels but `zeros`, or a field does not fit its number of axes.
     """
     if self.zeros >= shape[-1]:
       checks.fail("zeros", self.zeros, f"fewer than the {shape[-1]} channels of the input")

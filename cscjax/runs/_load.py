@@ -35,7 +35,6 @@ def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> LoadedRu
     The network as of the last or best checkpoint, with what is needed to use it.
 
   Raises:
-    ValueError: If `best` is not a bool.
     RunError: If there is no run in the directory, its files are damaged, it has no complete checkpoint
       that fits the network, or `best` is set for a run without `keep_best`.
 
@@ -63,7 +62,7 @@ def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> LoadedRu
   except (OSError, ValueError) as error:
     raise RunError(f"{path}: {error}", "workdir") from error
   step = None
-  if checks.boolean("best", best):
+  if best:
     if not config.keep_best:
       raise RunError(f"expected False, because the run in {workdir} has no keep_best, got True", "best")
     step = _best_step(workdir)
