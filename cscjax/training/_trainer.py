@@ -186,6 +186,9 @@ class Trainer:
 
     Returns:
       The state `count` steps later. The metrics are reset at the first step of an epoch.
+
+    Raises:
+      ValueError: If the images or their mean and std are not as in `Examples`.
     """
     chex.assert_equal_shape_prefix((data.images, data.labels), 1)
     steps_per_epoch = data.labels.shape[0] // self.batch_size
@@ -236,6 +239,9 @@ class Trainer:
 
     Returns:
       The sums with these batches added.
+
+    Raises:
+      ValueError: If the images or their mean and std are not as in `Examples`.
     """
     chex.assert_equal_shape_prefix((data.images, data.labels), 1)
     total = data.labels.shape[0]
