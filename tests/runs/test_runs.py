@@ -141,6 +141,7 @@ def test_perfect_accuracy_is_never_that_of_chance(labels, expected):
   assert _build.chance_accuracy(labels) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_perfect_network_on_a_small_test_set_has_not_diverged(tmp_path):
   images = np.repeat(np.uint8([0, 255] * 20), 16).reshape(40, 4, 4)  # black (0) and white (1)
   np.savez(tmp_path / "a.npz", train_images=images, train_labels=np.arange(40) % 2)
