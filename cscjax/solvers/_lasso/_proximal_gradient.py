@@ -308,12 +308,13 @@ class FISTA(_ProximalGradient):
     t, weight = momentum(state.t)
     weights = jnp.concatenate([state.weights[..., 1:], weight[..., None]], axis=-1)
     if self.restart:
-      unit = _unit_of_move(state.step)
-      move, progress = (
-        jax.tree.map(lambda c, b: (c - b) * per_signal(1 / unit, c), code, before)
-        for before in (point, state.code)
+      # Neither the difference nor the scale of `_step_ratio`: XLA would store what two sums share.
+      scale = _unit_of_move(state.step) / state.step
+      reverse, progress = (
+        jax.tree.map(lambda a, b: (a - b) * per_signal(scale, a), *pair)
+        for pair in ((point, code), (code, state.code))
       )
-      against = problem.inner(move, progress) < 0
+      against = problem.inner(reverse, progress) > 0
       t = jnp.where(against, 1, t)
       weights = jnp.where(against[..., None], 0, weights)
     previous = (state.code, state.reconstruction)
