@@ -380,6 +380,7 @@ def test_implicit_gradients_have_flat_memory():
   assert gradients.line(rows["implicit_10"]).startswith("implicit      10 iterations")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["admm", "fista"])
 def test_a_batch_and_its_signals_one_after_the_other_have_the_same_codes(monkeypatch, solver):
   case = batches.Case((12, 10, 1), 16, solver)
