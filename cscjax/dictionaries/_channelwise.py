@@ -9,17 +9,17 @@ from jax.tree_util import Partial
 from cscjax import checks
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
 from cscjax.dictionaries._atoms import Representatives
-from cscjax.dictionaries._base import Code, Dictionary, check_part
 from cscjax.dictionaries._embedding import CirculantEmbedding
+from cscjax.dictionaries._protocol import Code, Dictionary, check_part
 from cscjax.ops import expand_rank
 
 
 class ChannelwiseDictionary(AbstractDictionary):
-  """A dictionary D of one channel on signals of C channels, each of which has its own code.
+  """A dictionary D of single-channel signals, applied to each channel of a signal on its own.
 
-  For example, a grey dictionary on colour images. The matrix is D in a block for each channel. A code
-  has the channels before the atoms, [..., H, W, C, m], so that a penalty `beta` of shape [m] holds for
-  all channels.
+  For example, a grey dictionary on colour images. The matrix is block diagonal: each channel has a block
+  D. A code has the channels before the atoms, [..., H, W, C, m], so that a penalty `beta` of shape [m]
+  holds for all channels.
 
   Attributes:
     dictionary: The dictionary D of signals [H, W, 1] or [L, 1], whose codes (or the parts of them) have

@@ -10,11 +10,11 @@ import numpy as np
 from cscjax import checks
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
 from cscjax.dictionaries._atoms import Entries, code_shapes
-from cscjax.dictionaries._base import Code, Dictionary, check_part
+from cscjax.dictionaries._protocol import Code, Dictionary, check_part
 
 
 class ComplexDictionary(AbstractDictionary):
-  """A complex dictionary D = A + i B as a real one, for complex signals such as those of MRI and radar.
+  """A complex dictionary D = A + i B, made of two real ones, for complex signals (MRI, radar).
 
   A complex signal is a real array with a new axis of size 2 before the axes of the signal, which holds
   the real and the imaginary part: [..., 2, H, W, C], by `jnp.stack([x.real, x.imag], axis=-4)`. A code

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from cscjax import checks, ops
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
-from cscjax.dictionaries._base import Code, Dictionary, check_part
 from cscjax.dictionaries._embedding import CirculantEmbedding
-from cscjax.dictionaries._lanczos import is_small
+from cscjax.dictionaries._lipschitz_constant import is_small
+from cscjax.dictionaries._protocol import Code, Dictionary, check_part
 
 
 class MaskedDictionary(AbstractDictionary):

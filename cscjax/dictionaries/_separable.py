@@ -31,8 +31,8 @@ class SeparableDictionary(AbstractDictionary):
     padding: "SAME", "CIRCULAR", "VALID", or pairs (low, high), as for `ConvDictionary`.
 
   Raises:
-    ValueError: On construction, if the stride, the dilation or the padding is none of these. On use, if
-      the factors do not fit together.
+    ValueError: On construction, if the stride, the dilation or the padding is invalid. On use, if the
+      factors do not fit together.
 
   Example:
     >>> import jax.numpy as jnp

@@ -44,9 +44,9 @@ class DictionaryLearner(PyTree, kw_only=True):
     nonnegative: Whether the codes are constrained to be nonnegative; False by default.
     rank1: Whether each atom is constrained to be one pattern over its taps times one weight per channel;
       False by default.
-    replace_unused: An atom that was not used in so many successive steps is replaced by the patch of the
-      minibatch that is reconstructed worst, at most one atom in each step; 10 by default. None keeps all
-      atoms.
+    replace_unused: Number of successive steps after which an unused atom is replaced by the patch of the
+      minibatch with the largest squared error, at most one atom in each step; 10 by default. None keeps
+      all atoms.
     optimizer: An Optax optimizer; by default SGD with learning rate 0.3 and momentum 0.9.
 
   Raises:
@@ -235,8 +235,7 @@ class DictionaryLearner(PyTree, kw_only=True):
     support = support_mask(with_rank(self.kernel, stack.ndim - 2))
     shape = (*support.shape[:-2], stack.shape[-1], support.shape[-1])
     start = partial(project, mask=support, rank1=self.rank1)
-    if key is None:
-      key = jax.random.key(0, impl="threefry2x32")
+    key = jax.random.key(0, impl="threefry2x32") if key is None else key
     checks.prng_key("key", key)
     noise_key, batch_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, shape, stack.dtype)

@@ -287,6 +287,10 @@ def device_memory() -> int:
 
 
 def chance_accuracy(labels: np.ndarray) -> float:
-  """Returns the accuracy of always predicting the most frequent class, plus three standard errors."""
+  """Returns the accuracy below which a network has learned nothing.
+
+  It is that of always predicting the most frequent class, plus three standard errors. For a small test
+  set these can exceed 1, so the sum is at most halfway from that accuracy to 1.
+  """
   fraction = float(np.max(np.bincount(labels)) / len(labels))
-  return fraction + 3 * math.sqrt(fraction * (1 - fraction) / len(labels))
+  return fraction + min(3 * math.sqrt(fraction * (1 - fraction) / len(labels)), (1 - fraction) / 2)

@@ -6,8 +6,12 @@ import inspect
 import os
 import re
 import textwrap
+import types
+import typing
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from cscjax import checks
 from cscjax.data import DATASETS, check_name, dataset_shape
@@ -319,8 +323,8 @@ class Config:
   )
   dispatch_seconds: float = _flag(
     1.0,
-    "Seconds of work in each call of the device. Progress, signals and the clock are checked between"
-    " calls.",
+    "Intended duration of each compiled call, in seconds. Progress, signals and the clock are checked"
+    " between calls.",
     _real(0, 1e9),
   )
 
@@ -339,14 +343,9 @@ class Config:
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
-      value, check = getattr(self, field.name), field.metadata["check"]
-      if value is None and field.default is None:
-        continue
-      if field.metadata["choices"]:
-        checks.one_of(field.name, value, field.metadata["choices"])
-      if check:
-        for item in value if isinstance(value, tuple) else (value,):
-          check(field.name, item)
+      value = getattr(self, field.name)
+      if value is not None or field.default is not None:
+        object.__setattr__(self, field.name, _checked(field, value))
     if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
       checks.fail("decay_epochs", self.decay_epochs, "epochs in increasing order")
     if self.dataset in DATASETS:
@@ -361,7 +360,11 @@ class Config:
     shift, flip = AUGMENTATIONS[own_augmentation(self.dataset) if is_auto else self.augmentation]
     shift = shift if self.shift is None else self.shift
     flip = flip if self.flip is None else self.flip
-    values = {"augmentation": augmentation_name(shift, flip), "shift": shift, "flip": flip}
+    known = augmentation_name(shift, flip)
+    if not is_auto and known not in (AUTO, self.augmentation):  # as after `dataclasses.replace`
+      expected = f"{known!r}, or None for shift and flip, which are {shift} and {flip}"
+      checks.fail("augmentation", self.augmentation, expected)
+    values = {"augmentation": known, "shift": shift, "flip": flip}
     for name, value in values.items():
       object.__setattr__(self, name, value)
 
@@ -379,6 +382,29 @@ class Config:
       checks.fail("num_processes", None, f"the number of processes that connect to {self.coordinator}")
     if self.process_id not in range(self.num_processes):
       checks.fail("process_id", self.process_id, f"an integer in 0..{self.num_processes - 1}")
+
+
+def _text(name: str, value: Any) -> str:
+  """Returns a text, or a path as a text."""
+  text = os.fspath(value) if isinstance(value, os.PathLike) else value
+  if not (isinstance(text, str) and text):
+    checks.fail(name, value, "a text that is not empty")
+  return text
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+  """Returns the value of a field in the type of the field, which JSON can hold, after checking it."""
+  name, check = field.name, field.metadata["check"] or _text
+  kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
+  if field.metadata["choices"]:
+    return checks.one_of(name, value, field.metadata["choices"])
+  if bool in kinds:
+    return checks.boolean(name, value)
+  if tuple[int, ...] in kinds:
+    if not isinstance(value, list | tuple | np.ndarray):
+      checks.fail(name, value, "a sequence of integers")
+    return tuple(check(name, item) for item in value)
+  return check(name, value)
 
 
 def check_sizes(config: Config, example_shape: tuple[int, ...]) -> None:

@@ -15,11 +15,11 @@ from scipy.sparse import csgraph
 from cscjax.dictionaries import Dictionary, with_methods
 
 DENSE = 200  # largest number of atoms in a piece whose eigenvalues are computed
-DENSE_VECTOR = 2000  # the same, for an eigenvector
+DENSE_VECTOR = 2000  # the same for an eigenvector
 BAND = 2**25  # largest number of entries of a banded factor: 256 MiB
-FRACTIONS = (0.9999, 0.99, 0.9, 0.5)  # of the eigenvalue found, one of which is then proved
-PRECISION = 1e-5  # relative, of that eigenvalue
-ITERATIONS = 500  # of the Lanczos method
+FRACTIONS = (0.9999, 0.99, 0.9, 0.5)  # fractions of the eigenvalue, tried in turn as a proved bound
+PRECISION = 1e-5  # relative precision of that eigenvalue
+ITERATIONS = 500  # iterations of the Lanczos method
 
 SparseMatrix = Any
 """A sparse array of SciPy, which has no type annotations."""

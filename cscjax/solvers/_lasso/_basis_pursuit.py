@@ -13,8 +13,9 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import at_least_float32, compact_repr, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._lasso._implicit import implicitly_differentiable, in_precision
-from cscjax.solvers._lasso._problem import Lasso, safe_sqrt
+from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._proximal_gradient import FISTA
+from cscjax.solvers._lasso._signals import safe_sqrt
 from cscjax.solvers._penalty import broadcastable
 
 ROUNDS = 40  # largest number of penalties that are tried
@@ -112,14 +113,15 @@ def basis_pursuit(
   known when a useful penalty is not. The norm of the residual increases with the penalty, and its square
   is a linear function of the squared penalty while the support stays the same. The penalty is found as
   the root of this function, by secants within a bracket. Each secant solves a Lasso with FISTA, from the
-  code of the penalty before.
+  code of the previous penalty.
 
   The function works under `jax.jit`, `jax.vmap` and `jax.grad`. Derivatives are those of the solution,
   by the implicit function theorem (see `polished`), and include those of the penalty.
 
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     noise: Largest norm of the residual, positive: a scalar, or one value per signal, [batch...]. For
       white noise of standard deviation sigma, it is about sigma sqrt(n) for n samples. If it is at
       least ||x||, the code is zero.

@@ -17,7 +17,8 @@ from cscjax.solvers._arguments import iteration_limit
 from cscjax.solvers._callbacks import TEST_PERIOD, Callback, as_callbacks
 from cscjax.solvers._lasso._algorithm import STOPS, Algorithm, Stop, StoppingCriteria
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
-from cscjax.solvers._lasso._problem import Lasso, per_signal
+from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._signals import count_nonzeros, per_signal
 from cscjax.solvers._loops import FROM_START, Test, Trace, cut_traces, repeat, repeat_until
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class SolverResult(NamedTuple):
     iterations: Number of iterations that were run, an int32 scalar.
     converged: Whether the stopping criterion has been within the tolerance, for each signal: [batch...].
       None without a tolerance. In a batch, all signals are iterated until all have converged.
-    diverged: Whether the final objective is not finite, or more than twice the larger one of 1/2 ||x||^2
+    diverged: Whether the final objective is not finite, or more than twice the larger of 1/2 ||x||^2
       and the initial objective: [batch...]. If so, the step was too large.
     gradient_mapping: The relative gradient mapping after each iteration, [iterations, batch...]: the
       criterion of `stop="gradient_mapping"`. It is infinite where a searched step was too long, and the
@@ -243,7 +244,7 @@ def _run(
     if "objective" in loop.record:
       values["objective"] = objective(state)
     if "support_size" in loop.record:
-      values["support_size"] = _support_size(problem, algorithm.solution(state)[0])
+      values["support_size"] = count_nonzeros(algorithm.solution(state)[0], problem.batch_ndim)
     return values
 
   def step(carry: Any) -> tuple[Any, Trace, Test]:
@@ -328,11 +329,3 @@ def _diverged(problem: Lasso, algorithm: Algorithm, state: Any) -> jax.Array:
   at_zero = 0.5 * problem.energy(problem.x)
   at_start = algorithm.objective(algorithm.state)
   return ~(algorithm.objective(state) <= 2 * jnp.maximum(at_start, at_zero))
-
-
-def _support_size(problem: Lasso, code: Code) -> jax.Array:
-  """Returns the number of nonzero coefficients of each signal, [batch...]."""
-  counts = jax.tree.map(
-    lambda c: jnp.count_nonzero(c, axis=tuple(range(problem.batch_ndim, c.ndim))), code
-  )
-  return jnp.asarray(sum(jax.tree.leaves(counts)), jnp.int32)

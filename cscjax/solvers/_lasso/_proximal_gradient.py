@@ -12,9 +12,10 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code
 from cscjax.ops import at_least_float32, compact_repr, highest_precision, power_of_two
-from cscjax.solvers._arguments import as_step, check_step
+from cscjax.solvers._arguments import as_step, check_scalar
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
-from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
+from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._signals import per_signal, safe_sqrt
 from cscjax.solvers._lasso._solver import Solver
 from cscjax.solvers._steps import momentum
 
@@ -22,7 +23,7 @@ Step = ArrayLike | Literal["adaptive", "backtracking"] | None
 """A step size: a scalar, 1/L if None, or the name of a rule that searches a step for each signal."""
 
 GROWTH = {"adaptive": 1 / 0.97, "backtracking": 1.0}  # growth of the step per iteration
-LARGEST_RATIO = 1.25  # of a step that is searched to 1 / curvature; below 2, the objective falls
+LARGEST_RATIO = 1.25  # largest searched step, times the curvature; below 2, the objective falls
 OBJECTIVE_WEIGHT = {"ista": 0.45, "fista": 1.25}  # see `Algorithm`
 
 
@@ -51,7 +52,7 @@ class FISTAState(NamedTuple):
     reconstruction: D code.
     previous: The code one iteration before.
     previous_reconstruction: D times the code one iteration before.
-    t: The number t of FISTA: a scalar, or one value per signal, [batch...], with restarts or a searched
+    t: Momentum parameter: a scalar, or one value per signal, [batch...], with restarts or a searched
       step.
     weight: Weight of the next extrapolation, of the shape of `t`.
     step: Step size: a scalar, or one value per signal, [batch...], if it is searched.
@@ -174,13 +175,13 @@ class ISTA(_ProximalGradient):
   S_b(z) = sign(z) max(|z| - b, 0) is the soft threshold. `cscjax.ista` describes the criteria of `run`.
 
   Args:
-    step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is 1/L by `lipschitz`
+    step: Step size: a positive scalar; a step above 2/L can diverge. If None, it is 1/L by `lipschitz`
       (or shorter, where that is an upper bound), and no gradient flows through it. `"backtracking"` and
       `"adaptive"` search a step for each signal, through which no gradient flows either, and do not
       need L. `"backtracking"` starts from a step that may be too long, and shortens it after each
       iteration to at most ||d||^2 / ||D d||^2 for the move d of the iteration; a move is discarded if
-      its step exceeds this by more than 25 %.
-      `"adaptive"` does the same, and lengthens the step by up to 3 % in each iteration.
+      its step exceeds this by more than 25 %. `"adaptive"` does the same, and lengthens the step by up
+      to 3 % in each iteration.
 
   Attributes:
     step_size: The argument `step`.
@@ -240,9 +241,9 @@ class FISTA(_ProximalGradient):
       `"adaptive"` search a step for each signal, through which no gradient flows either, and do not
       need L. `"backtracking"` starts from a step that may be too long, and shortens it after each
       iteration to at most ||d||^2 / ||D d||^2 for the move d of the iteration; a move is discarded if
-      its step exceeds this by more than 25 %.
-      `"adaptive"` does the same, and lengthens the step by up to 3 % in each iteration, so that it
-      follows the curvature where the code moves, which is often far below L.
+      its step exceeds this by more than 25 %. `"adaptive"` does the same, and lengthens the step by up
+      to 3 % in each iteration, so that it follows the curvature where the code moves, which is often
+      far below L.
     restart: Whether to reset t to 1 for each signal whose last move opposes the momentum (the gradient
       scheme of O'Donoghue & Candes 2015).
 
@@ -290,7 +291,7 @@ class FISTA(_ProximalGradient):
 
   def _first(self, problem: Lasso, step: jax.Array, code: Code, reconstruction: jax.Array) -> FISTAState:
     precise = at_least_float32(problem.x.dtype)  # t^2 overflows in half precision
-    differs = self.restart or self._searches_step  # between the signals of a batch
+    differs = self.restart or self._searches_step  # t differs between the signals of a batch
     one = jnp.ones_like(problem.unit, precise) if differs else jnp.ones((), precise)
     return FISTAState(code, reconstruction, code, reconstruction, one, 0 * one, step)
 
@@ -315,7 +316,7 @@ def _checked_step(step: Step) -> Step:
   if isinstance(step, str):
     return checks.one_of("step", step, GROWTH)
   if step is not None:
-    check_step("step", step)
+    check_scalar("step", step, positive=True)
   return step
 
 

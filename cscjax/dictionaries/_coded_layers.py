@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries._base import Code, Dictionary, check_dictionary, join, split
+from cscjax.dictionaries._protocol import Code, Dictionary, check_dictionary, join, split
 from cscjax.ops import expand_rank, highest_precision, max_pool
 
 
