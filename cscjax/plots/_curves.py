@@ -159,7 +159,7 @@ def stability(noise: ArrayLike, changes: Mapping[str, ArrayLike], *, title: str 
       checks.fail(f"changes[{name!r}]", curve, f"nonnegative values of shape {levels.shape}")
     shown = (values > 0) & (values < np.inf)
     panel.plot(levels[shown], values[shown], marker=".", label=name)
-  if not any(len(line.get_xdata()) for line in panel.get_lines()):  # logarithmic axes need limits
+  if not any(np.size(line.get_xdata()) for line in panel.get_lines()):  # logarithmic axes need limits
     panel.set(xlim=(0.5 * levels.min(), 2 * levels.max()), ylim=(0.1, 10))
   panel.set_xscale("log")
   panel.set_yscale("log")
