@@ -111,7 +111,8 @@ have bounds of this kind with a constant of the whole dictionary in place of s; 
 latter.
 """
 
-from cscjax.theory._certify import Certificate, CertificateRow, FailedCondition, Pursuable, certify
+from cscjax.theory._certificate import Certificate, CertificateRow, FailedCondition
+from cscjax.theory._certify import Pursuable, certify
 from cscjax.theory._classifier import ClassifierCertificate, certify_classifier
 from cscjax.theory._encoder_gap import EncoderGap, encoder_gap
 from cscjax.theory._lasso_stability import ActiveSet, Stability, stability
@@ -119,11 +120,11 @@ from cscjax.theory._lemmas import is_unique, msd_csc_spectrum, uniqueness_bound
 from cscjax.theory._reconstruction import LassoProblem, failed_dimensions, ill_conditioned_example
 from cscjax.theory._recovery import (
   PlantedRecovery,
-  RecoveryCondition,
   babel_function,
   exact_recovery_coefficient,
   recovery,
 )
+from cscjax.theory._recovery_conditions import RecoveryCondition
 from cscjax.theory._robustness import GainedClassifier, LabelCertificate, certify_labels
 from cscjax.theory._sparsity import patch_norm, patch_sparsity, stripe_sparsity, support_size
 from cscjax.theory._stability import (
