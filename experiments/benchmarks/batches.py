@@ -25,7 +25,7 @@ FILTERS = {2: (8, 8, 1, 32), 1: (64, 1, 32)}  # by the number of spatial axes
 MATRIX = (1000, 5000)
 
 
-class Case(NamedTuple):
+class BatchCase(NamedTuple):
   """A batch and a solver.
 
   Attributes:
@@ -45,7 +45,7 @@ SHAPES = {
   "dense": MATRIX[:1],
 }
 CASES = {
-  f"{name}_batch{batch}_{solver}": Case(shape, batch, solver)
+  f"{name}_batch{batch}_{solver}": BatchCase(shape, batch, solver)
   for name, shape in SHAPES.items()
   for batch in (4, 16)
   for solver in ("admm", "fista")
@@ -83,7 +83,7 @@ def rows(cases: Sequence[str]) -> Iterator[dict[str, Any]]:
     }
 
 
-def arrays(case: Case) -> tuple[jax.Array, jax.Array]:
+def arrays(case: BatchCase) -> tuple[jax.Array, jax.Array]:
   """Returns random signals, and random atoms of norm 1: filters or a matrix."""
   rng = np.random.default_rng(0)
   x = rng.normal(size=(case.batch, *case.shape))
@@ -92,7 +92,7 @@ def arrays(case: Case) -> tuple[jax.Array, jax.Array]:
   return jnp.asarray(x, jnp.float32), jnp.asarray(atoms, jnp.float32)
 
 
-def programs(case: Case) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
+def programs(case: BatchCase) -> dict[str, Callable[[jax.Array, jax.Array], jax.Array]]:
   """Returns the two functions from signals and atoms to codes."""
   make_dictionary = ConvDictionary if len(case.shape) > 1 else MatrixDictionary
   solve: Callable = admm if case.solver == "admm" else partial(fista, step="adaptive")

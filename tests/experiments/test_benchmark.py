@@ -383,7 +383,7 @@ def test_implicit_gradients_have_flat_memory():
 @pytest.mark.slow
 @pytest.mark.parametrize("solver", ["admm", "fista"])
 def test_a_batch_and_its_signals_one_after_the_other_have_the_same_codes(monkeypatch, solver):
-  case = batches.Case((12, 10, 1), 16, solver)
+  case = batches.BatchCase((12, 10, 1), 16, solver)
   monkeypatch.setattr(batches, "CASES", {"small": case})
   at_once, in_turn = (program(*batches.arrays(case)) for program in batches.programs(case).values())
   assert np.count_nonzero(at_once)
