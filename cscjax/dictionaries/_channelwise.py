@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from cscjax import checks
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
 from cscjax.dictionaries._atoms import Representatives
 from cscjax.dictionaries._embedding import CirculantEmbedding
-from cscjax.dictionaries._protocol import Code, Dictionary
+from cscjax.dictionaries._protocol import Code, Dictionary, check_part
 from cscjax.ops import expand_rank
 
 
@@ -24,6 +25,9 @@ class ChannelwiseDictionary(AbstractDictionary):
     dictionary: The dictionary D of signals [H, W, 1] or [L, 1], whose codes (or the parts of them) have
       as many axes: a convolution, or a composition of convolutions.
 
+  Raises:
+    ValueError: On construction, if `dictionary` is an array. On use, if its signals are vectors.
+
   Example:
     >>> import jax.numpy as jnp
     >>> import cscjax
@@ -36,9 +40,18 @@ class ChannelwiseDictionary(AbstractDictionary):
 
   dictionary: Dictionary
 
+  def __post_init__(self) -> None:
+    check_part("dictionary", self.dictionary)
+
   @property
   def signal_ndim(self) -> int:
-    """Number of axes of a signal: 3 for [H, W, C], 2 for [L, C]."""
+    """Number of axes of a signal: 3 for [H, W, C], 2 for [L, C].
+
+    Raises:
+      ValueError: If the signals of D are vectors, which have no channels.
+    """
+    if self.dictionary.signal_ndim < 2:
+      checks.fail("dictionary", type(self.dictionary).__name__, "one of signals [H, W, 1] or [L, 1]")
     return self.dictionary.signal_ndim
 
   def analysis(self, x: jax.Array) -> Code:
@@ -117,11 +130,11 @@ class ChannelwiseDictionary(AbstractDictionary):
   def stripe_sums(self, values: Code, signal_shape: Sequence[int]) -> jax.Array:
     inner = with_methods(self.dictionary)
     sums = inner.stripe_sums(self._channels_first(values), self._single(signal_shape))
-    return sums.reshape(*sums.shape[:-2], -1)
+    return jax.lax.collapse(sums, sums.ndim - 2)
 
   def patch_sums(self, values: jax.Array) -> jax.Array:
     sums = with_methods(self.dictionary).patch_sums(self._apart(values))
-    return sums.reshape(*sums.shape[:-2], -1)
+    return jax.lax.collapse(sums, sums.ndim - 2)
 
   def _single(self, shape: Sequence[int]) -> tuple[int, ...]:
     """Returns the shape of one channel of a signal, without batch axes."""

@@ -170,6 +170,15 @@ def check_dictionary(dictionary: Any) -> None:
     checks.real_array("dictionary", leaf)
 
 
+def check_part(name: str, part: Any) -> None:
+  """Raises ValueError if a part of a composed dictionary is an array, such as filters or atoms.
+
+  All other values are accepted, because JAX puts placeholders into the fields of a pytree.
+  """
+  if isinstance(part, jax.Array | np.ndarray | list):
+    checks.fail(name, "an array", "a dictionary, such as cscjax.ConvDictionary(filters)")
+
+
 def check_one_per_dictionary(dictionaries: Sequence[Dictionary], **values: Any) -> None:
   """Checks that arguments have one value per dictionary.
 

@@ -225,8 +225,8 @@ class DictionaryLearner(PyTree, kw_only=True):
       checks.fail("kernel", kernel, f"sizes of at most those of the images, {smallest}")
     values = self.beta.fraction if isinstance(self.beta, RelativePenalty) else self.beta
     atoms = sum(count for _, count in kernel)
-    if jnp.shape(values) not in ((), (atoms,)):
-      checks.fail("beta", jnp.shape(values), f"a scalar, or one value for each of {atoms} atoms")
+    if np.shape(values) not in ((), (atoms,)):
+      checks.fail("beta", np.shape(values), f"a scalar, or one value for each of {atoms} atoms")
     return stacked
 
   def _start(self, images: Images, init: ArrayLike | str | None, key: jax.Array | None) -> LearningState:
@@ -247,8 +247,8 @@ class DictionaryLearner(PyTree, kw_only=True):
       filters = start(_replicated(draw, images), previous=filters)
     elif init is not None:
       checks.all_at_least("init", init, -jnp.inf)
-      if jnp.shape(init) != shape:
-        checks.fail("init", jnp.shape(init), f"filters of shape {shape}")
+      if np.shape(init) != shape:
+        checks.fail("init", np.shape(init), f"filters of shape {shape}")
       filters = start(jnp.asarray(init, stack.dtype), previous=filters)
     return LearningState(
       filters=filters,

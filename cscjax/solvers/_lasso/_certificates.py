@@ -94,7 +94,7 @@ def duality_gap(
     dictionary: The dictionary D.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
       for a dense dictionary).
-    code: The code, of the shape of `dictionary.analysis(x)`; nonnegative where `nonnegative`.
+    code: The code, of the shape of `dictionary.analysis(x)`.
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
       `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
@@ -111,7 +111,8 @@ def duality_gap(
       `ridge` have size 1. None for the absolute value of each coefficient.
 
   Returns:
-    One value per signal, [batch...]; nonnegative up to rounding.
+    One value per signal, [batch...]; nonnegative up to rounding, and infinite if the code violates the
+    constraint `nonnegative`.
 
   Raises:
     ValueError: If shapes do not fit, or a value is out of range.
@@ -135,7 +136,8 @@ def duality_gap(
   reconstruction = dictionary.synthesis(code, problem.x.shape)
   correlation = dictionary.analysis(-problem.residual(reconstruction))
   gap = problem.scaled_objective(code, reconstruction) - dual_value(problem, reconstruction, correlation)
-  return problem.in_squared_scale(gap).astype(problem.x.dtype)
+  gap = problem.in_squared_scale(gap).astype(problem.x.dtype)
+  return jnp.where(problem.violates_constraint(code), jnp.inf, gap)
 
 
 def dual_value(problem: Lasso, reconstruction: jax.Array, correlation: Code) -> jax.Array:

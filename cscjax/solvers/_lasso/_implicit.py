@@ -101,7 +101,7 @@ def polished(
 
 @jax.jit
 def _polished(problem: Lasso, code: Code) -> PolishedCode:
-  precise, code_in = lax.stop_gradient(_precise(problem, code))
+  precise, code_in = lax.stop_gradient(in_precision(problem, code))
   solution, violation = polish(precise, code_in)
   measures = [v.astype(problem.x.dtype) for v in (violation, slack(precise, solution))]
   solution = jax.tree.map(lambda s, c: s.astype(c.dtype), solution, code)
@@ -122,11 +122,11 @@ def implicitly_differentiable(problem: Lasso, code: Code) -> Code:
   `polish` finds when a derivative is taken; without derivatives, there is no extra cost. Forward and
   reverse mode of any order are supported.
   """
-  exact = _near_solution(*_precise(problem, code))
+  exact = _near_solution(*in_precision(problem, code))
   return jax.tree.map(lambda e, c: e.astype(c.dtype), exact, code)
 
 
-def _precise(problem: Lasso, code: Code) -> tuple[Lasso, Code]:
+def in_precision(problem: Lasso, code: Code) -> tuple[Lasso, Code]:
   """Converts the problem and the code to float32 or wider; integer leaves are kept."""
   precise = at_least_float32(problem.x.dtype)
 

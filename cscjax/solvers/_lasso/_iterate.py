@@ -123,6 +123,7 @@ class Loop(NamedTuple):
     count = iteration_limit(iterations, tolerance, max_iterations)
     if isinstance(record, str) or not isinstance(record, Iterable):
       checks.fail("record", record, f"a sequence of names out of {', '.join(RECORDS)}")
+    record = tuple(record)  # an iterator can be read only once
     for trace in record:
       checks.one_of("record", trace, RECORDS)
     if "gap" in (stop, *record) and not problem.has_dual_bound:
@@ -134,7 +135,7 @@ class Loop(NamedTuple):
       checks.fail("differentiate", differentiate, "'implicit' if tolerance is given")
     period = TEST_PERIOD if tolerance is None else test_period
     callbacks = as_callbacks(callback, progress, name, count, period)
-    return cls(count, stop, tuple(record), differentiate, callbacks, test_period)
+    return cls(count, stop, record, differentiate, callbacks, test_period)
 
 
 def solve(
@@ -152,7 +153,7 @@ def solve(
       checks.fail("init", "a code", "None if state is given")
     state = _checked_state(solver, problem, state)
   elif init is not None:
-    init = problem.as_code(init)  # raises a clearer error than jit
+    init = problem.project(problem.as_code(init))  # `as_code` raises a clearer error than jit
   result = shard_batch(
     lambda _, *arguments: _solve(*arguments, loop=loop),
     *(problem.x, solver, problem, init, state, tolerance),
@@ -266,7 +267,7 @@ def _run(
   else:
     (state, _), trace, done, converged = repeat_until(
       *(step, start, first, tolerance, loop.iterations, loop.callbacks, loop.test_period),
-      unconverged=jnp.zeros_like(criteria.unknown, bool),
+      unknown=criteria.unknown,
       unroll=UNROLL,
     )
   trace = {

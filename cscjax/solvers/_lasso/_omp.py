@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import AbstractDictionary, Code, Dictionary, as_signal, atom_norms, with_methods
-from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
+from cscjax.ops import at_least_float32, compact_repr, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._arguments import check_scalar
 from cscjax.solvers._lasso._signals import safe_sqrt
 
@@ -168,8 +168,10 @@ def _pursue_all(
     The codes [b, ...], supports [b, picks] and residual norms [b, picks + 1].
   """
   dictionary, x, tolerance = vary_alike((dictionary, x, tolerance))
-  dictionary = jax.tree.map(
-    lambda a: a.astype(x.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, dictionary
+  dtype, precise = x.dtype, at_least_float32(x.dtype)  # in half precision, no basis is orthonormal
+  x, dictionary, tolerance = jax.tree.map(
+    lambda a: a.astype(precise) if jnp.issubdtype(a.dtype, jnp.floating) else a,
+    (x, dictionary, tolerance),
   )
   count, size = x.shape[0], math.prod(x.shape[1:])
   norms, unravel = ravel_pytree(atom_norms(dictionary, x.shape[1:]))
@@ -180,7 +182,8 @@ def _pursue_all(
   def pursue(signal: jax.Array) -> tuple[Code, jax.Array, jax.Array]:
     unit = _largest(signal)  # signals have a largest entry of 1, so that no square overflows
     code, support, norms = _pursue(dictionary, scale, signal / unit, picks, tolerance / unit)
-    return unravel(code * unit), support, norms * unit
+    code, norms = jax.tree.map(lambda a: a.astype(dtype), (unravel(code * unit), norms * unit))
+    return code, support, norms
 
   block = max(1, BLOCK // (picks * (size + picks)))
   return lax.map(pursue, x, batch_size=max(1, min(block, count)))

@@ -89,7 +89,8 @@ def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
     k, *_, excess = carry
     return (k < ROUNDS) & jnp.any(excess > 0)  # False for NaN
 
-  start = (0, code, solver.init(problem).step, jnp.ones_like(scale))
+  # Without the projection, a face could keep the sign that the constraint forbids.
+  start = (0, problem.project(code), solver.init(problem).step, jnp.ones_like(scale))
   _, code, _, excess = lax.while_loop(unfinished, body, start)
   return code, _ratio(excess, scale)
 

@@ -196,6 +196,31 @@ class Lasso(PyTree):
     """
     return jax.tree.map(lambda p, r: r.prox(p, per_signal(step, p)), point, self.regularizer)
 
+  def project(self, code: Code) -> Code:
+    """Returns the nearest code that satisfies the constraint `nonnegative`.
+
+    Args:
+      code: The code.
+
+    Returns:
+      A code whose constrained coefficients are nonnegative.
+    """
+    return jax.tree.map(lambda c, r: r.project(c), code, self.regularizer)
+
+  def violates_constraint(self, code: Code) -> jax.Array:
+    """Returns whether a code has negative coefficients that are constrained to be nonnegative.
+
+    Args:
+      code: The code.
+
+    Returns:
+      One boolean per signal, [batch...].
+    """
+    below = jax.tree.map(
+      lambda c, p: jnp.any(c < p, axis=tuple(range(self.batch_ndim, c.ndim))), code, self.project(code)
+    )
+    return functools.reduce(jnp.logical_or, jax.tree.leaves(below))
+
   def correlation(self) -> Code:
     """Returns D^T mask x, the negative gradient of the data term at the zero code.
 
@@ -280,19 +305,25 @@ class Lasso(PyTree):
     """Returns the objective of a code, 1/2 sum mask (x - D code)^2 + R(code).
 
     Args:
-      code: The code, nonnegative where the problem is.
+      code: The code.
 
     Returns:
-      One value per signal, [batch...], in the type of `x`.
+      One value per signal, [batch...], in the type of `x`; infinite if the code violates the constraint
+      `nonnegative`.
+
+    Raises:
+      ValueError: If the shape of the code does not fit.
     """
+    code = self.as_code(code, "code")
     reconstruction = self.dictionary.synthesis(code, self.x.shape)
-    return self.in_squared_scale(self.scaled_objective(code, reconstruction)).astype(self.x.dtype)
+    value = self.in_squared_scale(self.scaled_objective(code, reconstruction)).astype(self.x.dtype)
+    return jnp.where(self.violates_constraint(code), jnp.inf, value)
 
   def scaled_objective(self, code: Code, reconstruction: jax.Array) -> jax.Array:
     """Returns the objective of a code in unit^2.
 
     Args:
-      code: The code.
+      code: The code, nonnegative where the problem is.
       reconstruction: D code.
 
     Returns:

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -70,9 +69,9 @@ def as_mask(mask: ArrayLike, x: jax.Array, has_channels: bool = True) -> jax.Arr
   """
   mask = checks.real_array("mask", mask)
   if not checks.is_traced(mask):
-    values = np.asarray(mask, np.float64)
-    if not np.all((values >= 0) & (values <= 1)):
-      checks.fail("mask", f"values from {values.min():g} to {values.max():g}", "weights in 0..1")
+    lowest, highest = checks.extremes(mask)
+    if not (lowest >= 0 and highest <= 1):
+      checks.fail("mask", f"values from {lowest:g} to {highest:g}", "weights in 0..1")
   mask = jnp.asarray(mask, x.dtype)
   if _broadcasts_to(mask.shape, x.shape):
     return expand_rank(mask, x.ndim)

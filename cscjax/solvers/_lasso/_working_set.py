@@ -100,7 +100,7 @@ class WorkingSet(Solver):
     if any(r.joint_axes for r in regularizers):
       checks.fail("joint_axes", regularizers[0].joint_axes, "None for WorkingSet")
     code = problem.zero_code() if code is None else problem.as_code(code, "code")
-    return self._state(problem, jax.tree.map(lambda c, r: r.project(c), code, problem.regularizer))
+    return self._state(problem, problem.project(code))
 
   @highest_precision
   def step(self, problem: Lasso, state: WorkingSetState) -> WorkingSetState:

@@ -40,7 +40,8 @@ def ml_projection(
   Sulam et al. bound the number of nonzeros in each stripe of a code, here it is that of the whole code.
   The penalized problem of `ml_bp` is convex and needs no sparse atoms.
 
-  The norms of the effective atoms cost one analysis for each sample of a signal. The function works
+  The norms of the effective atoms cost one analysis for each sample of a signal. The codes of a signal
+  that contains NaN or infinity are NaN, and so are all codes if an atom contains one. The function works
   under `jax.jit` and `jax.vmap`.
 
   Args:
@@ -165,7 +166,9 @@ def _project(problem: MultilayerProblem, limits: tuple[int, ...]) -> MultilayerR
     )
     first = 0.5 * jnp.sum(jnp.square(x))
     count = jnp.sum(accepted, dtype=jnp.int32)
-    return unravel(state.code), jnp.concatenate([first[None], objective]), count
+    known = jnp.isfinite(first) & jnp.all(jnp.isfinite(norms))
+    code = jnp.where(known, state.code, jnp.nan)
+    return unravel(code), jnp.concatenate([first[None], objective]), count
 
   flat = problem.x.reshape(-1, *single.x.shape)
   deepest, objective, counts = jax.tree.map(
