@@ -431,7 +431,7 @@ def all_at_least(name: str, value: Any, minimum: float, *, open_bound: bool = Fa
     open_bound: Whether `minimum` itself is invalid.
 
   Raises:
-    ValueError: If a leaf is not real, or has a value that is not finite or is below `minimum`.
+    ValueError: If a leaf is not real or a bool, or has a value that is not finite or is below `minimum`.
 
   Example:
     >>> import numpy as np
@@ -442,14 +442,39 @@ def all_at_least(name: str, value: Any, minimum: float, *, open_bound: bool = Fa
     ValueError: beta: expected finite values >= 0, got -0.5
   """
   for leaf in jax.tree.leaves(value, is_leaf=lambda node: node is None):
-    if not _is_real(leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype):
+    dtype = leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype
+    if isinstance(leaf, bool) or not _is_real(dtype):
       fail(name, leaf, "numbers")
     if is_traced(leaf):
       continue
-    values = np.asarray(leaf).astype(np.float64)
-    above = values > minimum if open_bound else values >= minimum
-    if not np.all(above & np.isfinite(values)):
+    lowest, highest = extremes(leaf)
+    above = lowest > minimum if open_bound else lowest >= minimum
+    if not (above and lowest > -math.inf and highest < math.inf):
       fail(name, leaf, f"finite values {'>' if open_bound else '>='} {minimum:g}")
+
+
+def extremes(array: Any) -> tuple[float, float]:
+  """Returns the smallest and the largest value of an array, which several processes may share.
+
+  Args:
+    array: An array of real numbers, or a number; no tracer.
+
+  Returns:
+    Two floats, which are NaN if a value is NaN, and inf and -inf if the array is empty.
+
+  Example:
+    >>> import numpy as np
+    >>> from cscjax import checks
+    >>> checks.extremes(np.array([3, 1, 2]))
+    (1.0, 3.0)
+  """
+  if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    # No process has all values; the devices compute the same result for each of them.
+    with jax.ensure_compile_time_eval():  # under `jax.jit`, too
+      values = jnp.asarray(array, float)
+      return float(jnp.min(values, initial=jnp.inf)), float(jnp.max(values, initial=-jnp.inf))
+  values = np.asarray(array).astype(np.float64)
+  return float(values.min(initial=math.inf)), float(values.max(initial=-math.inf))
 
 
 def _is_real(dtype: Any) -> bool:

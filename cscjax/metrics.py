@@ -1,5 +1,7 @@
 """Measures of the quality of a reconstruction: `psnr` for images, `snr` for signals."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -50,7 +52,7 @@ def psnr(image: ArrayLike, reference: ArrayLike, *, data_range: float | None = N
   checks.in_range("data_range", data_range, 0, low_open=True)
   dtype = at_least_float32(common_float(image, reference))
   error = (image.astype(dtype) - reference.astype(dtype)) / data_range
-  return -10 * jnp.log10(jnp.mean(jnp.square(error)))
+  return 20 * jnp.log10(math.sqrt(error.size) / norm(error))
 
 
 def snr(signal: ArrayLike, reference: ArrayLike) -> jax.Array:

@@ -35,8 +35,8 @@ LEVELS = (0.003, 0.01, 0.03, 0.1, 0.3)  # norms of the noise; those of the image
 BETA = 0.2
 ATOMS = 64
 STRENGTH = 10.0  # inverse strength of the regularization of logistic regression
-TOLERANCE = 1e-6  # of the solver
-STEPS = 10  # of the attack
+TOLERANCE = 1e-6  # tolerance of the solver
+STEPS = 10  # steps of the attack
 
 
 class Classifier:

@@ -77,8 +77,11 @@ def config_from_flags(parsed: flags.FlagValues = flags.FLAGS) -> Config:
   try:
     given = _given(parsed)
     recorded = {} if parsed.from_config is None else _recorded(pathlib.Path(parsed.from_config))
-    if "augmentation" in given:
-      recorded = {name: value for name, value in recorded.items() if name not in DEPRECATED}
+    # --augmentation replaces the recorded shift and flip, and these flags the recorded augmentation.
+    replaced = DEPRECATED if "augmentation" in given else ()
+    if not given.keys().isdisjoint(DEPRECATED):
+      replaced = (*replaced, "augmentation")
+    recorded = {name: value for name, value in recorded.items() if name not in replaced}
     config = Config(**(recorded | given))
   except ValueError as error:
     raise UsageError(str(error)) from error

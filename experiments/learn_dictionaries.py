@@ -26,7 +26,7 @@ from cscjax.solvers import fista
 from experiments import cli, publish
 from experiments.cli import UsageError
 
-SIZE = 40  # of the patches, in pixels
+SIZE = 40  # size of the patches in pixels
 LOWPASS = 5.0  # strength of the low-pass filter whose result is subtracted
 FLAT = 0.02  # patches with a lower standard deviation are left out
 BETA, STEPS, BATCH, CODING_ITERATIONS, LEARNING_RATE = 0.1, 400, 8, 15, 0.3

@@ -33,7 +33,7 @@ from cscjax.runs import RunError, load_run, replaced, write_json
 from experiments import cli
 from experiments.cli import UsageError
 
-EXAMPLES = 64  # for the fractions of nonzero coefficients
+EXAMPLES = 64  # examples from which the fractions of nonzero coefficients are computed
 DPI = 100
 
 

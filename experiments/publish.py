@@ -18,6 +18,7 @@ from cscjax.pretrained import save_pretrained
 from experiments import cli
 from experiments.cli import UsageError
 from experiments.json_files import read_json
+from experiments.reproduction.schema import anything, number, object_of, optional, text, whole
 
 FLAGS = {
   "workdir": "Directory of the run.",
@@ -28,15 +29,23 @@ PROTOCOL = (
   *("learning_rate", "decay_epochs", "momentum", "weight_decay", "augmentation", "precision", "seed"),
 )
 """The settings of a run that its card states."""
+_SUMMARY = object_of(
+  {
+    **{"status": text, "steps": whole(0, 2**31 - 1), "parameters": whole(1, 2**53)},
+    "test_accuracy": optional(number(0, 1)),
+  },
+  others=anything,
+)
+"""The check of the fields of summary.json that are used."""
 TEXTS = {"name": "Name of the network.", "licence": "Licence of the data and of the weights."}
 
 
 def define_flags() -> None:
   """Defines the flags of this command; not at import, where they would clash with other commands."""
-  for name, text in FLAGS.items():
-    cli.define_path(name, None, text)
-  for name, text in TEXTS.items():
-    absl_flags.DEFINE_string(name, None, text)
+  for name, help_text in FLAGS.items():
+    cli.define_path(name, None, help_text)
+  for name, help_text in TEXTS.items():
+    absl_flags.DEFINE_string(name, None, help_text)
 
 
 def main() -> None:
@@ -57,9 +66,7 @@ def publish(workdir: str, name: str, folder: str, licence: str) -> None:
     ValueError: If the name has other characters than those that `save_pretrained` allows.
   """
   trained, path = runs.load_run(workdir), pathlib.Path(workdir) / "summary.json"
-  summary = read_json(path) if path.is_file() else {"status": "not complete"}
-  if summary["status"] != "ok":
-    raise UsageError(f"--workdir: expected a run that ended well, got one that is {summary['status']}")
+  summary = _summary(path, trained.step)
   config, info = trained.config, trained.info
   settings = [(field, getattr(config, field)) for field in PROTOCOL]
   card = {
@@ -76,6 +83,24 @@ def publish(workdir: str, name: str, folder: str, licence: str) -> None:
     save_pretrained(trained, name, folder, card | provenance(recorded, ended))
   except ValueError as error:
     raise UsageError(cli.in_flags(error)) from error
+
+
+def _summary(path: pathlib.Path, step: int) -> dict[str, Any]:
+  """Returns the summary of a run that ended well at its last checkpoint.
+
+  A run that was resumed and then killed still has the summary of its former end.
+  """
+  summary: dict[str, Any] = {"status": "not complete", "steps": step}
+  try:
+    if path.is_file():
+      summary = read_json(path)
+      _SUMMARY("summary", summary)
+  except ValueError as error:
+    raise UsageError(f"--workdir: {path} cannot be used ({error})") from error
+  status = summary["status"] if summary["steps"] == step else "not complete"
+  if status != "ok":
+    raise UsageError(f"--workdir: expected a run that ended well, got one that is {status}")
+  return summary
 
 
 def provenance(environment: dict[str, Any], date: datetime.datetime) -> dict[str, str]:

@@ -171,7 +171,7 @@ def draw(record: Record, results: pathlib.Path, data_dir: str | None) -> None:
   workdir = results / records.WORK / record.job.name
   target = results / records.PICTURES / f"{record.job.name}.png"
   cell = record.job.name.rpartition("-seed")[0]
-  if record.status != "ok" or not workdir.exists():
+  if record.status != "ok" or not (workdir / "checkpoints").exists():
     return
   with claimed(results, cell) as is_mine:
     if not is_mine or any((results / records.PICTURES).glob(f"{cell}-seed*.png")):

@@ -186,6 +186,8 @@ def main(args: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   if unknown:
     raise UsageError(f"--systems: unknown {', '.join(unknown)}; choose from {', '.join(SYSTEMS)}")
   wanted = rows(args.systems, range(args.seeds), args.images, args.steps, pathlib.Path(args.workdir))
+  if args.results is not None:
+    pathlib.Path(args.results).parent.mkdir(parents=True, exist_ok=True)  # fail now, not after minutes
   found: list[Row] = []
   for row in wanted:
     found.append(row)

@@ -215,6 +215,8 @@ def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
 
 def main(args: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Makes the rows, writes them, and prints the tables."""
+  if args.results is not None:
+    pathlib.Path(args.results).parent.mkdir(parents=True, exist_ok=True)  # fail now, not after minutes
   found: list[Row] = []
   for row in itertools.chain(rows([WHOLE], attack=False), rows(CROPS)):
     found.append(row)

@@ -24,6 +24,12 @@ def test_against_the_formula():
   assert psnr(IMAGE, IMAGE) == np.inf
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e30])  # whose squares are outside the range of float32
+def test_any_scale(scale):
+  images = np.float32(scale) * OTHER, np.float32(scale) * IMAGE
+  assert float(psnr(*images)) == pytest.approx(_psnr(*images, 1), rel=1e-5)
+
+
 def test_integers_do_not_wrap_around():
   a, b = (np.uint8(255 * image) for image in (IMAGE, OTHER))
   assert float(psnr(a, b, data_range=255)) == pytest.approx(_psnr(a, b, 255), rel=1e-5)

@@ -23,7 +23,7 @@ _ROWS = 512
 
 
 class DataError(ValueError):
-  """Data is missing, damaged or unreadable. The message is one line and says what to do."""
+  """Data are missing, damaged or unreadable. The message is one line and says what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cscjax.checks import one_line
+from cscjax.checks import one_line, warn
 from cscjax.data._arrays import GivenSplit, Parts, to_parts
 from cscjax.data._dataset import DataError
 from cscjax.extras import needs
@@ -66,6 +66,8 @@ def _read_folder(folder: pathlib.Path) -> Parts:
   splits = {split: folder / split for split in _SPLITS if (folder / split).is_dir()}
   if "train" not in splits or len(splits) == 1:
     splits = {"train": folder}  # a class may be called "train"
+  elif others := [path.name for path in _visible(folder) if path.is_dir() and path.name not in splits]:
+    warn(f"dataset: {folder}: expected the folders train, val and test, ignored {', '.join(others)}")
   names = [path.name for path in _visible(splits["train"]) if path.is_dir()]
   if len(names) < 2:
     found = names[0] if names else "none"
@@ -129,6 +131,8 @@ def _pixels(path: pathlib.Path, as_rgb: bool = False) -> np.ndarray:
   with needs("images", f"reading {path} needs Pillow"):
     from PIL import Image
   try:
+    if not path.is_file():  # opening a pipe would wait for its writer
+      raise ValueError("no such file")
     with Image.open(path) as image:
       if image.mode.startswith(_DEEP):
         raise ValueError(f"more than 8 bits per channel, mode {image.mode}")

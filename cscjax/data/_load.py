@@ -110,8 +110,8 @@ def load_dataset(
     A `Dataset` with the splits, the number of classes and the channel statistics.
 
   Raises:
-    DataError: If the data is missing, damaged or unreadable, or if data of your own do not have the form
-      above. The message names the file.
+    DataError: If the data are missing, damaged or unreadable, or if data of your own do not have the
+      form above. The message names the file.
     MissingExtraError: If a package that reads the data is not installed.
     ValueError: If `name`, `validation_fraction` or `train_examples` is invalid.
 
@@ -248,7 +248,7 @@ def fill_cache(
     The pair (train, test) as cached, in an order that does not depend on the source.
 
   Raises:
-    DataError: If the data is missing, damaged or unreadable, or if the cache cannot be written.
+    DataError: If the data are missing, damaged or unreadable, or if the cache cannot be written.
     MissingExtraError: If a package that reads the data is not installed.
     ValueError: If `name` is not one of `IMAGE_SETS`.
 
@@ -279,7 +279,7 @@ def _load_images(
   """Returns (train, test) of one of `IMAGE_SETS` from its cache, or from another source and caches it.
 
   Raises:
-    DataError: If the data is missing, damaged or unreadable, or if the cache cannot be written and
+    DataError: If the data are missing, damaged or unreadable, or if the cache cannot be written and
       `require_cache` is set. Without `require_cache`, a failed write is logged as a warning.
   """
   found, damage = _read(cache_folder(cache_dir, name), name)

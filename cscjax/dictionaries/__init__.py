@@ -10,7 +10,32 @@ the layers of a network in its input domain (`effective_atoms`, `layer_reconstru
 """
 
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
-from cscjax.dictionaries._base import (
+from cscjax.dictionaries._channelwise import ChannelwiseDictionary
+from cscjax.dictionaries._coded_layers import (
+  CodedLayer,
+  ScaledFit,
+  check_coded_layers,
+  effective_atoms,
+  layer_reconstructions,
+  nonzero_fraction,
+  scaled_fit,
+)
+from cscjax.dictionaries._complex import ComplexDictionary
+from cscjax.dictionaries._conformance import check_conformance
+from cscjax.dictionaries._conv import ConvDictionary
+from cscjax.dictionaries._embedding import CirculantEmbedding
+from cscjax.dictionaries._identity import IdentityAugmented
+from cscjax.dictionaries._masked import MaskedDictionary
+from cscjax.dictionaries._matrix import MatrixDictionary
+from cscjax.dictionaries._product import ProductDictionary
+from cscjax.dictionaries._properties import (
+  atom_norms,
+  circulant_embedding,
+  lipschitz,
+  lipschitz_bound,
+  mutual_coherence,
+)
+from cscjax.dictionaries._protocol import (
   Code,
   Dictionary,
   as_signal,
@@ -21,27 +46,6 @@ from cscjax.dictionaries._base import (
   split,
   to_matrix,
 )
-from cscjax.dictionaries._channelwise import ChannelwiseDictionary
-from cscjax.dictionaries._circulant_embedding import circulant_embedding
-from cscjax.dictionaries._coherence import atom_norms, mutual_coherence
-from cscjax.dictionaries._complex import ComplexDictionary
-from cscjax.dictionaries._conformance import check_conformance
-from cscjax.dictionaries._conv import ConvDictionary
-from cscjax.dictionaries._effective import (
-  CodedLayer,
-  ScaledFit,
-  check_coded_layers,
-  effective_atoms,
-  layer_reconstructions,
-  nonzero_fraction,
-  scaled_fit,
-)
-from cscjax.dictionaries._embedding import CirculantEmbedding
-from cscjax.dictionaries._identity import IdentityAugmented
-from cscjax.dictionaries._lipschitz import lipschitz, lipschitz_bound
-from cscjax.dictionaries._masked import MaskedDictionary
-from cscjax.dictionaries._matrix import MatrixDictionary
-from cscjax.dictionaries._product import ProductDictionary
 from cscjax.dictionaries._scaled import ScaledDictionary
 from cscjax.dictionaries._separable import SeparableDictionary
 from cscjax.dictionaries._stacked import StackedDictionary

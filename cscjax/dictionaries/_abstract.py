@@ -13,25 +13,26 @@ from cscjax import checks, ops
 from cscjax.dictionaries._atoms import (
   Entries,
   Representatives,
+  code_shapes,
   code_size,
   entries_of_atoms,
   gram_coherence,
   norms_of_atoms,
   synthesized_atoms,
 )
-from cscjax.dictionaries._base import (
+from cscjax.dictionaries._embedding import CirculantEmbedding
+from cscjax.dictionaries._lipschitz_constant import certified_bound, dense_constant, is_small
+from cscjax.dictionaries._protocol import (
   Code,
   Dictionary,
   check_signal_shape,
   floating_type,
   in_single_precision,
 )
-from cscjax.dictionaries._embedding import CirculantEmbedding
-from cscjax.dictionaries._lanczos import certified_bound, dense_constant, is_small
 
 
 class AbstractDictionary(ops.PyTree):
-  """The base class of the dictionaries of this package, and of your own ones.
+  """The base class of the dictionaries of this package, and of dictionaries of your own.
 
   A subclass declares its fields like a dataclass and defines `signal_ndim`, `analysis` and `synthesis`
   as in the protocol `Dictionary`. It is a pytree; mark a static field with
@@ -195,9 +196,8 @@ class AbstractDictionary(ops.PyTree):
     Raises:
       ValueError: If `signal_shape` is None although the dictionary requires a shape.
     """
-    if signal_shape is None:
-      checks.fail("signal_shape", None, f"the shape of a signal, which a {self.name} requires")
-    return self, signal_shape, np.arange(code_size(self, signal_shape))
+    shape = self._required(signal_shape)
+    return self, shape, np.arange(code_size(self, shape))
 
   @ops.highest_precision
   def atom_norms(self, signal_shape: Sequence[int]) -> Code:
@@ -300,8 +300,7 @@ class AbstractDictionary(ops.PyTree):
     Raises:
       ValueError: If `shape` is None although the dictionary requires a shape.
     """
-    if shape is None:
-      checks.fail("signal_shape", None, f"the shape of a signal, which a {self.name} requires")
+    shape = self._required(shape)
     return gram_coherence(self, shape, self.compute_atom_norms(shape))
 
   def circulant_embedding(
@@ -340,8 +339,7 @@ class AbstractDictionary(ops.PyTree):
     Returns:
       The sums, of shape [batch..., stripes].
     """
-    signal = jax.ShapeDtypeStruct(tuple(signal_shape), ops.common_float(*jax.tree.leaves(self)))
-    single = jax.eval_shape(self.analysis, signal)
+    single = code_shapes(self, tuple(signal_shape))
     sums = [
       jnp.sum(part, axis=tuple(range(part.ndim - one.ndim, part.ndim)))[..., None]
       for part, one in zip(jax.tree.leaves(values), jax.tree.leaves(single), strict=True)
@@ -365,6 +363,12 @@ class AbstractDictionary(ops.PyTree):
   def name(self) -> str:
     """Name of the class, for error messages."""
     return type(self).__name__
+
+  def _required(self, signal_shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Returns a shape; raises ValueError if there is none."""
+    if signal_shape is None:
+      checks.fail("signal_shape", None, f"the shape of a signal, which a {self.name} requires")
+    return signal_shape
 
 
 class _Wrapped(AbstractDictionary):

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from cscjax import ops
-from cscjax.dictionaries._base import Code, Dictionary, floating_type
+from cscjax.dictionaries._protocol import Code, Dictionary, floating_type
 
 BLOCK = 2**22  # largest number of values in a block of columns of the Gram matrix, or of atoms
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]

@@ -6,23 +6,27 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from cscjax import checks
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
 from cscjax.dictionaries._atoms import Representatives
-from cscjax.dictionaries._base import Code, Dictionary
 from cscjax.dictionaries._embedding import CirculantEmbedding
+from cscjax.dictionaries._protocol import Code, Dictionary, check_part
 from cscjax.ops import expand_rank
 
 
 class ChannelwiseDictionary(AbstractDictionary):
-  """A dictionary D of one channel on signals of C channels, each of which has its own code.
+  """A dictionary D of single-channel signals, applied to each channel of a signal on its own.
 
-  For example, a grey dictionary on colour images. The matrix is D in a block for each channel. A code
-  has the channels before the atoms, [..., H, W, C, m], so that a penalty `beta` of shape [m] holds for
-  all channels.
+  For example, a grey dictionary on colour images. The matrix is block diagonal: each channel has a block
+  D. A code has the channels before the atoms, [..., H, W, C, m], so that a penalty `beta` of shape [m]
+  holds for all channels.
 
   Attributes:
     dictionary: The dictionary D of signals [H, W, 1] or [L, 1], whose codes (or the parts of them) have
       as many axes: a convolution, or a composition of convolutions.
+
+  Raises:
+    ValueError: On construction, if `dictionary` is an array. On use, if its signals are vectors.
 
   Example:
     >>> import jax.numpy as jnp
@@ -36,9 +40,18 @@ class ChannelwiseDictionary(AbstractDictionary):
 
   dictionary: Dictionary
 
+  def __post_init__(self) -> None:
+    check_part("dictionary", self.dictionary)
+
   @property
   def signal_ndim(self) -> int:
-    """Number of axes of a signal: 3 for [H, W, C], 2 for [L, C]."""
+    """Number of axes of a signal: 3 for [H, W, C], 2 for [L, C].
+
+    Raises:
+      ValueError: If the signals of D are vectors, which have no channels.
+    """
+    if self.dictionary.signal_ndim < 2:
+      checks.fail("dictionary", type(self.dictionary).__name__, "one of signals [H, W, 1] or [L, 1]")
     return self.dictionary.signal_ndim
 
   def analysis(self, x: jax.Array) -> Code:

@@ -10,11 +10,11 @@ import numpy as np
 from cscjax import checks
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
 from cscjax.dictionaries._atoms import Entries, code_shapes
-from cscjax.dictionaries._base import Code, Dictionary
+from cscjax.dictionaries._protocol import Code, Dictionary, check_part
 
 
 class ComplexDictionary(AbstractDictionary):
-  """A complex dictionary D = A + i B as a real one, for complex signals such as those of MRI and radar.
+  """A complex dictionary D = A + i B, made of two real ones, for complex signals (MRI, radar).
 
   A complex signal is a real array with a new axis of size 2 before the axes of the signal, which holds
   the real and the imaginary part: [..., 2, H, W, C], by `jnp.stack([x.real, x.imag], axis=-4)`. A code
@@ -25,6 +25,9 @@ class ComplexDictionary(AbstractDictionary):
   Attributes:
     real: The dictionary A, such as a `ConvDictionary` of the real parts of complex filters.
     imag: The dictionary B, with codes of the same shape; None if D is real.
+
+  Raises:
+    ValueError: On construction, if one of them is an array. On use, if their codes differ in shape.
 
   Example:
     >>> import jax.numpy as jnp
@@ -41,6 +44,10 @@ class ComplexDictionary(AbstractDictionary):
 
   real: Dictionary
   imag: Dictionary | None = None
+
+  def __post_init__(self) -> None:
+    check_part("real", self.real)
+    check_part("imag", self.imag)
 
   @property
   def signal_ndim(self) -> int:
@@ -63,8 +70,11 @@ class ComplexDictionary(AbstractDictionary):
     code = self.real.analysis(x)
     if self.imag is None:
       return code
-    batch = x.ndim - self.signal_ndim
-    return jax.tree.map(lambda a, b: _combine(a, -b, batch), code, self.imag.analysis(x))
+    other, batch = self.imag.analysis(x), x.ndim - self.signal_ndim
+    shapes, others = (jax.tree.map(jnp.shape, parts) for parts in (code, other))
+    if others != shapes:
+      checks.fail("imag", f"codes of shape {others}", f"codes of the shape of those of real, {shapes}")
+    return jax.tree.map(lambda a, b: _combine(a, -b, batch), code, other)
 
   def synthesis(self, code: Code, signal_shape: Sequence[int] | None = None) -> jax.Array:
     """Computes D code.

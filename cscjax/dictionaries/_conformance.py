@@ -11,7 +11,7 @@ import numpy as np
 from cscjax import ops
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
 from cscjax.dictionaries._atoms import flatten, unflatten
-from cscjax.dictionaries._base import Code, Dictionary, check_signal_shape, floating_type, to_matrix
+from cscjax.dictionaries._protocol import Code, Dictionary, check_signal_shape, floating_type, to_matrix
 
 
 @ops.highest_precision

@@ -19,9 +19,9 @@ from cscjax.dictionaries._conv_atoms import (
 )
 from cscjax.dictionaries._conv_embedding import conv_embedding
 from cscjax.dictionaries._embedding import CirculantEmbedding
-from cscjax.dictionaries._lanczos import is_small
+from cscjax.dictionaries._lipschitz_constant import is_small
+from cscjax.dictionaries._local_sums import patch_sums, stripe_sums
 from cscjax.dictionaries._symbol import has_whole_strides, symbol_bound, symbol_constant
-from cscjax.dictionaries._windows import patch_sums, stripe_sums
 
 
 class ConvDictionary(AbstractDictionary):
@@ -43,8 +43,8 @@ class ConvDictionary(AbstractDictionary):
       paper), "VALID" (none), or pairs (low, high) of numbers of zeros, one per spatial axis.
 
   Raises:
-    ValueError: On construction, if the stride, the dilation or the padding is none of these (NumPy
-      integers, arrays and lists are converted). On use, if they do not fit the filters.
+    ValueError: On construction, if the stride, the dilation or the padding is invalid (NumPy integers,
+      arrays and lists are converted). On use, if they do not fit the filters.
 
   Example:
     >>> import jax

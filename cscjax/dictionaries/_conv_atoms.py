@@ -20,7 +20,7 @@ from cscjax.dictionaries._atoms import (
   norms_of_atoms,
   unit_rows,
 )
-from cscjax.dictionaries._base import floating_type
+from cscjax.dictionaries._protocol import floating_type
 
 if TYPE_CHECKING:
   from cscjax.dictionaries._conv import ConvDictionary

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from cscjax import checks
-from cscjax.dictionaries._circulant import codes_are_smaller, frame_blocks, inverse_blocks
+from cscjax.dictionaries._block_circulant import codes_are_smaller, frame_blocks, inverse_blocks
 from cscjax.dictionaries._embedding import (
   CirculantEmbedding,
   in_precision,

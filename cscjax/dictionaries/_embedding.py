@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from cscjax import checks
-from cscjax.dictionaries._base import Code, Dictionary
+from cscjax.dictionaries._protocol import Code, Dictionary
 from cscjax.ops import at_least_float32, common_float, expand_rank
 
 Margins = tuple[tuple[int, int], ...]

@@ -11,10 +11,10 @@ from jax.tree_util import Partial
 from cscjax import checks
 from cscjax.dictionaries._abstract import AbstractDictionary
 from cscjax.dictionaries._atoms import Entries, Representatives
-from cscjax.dictionaries._base import Code
 from cscjax.dictionaries._conv import ConvDictionary
 from cscjax.dictionaries._conv_atoms import augmented_coherence, reduced_shape
 from cscjax.dictionaries._embedding import CirculantEmbedding
+from cscjax.dictionaries._protocol import Code
 from cscjax.ops import expand_rank
 
 

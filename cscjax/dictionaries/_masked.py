@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from cscjax import checks, ops
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
-from cscjax.dictionaries._base import Code, Dictionary
 from cscjax.dictionaries._embedding import CirculantEmbedding
-from cscjax.dictionaries._lanczos import is_small
+from cscjax.dictionaries._lipschitz_constant import is_small
+from cscjax.dictionaries._protocol import Code, Dictionary, check_part
 
 
 class MaskedDictionary(AbstractDictionary):
@@ -22,7 +22,11 @@ class MaskedDictionary(AbstractDictionary):
 
   Attributes:
     dictionary: The dictionary D, any dictionary.
-    mask: Real weights that broadcast against one signal.
+    mask: Real weights that broadcast against one signal. A list is converted.
+
+  Raises:
+    ValueError: On construction, if `dictionary` is an array. On use, if the shape of the mask does not
+      fit.
 
   Example:
     >>> import jax.numpy as jnp
@@ -35,6 +39,10 @@ class MaskedDictionary(AbstractDictionary):
 
   dictionary: Dictionary
   mask: Any
+
+  def __post_init__(self) -> None:
+    check_part("dictionary", self.dictionary)
+    object.__setattr__(self, "mask", checks.list_as_array("mask", self.mask))
 
   @property
   def signal_ndim(self) -> int:
@@ -84,5 +92,8 @@ class MaskedDictionary(AbstractDictionary):
     return with_methods(self.dictionary).patch_sums(values)
 
   def _masked(self, x: jax.Array) -> jax.Array:
+    signal = x.shape[x.ndim - self.signal_ndim :]
+    if checks.broadcast_shape("mask", jnp.shape(self.mask), signal) != signal:
+      checks.fail("mask", jnp.shape(self.mask), f"a shape that broadcasts to that of a signal, {signal}")
     dtype = ops.common_float(x, self.mask)
     return ops.expand_rank(jnp.asarray(self.mask, dtype), x.ndim) * x.astype(dtype)

@@ -10,9 +10,9 @@ from jax.typing import ArrayLike
 from cscjax import checks, ops
 from cscjax.dictionaries._abstract import AbstractDictionary
 from cscjax.dictionaries._atoms import Entries, Representatives
-from cscjax.dictionaries._base import floating_type
 from cscjax.dictionaries._embedding import CirculantEmbedding, dense_embedding
-from cscjax.dictionaries._lanczos import largest_gram_eigenvalue
+from cscjax.dictionaries._lipschitz_constant import largest_gram_eigenvalue
+from cscjax.dictionaries._protocol import floating_type
 from cscjax.ops import common_float
 
 

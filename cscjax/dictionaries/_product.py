@@ -6,8 +6,8 @@ import jax
 
 from cscjax import checks, ops
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
-from cscjax.dictionaries._base import Code, Dictionary
-from cscjax.dictionaries._lanczos import is_small
+from cscjax.dictionaries._lipschitz_constant import is_small
+from cscjax.dictionaries._protocol import Code, Dictionary, check_part
 
 
 class ProductDictionary(AbstractDictionary):
@@ -19,6 +19,9 @@ class ProductDictionary(AbstractDictionary):
   Attributes:
     first: The dictionary D_1 of the signals; its codes are single arrays.
     second: The dictionary D_2.
+
+  Raises:
+    ValueError: On construction, if one of them is an array. On use, if their shapes do not fit.
 
   Example:
     >>> import jax.numpy as jnp
@@ -32,6 +35,10 @@ class ProductDictionary(AbstractDictionary):
 
   first: Dictionary
   second: Dictionary
+
+  def __post_init__(self) -> None:
+    check_part("first", self.first)
+    check_part("second", self.second)
 
   @property
   def signal_ndim(self) -> int:

@@ -9,9 +9,9 @@ from jax.tree_util import Partial
 
 from cscjax import checks, ops
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
-from cscjax.dictionaries._base import Code, Dictionary
 from cscjax.dictionaries._embedding import CirculantEmbedding
-from cscjax.dictionaries._lanczos import is_small
+from cscjax.dictionaries._lipschitz_constant import is_small
+from cscjax.dictionaries._protocol import Code, Dictionary, check_part
 
 
 class ScaledDictionary(AbstractDictionary):
@@ -21,6 +21,10 @@ class ScaledDictionary(AbstractDictionary):
     dictionary: The dictionary D, any dictionary.
     factor: A scalar, or an array that broadcasts against the code, such as one value per atom [m]. For a
       code of several parts also a pytree of these in the structure of the code.
+
+  Raises:
+    ValueError: On construction, if `dictionary` is an array. On use, if the shape of the factor does not
+      fit.
 
   Example:
     >>> import jax.numpy as jnp
@@ -33,6 +37,9 @@ class ScaledDictionary(AbstractDictionary):
 
   dictionary: Dictionary
   factor: Any
+
+  def __post_init__(self) -> None:
+    check_part("dictionary", self.dictionary)
 
   @property
   def signal_ndim(self) -> int:
@@ -92,9 +99,9 @@ class ScaledDictionary(AbstractDictionary):
     factor = jnp.asarray(self.factor, ops.common_float(self.factor))
 
     def ridge_inverse(ridge: jax.Array) -> Partial:
-      return Partial(
-        _scaled, inner.ridge_inverse(ridge / jnp.square(factor).astype(ridge.dtype)), factor
-      )
+      square = jnp.square(factor).astype(ridge.dtype)
+      ridge_of_inner = ridge / jnp.where(square > 0, square, 1)
+      return Partial(_scaled, inner.ridge_inverse(ridge_of_inner), factor, ridge)
 
     def frame() -> jax.Array:
       blocks = inner.frame_blocks()
@@ -127,16 +134,27 @@ class ScaledDictionary(AbstractDictionary):
     """Multiplies a code by the factor, in their common floating-point type."""
 
     def times(factor: Any, part: jax.Array) -> jax.Array:
+      if checks.broadcast_shape("factor", jnp.shape(factor), part.shape) != part.shape:
+        checks.fail("factor", jnp.shape(factor), f"a shape that broadcasts to the code's, {part.shape}")
       dtype = ops.common_float(factor, part)
       return ops.expand_rank(jnp.asarray(factor, dtype), part.ndim) * part.astype(dtype)
 
     if jax.tree.structure(self.factor) == jax.tree.structure(code):
       return jax.tree.map(times, self.factor, code)
-    return jax.tree.map(lambda part: times(self.factor, part), code)
+    factor = checks.list_as_array("factor", self.factor)
+    return jax.tree.map(lambda part: times(factor, part), code)
 
 
-def _scaled(inverse: Partial, factor: jax.Array, x: jax.Array) -> tuple[jax.Array, Code]:
-  """Applies the ridge inverse of a scaled dictionary, given that of D for ridge / factor^2."""
+def _scaled(
+  inverse: Partial, factor: jax.Array, ridge: jax.Array, x: jax.Array
+) -> tuple[jax.Array, Code]:
+  """Applies the ridge inverse of a scaled dictionary, given that of D for ridge / factor^2.
+
+  If the factor is 0, the inverse is 1 / ridge, and codes are 0.
+  """
   signal, code = inverse(x)
   factor = factor.astype(x.dtype)
-  return signal / jnp.square(factor), jax.tree.map(lambda part: part / factor, code)
+  is_zero = jnp.square(factor) == 0
+  factor = jnp.where(is_zero, 1, factor)
+  signal = jnp.where(is_zero, x / ridge.astype(x.dtype), signal / jnp.square(factor))
+  return signal, jax.tree.map(lambda part: jnp.where(is_zero, 0, part / factor), code)

@@ -24,15 +24,15 @@ class SeparableDictionary(AbstractDictionary):
 
   Attributes:
     factors: The one-dimensional filters, an array [taps, m] for each spatial axis: (vertical,
-      horizontal) for images. A list is converted.
+      horizontal) for images. Lists are converted.
     channels: Weights of the C channels of a signal, of shape [C, m]. None for signals of one channel.
     stride: Step between the positions of an atom: one integer, or one per spatial axis.
     dilation: Step between the taps of a filter: one integer, or one per spatial axis.
     padding: "SAME", "CIRCULAR", "VALID", or pairs (low, high), as for `ConvDictionary`.
 
   Raises:
-    ValueError: On construction, if the stride, the dilation or the padding is none of these. On use, if
-      the factors do not fit together.
+    ValueError: On construction, if the stride, the dilation or the padding is invalid. On use, if the
+      factors do not fit together.
 
   Example:
     >>> import jax.numpy as jnp
@@ -54,8 +54,10 @@ class SeparableDictionary(AbstractDictionary):
     object.__setattr__(self, "stride", ops.integers_per_axis("stride", self.stride))
     object.__setattr__(self, "dilation", ops.integers_per_axis("dilation", self.dilation))
     object.__setattr__(self, "padding", ops.as_padding(self.padding))
-    if isinstance(self.factors, list):
-      object.__setattr__(self, "factors", tuple(self.factors))
+    if isinstance(self.factors, list | tuple):
+      factors = tuple(checks.list_as_array("factors", factor) for factor in self.factors)
+      object.__setattr__(self, "factors", factors)
+    object.__setattr__(self, "channels", checks.list_as_array("channels", self.channels))
 
   @property
   def signal_ndim(self) -> int:

@@ -10,9 +10,9 @@ from jax.tree_util import Partial
 
 from cscjax import checks, ops
 from cscjax.dictionaries._abstract import AbstractDictionary, with_methods
-from cscjax.dictionaries._base import Code, Dictionary
 from cscjax.dictionaries._embedding import CirculantEmbedding, in_precision, pair_of
-from cscjax.dictionaries._lanczos import is_small
+from cscjax.dictionaries._lipschitz_constant import is_small
+from cscjax.dictionaries._protocol import Code, Dictionary, check_part
 from cscjax.dictionaries._symbol import bound_of_blocks
 
 
@@ -29,7 +29,7 @@ class StackedDictionary(AbstractDictionary):
     dictionaries: The dictionaries, a nonempty tuple; a list is converted.
 
   Raises:
-    ValueError: On construction, if `dictionaries` is empty.
+    ValueError: On construction, if `dictionaries` is empty or not a tuple, or contains an array.
 
   Example:
     >>> import jax
@@ -50,6 +50,10 @@ class StackedDictionary(AbstractDictionary):
       object.__setattr__(self, "dictionaries", tuple(self.dictionaries))
     if isinstance(self.dictionaries, tuple) and not self.dictionaries:
       checks.fail("dictionaries", self.dictionaries, "at least one dictionary")
+    if isinstance(self.dictionaries, AbstractDictionary):
+      checks.fail("dictionaries", self.dictionaries.name, "a tuple of dictionaries")
+    for part in self.dictionaries if isinstance(self.dictionaries, tuple) else [self.dictionaries]:
+      check_part("dictionaries", part)
 
   @property
   def signal_ndim(self) -> int:

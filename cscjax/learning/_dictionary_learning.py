@@ -36,7 +36,7 @@ def learn_dictionary(
   callback: Callback | None = None,
   progress: bool = False,
 ) -> LearningResult:
-  """Learns the filters of a convolutional dictionary from images or one-dimensional signals.
+  """Learns the filters of a convolutional dictionary from images, one-dimensional signals or volumes.
 
       min over D and codes: mean over images of 1/2 ||x - D code||^2 + beta ||code||_1,   ||d_j|| = 1
 

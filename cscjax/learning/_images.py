@@ -75,9 +75,12 @@ def as_images(images: ArrayLike | Sequence[ArrayLike], mask: Any = None) -> Imag
       expected = "[N, H, W, C], [N, L, C] or [N, D, H, W, C] with no empty axis"
       checks.fail("images", stack.shape, expected)
     known.append(stack if weights is None else jnp.where(weights > 0, stack, 0))
-    if not checks.is_traced(known) and not bool(jnp.all(jnp.isfinite(known[-1]))):
-      expected = "finite values" if weights is None else "finite values where the mask is positive"
-      checks.fail("images", "NaN or infinity", expected)
+    if not checks.is_traced(known):
+      with jax.ensure_compile_time_eval():  # under `jax.jit`, images that it closes over are not traced
+        is_finite = bool(jnp.all(jnp.isfinite(known[-1])))
+      if not is_finite:
+        expected = "finite values" if weights is None else "finite values where the mask is positive"
+        checks.fail("images", "NaN or infinity", expected)
   places = np.zeros((len(stack_of), 2), np.int32)
   places[:, 0] = stack_of
   for index in range(len(stacks)):

@@ -44,9 +44,9 @@ class DictionaryLearner(PyTree, kw_only=True):
     nonnegative: Whether the codes are constrained to be nonnegative; False by default.
     rank1: Whether each atom is constrained to be one pattern over its taps times one weight per channel;
       False by default.
-    replace_unused: An atom that was not used in so many successive steps is replaced by the patch of the
-      minibatch that is reconstructed worst, at most one atom in each step; 10 by default. None keeps all
-      atoms.
+    replace_unused: Number of successive steps after which an unused atom is replaced by the patch of the
+      minibatch with the largest squared error, at most one atom in each step; 10 by default. None keeps
+      all atoms.
     optimizer: An Optax optimizer; by default SGD with learning rate 0.3 and momentum 0.9.
 
   Raises:
@@ -225,8 +225,8 @@ class DictionaryLearner(PyTree, kw_only=True):
       checks.fail("kernel", kernel, f"sizes of at most those of the images, {smallest}")
     values = self.beta.fraction if isinstance(self.beta, RelativePenalty) else self.beta
     atoms = sum(count for _, count in kernel)
-    if jnp.shape(values) not in ((), (atoms,)):
-      checks.fail("beta", jnp.shape(values), f"a scalar, or one value for each of {atoms} atoms")
+    if np.shape(values) not in ((), (atoms,)):
+      checks.fail("beta", np.shape(values), f"a scalar, or one value for each of {atoms} atoms")
     return stacked
 
   def _start(self, images: Images, init: ArrayLike | str | None, key: jax.Array | None) -> LearningState:
@@ -235,12 +235,9 @@ class DictionaryLearner(PyTree, kw_only=True):
     support = support_mask(with_rank(self.kernel, stack.ndim - 2))
     shape = (*support.shape[:-2], stack.shape[-1], support.shape[-1])
     start = partial(project, mask=support, rank1=self.rank1)
-    try:
-      noise_key, batch_key = jax.random.split(
-        jax.random.key(0, impl="threefry2x32") if key is None else key
-      )
-    except TypeError:
-      checks.fail("key", key, "a key made by jax.random.key")
+    key = jax.random.key(0, impl="threefry2x32") if key is None else key
+    checks.prng_key("key", key)
+    noise_key, batch_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, shape, stack.dtype)
     filters = start(noise, previous=noise)
     if isinstance(init, str):
@@ -250,8 +247,8 @@ class DictionaryLearner(PyTree, kw_only=True):
       filters = start(_replicated(draw, images), previous=filters)
     elif init is not None:
       checks.all_at_least("init", init, -jnp.inf)
-      if jnp.shape(init) != shape:
-        checks.fail("init", jnp.shape(init), f"filters of shape {shape}")
+      if np.shape(init) != shape:
+        checks.fail("init", np.shape(init), f"filters of shape {shape}")
       filters = start(jnp.asarray(init, stack.dtype), previous=filters)
     return LearningState(
       filters=filters,

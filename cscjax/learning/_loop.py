@@ -12,7 +12,7 @@ from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.learning._images import Images, minibatch
 from cscjax.learning._steps import LearningState, advance, in_units, with_objective_in
-from cscjax.ops import compact_repr, vary_alike
+from cscjax.ops import at_least_float32, compact_repr, vary_alike
 from cscjax.solvers import TEST_PERIOD, Callback, report
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def run_steps(
   period = -(-TEST_PERIOD // epoch) * epoch  # whole epochs, of at least TEST_PERIOD steps
 
   def tested(test: _Test, tolerance: jax.Array, objective: jax.Array, i: jax.Array) -> _Test:
-    total = test.total + objective
+    total = test.total + objective.astype(test.total.dtype)
     is_over = (i + 1) % period == 0
     mean = total / period
     is_near = jnp.abs(test.previous - mean) <= tolerance * mean
@@ -150,7 +150,7 @@ def run_steps(
     done, converged = jnp.asarray(steps, jnp.int32), None
     state, _, objectives, supports = lax.fori_loop(0, steps, body, (state, None, *traces))
   else:
-    zero = jnp.zeros_like(like, shape=())
+    zero = jnp.zeros_like(like, at_least_float32(like.dtype), shape=())
     test = _Test(zero, zero + jnp.inf, jnp.zeros_like(zero, bool))
 
     def unfinished(carry: Any) -> jax.Array:

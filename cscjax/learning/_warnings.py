@@ -1,4 +1,4 @@
-"""Warnings about images and penalties from which nothing, or not what was meant, can be learned."""
+"""Warnings about images and penalties that are probably not meant, or from which nothing is learned."""
 
 from functools import partial
 from typing import Any

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cscjax.dictionaries import ConvDictionary, IdentityAugmented, lipschitz_bound
 from cscjax.models._batch_norm import EPSILON
+from cscjax.models._spectral import bounded_step
 from cscjax.ops import common_float, expand_rank
 
 
@@ -131,4 +132,4 @@ def unfolded_step(params: Any, bound: jax.Array) -> jax.Array:
     return params["step"]
   if "step_logit" not in params:
     return jnp.zeros_like(bound)
-  return 2 * jax.nn.sigmoid(params["step_logit"]) / jnp.where(bound == 0, 1, bound)
+  return bounded_step(params["step_logit"], bound)

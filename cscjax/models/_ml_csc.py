@@ -9,11 +9,14 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
+from cscjax.models._classifier import classify
 from cscjax.models._gains import layer_gains, margin_gains, pursuit_gain, slopes, unfolded_step
 from cscjax.models._input import check_input
-from cscjax.models._layers import PURSUITS, SOLVERS, CSCLayer, pursue
+from cscjax.models._layers import CSCLayer
 from cscjax.models._spectral import STEPS
-from cscjax.ops import at_least_float32, max_pool
+from cscjax.models._unfolded import PURSUITS, pursue
+from cscjax.ops import max_pool
+from cscjax.solvers import SOLVERS
 
 WIDTHS = (1, 2, 4, 8, 16, 16)  # widths of the layers, relative to the first one
 UNFOLDED = 3  # the first layers, of stride 2, which a pursuit codes together
@@ -36,8 +39,7 @@ class MLCSC(nn.Module):
     solver: "ista" or "fista". The two differ from `unfolding` 2 on. The default is "ista".
     pursuit: "multilayer" iterates over the three layers together (ML-ISTA, ML-FISTA). "layer" performs
       all iterations of a layer before the next one begins (layered basis pursuit). "lista" is
-      "multilayer" with trained analysis filters apart from the dictionary's (ML-LISTA). The default is
-      "multilayer".
+      "multilayer" with separately trained analysis filters (ML-LISTA). The default is "multilayer".
     step: How the step size of each layer is trained. "bounded" is 2 sigmoid(k) / L with k trained from 0
       and L >= lambda_max(D^T D) from the current filters; "free" trains the step itself, from 1. The
       default is "bounded".
@@ -81,6 +83,7 @@ class MLCSC(nn.Module):
     checks.one_of("solver", self.solver, SOLVERS)
     checks.one_of("pursuit", self.pursuit, (*PURSUITS, "lista"))
     checks.one_of("step", self.step, STEPS)
+    checks.boolean("norm", self.norm)
     super().__post_init__()
 
   @nn.compact
@@ -115,9 +118,7 @@ class MLCSC(nn.Module):
       codes.append(x)
       if i > UNFOLDED:
         x = max_pool(x)
-    x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
-    with jax.numpy_dtype_promotion("standard"):  # Flax promotes the float32 parameters
-      logits = nn.Dense(self.num_classes, name="classifier")(x)
+    logits = classify(x, self.num_classes)
     return (logits, codes) if return_codes else logits
 
   def pursuit_layers(self, x: jax.Array) -> list[CodedLayer]:
@@ -145,10 +146,11 @@ class MLCSC(nn.Module):
     return layers
 
   def margin_gains(self, signal_shape: tuple[int, ...]) -> jax.Array:
-    """Returns certified Lipschitz constants of the differences of logits, for `cscjax.certify_labels`.
+    """Returns certified Lipschitz constants of the differences of logits.
 
-    Call it on a bound model: `model.bind(variables).margin_gains(shape)`. They are products of the norms
-    of the layers' linear maps, with the running variances of the batch norms, in exact arithmetic.
+    `cscjax.theory.certify_labels` uses them. Call it on a bound model:
+    `model.bind(variables).margin_gains(shape)`. The constants are products of the norms of the layers'
+    linear maps, with the running variances of the batch norms, in exact arithmetic.
 
     Args:
       signal_shape: Shape of one normalized image (H, W, C) or signal (L, C).

@@ -17,12 +17,15 @@ from cscjax.dictionaries import (
   join,
   lipschitz_bound,
 )
+from cscjax.models._classifier import classify
 from cscjax.models._gains import layer_gains, margin_gains, pursuit_gain, slopes, unfolded_step
 from cscjax.models._input import check_input
-from cscjax.models._layers import PURSUITS, SOLVERS, MSDCSCLayer, pursue
+from cscjax.models._layers import MSDCSCLayer
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._spectral import STEPS
-from cscjax.ops import at_least_float32, integers_per_axis, max_pool
+from cscjax.models._unfolded import PURSUITS, pursue
+from cscjax.ops import integers_per_axis, max_pool
+from cscjax.solvers import SOLVERS
 
 
 class MSDCSC(nn.Module):
@@ -93,6 +96,7 @@ class MSDCSC(nn.Module):
     checks.one_of("solver", self.solver, SOLVERS)
     checks.one_of("pursuit", self.pursuit, PURSUITS)
     checks.one_of("step", self.step, STEPS)
+    checks.boolean("norm", self.norm)
     checks.one_of("remat", self.remat, REMAT)
     dilations = integers_per_axis("dilations", self.dilations)
     if not isinstance(dilations, tuple):
@@ -133,9 +137,7 @@ class MSDCSC(nn.Module):
 
       codes += rematerialized(code, self.remat)(self, x)
       x = join(codes[-1])
-    x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))[:, zeros:]
-    with jax.numpy_dtype_promotion("standard"):  # Flax promotes the float32 parameters
-      logits = nn.Dense(self.num_classes, name="classifier")(x)
+    logits = classify(x, self.num_classes, zeros=zeros)
     return (logits, [(a[..., zeros:], z) for a, z in codes]) if return_codes else logits
 
   def pursuit_layers(self, x: jax.Array) -> list[CodedLayer]:
@@ -165,10 +167,11 @@ class MSDCSC(nn.Module):
     return layers
 
   def margin_gains(self, signal_shape: tuple[int, ...]) -> jax.Array:
-    """Returns certified Lipschitz constants of the differences of logits, for `cscjax.certify_labels`.
+    """Returns certified Lipschitz constants of the differences of logits.
 
-    Call it on a bound model: `model.bind(variables).margin_gains(shape)`. They are products of the norms
-    of the layers' linear maps, with the running variances of the batch norms, in exact arithmetic.
+    `cscjax.theory.certify_labels` uses them. Call it on a bound model:
+    `model.bind(variables).margin_gains(shape)`. The constants are products of the norms of the layers'
+    linear maps, with the running variances of the batch norms, in exact arithmetic.
 
     Args:
       signal_shape: Shape of one normalized image (H, W, C) or signal (L, C).

@@ -12,7 +12,7 @@ from cscjax import checks
 from cscjax.models._batch_norm import batch_norm, normalized
 from cscjax.ops import common_float, expand_rank
 
-MOMENTUM = 0.9  # of the running statistics
+MOMENTUM = 0.9  # momentum of the running statistics
 
 
 class Norm(nn.Module):

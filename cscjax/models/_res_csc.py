@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
+from cscjax.models._classifier import classify
 from cscjax.models._gains import analysis_gain, margin_gains, slopes, unfolded_step
 from cscjax.models._input import check_input
 from cscjax.models._norms import Norm
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._spectral import trained_step
-from cscjax.ops import at_least_float32
 from cscjax.solvers import initialized_thresholding
 
 
@@ -62,6 +62,10 @@ class ResCSCBlock(nn.Module):
     dtype: Type of the convolutions, float32 (the default) or bfloat16. The parameters, the running
       statistics and L are float32.
 
+  Raises:
+    ValueError: If a field is out of range, if `c` is given for a rule without correction, or if the
+      input has more channels than `features`.
+
   Example:
     >>> import jax
     >>> from cscjax.models import ResCSCBlock
@@ -81,6 +85,12 @@ class ResCSCBlock(nn.Module):
   norm: bool = True
   dtype: Any = jnp.float32
 
+  def __post_init__(self) -> None:
+    for name in ("features", "stride"):
+      checks.positive_int(name, getattr(self, name))
+    _check_block(self.rule, self.c, self.norm)
+    super().__post_init__()
+
   @nn.compact
   def __call__(self, x: jax.Array, *, bound: jax.Array | None = None, train: bool = False) -> jax.Array:
     """Returns the code of the block.
@@ -93,6 +103,8 @@ class ResCSCBlock(nn.Module):
     Returns:
       The code [N, H / stride, W / stride, features], with the sizes rounded up.
     """
+    if x.shape[-1] > self.features:
+      checks.fail("features", self.features, f"at least {x.shape[-1]}, the channels of the input")
     rank, initializer = x.ndim - 2, nn.initializers.he_normal()
     shape = (3,) * rank + (x.shape[-1], self.features)
     filters = self.param("filters_1", initializer, shape)
@@ -123,10 +135,20 @@ class ResCSCBlock(nn.Module):
     return Norm(self.norm, self.dtype, name=name)
 
 
-def _dictionary(filters: jax.Array, stride: int = 1) -> ConvDictionary:
-  """Returns a dictionary whose atoms are centered on the positions that `shortcut` keeps.
+def _check_block(rule: str, c: float | None, norm: bool) -> None:
+  """Checks the fields that a block and its network share."""
+  checks.one_of("rule", rule, RULES)
+  checks.boolean("norm", norm)
+  if c is not None:
+    checks.in_range("c", c, -math.inf)
+    if not RULES[rule].correct:
+      checks.fail("c", c, f"None, because the rule {rule!r} has no correction")
 
-  This is the padding of the ResNet authors' code. "SAME" would center them one pixel further for stride
+
+def _dictionary(filters: jax.Array, stride: int = 1) -> ConvDictionary:
+  """Returns a dictionary whose atoms are centred on the positions that `shortcut` keeps.
+
+  This is the padding of the ResNet authors' code. "SAME" would centre them one pixel further for stride
   2 and even sizes.
   """
   return ConvDictionary(filters, stride=stride, padding=((1, 1),) * (filters.ndim - 2))
@@ -211,12 +233,8 @@ class ResCSC(nn.Module):
       checks.positive_int(name, getattr(self, name))
     if checks.positive_int("depth", self.depth) < 8 or self.depth % 6 != 2:
       checks.fail("depth", self.depth, "6 n + 2 with n >= 1 (8, 14, 20, ...)")
-    checks.one_of("rule", self.rule, RULES)
     checks.one_of("remat", self.remat, REMAT)
-    if self.c is not None:
-      checks.in_range("c", self.c, -math.inf)
-      if not RULES[self.rule].correct:
-        checks.fail("c", self.c, f"None, because the rule {self.rule!r} has no correction")
+    _check_block(self.rule, self.c, self.norm)
     super().__post_init__()
 
   @nn.compact
@@ -257,9 +275,7 @@ class ResCSC(nn.Module):
           self._block(stage, f"stage_{stage}"), x, bounds
         )
         codes += [] if stacked is None else list(stacked)
-    x = jnp.mean(x.astype(at_least_float32(x.dtype)), axis=tuple(range(1, x.ndim - 1)))
-    with jax.numpy_dtype_promotion("standard"):  # Flax promotes the float32 parameters
-      logits = nn.Dense(self.num_classes, name="classifier")(x)
+    logits = classify(x, self.num_classes)
     return (logits, codes) if return_codes else logits
 
   def pursuit_layers(self, x: jax.Array) -> list[CodedLayer]:
@@ -293,10 +309,11 @@ class ResCSC(nn.Module):
     return layers
 
   def margin_gains(self, signal_shape: tuple[int, ...]) -> jax.Array:
-    """Returns certified Lipschitz constants of the differences of logits, for `cscjax.certify_labels`.
+    """Returns certified Lipschitz constants of the differences of logits.
 
-    Call it on a bound model: `model.bind(variables).margin_gains(shape)`. They are products of the norms
-    of the layers' linear maps, with the running variances of the batch norms, in exact arithmetic.
+    `cscjax.theory.certify_labels` uses them. Call it on a bound model:
+    `model.bind(variables).margin_gains(shape)`. The constants are products of the norms of the layers'
+    linear maps, with the running variances of the batch norms, in exact arithmetic.
 
     Args:
       signal_shape: Shape of one normalized image (H, W, C) or signal (L, C).

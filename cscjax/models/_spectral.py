@@ -31,5 +31,9 @@ def trained_step(
   """
   if kind == "free":
     return module.param("step", nn.initializers.ones, (), dtype)
-  logit = module.param("step_logit", nn.initializers.zeros, (), dtype)
+  return bounded_step(module.param("step_logit", nn.initializers.zeros, (), dtype), bound)
+
+
+def bounded_step(logit: jax.Array, bound: jax.Array) -> jax.Array:
+  """Returns 2 sigmoid(logit) / bound, or 2 sigmoid(logit) if the bound is 0."""
   return 2 * nn.sigmoid(logit.astype(bound.dtype)) / jnp.where(bound == 0, 1, bound)

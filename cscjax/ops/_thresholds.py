@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from cscjax import checks
 from cscjax.ops._precision import expand_rank
 
 
@@ -38,12 +39,15 @@ def nonnegative_soft_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
   The result minimizes `1/2 (g - z)^2 + b g` over g >= 0.
 
   Args:
-    z: Array of any shape.
+    z: Array of real numbers, of any shape.
     threshold: The threshold b: a scalar, one value per channel, or one per coefficient. It broadcasts
       against `z`. A sparsity penalty has b >= 0; the bias -b of a network can have either sign.
 
   Returns:
     An array of the shape of `z`.
+
+  Raises:
+    ValueError: If `z` is not an array of real numbers.
 
   Example:
     >>> import jax.numpy as jnp
@@ -51,7 +55,8 @@ def nonnegative_soft_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:
     >>> ops.nonnegative_soft_threshold(jnp.array([-3.0, 0.5, 2.0]), 1.0).tolist()
     [0.0, 0.0, 1.0]
   """
-  return jax.nn.relu(jnp.asarray(z) - expand_rank(threshold, jnp.ndim(z)))
+  z = checks.real_array("z", z)
+  return jax.nn.relu(z - expand_rank(threshold, z.ndim))
 
 
 def hard_threshold(z: ArrayLike, threshold: ArrayLike) -> jax.Array:

@@ -129,11 +129,11 @@ def reconstruction(
   peak: float = 1.0,
   title: str = "",
 ) -> "Figure":
-  """Plots an image, its reconstruction and their difference, with the PSNR (for signals: `signal`).
+  """Plots an image, its reconstruction and their difference, with the PSNR.
 
   The title of a panel gives its PSNR with respect to the image, 10 log10(peak^2 / mean squared error).
   It is "inf dB" for equal images and "nan dB" if a pixel is NaN; such pixels stay empty. The difference
-  is white at zero (mid-grey for colour images).
+  is white at zero (mid-grey for colour images). Use `signal` for one-dimensional signals.
 
   Args:
     image: The true image, of shape [H, W, 1] or [H, W, 3] with values in 0..peak. Other values are

@@ -56,7 +56,7 @@ def learning_curves(rows: Sequence[dict[str, Any]], *, title: str = "") -> "Figu
     panel.grid(alpha=0.3)
   panels[0].set_ylabel("cross-entropy loss")
   panels[1].set_ylabel("accuracy (%)")
-  if rows:
+  if panels[1].get_lines():
     panels[1].legend()
   figure.suptitle(title)
   return figure
@@ -93,13 +93,14 @@ def convergence_curves(
     >>> [line.get_label() for line in figure.axes[0].get_lines()]
     ['ISTA', 'FISTA']
   """
-  if not objectives:
-    checks.fail("objectives", objectives, "at least one trace")
-  if optimum is not None:
-    optimum = checks.in_range("optimum", float(optimum), 0, low_open=True)
+  if not isinstance(objectives, Mapping) or not objectives:
+    checks.fail("objectives", objectives, "a dict with at least one trace")
+  if optimum is not None:  # an array without axes becomes a number
+    optimum = checks.in_range("optimum", np.asarray(optimum)[()], 0, low_open=True)
   figure = new_figure(6, 4)
   panel = figure.subplots()
   for name, trace in objectives.items():
+    checks.real_array(f"objectives[{name!r}]", trace)
     values = np.asarray(trace, np.float64)
     if values.ndim != 1 or not values.size or not np.all(np.isfinite(values)):
       checks.fail(f"objectives[{name!r}]", values.shape, "a vector of finite values")
@@ -144,18 +145,22 @@ def stability(noise: ArrayLike, changes: Mapping[str, ArrayLike], *, title: str 
     >>> len(figure.axes[0].get_lines()[0].get_xdata())  # the bound for the last level is inf
     4
   """
-  if not changes:
-    checks.fail("changes", changes, "at least one curve")
+  if not isinstance(changes, Mapping) or not changes:
+    checks.fail("changes", changes, "a dict with at least one curve")
   checks.all_at_least("noise", noise, 0, open_bound=True)
   levels = np.asarray(noise, np.float64)
+  if levels.ndim != 1 or not levels.size:
+    checks.fail("noise", levels.shape, "a vector of levels")
   figure = new_figure(6, 4)
   panel = figure.subplots()
   for name, curve in changes.items():
     values = np.asarray(curve, np.float64)
-    if levels.ndim != 1 or values.shape != levels.shape or not np.all(values >= 0):
-      checks.fail(f"changes[{name!r}]", values.shape, f"nonnegative values of shape {levels.shape}")
+    if values.shape != levels.shape or not np.all(values >= 0):
+      checks.fail(f"changes[{name!r}]", curve, f"nonnegative values of shape {levels.shape}")
     shown = (values > 0) & (values < np.inf)
     panel.plot(levels[shown], values[shown], marker=".", label=name)
+  if not any(np.size(line.get_xdata()) for line in panel.get_lines()):  # logarithmic axes need limits
+    panel.set(xlim=(0.5 * levels.min(), 2 * levels.max()), ylim=(0.1, 10))
   panel.set_xscale("log")
   panel.set_yscale("log")
   panel.set_xlabel("norm of the noise")
@@ -202,8 +207,8 @@ def bands(
     ['train', 'test']
   """
   x = np.asarray(x, np.float64)
-  if not np.all(np.isfinite(x)):
-    checks.fail("x", x, "finite values")
+  if x.ndim != 1 or not np.all(np.isfinite(x)):
+    checks.fail("x", x, "a vector of finite values")
   names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
   if not names:
     checks.fail("panels", panels, "at least one curve")
@@ -211,6 +216,7 @@ def bands(
   axes = figure.subplots(1, len(panels), squeeze=False)[0]
   for panel, (heading, curves) in zip(axes, panels.items(), strict=True):
     for name, curve in curves.items():
+      checks.real_array(f"panels[{heading!r}][{name!r}]", curve)
       values = np.asarray(curve, np.float64)
       if values.shape != (2, *x.shape) or not np.all(np.isfinite(values)) or np.any(values[1] < 0):
         checks.fail(
@@ -225,7 +231,8 @@ def bands(
     panel.set_xlabel(xlabel)
     panel.set_ylim(bottom=min(0, panel.get_ylim()[0]))
     panel.grid(alpha=0.3)
-    panel.legend()
+    if curves:
+      panel.legend()
   axes[0].set_ylabel(ylabel)
   figure.suptitle(title)
   return figure

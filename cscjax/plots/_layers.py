@@ -114,7 +114,7 @@ def layers(
 def _atoms(panel: Any, layers: Sequence[CodedLayer], i: int, most: int) -> None:
   """Draws the effective atoms of the channels of layer i with the most nonzeros, in one or two rows."""
   code = np.asarray(layers[i].new_code[0])
-  used = np.count_nonzero(code, axis=(0, 1))
+  used = np.count_nonzero(code, axis=tuple(range(code.ndim - 1)))
   channels = np.argsort(-used, kind="stable")[:most]
   tiles = np.moveaxis(effective_atoms(layers[: i + 1], channels.tolist()), -1, 0)
   draw_tiles(panel, tiles, len(tiles) if len(tiles) <= 4 else -(-len(tiles) // 2))
@@ -127,7 +127,8 @@ def _activity(panel: Any, code: ArrayLike) -> None:
   code = np.asarray(code, np.float64)
   fraction = np.count_nonzero(code) / code.size
   name = f"Σ|code|, {fraction:.1%} ≠ 0{nonfinite_note(code)}"
-  show(panel, np.abs(code).sum(axis=-1), name, cmap="magma", vmin=0)
+  activity = np.abs(code).sum(axis=tuple(range(2, code.ndim)))
+  show(panel, activity, name, cmap="magma", vmin=0)
 
 
 def _sparsity(panel: Any, fractions: np.ndarray) -> None:

@@ -57,8 +57,8 @@ def convolutional_matrices(
     >>> [panel.get_title() for panel in figure.axes[:2]]
     ['dilation 1: µ = 0.47', 'dilation 2: µ = 0.00']
   """
-  if not dilations:
-    checks.fail("dilations", dilations, "at least one dilation")
+  if not isinstance(dilations, Sequence | np.ndarray) or not len(dilations):
+    checks.fail("dilations", dilations, "a sequence of at least one dilation")
   figure = new_figure(4 * len(dilations) + 0.8, 4)
   panels = figure.subplots(1, len(dilations), squeeze=False)[0]
   limit = largest_magnitude(np.asarray(filters))

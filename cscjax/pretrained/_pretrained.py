@@ -113,7 +113,7 @@ def load_pretrained(name: str, *, folder: str | os.PathLike[str] | None = None) 
     `.card` describes how it was made.
 
   Raises:
-    ValueError: If there is none of this name, its files are damaged, or it is of another version of the
+    ValueError: If the name is unknown, its files are damaged, or it is of another version of the
       network.
     OSError: If a file cannot be read.
 
@@ -187,18 +187,21 @@ def save_pretrained(
   description: dict[str, Any] = {"card": _checked_card(card)}
   if not (isinstance(value, ConvDictionary) or hasattr(value, "save_weights")):
     checks.fail("value", value, "a ConvDictionary or a LoadedRun")
+  from cscjax.runs import replaced
+
   path = pathlib.Path(folder) / f"{name}.safetensors"
   path.parent.mkdir(parents=True, exist_ok=True)
-  if isinstance(value, ConvDictionary):
-    filters = {"filters": np.asarray(value.filters, order="C")}
-    path.write_bytes(safetensors.numpy.save(filters))
-    description |= {"kind": "dictionary", "geometry": value.geometry}
-  else:
-    value.save_weights(path)
-    description |= {"kind": "network"}
-  description["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-  text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-  path.with_suffix(".json").write_text(text, encoding="utf-8")
+  # Both files are complete before either replaces a former one.
+  with replaced(path) as weights, replaced(path.with_suffix(".json")) as text:
+    if isinstance(value, ConvDictionary):
+      filters = {"filters": np.asarray(value.filters, order="C")}
+      weights.write_bytes(safetensors.numpy.save(filters))
+      description |= {"kind": "dictionary", "geometry": value.geometry}
+    else:
+      value.save_weights(weights)
+      description |= {"kind": "network"}
+    description["sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+    text.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _place(folder: str | os.PathLike[str] | None) -> pathlib.Path:

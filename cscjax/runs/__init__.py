@@ -16,7 +16,8 @@ from cscjax.runs._config import (
   own_augmentation,
 )
 from cscjax.runs._execute import Run, execute, make_run
-from cscjax.runs._load import LoadedRun, Prediction, load_run, load_weights
+from cscjax.runs._load import load_run, load_weights
+from cscjax.runs._loaded_run import LoadedRun, Prediction
 from cscjax.runs._processes import connect
 from cscjax.runs._recorded import current_fields, read_config, recorded_fields
 from cscjax.runs._workdir import environment, open_lock, replaced, write_json

@@ -15,7 +15,8 @@ import optax
 from cscjax import training
 from cscjax.data import Dataset
 from cscjax.models import create_model, model_fields
-from cscjax.runs._config import DEFAULT, INT32, KEYS, Config, RunError, network_fields
+from cscjax.runs._config import DEFAULT, KEYS, Config, RunError, network_fields
+from cscjax.runs._fields import INT32
 
 UNROLLED = 9
 """Largest number of blocks in a stage that a GPU runs without a loop over them (56 layers)."""
@@ -287,6 +288,10 @@ def device_memory() -> int:
 
 
 def chance_accuracy(labels: np.ndarray) -> float:
-  """Returns the accuracy of always predicting the most frequent class, plus three standard errors."""
+  """Returns the accuracy below which a network has learned nothing.
+
+  It is that of always predicting the most frequent class, plus three standard errors. For a small test
+  set these can exceed 1, so the sum is at most halfway from that accuracy to 1.
+  """
   fraction = float(np.max(np.bincount(labels)) / len(labels))
-  return fraction + 3 * math.sqrt(fraction * (1 - fraction) / len(labels))
+  return fraction + min(3 * math.sqrt(fraction * (1 - fraction) / len(labels)), (1 - fraction) / 2)

@@ -6,6 +6,7 @@ import tempfile
 import warnings
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from cscjax.data import DataError, find_cache_dir
 from cscjax.runs._config import Config, RunError
@@ -24,8 +25,9 @@ def use_compilation_cache(config: Config) -> None:
   Raises:
     RunError: If the directory `config.compilation_cache` cannot be written.
   """
+  compilation_cache.reset_cache()  # JAX keeps the cache of an earlier run of this process
+  jax.config.update("jax_enable_compilation_cache", config.compilation_cache != OFF)
   if config.compilation_cache == OFF:
-    jax.config.update("jax_enable_compilation_cache", False)
     return
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

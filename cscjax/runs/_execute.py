@@ -107,7 +107,7 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
 
   Args:
     run: The run, from `make_run`.
-    stopped: Called after every call of the device; it must return the same on every process. Once it
+    stopped: Called after every compiled call; it must return the same on every process. Once it
       returns True, the run ends with a checkpoint. Executing the run again resumes it.
     progress: Whether to show a progress bar on stderr, or lines if stderr is not a terminal.
 
@@ -230,7 +230,7 @@ def _summarize(run: Run, outcome: training.Outcome, rows: list[dict[str, Any]]) 
   }
   status, step = outcome.status, int(outcome.state.step)
   complete = status == "ok" and step == run.config.epochs * run.plan.steps_per_epoch
-  if complete and (last["test"] or 0.0) <= chance_accuracy(run.dataset.test.labels):
+  if complete and (last["test"] or 0.0) < chance_accuracy(run.dataset.test.labels):
     status = "diverged"
   rates = [row["images_per_second"] for row in rows if row["split"] == "train"]
   rates = [rate for rate in rates if rate is not None]

@@ -1,5 +1,6 @@
 """The initial weights of a run that starts from a trained network."""
 
+import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -8,10 +9,14 @@ import jax
 
 from cscjax import training
 from cscjax.data import Dataset
+from cscjax.runs._build import make_model
 from cscjax.runs._config import Config, RunError
-from cscjax.runs._load import LoadedRun, load_run, load_weights
+from cscjax.runs._load import load_run, load_weights
+from cscjax.runs._loaded_run import LoadedRun
 
 _CLASSIFIER = "params/classifier/"  # the path of the parameters that depend on the number of classes
+_FREE = {"num_classes", "dtype", "remat", "unroll", "channel_multiple", "parent", "name"}
+"""The fields of a network that may differ from those of the network from which it starts."""
 
 
 def check_initial(config: Config, dataset: Dataset, trainer: training.Trainer) -> None:
@@ -37,7 +42,8 @@ def initialized(config: Config, state: training.TrainState) -> training.TrainSta
   """
   if config.init_from is None:
     return state
-  found, differences = _by_path(_load(config.init_from).variables), []
+  source = _load(config.init_from)
+  found, differences = _by_path(source.variables), []
 
   def choose(name: str, now: Any) -> Any:
     trained = found.pop(name, None)
@@ -51,11 +57,19 @@ def initialized(config: Config, state: training.TrainState) -> training.TrainSta
   variables = {"params": state.params, **state.variables}
   chosen = [choose(name, leaf) for name, leaf in _by_path(variables).items()]
   differences += [f"{name} is unknown" for name in found]
+  differences += _other_fields(source.model, make_model(config, source.model.num_classes))
   if differences:
     expected = "expected the same network, for images with as many channels"
     raise RunError(f"{expected}, got {config.init_from} ({differences[0]})", "init_from")
   variables = jax.tree.unflatten(jax.tree.structure(variables), chosen)
   return state.replace(params=variables.pop("params"), variables=variables)
+
+
+def _other_fields(there: Any, here: Any) -> list[str]:
+  """Returns the fields in which two networks differ that can have equal variables."""
+  names = {field.name for field in dataclasses.fields(here)} - _FREE
+  pairs = {name: (getattr(there, name, None), getattr(here, name)) for name in sorted(names)}
+  return [f"{name} is {a!r}, expected {b!r}" for name, (a, b) in pairs.items() if a != b]
 
 
 def _load(path: str) -> LoadedRun:

@@ -86,7 +86,7 @@ def together(config: Config, fingerprint: str | None = None) -> Iterator[None]:
 
 def _is_same_everywhere(value: Any) -> bool:
   """Whether a JSON value is the same on all processes."""
-  checksum = zlib.crc32(json.dumps(value).encode()) >> 1  # within int32
+  checksum = zlib.crc32(json.dumps(value).encode()) >> 1  # shifted into the range of int32
   return training.process_max(checksum) == -training.process_max(-checksum)
 
 

@@ -16,7 +16,7 @@ from cscjax.runs._config import OWN, Config, RunError
 from cscjax.runs._recorded import info_as_json
 from cscjax.runs._workdir import replaced
 
-_KEY = "cscjax"  # of the entry of the file's metadata, a JSON object as in config.json
+_KEY = "cscjax"  # key in the metadata of the file; the entry is a JSON object as in config.json
 # Fields that mean nothing on another machine.
 _PLACES = OWN | {"coordinator", "init_from", "num_processes"}
 
@@ -55,5 +55,6 @@ def read_weights(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   except (OSError, safetensors.SafetensorError) as error:
     raise RunError(f"cannot read {path}: {error}", "path") from error
   except (KeyError, ValueError) as error:
-    raise RunError(f"{path} does not describe its network; save_weights does so", "path") from error
+    problem = f"{path} is not a file of save_weights: it does not describe its network"
+    raise RunError(problem, "path") from error
   return unflatten_dict(tensors, sep="/"), description

@@ -170,7 +170,8 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
     path: The file to replace. It stays as it is if the context ends with an exception.
 
   Yields:
-    The temporary path, in the same directory. It is renamed to `path` at the end of the context.
+    The temporary path, in the same directory. It is renamed to `path` at the end of the context, and
+    removed after an exception.
 
   Raises:
     OSError: If the temporary file cannot be renamed.
@@ -185,8 +186,13 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
     'done'
   """
   scratch = path.with_name(path.name + ".tmp")
-  yield scratch
-  os.replace(scratch, path)
+  try:
+    yield scratch
+    os.replace(scratch, path)
+  except BaseException:
+    with contextlib.suppress(OSError):  # the disk may be gone
+      scratch.unlink()
+    raise
 
 
 def open_lock(path: pathlib.Path) -> int:

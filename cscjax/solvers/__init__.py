@@ -39,8 +39,9 @@ from cscjax.solvers._lasso._fista import fista, ista
 from cscjax.solvers._lasso._implicit import PolishedCode, polished
 from cscjax.solvers._lasso._iterate import Differentiate, SolverResult
 from cscjax.solvers._lasso._omp import OMPResult, omp
-from cscjax.solvers._lasso._problem import Lasso, as_mask
+from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._proximal_gradient import FISTA, ISTA, FISTAState, ISTAState
+from cscjax.solvers._lasso._signals import as_mask
 from cscjax.solvers._lasso._solver import Solver
 from cscjax.solvers._lasso._working_set import WorkingSet, WorkingSetState
 from cscjax.solvers._multilayer._layered import layered_bp, layered_thresholding

@@ -21,15 +21,15 @@ def as_step(name: str, step: ArrayLike | None, dictionary: Dictionary, x: jax.Ar
     bound = lax.stop_gradient(lipschitz(dictionary, x.shape[x.ndim - dictionary.signal_ndim :]))
     step = 1 / jnp.where(bound > 0, bound, 1)
   else:
-    check_step(name, step)
+    check_scalar(name, step, positive=True)
   return jnp.asarray(step, x.dtype)
 
 
-def check_step(name: str, step: ArrayLike) -> None:
-  """Raises ValueError if a step is not a positive scalar."""
-  checks.all_at_least(name, step, 0, open_bound=True)
-  if jnp.ndim(step) != 0:
-    checks.fail(name, jnp.shape(step), "a scalar")
+def check_scalar(name: str, value: ArrayLike, *, positive: bool = False) -> None:
+  """Raises ValueError if a value is not a nonnegative or, if `positive`, a positive scalar."""
+  checks.all_at_least(name, value, 0, open_bound=positive)
+  if jnp.ndim(value) != 0:
+    checks.fail(name, jnp.shape(value), "a scalar")
 
 
 def list_as_code(name: str, values: Any, code: Code) -> Any:
@@ -76,7 +76,5 @@ def iteration_limit(
     return checks.int_at_least("iterations", 100 if iterations is None else iterations, 0)
   if iterations is not None:
     checks.fail("iterations", iterations, "None if tolerance is given (use max_iterations)")
-  checks.all_at_least("tolerance", tolerance, 0)
-  if jnp.ndim(tolerance) != 0:
-    checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
+  check_scalar("tolerance", tolerance)
   return checks.positive_int("max_iterations", 1000 if max_iterations is None else max_iterations)

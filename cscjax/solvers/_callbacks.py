@@ -181,9 +181,10 @@ def _bar(title: str, iterations: int, first: int) -> Callback:
         bar = tqdm(desc=title, total=iterations, initial=first, dynamic_ncols=True)
       if bar is None:  # an element of `vmap` that goes on after another has stopped
         return
-      residual = "" if stats.residual is None else f", residual {np.max(stats.residual):.1e}"
-      mean = np.mean(np.asarray(stats.objective, np.float64))
-      bar.set_postfix_str(f"objective {mean:.4g}{residual}", refresh=stats.is_last)
+      if np.size(stats.objective):  # a batch may have no signals
+        residual = "" if stats.residual is None else f", residual {np.max(stats.residual):.1e}"
+        mean = np.mean(np.asarray(stats.objective, np.float64))
+        bar.set_postfix_str(f"objective {mean:.4g}{residual}", refresh=stats.is_last)
       bar.update(stats.iteration - bar.n)
       if stats.is_last:
         bar.close()

@@ -28,7 +28,7 @@ class RelativePenalty(PyTree):
 
 
 def relative(fraction: ArrayLike) -> RelativePenalty:
-  """Returns a penalty that is a fraction of the smallest one for which the code is zero, `beta_max`.
+  """Returns a penalty that is a fraction of `beta_max`, the smallest penalty for which the code is zero.
 
   With `beta=relative(0.1)`, a solver uses the penalty `0.1 * beta_max(dictionary, x)`, with its own mask
   and constraint. In a batch, each signal has a penalty of its own, so that its code is the same as

@@ -36,7 +36,8 @@ def unfolded_pursuit(
 
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     proxes: Proximal operators, one for the thresholding and one for each further iteration: functions
       from code to code, such as a soft threshold or a batch norm with a ReLU.
     step: Step size, positive. 1/L is the usual value, where L is the largest eigenvalue of D^T D. The
@@ -99,7 +100,8 @@ def initialized_thresholding(
 
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     init: The code from which the step starts, of the shape of `dictionary.analysis(x)`.
     prox: The proximal operator: a function from code to code.
     c: Weight of the correction term, a scalar; -L in theory. If None, the term is left out (a ResNet).
@@ -160,9 +162,10 @@ def multilayer_pursuit(
   computed once. With one layer, the result is that of `unfolded_pursuit`.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     proxes: For each layer, a sequence of proximal operators: one for the thresholding and one for each
       further iteration. All layers have equally many.
     steps: Step sizes, one per layer, positive. The thresholding does not use them: there the step is
@@ -235,9 +238,10 @@ def layered_pursuit(
   are concatenated along the channels to be the signal of the next layer.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     proxes: For each layer, a sequence of proximal operators: one for the thresholding and one for each
       further iteration. The layers may differ in their number of iterations.
     steps: Step sizes, one per layer, positive. The thresholding does not use them: there the step is

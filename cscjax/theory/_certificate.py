@@ -100,6 +100,10 @@ class CertificateRow:
 class Certificate:
   """The result of `certify`. Its printed form is a table, followed by conditions that hold or fail.
 
+  The columns of the table are fields of `CertificateRow`: `mu` is `coherence`, `stripe` is `sparsity`,
+  `bound` is `uniqueness_bound`, and `fails` is `failed`; `thresholding`, `bp`, `recovery` and
+  `stability` are upper bounds on errors.
+
   Attributes:
     noise: eps_0, the bound on the noise of the signals.
     rows: One row per layer.

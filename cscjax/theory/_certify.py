@@ -91,13 +91,15 @@ def certify(
 
   Args:
     dictionaries: The dictionaries D_1, ..., D_k, or a network with a method `pursuit_layers`.
-    x: At least one signal, batch axes first.
-    noise: eps_0 >= 0, the bound on ||E||^P_{2,inf}.
-    betas: For each layer the threshold or penalty that the bounds are for, one number per layer. By
-      default the values that the theorems choose. Without noise there is none for layered BP, which
+    x: At least one signal, of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in
+      three, [..., n] for a dense dictionary).
+    noise: eps_0 >= 0, the bound on ||E||^P_{2,inf}, the largest norm of the noise in a patch (or on
+      ||E||_2, where stated above).
+    betas: The threshold or penalty of each layer for which the bounds are stated, one number per layer.
+      By default, the values that the theorems choose. Without noise, there is none for layered BP, which
       requires beta > 0.
-    codes: The code of each layer, planted or computed before. If missing, the codes are computed with
-      `betas` and `solver`. Must be None for a network, which computes its own codes.
+    codes: The code of each layer, planted or computed before. If None, the codes are computed with
+      `betas` and `solver`. It must be None for a network, which computes its own codes.
     solver: The solver that computes missing codes: "thresholding" (`layered_thresholding` with signed
       codes and steps 1) or "bp" (layered BP). The codes of layered BP are polished in float64, each for
       the exact code of the layer before, as in `stability`.

@@ -14,7 +14,7 @@ from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
 from cscjax.theory._lasso_stability import Stability, as_distances, as_float64, stability
 
-ROUNDING = 1e-12  # of a sum of cosines
+ROUNDING = 1e-12  # rounding error of a sum of cosines
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -125,7 +125,8 @@ def encoder_gap(
 
   Args:
     dictionary: The dictionary D, of any kind.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
       `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.

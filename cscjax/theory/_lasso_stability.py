@@ -18,7 +18,7 @@ from cscjax.solvers import Lasso, PolishedCode, fista, polished
 if TYPE_CHECKING:
   from cscjax.theory._signal_stability import SignalStability
 
-TOLERANCE = 1e-4  # of the solver that finds a missing code, which is then polished
+TOLERANCE = 1e-4  # tolerance of the solver that finds a missing code, which is then polished
 SHOWN = 20  # largest number of signals in a printed table
 
 
@@ -173,8 +173,7 @@ class Stability:
 
     For noise t times this direction, t small and of either sign, the solution moves by |t| / s, where s
     is the smallest singular value of the atoms that may be active without noise (with a ridge or groups,
-    by less).
-    Stronger noise lets further atoms become active, and other directions can then be worse.
+    by less). Stronger noise lets further atoms become active, and other directions can then be worse.
 
     Returns:
       An array of the shape of the signals, each of norm 1 (with a mask, after multiplication by its
@@ -282,7 +281,8 @@ def stability(
   Args:
     dictionary: The dictionary D, of any kind. For classes of your own, the atoms in S are synthesized
       one by one.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
       `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal. Atoms with a penalty of zero can

@@ -41,7 +41,7 @@ def uniqueness_bound(coherence: ArrayLike) -> jax.Array:
 
 
 def is_unique(sparsity: ArrayLike, coherence: ArrayLike) -> jax.Array:
-  """Tests whether a code of this sparsity is the unique sparsest code of the signal that it synthesizes.
+  """Tests whether a code of this sparsity is the unique sparsest code of its signal.
 
   The test is sparsity < (1 + 1 / mu) / 2. It is sufficient, not necessary: a code that fails it can
   still be unique.

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
   from cscjax.theory._planted import PlantedSupport
 
-ROUNDING = 1e-13  # relative, of the coherence and of sums of cosines
+ROUNDING = 1e-13  # relative rounding error of the coherence and of sums of cosines
 
 
 @dataclasses.dataclass(frozen=True)

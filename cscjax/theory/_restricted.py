@@ -15,13 +15,13 @@ from scipy.sparse import csgraph
 from cscjax.dictionaries import Dictionary, with_methods
 
 DENSE = 200  # largest number of atoms in a piece whose eigenvalues are computed
-DENSE_VECTOR = 2000  # the same, for an eigenvector
+DENSE_VECTOR = 2000  # the same for an eigenvector
 BAND = 2**25  # largest number of entries of a banded factor: 256 MiB
 NORM_BAND = 2**22  # the same, where it takes longer to prove a norm than it is worth
-NORM_MARGIN = 1e-3  # relative, of the square of a norm that is proved
-FRACTIONS = (0.9999, 0.99, 0.9, 0.5)  # of the eigenvalue found, one of which is then proved
-PRECISION = 1e-5  # relative, of that eigenvalue
-ITERATIONS = 500  # of the Lanczos method
+NORM_MARGIN = 1e-3  # relative margin of the square of a norm that is proved
+FRACTIONS = (0.9999, 0.99, 0.9, 0.5)  # fractions of the eigenvalue, tried in turn as a proved bound
+PRECISION = 1e-5  # relative precision of that eigenvalue
+ITERATIONS = 500  # iterations of the Lanczos method
 
 SparseMatrix = Any
 """A sparse array of SciPy, which has no type annotations."""

@@ -12,15 +12,15 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.ops import compact_repr, highest_precision, power_iteration
 
-OVERSHOOT = 1.02  # of DeepFool's steps, which end behind the boundary that a linear network would have
-RADIUS_CHANGE = 0.1  # of the sphere in the first step of the projected gradient ascent, relative
+OVERSHOOT = 1.02  # factor of DeepFool's steps, so that they end behind the boundary of a linear network
+RADIUS_CHANGE = 0.1  # relative change of the radius in the first step of projected gradient ascent
 BISECTIONS = 20
 POWER_ITERATIONS = 20
 
 
 @runtime_checkable
 class GainedClassifier(Protocol):
-  """A classifier whose Lipschitz constants are known; the networks, with their parameters bound, are."""
+  """A classifier with known Lipschitz constants, such as a network with its parameters bound."""
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """Returns the logits of a batch.

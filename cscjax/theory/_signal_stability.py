@@ -22,7 +22,7 @@ ENDS = tuple(2 ** (-i / 4) for i in range(16))
 """The bound is an integral over 0..noise, which is cut at these fractions of the noise. 1/s grows with
 the noise, so that its value at the end of a segment bounds the integral over the segment."""
 RESOLUTION = 1.1  # relative precision of `largest_noise`
-PRECISION = 1e-3  # relative, of `noise_within`
+PRECISION = 1e-3  # relative precision of `noise_within`
 
 
 def gain(s: float, ridge: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
+from cscjax.checks import one_line
 from cscjax.training._checkpoint_format import (
   CheckpointError,
   DamagedError,
@@ -49,7 +50,6 @@ class Checkpoints:
   the other processes, which do not need access to the directory.
 
   Example:
-    >>> import pathlib
     >>> import jax
     >>> from cscjax import training
     >>> from cscjax.models import create_model
@@ -57,7 +57,7 @@ class Checkpoints:
     >>> model = create_model("msdnet", num_classes=2, depth=1, width=2)
     >>> trainer = training.Trainer(model, training.sgd(schedule), schedule, batch_size=4)
     >>> state = trainer.create_state((4, 4, 1), jax.random.key(0))
-    >>> checkpoints = training.Checkpoints(pathlib.Path("checkpoints"))
+    >>> checkpoints = training.Checkpoints("checkpoints")
     >>> checkpoints.save(state, seconds=1.5)
     >>> checkpoints.restore(state).seconds
     1.5
@@ -66,7 +66,7 @@ class Checkpoints:
 
   def __init__(
     self,
-    directory: pathlib.Path,
+    directory: str | os.PathLike[str],
     *,
     read_only: bool = False,
     run: str | None = None,
@@ -85,7 +85,7 @@ class Checkpoints:
       architecture: Version of the network's computation, see `cscjax.models.ARCHITECTURES`. A checkpoint
         of another version is an error. A checkpoint without a version, from cscjax 0.1.0, has version 1.
     """
-    self._directory, self._read_only = directory.absolute(), read_only
+    self._directory, self._read_only = pathlib.Path(directory).absolute(), read_only
     self._run, self._architecture = run, architecture
     self._checkpointer = None
     if not is_first():
@@ -128,7 +128,7 @@ class Checkpoints:
       self._checkpointer.save(folder, args=Save(state, meta))
     except Exception as error:  # Orbax raises many exception types if a file cannot be written
       self._remove_leftovers()
-      raise OSError(f"cannot write the checkpoint of step {step}: {_reason(error)}") from error
+      raise OSError(f"cannot write the checkpoint of step {step}: {one_line(error)}") from error
     for number in sorted(number for number in own if number < step)[:-1]:
       if number != best:
         self._delete(number)
@@ -192,12 +192,12 @@ class Checkpoints:
       except DamagedError as error:
         kept = "" if self._read_only else f", kept as {_set_aside(folder, 'damaged').name}"
         warnings.warn(
-          f"skipped the damaged checkpoint of step {step}{kept}: {_reason(error)}", stacklevel=3
+          f"skipped the damaged checkpoint of step {step}{kept}: {one_line(error)}", stacklevel=3
         )
       except CheckpointError as error:
         raise CheckpointError(f"cannot use the checkpoint of step {step}: {error}") from error
       except OSError as error:
-        raise OSError(f"cannot read the checkpoint of step {step}: {_reason(error)}") from error
+        raise OSError(f"cannot read the checkpoint of step {step}: {one_line(error)}") from error
     return None
 
   def _numbers(self, *, warn: bool = False) -> list[int]:
@@ -260,8 +260,3 @@ def _set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
     target = folder.with_name(f"{folder.name}.{why}-{count}")
   os.rename(folder, target)
   return target
-
-
-def _reason(error: Exception) -> str:
-  """Returns the message of an error on one line of at most 200 characters."""
-  return " ".join(str(error).split())[:200] or type(error).__name__

@@ -87,7 +87,8 @@ def fit(
 
   Raises:
     ValueError: If an argument is out of range or of a wrong type, if the module does not return one
-      logit per class, or if `batch_size` is larger than the training split.
+      logit per class, if `batch_size` is larger than the training split, or if the plan has another
+      number of steps per epoch than the training split.
     CheckpointError: If the last checkpoint does not fit the model.
     OSError: If a checkpoint or the metrics cannot be read or written.
 
@@ -108,7 +109,7 @@ def fit(
   if not isinstance(data, Dataset):
     checks.fail("data", type(data).__name__, "a data set, such as one of cscjax.data.make_dataset")
   trainer = _trainer(model, optimizer, batch_size)
-  plan = epochs if isinstance(epochs, Plan) else _plan(epochs, data, trainer.batch_size)
+  plan = _plan(epochs, data, trainer.batch_size)
   key = jax.random.key(0) if key is None else key
   checks.prng_key("key", key)
   parameter_key, training_key = jax.random.split(key)
@@ -158,11 +159,16 @@ def _trainer(
   return model
 
 
-def _plan(epochs: int, data: Dataset, batch_size: int) -> Plan:
-  """Returns the plan of a number of epochs."""
+def _plan(epochs: int | Plan, data: Dataset, batch_size: int) -> Plan:
+  """Returns the plan of a number of epochs, or a given one after checking that it fits the data."""
   steps = len(data.train) // batch_size
   if steps == 0:
     checks.fail("batch_size", batch_size, f"at most {len(data.train)}, the training examples")
+  if isinstance(epochs, Plan):
+    if epochs.steps_per_epoch != steps:  # else the order of the examples would depend on the clock
+      expected = f"a plan with steps_per_epoch={steps}, for {len(data.train)} training examples"
+      checks.fail("epochs", epochs, expected)
+    return epochs
   total = checks.positive_int("epochs", epochs) * steps
   return Plan(total, steps, "test" if data.validation is None else "validation")
 

@@ -56,15 +56,16 @@ class Plan:
       after the last step. The default is "test".
     evaluate_epochs: Number of epochs between evaluations, >= 1. The run is also evaluated after its last
       step. The default is 1.
-    checkpoint_seconds: Seconds after which a checkpoint is written, also within an epoch. See `fit` for
-      the checkpoints at evaluations. The default is 300.
-    dispatch_seconds: Intended duration of a compiled call of many steps, in seconds. The default is 1.
+    checkpoint_seconds: Seconds >= 0 after which a checkpoint is written, also within an epoch. See `fit`
+      for the checkpoints at evaluations. The default is 300.
+    dispatch_seconds: Intended duration of a compiled call of many steps, in seconds >= 0. The default is
+      1.
     keep_best: Whether the checkpoint with the highest accuracy on `split` is kept, which must then be
       "validation": a checkpoint that is chosen on the test set has no honest test accuracy. The default
       is False.
 
   Raises:
-    ValueError: If `keep_best` is set and `split` is "test".
+    ValueError: If a value is out of range, or if `keep_best` is set and `split` is "test".
 
   Example:
     >>> from cscjax import training
@@ -82,7 +83,12 @@ class Plan:
   keep_best: bool = False
 
   def __post_init__(self) -> None:
-    if self.keep_best and self.split == "test":
+    for name in ("total_steps", "steps_per_epoch", "evaluate_epochs"):
+      checks.positive_int(name, getattr(self, name))
+    checks.one_of("split", self.split, ("test", "validation"))
+    for name in ("checkpoint_seconds", "dispatch_seconds"):
+      checks.in_range(name, getattr(self, name), 0)
+    if checks.boolean("keep_best", self.keep_best) and self.split == "test":
       checks.fail("keep_best", True, "False without a validation split on which to choose")
 
   def splits_after(self, step: int) -> list[str]:

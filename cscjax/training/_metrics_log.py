@@ -32,19 +32,17 @@ class MetricsLog:
     rows: All rows, oldest first, without their checksums.
 
   Example:
-    >>> import pathlib
     >>> from cscjax import training
-    >>> path = pathlib.Path("metrics.jsonl")
-    >>> log = training.MetricsLog(path, last_step=0)
+    >>> log = training.MetricsLog("metrics.jsonl", last_step=0)
     >>> row = {"step": 10, "epoch": 1.0, "split": "test", "loss": 0.5, "accuracy": 0.8}
     >>> log.write({**row, "images_per_second": None})
-    >>> training.read_metrics(path)[0]["accuracy"]
+    >>> training.read_metrics("metrics.jsonl")[0]["accuracy"]
     0.8
   """
 
   rows: list[dict[str, Any]]
 
-  def __init__(self, path: pathlib.Path | None, *, last_step: int = LAST_STEP) -> None:
+  def __init__(self, path: str | os.PathLike[str] | None, *, last_step: int = LAST_STEP) -> None:
     """Opens the file, and removes the rows after `last_step` and the damaged or unfinished ones.
 
     Args:
@@ -56,7 +54,7 @@ class MetricsLog:
     Raises:
       OSError: If the file cannot be read or written.
     """
-    self._path = path
+    self._path = None if path is None else pathlib.Path(path)
     self.rows = [] if path is None else read_metrics(path)
     self.drop_after(last_step)
 
@@ -105,7 +103,7 @@ class MetricsLog:
     os.replace(scratch, self._path)
 
 
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   """Reads the rows of a metrics.jsonl file.
 
   A row is dropped if its checksum does not match, if a value has the wrong type or range, or if an
@@ -123,16 +121,15 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     OSError: If the file cannot be read.
 
   Example:
-    >>> import pathlib
     >>> from cscjax import training
     >>> row = {"step": 10, "epoch": 1.0, "split": "test", "loss": 0.5, "accuracy": 0.8}
-    >>> log = training.MetricsLog(pathlib.Path("metrics.jsonl"), last_step=0)
+    >>> log = training.MetricsLog("metrics.jsonl", last_step=0)
     >>> log.write({**row, "images_per_second": None})
-    >>> [row["accuracy"] for row in training.read_metrics(pathlib.Path("metrics.jsonl"))]
+    >>> [row["accuracy"] for row in training.read_metrics("metrics.jsonl")]
     [0.8]
   """
   try:
-    content = read_file(path)
+    content = read_file(pathlib.Path(path))
   except FileNotFoundError:
     return []
   rows, damaged = {}, 0

@@ -25,7 +25,7 @@ class Packing:
   def __init__(self, like: dict[str, Any]) -> None:
     named, self._structure = jax.tree.flatten_with_path(like)
     self._shapes = [leaf.shape for _, leaf in named]
-    self._members: dict[str, list[int]] = {}  # of each vector, the indices of its leaves
+    self._members: dict[str, list[int]] = {}  # indices of the leaves in each vector
     for index, (path, leaf) in enumerate(named):
       # The names are such that `is_decayed` works for the vectors too.
       name = f"{'kernel' if is_decayed(path) else 'rest'}_{leaf.dtype.name}"

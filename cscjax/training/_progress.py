@@ -10,9 +10,9 @@ LINE_SECONDS = 10.0  # least time between two lines about training
 
 
 class Lines:
-  """Progress of a run as lines on stderr, at most one about training every 10 seconds.
+  """The progress of a run as lines on stderr, with at most one line about training every 10 seconds.
 
-  The time left follows from the mean speed since the first call of the device, and later since the first
+  The time left follows from the mean speed since the first compiled call, and later since the first
   evaluation, because these two compile.
 
   Implements the protocol `cscjax.training.Progress`. `Lines(step, total)` belongs to a run that starts
@@ -37,7 +37,7 @@ class Lines:
     Args:
       step: Number of training steps done.
       metrics: "loss" and "accuracy" of the current epoch.
-      images_per_second: Speed of the last call of the device; None for the first call, which compiles.
+      images_per_second: Speed of the last compiled call; None for the first call, which compiles.
     """
     if images_per_second is None:
       self._compiled(step)

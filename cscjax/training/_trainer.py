@@ -82,7 +82,8 @@ class Trainer:
       `jax.default_matmul_precision`; None (the default) for JAX's current setting.
 
   Raises:
-    ValueError: If `parallel` is unknown, or if `batch_size` is not a multiple of the number of devices.
+    ValueError: If `batch_size`, `shift` or `parallel` is out of range, `flip` is not a bool, or
+      `batch_size` is not a multiple of the number of devices.
 
   Example:
     >>> import jax
@@ -116,6 +117,9 @@ class Trainer:
   matmul_precision: str | None = None
 
   def __post_init__(self) -> None:
+    checks.positive_int("batch_size", self.batch_size)
+    checks.int_at_least("shift", self.shift, 0)
+    checks.boolean("flip", self.flip)
     checks.one_of("parallel", self.parallel, MODES)
     if self.mesh is not None and self.batch_size % self.mesh.size:
       checks.fail(
@@ -189,10 +193,13 @@ class Trainer:
     epoch_key = jax.random.fold_in(shuffle_key, state.step // steps_per_epoch)
     order = jax.random.permutation(epoch_key, data.labels.shape[0])
 
-    packings = Packing(state.params), Packing(state.variables)
-    for packing in packings:
-      state = packing.pack(state)
-    step = self._on_parts(functools.partial(self._step, *packings))
+    of_params, of_variables = Packing(state.params), Packing(state.variables)
+    state = state.replace(
+      params=of_params.pack(state.params),
+      variables=of_variables.pack(state.variables),
+      opt_state=of_params.pack(state.opt_state),
+    )
+    step = self._on_parts(functools.partial(self._step, of_params, of_variables))
 
     def body(_: jax.Array, state: TrainState) -> TrainState:
       position = state.step % steps_per_epoch
@@ -202,9 +209,11 @@ class Trainer:
       return step(state.replace(metrics=fresh), data, (batch, keys))
 
     state = lax.fori_loop(0, count, body, state)
-    for packing in packings:
-      state = packing.unpack(state)
-    return state
+    return state.replace(
+      params=of_params.unpack(state.params),
+      variables=of_variables.unpack(state.variables),
+      opt_state=of_params.unpack(state.opt_state),
+    )
 
   def evaluate_batches(
     self,

@@ -23,7 +23,7 @@ from cscjax.ops import tikhonov_lowpass
 from experiments import cli
 from experiments.benchmarks.objective import Coding, DenseLasso, Learning, Problem
 
-LENGTH, CHANNELS, TAPS, ATOMS = 1000, 5, 50, 10  # of the simulated signals
+LENGTH, CHANNELS, TAPS, ATOMS = 1000, 5, 50, 10  # sizes of the simulated signals
 
 
 def make(case: str) -> Problem:

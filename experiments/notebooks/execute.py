@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 FOLDER = pathlib.Path(__file__).parent
-DPI = 72  # of the stored pictures, at which the widest plots fit the pages of GitHub
+DPI = 72  # resolution of the stored pictures, at which the widest plots fit the pages of GitHub
 METADATA = {
   "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
   "language_info": {"name": "python"},

@@ -284,6 +284,13 @@ def test_val_is_the_validation_set_if_there_is_a_test_set(tmp_path, names, expec
   assert (len(data.test), data.validation and len(data.validation)) == expected
 
 
+def test_a_folder_beside_those_of_the_sets_gives_a_warning(tmp_path):
+  for name in ("train", "test", "valid"):
+    folder(tmp_path / name)
+  with pytest.warns(UserWarning, match=r"^dataset: .*: expected the folders train, .* ignored valid$"):
+    assert load_dataset(f"folder:{tmp_path}").validation is None
+
+
 def test_grey_images_among_others_become_rgb(tmp_path):
   name = folder(tmp_path, RGB)
   write(tmp_path / "ant" / "last.png", GREY[0])
@@ -323,6 +330,16 @@ BAD_FOLDERS = {
     "pets/cat/a.png: not a readable image",
     "",
     lambda path: ((path / "cat").mkdir(), cut(path / "cat/a.png")),
+  ),
+  "a pipe": (
+    "pets/cat/a.png: not a readable image",
+    "",
+    lambda path: ((path / "cat").mkdir(), os.mkfifo(path / "cat/a.png")),
+  ),
+  "a broken link": (
+    "pets/cat/a.png: not a readable image",
+    "",
+    lambda path: ((path / "cat").mkdir(), (path / "cat/a.png").symlink_to("gone")),
   ),
   "16 bits": (
     "pets/cat/a.png: not a readable image .*more than 8 bits",

@@ -32,6 +32,7 @@ DICTIONARIES = {
   "few_atoms": (_conv(3, 3, 1, padding=((2, 1),)), (6, 3)),
   "augmented": (cscjax.IdentityAugmented(_conv(3, 1, 2)), (6, 1)),
   "scaled": (cscjax.ScaledDictionary(_conv(3, 1, 2), jnp.float32(-3)), (6, 1)),
+  "scaled_by_zero": (cscjax.ScaledDictionary(_conv(3, 1, 2), 0.0), (5, 1)),
   "scaled_atoms": (cscjax.ScaledDictionary(_conv(3, 1, 2), jnp.array([2.0, 0.5])), (6, 1)),
   "scaled_parts": (
     cscjax.ScaledDictionary(cscjax.IdentityAugmented(_conv(3, 1, 2)), (2.0, jnp.array([1.0, 3.0]))),

@@ -235,6 +235,11 @@ def test_scaled_fit_by_hand():
   np.testing.assert_allclose(fit.scale, [[1], [1e200], [-1]])
 
 
+def test_no_signals():
+  fit = scaled_fit(np.zeros((0, 3)), np.zeros((2, 0, 3)))
+  assert fit.scale.shape == fit.error.shape == (2, 0)
+
+
 def test_fractions_are_of_new_coefficients():
   (d1, x, (a, z)), *_ = dense()
   z = jnp.zeros(z.shape).at[0, 0, 0, 0].set(-2.0)
@@ -245,6 +250,7 @@ def test_fractions_are_of_new_coefficients():
 
 BAD = {
   "no layers": ("layers", lambda layers: effective_atoms([])),
+  "no layers to count": ("layers", lambda layers: nonzero_fraction([])),
   "a channel too many": ("channels", lambda layers: effective_atoms(layers, [3])),
   "a negative channel": ("channels", lambda layers: effective_atoms(layers, [-1])),
   "no channels": ("channels", lambda layers: effective_atoms(layers, [])),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import cscjax
-from cscjax.dictionaries._lanczos import certified_bound, lanczos_steps
+from cscjax.dictionaries._lipschitz_constant import certified_bound, lanczos_steps
 from cscjax.dictionaries._symbol import symbol_constant
 from tests import references
 

@@ -81,6 +81,7 @@ def test_a_current_config_json_is_repeated(old, tmp_path):
   assert parse([f"--from_config={path}"]) == config
   assert pair(f"--from_config={path}", "--augmentation=none") == (0, False)
   assert pair(f"--from_config={path}", "--shift=3") == (3, old[1])
+  assert pair(f"--from_config={path}", "--shift=0", "--noflip") == (0, False)
 
 
 @pytest.mark.parametrize("old", OLD.values())

@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments.notebooks import execute
 
-NOTEBOOKS = sorted(execute.FOLDER.glob("*.ipynb"))
+NOTEBOOKS = sorted(execute.FOLDER.glob("*.ipynb"), reverse=True)  # the longest one first
 NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d*)?(?:e[+-]?\d+)?")
 TOLERANCE = (
   0.2  # relative, because rounding differs between machines and versions, and training amplifies it

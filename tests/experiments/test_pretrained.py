@@ -12,6 +12,8 @@ import pytest
 from cscjax import pretrained
 from cscjax.pretrained import load_pretrained
 from experiments import learn_dictionaries
+from experiments import publish as publish_command
+from experiments.cli import UsageError
 from tests.faults import harness
 
 
@@ -52,6 +54,29 @@ def test_a_dictionary_is_learned(tmp_path, monkeypatch):
 def publish(*arguments):
   command = [sys.executable, "-m", "experiments.publish", *arguments]
   return subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, check=False)
+
+
+SUMMARY = {"status": "ok", "steps": 22, "parameters": 5, "test_accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+  ("text", "message"),
+  [
+    (None, "ended well, got one that is not complete$"),
+    (json.dumps(SUMMARY | {"status": "diverged"}), "ended well, got one that is diverged$"),
+    # The run was resumed, and killed after a later checkpoint.
+    (json.dumps(SUMMARY | {"steps": 11}), "ended well, got one that is not complete$"),
+    ('{"status": "ok"', r"summary\.json cannot be used"),
+    ("[]", r"summary\.json cannot be used \(summary: expected an object"),
+    (json.dumps({"status": "ok", "steps": 22}), "summary: lacks parameters"),
+  ],
+)
+def test_a_run_that_has_not_ended_well_is_not_published(tmp_path, text, message):
+  path = tmp_path / "summary.json"
+  if text is not None:
+    path.write_text(text)
+  with pytest.raises(UsageError, match=f"^--workdir: .*{message}"):
+    publish_command._summary(path, 22)
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_an_unknown_system_is_an_error():
 
 @pytest.mark.slow
 def test_two_systems(tmp_path):
-  systems = ("msdnet6", "msdcsc6_u2")
+  systems = ("feed_forward", "msdnet6")
   smaller = {"epochs": 1, "decay_epochs": (), "width": 4}
   found = list(robustness.rows(systems, [3], 4, 2, tmp_path, **smaller))
   assert [(row["system"], row["seed"], row["width"]) for row in found] == [(s, 3, 4) for s in systems]

@@ -42,6 +42,10 @@ def network(name="msd_csc", x=BATCH, **fields):
   return jax.eval_shape(model.init, jax.random.key(0), x)
 
 
+def layer(module):
+  return jax.eval_shape(module.init, jax.random.key(0), BATCH)
+
+
 def small(x):
   return network(x=x, depth=2, width=4)
 
@@ -252,6 +256,21 @@ CALLS = {
   "network: one dilation, no list": ("dilations", lambda: network(dilations=3)),
   "network: no dilations": ("dilations", lambda: network(dilations=())),
   "network: c NaN": ("c", lambda: network("res_csc", c=NAN)),
+  "network: norm a word": ("norm", lambda: network(norm="no")),
+  "network: norm a word, ml_csc": ("norm", lambda: network("ml_csc", norm="no")),
+  "network: norm a word, resnet": ("norm", lambda: network("resnet", norm="no")),
+  "layer: nonnegative a word": ("nonnegative", lambda: models.CSCLayer(4, nonnegative="no")),
+  "layer: untied a word": ("untied", lambda: models.CSCLayer(4, untied="no")),
+  "layer: signed < 0": ("signed", lambda: models.MSDCSCLayer(4, signed=-1)),
+  "layer: more zeros than signed": ("zeros", lambda: models.MSDCSCLayer(4, signed=1, zeros=2)),
+  "layer: more zeros than channels": (
+    "zeros",
+    lambda: layer(models.MSDCSCLayer(4, signed=3, zeros=3)),
+  ),
+  "block: rule unknown": ("rule", lambda: models.ResCSCBlock(4, rule="resnet20")),
+  "block: c without correction": ("c", lambda: models.ResCSCBlock(4, rule="plain", c=0.5)),
+  "block: stride 0": ("stride", lambda: models.ResCSCBlock(4, stride=0)),
+  "block: fewer features than channels": ("features", lambda: layer(models.ResCSCBlock(2))),
   "network: c a word": ("c", lambda: network("res_csc", c="small")),
   # plots
   "plot: atoms in words": ("filters", lambda: plots.atoms("abc")),

@@ -56,7 +56,7 @@ def _stand_in():
   def build(config, model, dataset, mesh):
     trainer = types.SimpleNamespace(
       model=None,
-      batch_size=len(dataset.test),  # one batch of the test set
+      batch_size=config.batch_size,
       schedule=lambda step: np.float32(0.1),
       create_state=create_state,
       put=lambda tree: tree,

@@ -25,7 +25,7 @@ def test_four_devices_learn_what_one_device_learns():
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_process_learns():
-  """Each process has two devices and half of the images."""
+  """Each process has two devices, and half of the images and the masks."""
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     port = probe.getsockname()[1]
@@ -43,8 +43,8 @@ def test_two_processes_learn_what_one_process_learns():
   ]
   (out, error), _ = [process.communicate(timeout=900) for process in processes]
   assert [process.returncode for process in processes] == [0, 0], error
-  images, learner = process_check.images(), process_check.LEARNER
-  state = learner.step(images, learner.init(images))
-  expected = learner.run(images, steps=3, batch_size=4, state=state).dictionary.filters
+  images, mask, learner = process_check.images(), process_check.masks(), process_check.LEARNER
+  state = learner.step(images, learner.init(images, mask=mask), mask=mask)
+  expected = learner.run(images, steps=3, batch_size=4, state=state, mask=mask).dictionary.filters
   filters = json.loads(out.splitlines()[-1])  # Gloo prints lines before
   np.testing.assert_allclose(np.float32(filters), expected, atol=1e-5)

@@ -222,6 +222,14 @@ def test_key_jit_and_types():
   assert integers.dictionary.filters.dtype == jnp.float32
 
 
+@pytest.mark.slow
+def test_images_that_a_compiled_function_closes_over():
+  images = jnp.asarray(_noise_images())
+  learn = functools.partial(learn_dictionary, images, kernel=((3, 2),), steps=2)
+  got = jax.jit(lambda beta: learn(beta).dictionary.filters)(0.5)
+  np.testing.assert_allclose(got, learn(0.5).dictionary.filters, atol=1e-5)
+
+
 _X = np.zeros((2, 6, 6, 1), np.float32)
 _FILTERS = jnp.zeros((3, 3, 1, 2))
 _STATE = LearningState(

@@ -61,7 +61,6 @@ def test_objects_of_different_classes_have_different_structures():
   same_fields = [
     cscjax.MaskedDictionary(conv, jnp.ones(1)),
     cscjax.ScaledDictionary(conv, jnp.ones(1)),
-    cscjax.ProductDictionary(conv, jnp.ones(1)),
     type("UserDictionary", (cscjax.ScaledDictionary,), {})(conv, jnp.ones(1)),
   ]
   structures = [_structure(d) for d in same_fields]

@@ -27,6 +27,19 @@ def chain(depth=4, channels=1):
   return found
 
 
+def test_a_grey_dictionary_on_colour_images():
+  colour = cscjax.ChannelwiseDictionary(cscjax.ConvDictionary(jnp.ones((3, 3, 1, 5)) / 3))
+  signal = jnp.asarray(RNG.uniform(size=(2, 6, 5, 3)), jnp.float32)
+  code = colour.analysis(signal)
+  layer = CodedLayer(colour, signal, code)
+  atoms = effective_atoms([layer])
+  np.testing.assert_allclose(atoms[:, :, 1], np.full((3, 3, 5), 1 / 3), rtol=1e-6)
+  assert not np.any(atoms[:, :, ::2])  # an atom lies in one channel
+  tiles, activity, *_ = plots.layers([layer]).axes
+  assert tiles.get_title() == "layer 1: 5 of 5 atoms, 3×3 pixels"
+  np.testing.assert_allclose(pictures(activity), np.sum(code[0], axis=(-2, -1)), rtol=1e-5)
+
+
 def pictures(panel):
   (drawn,) = panel.get_images()
   return np.ma.filled(drawn.get_array(), np.nan)

@@ -83,6 +83,19 @@ def test_a_dictionary_is_saved_with_its_geometry(saved):
   assert pretrained_names(folder) == ["a.b"]
 
 
+def test_a_failed_write_keeps_the_former_files(saved, monkeypatch):
+  D, folder = saved
+  before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+  def full(*_, **__):
+    raise OSError("no space left")
+
+  monkeypatch.setattr(pathlib.Path, "write_text", full)
+  with pytest.raises(OSError, match="no space left"):
+    save_pretrained(D.replace(filters=2 * D.filters), "a.b", folder, CARD)
+  assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_a_network_is_saved(tmp_path):
   network = load_pretrained("digits").network
   save_pretrained(network, "again", tmp_path, CARD)

@@ -187,6 +187,13 @@ def test_an_interrupted_run_resumes_and_ends_with_the_same_bits(tmp_path):
   assert digests[0] == digests[1]
 
 
+def test_a_run_whose_checkpoints_are_gone_is_not_drawn(tmp_path):
+  one = record("msdnet6", 87.0)
+  (tmp_path / "work" / one.job.name).mkdir(parents=True)
+  reproduce.draw(one, tmp_path, None)
+  assert not (tmp_path / "pictures").exists()
+
+
 def test_no_run_starts_at_the_end_of_the_budget(tmp_path, capsys):
   arguments = ("--protocol=reduced", "--dataset=digits", "--rows=feed_forward", "--budget_minutes=0.01")
   assert reproduce.main(parse(*arguments, f"--results={tmp_path}")) == 0
@@ -197,15 +204,22 @@ def test_no_run_starts_at_the_end_of_the_budget(tmp_path, capsys):
 def command(results, *arguments):
   return [
     *(sys.executable, "-m", "experiments.reproduce", "--protocol=reduced", "--dataset=digits"),
-    *("--rows=msdnet6,feed_forward", "--seeds=0", f"--results={results}", *arguments),
+    *("--rows=msdnet6", "--seeds=0,1", f"--results={results}", *arguments),
   ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """The results of a queue without interruption."""
+  results = tmp_path_factory.mktemp("queue") / "whole"
+  subprocess.run(command(results), cwd=ROOT, check=True, capture_output=True)
+  return results
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_queue_interrupted_at_random_moments_ends_like_an_uninterrupted_one(tmp_path, number):
-  whole, parts = tmp_path / "whole", tmp_path / "parts"
-  subprocess.run(command(whole), cwd=ROOT, check=True, capture_output=True)
+def test_a_queue_interrupted_at_random_moments_ends_like_an_uninterrupted_one(whole, tmp_path, number):
+  parts = tmp_path / "parts"
   rng, ends = random.Random(number), []
   for _ in range(3):
     process = subprocess.Popen(command(parts), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

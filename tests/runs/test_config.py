@@ -1,7 +1,10 @@
 """Invalid configurations: the error message begins with the name of the field."""
 
 import dataclasses
+import json
+import pathlib
 
+import numpy as np
 import pytest
 
 from cscjax.runs import Config, current_fields
@@ -23,6 +26,13 @@ BAD = [
   {"learning_rate": 0.0},
   {"learning_rate": float("nan")},
   {"learning_rate": float("inf")},
+  {"nesterov": "false"},
+  {"norm": 1},
+  {"decay_epochs": 75},
+  {"dilations": "123"},
+  {"decay_epochs": [10.5]},
+  {"workdir": ""},
+  {"cache_dir": 3},
   {"decay_epochs": (115, 75)},
   {"decay_epochs": (0,)},
   {"decay_factor": 0.0},
@@ -32,6 +42,7 @@ BAD = [
   {"momentum": -0.9},
   {"weight_decay": -1e-4},
   {"augmentation": "crop"},
+  {"augmentation": "none", "shift": 4, "flip": True},
   {"shift": -4},
   {"seed": -1},
   {"precision": "float16"},
@@ -59,6 +70,34 @@ def test_an_invalid_value_is_named(bad):
   name = next(iter(bad))  # the other fields make this one invalid
   with pytest.raises(ValueError, match=rf"^{name}: expected .*, got "):
     Config(**bad)
+
+
+def test_values_of_numpy_lists_and_paths_become_those_that_json_can_hold():
+  given = Config(
+    seed=np.int64(3),
+    learning_rate=np.float32(0.5),
+    nesterov=np.True_,
+    decay_epochs=range(10, 20, 5),
+    dilations=[1, np.int64(2)],
+    workdir=pathlib.Path("runs", "a"),
+  )
+  plain = Config(
+    seed=3, learning_rate=0.5, nesterov=True, decay_epochs=(10, 15), dilations=(1, 2), workdir="runs/a"
+  )
+  assert given == plain
+  assert hash(given) == hash(plain)
+  assert json.dumps(dataclasses.asdict(given)) == json.dumps(dataclasses.asdict(plain))
+
+
+def test_a_copy_with_another_augmentation_does_not_keep_the_old_one():
+  config = Config(dataset="cifar10")
+  with pytest.raises(
+    ValueError, match=r"^augmentation: expected 'standard', or None for shift and flip"
+  ):
+    dataclasses.replace(config, augmentation="none")
+  copy = dataclasses.replace(config, augmentation="none", shift=None, flip=None)
+  assert (copy.shift, copy.flip) == (0, False)
+  assert dataclasses.replace(config, shift=2).augmentation == "auto"
 
 
 def test_every_field_has_a_help_text_and_the_defaults_are_valid():

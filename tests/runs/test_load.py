@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from cscjax import runs
 from cscjax.data import DataError, load_dataset
-from cscjax.runs import Config, RunError, _execute, _load
+from cscjax.runs import Config, RunError, _execute, _loaded_run
 from tests.faults import harness
 
 TINY = Config(
@@ -48,7 +48,7 @@ def workdir(tmp_path_factory):
 @pytest.fixture
 def trained(workdir, monkeypatch):
   """The run, in a place without its data set."""
-  monkeypatch.setattr(_load, "load_dataset", missing)
+  monkeypatch.setattr(_loaded_run, "load_dataset", missing)
   return runs.load_run(workdir)
 
 
@@ -103,6 +103,19 @@ def test_other_images_are_refused(trained, what):
   for method in (trained.predict, trained.codes, trained.certify):
     with pytest.raises(ValueError, match=f"^images: expected .*{message}"):
       method(images)
+
+
+def test_no_images_have_no_codes(trained):
+  none = np.zeros((0, 8, 8, 1), np.uint8)
+  for method in (trained.codes, trained.certify, trained.certify_labels):
+    with pytest.raises(ValueError, match=r"^images: expected at least one image, got \(0, 8"):
+      method(none)
+
+
+@pytest.mark.parametrize("platforms", ["cpu", (), ("cpu", "abacus")])
+def test_unknown_platforms_are_refused(trained, platforms):
+  with pytest.raises(ValueError, match=r"^platforms: expected .*cpu, cuda, rocm, tpu, got"):
+    trained.export(platforms)
 
 
 def test_bytes_are_refused_where_the_data_are_floats(trained):
@@ -167,7 +180,7 @@ def old(workdir, tmp_path):
 
 
 def test_the_statistics_of_an_old_run_are_computed(old, trained, digits, monkeypatch):
-  monkeypatch.setattr(_load, "load_dataset", load_dataset)
+  monkeypatch.setattr(_loaded_run, "load_dataset", load_dataset)
   again, images = runs.load_run(old), digits.test.images[:3]
   assert again.recorded is None
   for found, expected in zip(again.predict(images), trained.predict(images), strict=True):
@@ -202,6 +215,24 @@ def test_weights_are_saved_with_all_that_is_needed(trained, digits, tmp_path):
   tensors = safetensors.numpy.load_file(path)
   kernel = trained.variables["params"]["classifier"]["kernel"]
   np.testing.assert_array_equal(tensors["params/classifier/kernel"], kernel)
+
+
+def test_a_run_in_float32_loads_if_float64_is_enabled(workdir, trained, digits, x64):
+  again = runs.load_run(workdir)
+  jax.tree.map(np.testing.assert_array_equal, again.variables, trained.variables)
+  assert {leaf.dtype for leaf in jax.tree.leaves(again.variables)} == {np.dtype(np.float32)}
+  labels = again.predict(digits.test.images[:20]).labels
+  np.testing.assert_array_equal(labels, trained.predict(digits.test.images[:20]).labels)
+
+
+def test_weights_in_float64_come_back(trained, tmp_path):
+  with jax.enable_x64(True):  # as a run in float64, whose running statistics are float32
+    variables = jax.jit(trained.model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1), jnp.float32))
+    variables = jax.device_get(variables)
+  dataclasses.replace(trained, variables=variables).save_weights(tmp_path / "a.safetensors")
+  loaded = runs.load_weights(tmp_path / "a.safetensors")
+  jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+  assert loaded.variables["params"]["layer_0"]["filters"].dtype == np.float64
 
 
 def rewrite(path, change):

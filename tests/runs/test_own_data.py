@@ -153,6 +153,8 @@ OTHERS = {
   "width": ({"width": 5}, r"layer_0/norm_0/mean is float32\[4\], expected float32\[5\]"),
   "a deeper network": ({"depth": 2}, "layer_1/norm_0/mean is missing, expected"),
   "fewer iterations": ({"unfolding": 0}, "batch_stats/layer_0/norm_1/mean is unknown"),
+  "other dilations": ({"dilations": (2,)}, r"dilations is \(1, 2, 3\), expected \(2,\)"),
+  "another solver": ({"solver": "fista"}, "solver is 'ista', expected 'fista'"),
   "no run": ({"init_from": "nowhere"}, "no run in nowhere"),
   "no weights": ({"init_from": __file__}, "cannot read .*test_own_data.py"),
 }

@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from cscjax import runs
-from cscjax.runs import Config, RunError, _execute
+from cscjax.runs import Config, RunError, _build, _execute
+from cscjax.runs._compilation_cache import use_compilation_cache
 from cscjax.training import MetricsLog, normalize
 from tests.faults.harness import contents, rows
 
@@ -125,6 +127,67 @@ def test_a_run_restores_the_settings_of_jax():
   before = jax.config.jax_threefry_partitionable, jax.config.jax_transfer_guard
   runs.make_run(TINY)
   assert (jax.config.jax_threefry_partitionable, jax.config.jax_transfer_guard) == before
+
+
+@pytest.mark.parametrize(
+  ("labels", "expected"),
+  [
+    (np.arange(10_000) % 10, 0.1 + 3 * (0.1 * 0.9 / 10_000) ** 0.5),
+    (np.arange(8) % 2, 0.75),  # three standard errors above a half are more than 1
+    (np.zeros(5, int), 1.0),
+  ],
+)
+def test_perfect_accuracy_is_never_that_of_chance(labels, expected):
+  assert _build.chance_accuracy(labels) == pytest.approx(expected)
+
+
+def test_a_perfect_network_on_a_small_test_set_has_not_diverged(tmp_path):
+  images = np.repeat(np.uint8([0, 255] * 20), 16).reshape(40, 4, 4)  # black (0) and white (1)
+  np.savez(tmp_path / "a.npz", train_images=images, train_labels=np.arange(40) % 2)
+  config = dataclasses.replace(TINY, dataset=f"npz:{tmp_path / 'a.npz'}", workdir=tmp_path / "run")
+  config = dataclasses.replace(config, batch_size=16, epochs=20, max_steps=None)
+  summary = runs.execute(runs.make_run(config), progress=False)
+  assert (summary["test_accuracy"], summary["status"]) == (1.0, "ok")
+
+
+def test_a_temporary_file_is_removed_after_an_error(tmp_path):
+  def write(path, text):
+    with runs.replaced(path) as scratch:
+      scratch.write_text("half")
+      scratch.write_text(text)
+
+  with pytest.raises(TypeError):
+    write(tmp_path / "a", None)
+  assert contents(tmp_path) == {}
+
+
+@pytest.fixture
+def _cache_settings():
+  """Restores the settings of JAX's cache of compiled programs."""
+  names = [
+    *("jax_enable_compilation_cache", "jax_compilation_cache_dir"),
+    *(f"jax_persistent_cache_min_{name}" for name in ("compile_time_secs", "entry_size_bytes")),
+  ]
+  before = {name: getattr(jax.config, name) for name in names}
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("_cache_settings")
+def test_each_run_of_a_process_has_its_own_compilation_cache(tmp_path, monkeypatch):
+  """JAX itself keeps the first cache of a process."""
+  monkeypatch.undo()
+
+  def programs(name, factor):
+    use_compilation_cache(Config(compilation_cache=name if name == "off" else tmp_path / name))
+    jax.jit(lambda x: factor * x).lower(1.0).compile()
+    return {folder.name: len(list(folder.glob("*-cache"))) for folder in tmp_path.iterdir()}
+
+  assert programs("one", 2.0) == {"one": 1}
+  assert programs("off", 3.0) == {"one": 1}
+  assert programs("two", 4.0) == {"one": 1, "two": 1}
 
 
 def test_a_system_without_locks_gives_a_warning(tmp_path, monkeypatch):

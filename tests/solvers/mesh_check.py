@@ -91,10 +91,6 @@ CONVOLUTIONAL = {  # name -> (function, whether its result has the batch axis)
   "admm, tolerance": (_code(cscjax.admm, **TIGHT), True),
   "steps of FISTA": (_steps(solvers.FISTA()), True),
   "steps of ADMM": (_steps(solvers.ADMM()), True),
-  "basis_pursuit, tolerance": (
-    lambda x, w: solvers.basis_pursuit(cscjax.ConvDictionary(w), x, 3.0, tolerance=1e-6).code,
-    True,
-  ),
   "ml_ista": (_layered(cscjax.ml_ista, iterations=3), True),
   "ml_fista": (_layered(cscjax.ml_fista, iterations=3), True),
   "layered_bp": (_layered(cscjax.layered_bp, iterations=3), True),

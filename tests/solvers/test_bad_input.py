@@ -25,6 +25,10 @@ def ista(dictionary=MATRIX, x=VECTOR, beta=0.1, **options):
   return cscjax.ista(dictionary, x, beta, **options)
 
 
+def fista(dictionary=MATRIX, x=VECTOR):
+  return cscjax.fista(dictionary, x, 0.1, iterations=1)
+
+
 def layered(dictionaries=(MATRIX,), x=VECTOR, betas=(0.1,), **options):
   return cscjax.layered_thresholding(dictionaries, x, betas, **options)
 
@@ -95,6 +99,38 @@ CALLS = {
     "code",
     lambda: PAIR.residual((IMAGE, jnp.ones((2, 6, 5, 4))), IMAGE),
   ),
+  # compositions of dictionaries
+  "scaled: filters, not a dictionary": ("dictionary", lambda: cscjax.ScaledDictionary(FILTERS, 2.0)),
+  "scaled: length of the factor": ("factor", lambda: fista(cscjax.ScaledDictionary(MATRIX, [1.0, 2.0]))),
+  "scaled: factor with more axes than the code": (
+    "factor",
+    lambda: cscjax.ScaledDictionary(MATRIX, jnp.ones((2, 5))).analysis(VECTOR),
+  ),
+  "masked: atoms, not a dictionary": (
+    "dictionary",
+    lambda: cscjax.MaskedDictionary([[1.0], [2.0]], VECTOR),
+  ),
+  "masked: no channels": ("mask", lambda: fista(cscjax.MaskedDictionary(CONV, jnp.ones((6, 5))), IMAGE)),
+  "masked: mask with more axes than the signal": (
+    "mask",
+    lambda: cscjax.MaskedDictionary(MATRIX, jnp.ones((2, 3))).analysis(VECTOR),
+  ),
+  "stacked: one dictionary": ("dictionaries", lambda: cscjax.StackedDictionary(MATRIX)),
+  "stacked: arrays": ("dictionaries", lambda: cscjax.StackedDictionary([FILTERS, FILTERS])),
+  "product: a matrix": ("second", lambda: cscjax.ProductDictionary(MATRIX, ATOMS)),
+  "channelwise: filters": ("dictionary", lambda: cscjax.ChannelwiseDictionary(FILTERS)),
+  "channelwise: vectors": ("dictionary", lambda: fista(cscjax.ChannelwiseDictionary(MATRIX))),
+  "complex: an array": (
+    "imag",
+    lambda: cscjax.dictionaries.ComplexDictionary(MATRIX, ATOMS),
+  ),
+  "complex: other codes": (
+    "imag",
+    lambda: fista(
+      cscjax.dictionaries.ComplexDictionary(MATRIX, cscjax.MatrixDictionary(jnp.ones((3, 4)))),
+      jnp.ones((2, 3)),
+    ),
+  ),
   # functions of a dictionary
   "lipschitz: no channels": ("signal_shape", lambda: cscjax.lipschitz(CONV, (6, 5))),
   "lipschitz: circular, no channels": (
@@ -128,6 +164,13 @@ CALLS = {
   "ista: negative step": ("step", lambda: ista(step=-1.0)),
   "ista: step NaN": ("step", lambda: ista(step=np.nan)),
   "ista: step infinite": ("step", lambda: ista(step=np.inf)),
+  "ista: step True": ("step", lambda: ista(step=True)),
+  "ista: beta True": ("beta", lambda: ista(beta=True)),
+  "ista: tolerance True": ("tolerance", lambda: ista(tolerance=True)),
+  "objective: code that broadcasts": (
+    "code",
+    lambda: cscjax.Lasso(MATRIX, jnp.ones((2, 3)), 0.1).objective(jnp.ones(5)),
+  ),
   "ista: a step for each coefficient": ("step", lambda: ista(step=jnp.ones(5))),
   "ista: negative iterations": ("iterations", lambda: ista(iterations=-1)),
   "ista: iterations 2.0": ("iterations", lambda: ista(iterations=2.0)),
@@ -201,6 +244,9 @@ def test_shapes_are_checked_while_tracing():
     lambda: CONV.synthesis(jnp.ones((7, 6, 5, 4)), [7, 6, 5, 2]),
     lambda: PAIR.synthesis((IMAGE, jnp.ones((6, 5, 4)))),
     lambda: cscjax.lipschitz(MATRIX, [3]),
+    lambda: fista(cscjax.ScaledDictionary(MATRIX, [1.0, 2.0, 1.0, 2.0, 1.0])),
+    lambda: fista(cscjax.MaskedDictionary(MATRIX, [1, 0, 1])),
+    lambda: fista(cscjax.SeparableDictionary([[[1.0], [2.0]], [[3.0]]], [[1.0], [2.0]]), IMAGE),
     lambda: layered(betas=(-0.1,), nonnegative=True),
   ],
 )

@@ -96,6 +96,34 @@ def test_noise_that_no_code_reaches(x64):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(dtype):
+  problem = dense(2)
+  atoms, x = (jnp.asarray(array, dtype) for array in (problem.d, problem.x))
+  result = cscjax.basis_pursuit(cscjax.MatrixDictionary(atoms), x, 0.5)
+  exact = [np.asarray(array, np.float32) for array in (atoms, x)]
+  expected = cscjax.basis_pursuit(cscjax.MatrixDictionary(exact[0]), exact[1], 0.5)
+  assert bool(result.converged)
+  assert {array.dtype for array in (result.code, result.beta, result.residual_norm)} == {atoms.dtype}
+  for found, wanted in zip(result[:3], expected[:3], strict=True):
+    np.testing.assert_allclose(np.asarray(found, np.float32), wanted, rtol=0.01, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_signal_with_nan_does_not_hold_up_others():
+  """The search ends with that of the other signal, instead of trying all 40 penalties."""
+  problem = dense(2)
+  x = np.stack([problem.x, problem.x])
+  alone = cscjax.basis_pursuit(problem.dictionary, x, 0.5)
+  x[0, 3] = np.nan
+  result = cscjax.basis_pursuit(problem.dictionary, x, 0.5)
+  assert result.converged.tolist() == [False, True]
+  assert int(result.iterations) == int(alone.iterations)
+  np.testing.assert_array_equal(result.code[1], alone.code[1])
+  assert np.all(np.isnan(result.code[0]))
+
+
+@pytest.mark.slow
 def test_derivatives_against_finite_differences(x64):
   problem = dense(3, n=20, m=40)
   weights = np.random.default_rng(0).normal(size=40)

@@ -208,6 +208,8 @@ def test_a_progress_bar_for_each_run(capfd):
   jax.vmap(lambda x: run(x, iterations=15).code)(jnp.stack([problem.x, 2 * problem.x]))
   jax.effects_barrier()
   assert capfd.readouterr().err.count("100%") == 1
+  run(np.zeros((0, problem.x.size)), iterations=15)  # a batch without signals
+  assert capfd.readouterr().err.count("100%") == 1
   run(problem.x, iterations=0)
   cscjax.fista(problem.dictionary, problem.x, 0.2)
   assert capfd.readouterr().err == ""

@@ -39,6 +39,20 @@ def project(ds, x, sparsities):
   return code, trace
 
 
+def test_what_is_not_finite_is_not_coded_as_zero():
+  dictionaries, _, x = sparse_problem()
+  x = np.stack([x, x]).reshape(2, 7, 6, 1)
+  x[0, 3, 2] = np.nan
+  result = cscjax.ml_projection(dictionaries, x, (1000, 2))
+  assert result.diverged.tolist() == [True, False]
+  for code in result.codes:
+    assert np.all(np.isnan(code[0]))
+    assert np.all(np.isfinite(code[1]))
+  filters = dictionaries[0].filters.at[0, 0, 0, 0].set(jnp.nan)
+  codes = cscjax.ml_projection([cscjax.ConvDictionary(filters)], x, (2,)).codes[0]
+  assert np.all(np.isnan(codes))
+
+
 @pytest.mark.parametrize("sparsities", [(1000, 6), pytest.param((12, 6), marks=pytest.mark.slow)])
 def test_against_numpy(x64, sparsities):
   dictionaries, ds, x = sparse_problem()

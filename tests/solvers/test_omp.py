@@ -121,6 +121,16 @@ def test_float32():
   np.testing.assert_allclose(result.code, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_half_precision():
+  """The factorization is that of float32: in bfloat16, 20 atoms would leave most of the signal."""
+  rng = np.random.default_rng(0)
+  atoms = jnp.asarray(rng.normal(size=(20, 40)), jnp.bfloat16)
+  x = jnp.asarray(rng.normal(size=20), jnp.bfloat16)
+  result = cscjax.omp(cscjax.MatrixDictionary(atoms), x, sparsity=20)
+  assert result.code.dtype == result.residual_norm.dtype == jnp.bfloat16
+  assert float(result.residual_norm[-1]) < 1e-4 * float(result.residual_norm[0])
+
+
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
 def test_dependent_and_zero_atoms(size):
   """With copies, multiples and sums of atoms, and zeros, there are no NaNs and no dependent picks."""

@@ -109,6 +109,23 @@ def test_optimality(x64, solver, name):
   assert violation(problem.d, problem.x.ravel(), code, **conditions) < 1e-6
 
 
+@pytest.mark.parametrize("joint_axes", [None, pytest.param(-1, marks=pytest.mark.slow)])
+def test_a_code_that_violates_the_constraint(x64, joint_axes):
+  """At [-0.9], the derivative vanishes on the negative half-line, but the solution is 0."""
+  problem = cscjax.MatrixDictionary(jnp.eye(2)), jnp.array([-1.0, 2.0])
+  options = {"beta": 0.1, "nonnegative": np.array([True, False]), "joint_axes": joint_axes}
+  code = jnp.array([-0.9, 1.9])
+  result = cscjax.polished(*problem, code, **options)
+  np.testing.assert_allclose(result.code, [0, 1.9], atol=1e-12)
+  assert float(result.violation) == 0
+  assert np.isinf(cscjax.duality_gap(*problem, code, **options))
+  lasso = cscjax.Lasso(*problem, **options)
+  assert np.isinf(lasso.objective(code))
+  start = cscjax.solvers.FISTA(1.0).run(lasso, init=code, iterations=0)
+  np.testing.assert_allclose(start.code, [0, 1.9], atol=1e-12)
+  np.testing.assert_allclose(start.objective[0], lasso.objective(start.code), rtol=1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("positive", [False, True])
 def test_ridge_is_the_elastic_net_of_scikit_learn(x64, positive):

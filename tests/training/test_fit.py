@@ -45,6 +45,9 @@ class Linear(nn.Module):
 TRAINER = training.Trainer(Linear(), optax.sgd(0.5), optax.constant_schedule(0.5), 4)  # compiled once
 
 
+LARGE = dataclasses.replace(TRAINER, batch_size=23)
+
+
 def fitted(dataset=DATA, **options):
   return training.fit(TRAINER, dataset, **{"epochs": 3, **options})
 
@@ -115,9 +118,9 @@ def calls(count) -> Callable[[], bool]:
 
 def test_it_resumes_from_its_checkpoints(tmp_path):
   def run(**options):
-    checkpoints = training.Checkpoints(tmp_path / "checkpoints")
+    checkpoints = training.Checkpoints(str(tmp_path / "checkpoints"))
     with contextlib.closing(checkpoints):
-      log = training.MetricsLog(tmp_path / "metrics.jsonl")
+      log = training.MetricsLog(str(tmp_path / "metrics.jsonl"))
       return fitted(epochs=10, checkpoints=checkpoints, log=log, **options)
 
   stopped = run(stopped=calls(12))
@@ -125,7 +128,7 @@ def test_it_resumes_from_its_checkpoints(tmp_path):
   assert 0 < int(stopped.state.step) < 50
   resumed = run()
   assert_same(resumed, fitted(epochs=10))
-  assert resumed.rows == training.read_metrics(tmp_path / "metrics.jsonl")
+  assert resumed.rows == training.read_metrics(str(tmp_path / "metrics.jsonl"))
   assert run().rows == resumed.rows  # nothing is left to do
 
 
@@ -190,12 +193,41 @@ class TwoClasses(nn.Module):
     ("optimizer: expected None with a Trainer", TRAINER, {"optimizer": optax.sgd(0.1)}),
     ("optimizer: expected an Optax optimizer, got 'adam'", Linear(), {"optimizer": "adam"}),
     ("model: expected a Flax module", jax.nn.relu, {}),
+    (
+      "epochs: expected a plan with steps_per_epoch=5, .* got Plan",
+      TRAINER,
+      {"epochs": training.Plan(8, 4)},
+    ),
+    ("batch_size: expected at most 22", LARGE, {"epochs": training.Plan(8, 4)}),
     (r"model: expected logits \[N, 3\] for images .*, got \(1, 2\)", TwoClasses(), {"batch_size": 4}),
   ],
 )
 def test_bad_arguments(message, model, options):
   with pytest.raises(ValueError, match=f"^{message}"):
     training.fit(model, DATA, **{"epochs": 1, **options})
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [
+    ("total_steps", 0),
+    ("steps_per_epoch", 2.0),
+    ("evaluate_epochs", 0),
+    ("split", "train"),
+    ("checkpoint_seconds", -1),
+    ("dispatch_seconds", float("nan")),
+    ("keep_best", "no"),
+  ],
+)
+def test_a_plan_out_of_range(name, value):
+  with pytest.raises(ValueError, match=f"^{name}: expected "):
+    training.Plan(**{"total_steps": 10, "steps_per_epoch": 5, name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("shift", -1), ("flip", "no")])
+def test_a_trainer_out_of_range(name, value):
+  with pytest.raises(ValueError, match=f"^{name}: expected "):
+    dataclasses.replace(TRAINER, **{name: value})
 
 
 def test_data_that_are_not_a_data_set():

@@ -3,6 +3,7 @@
 from functools import partial
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,12 +56,35 @@ def _reference_step(model, optimizer, state, images, labels):
   return state.replace(params=params, variables=variables, opt_state=opt_state), loss
 
 
+class Averaged(nn.Module):
+  """A model without weight decay that keeps a mean, and an average of its parameters beside them."""
+
+  @nn.compact
+  def __call__(self, x, *, train=False):
+    """Returns the logits [N, 3]."""
+    x = x.reshape(len(x), -1)
+    mean = self.variable("batch_stats", "mean", jnp.zeros, x.shape[1:])
+    weights = self.param("weights", nn.initializers.normal(), (x.shape[1], 3))
+    average = self.variable("average", "weights", lambda: weights)
+    if train and not self.is_initializing():
+      mean.value = 0.9 * mean.value + 0.1 * x.mean(axis=0)
+      average.value = 0.9 * average.value + 0.1 * weights
+    return jnp.dot(x - jax.lax.stop_gradient(mean.value)[None], weights)
+
+
+MODELS = {
+  "with batch norm": lambda: create_model("msd_csc", num_classes=3, depth=2, width=2),
+  "without": lambda: create_model("msd_csc", num_classes=3, depth=2, width=2, norm=False),
+  "whose variables look like the parameters": Averaged,
+}
+
+
 @pytest.mark.parametrize(
-  "norm", [True, pytest.param(False, marks=pytest.mark.slow)]
-)  # without it there are no running statistics
-def test_steps_are_those_on_the_arrays(norm):
+  "model", [pytest.param(name, marks=[pytest.mark.slow] * (name == "without")) for name in MODELS]
+)
+def test_steps_are_those_on_the_arrays(model):
   """Uses weight decay, momentum and a falling learning rate."""
-  model = create_model("msd_csc", num_classes=3, depth=2, width=2, norm=norm)
+  model = MODELS[model]()
   schedule = training.step_schedule(0.05, [2])
   optimizer = training.sgd(schedule, momentum=0.9, nesterov=True, weight_decay=0.1)
   trainer = training.Trainer(model, optimizer, schedule, 6)

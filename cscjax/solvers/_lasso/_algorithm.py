@@ -12,7 +12,7 @@ from cscjax.solvers._lasso._problem import Lasso
 Stop = Literal["gradient_mapping", "gap"]
 STOPS = ("gradient_mapping", "gap")
 
-MIN_ROOT = 0.01  # bound of the root below, for a beta so small that the objective is near zero
+MIN_ROOT = 0.01  # of `relative_mapping`, for a beta so small that the objective is near zero
 
 
 class Algorithm(NamedTuple):
@@ -39,10 +39,21 @@ class Algorithm(NamedTuple):
   objective_weight: float
 
 
-def relative(size: jax.Array, scale: jax.Array) -> jax.Array:
+def relative_size(size: jax.Array, scale: jax.Array) -> jax.Array:
   """Returns size / scale, 0 if both are 0, with finite derivatives where `scale` is 0."""
   quotient = size / jnp.where(scale == 0, 1, scale)
   return jnp.where(scale == 0, jnp.where(size == 0, 0, jnp.inf), quotient)
+
+
+def relative_mapping(norm: jax.Array, correlation: jax.Array, decrease: jax.Array) -> jax.Array:
+  """Returns the norm of a gradient mapping, relative to ||D^T x|| and to the decrease of the objective.
+
+  Args:
+    norm: The norm of the gradient mapping.
+    correlation: ||D^T x||.
+    decrease: w F(code) / F(0), where F is the objective and w the weight of `Algorithm`.
+  """
+  return relative_size(norm, jnp.clip(jnp.sqrt(decrease), MIN_ROOT, 1) * correlation)
 
 
 class StoppingCriteria:
@@ -78,11 +89,11 @@ class StoppingCriteria:
     measures = {}
     objective = self._algorithm.objective(state)
     if "gradient_mapping" in names:
-      root = jnp.sqrt(self._algorithm.objective_weight * relative(objective, self._at_zero))
-      scale = jnp.clip(root, MIN_ROOT, 1) * self._correlation
-      measures["gradient_mapping"] = relative(self._algorithm.mapping(state, aux), scale)
+      decrease = self._algorithm.objective_weight * relative_size(objective, self._at_zero)
+      mapping = self._algorithm.mapping(state, aux)
+      measures["gradient_mapping"] = relative_mapping(mapping, self._correlation, decrease)
     if "gap" in names:
       best = jnp.maximum(best, self._algorithm.dual(state, aux))
       rounding = float(jnp.finfo(self._problem.x.dtype).eps) * objective
-      measures["gap"] = relative(jnp.maximum(objective - best, rounding), objective)
+      measures["gap"] = relative_size(jnp.maximum(objective - best, rounding), objective)
     return best, measures

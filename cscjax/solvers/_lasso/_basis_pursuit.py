@@ -11,10 +11,11 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
-from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
-from cscjax.solvers._lasso._implicit import implicitly_differentiable
-from cscjax.solvers._lasso._problem import Lasso, safe_sqrt
+from cscjax.ops import at_least_float32, compact_repr, highest_precision, shard_batch, vary_alike
+from cscjax.solvers._lasso._implicit import implicitly_differentiable, in_precision
+from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._proximal_gradient import FISTA
+from cscjax.solvers._lasso._signals import safe_sqrt
 from cscjax.solvers._penalty import broadcastable
 
 ROUNDS = 40  # largest number of penalties that are tried
@@ -112,14 +113,15 @@ def basis_pursuit(
   known when a useful penalty is not. The norm of the residual increases with the penalty, and its square
   is a linear function of the squared penalty while the support stays the same. The penalty is found as
   the root of this function, by secants within a bracket. Each secant solves a Lasso with FISTA, from the
-  code of the penalty before.
+  code of the previous penalty.
 
   The function works under `jax.jit`, `jax.vmap` and `jax.grad`. Derivatives are those of the solution,
   by the implicit function theorem (see `polished`), and include those of the penalty.
 
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     noise: Largest norm of the residual, positive: a scalar, or one value per signal, [batch...]. For
       white noise of standard deviation sigma, it is about sigma sqrt(n) for n samples. If it is at
       least ||x||, the code is zero.
@@ -178,10 +180,11 @@ def basis_pursuit(
   batch = problem.x.shape[: problem.batch_ndim]
   if checks.broadcast_shape("noise", jnp.shape(noise), batch) != batch:
     checks.fail("noise", jnp.shape(noise), f"a scalar, or one value per signal, {batch}")
-  noise = jnp.broadcast_to(jnp.asarray(noise, problem.unit.dtype), batch)
+  precise = at_least_float32(problem.x.dtype)
+  noise = jnp.broadcast_to(jnp.asarray(noise, precise), batch)
   return shard_batch(
     lambda _, *arguments: _pursue(*arguments, max_iterations=max_iterations),
-    *(problem.x, problem, noise, jnp.asarray(tolerance, problem.unit.dtype)),
+    *(problem.x, problem, noise, jnp.asarray(tolerance, precise)),
     batch_ndim=len(batch),
     layout=BasisPursuitResult._make((0, 0, 0, -1, 0)),
   )
@@ -192,6 +195,8 @@ def _pursue(
   problem: Lasso, noise: jax.Array, tolerance: jax.Array, *, max_iterations: int
 ) -> BasisPursuitResult:
   problem, noise, tolerance = vary_alike((problem, noise, tolerance))
+  dtype = problem.x.dtype
+  problem, _ = in_precision(problem, None)  # in half precision, rounding would hide the root
   found = lax.stop_gradient(_search(*lax.stop_gradient((problem, noise, tolerance)), max_iterations))
 
   def code_at(penalty: jax.Array) -> Code:
@@ -206,13 +211,11 @@ def _pursue(
 
   penalty = lax.custom_root(excess, found.penalty, lambda _, root: root, divide)
   code = code_at(penalty)
-  return BasisPursuitResult(
-    code=code,
-    beta=broadcastable(penalty, code),
-    residual_norm=(safe_sqrt(_misfit(problem, code)) * problem.unit).astype(problem.x.dtype),
-    iterations=found.iterations,
-    converged=found.converged,
+  residual_norm = safe_sqrt(_misfit(problem, code)) * problem.unit
+  code, beta, residual_norm = jax.tree.map(
+    lambda array: array.astype(dtype), (code, broadcastable(penalty, code), residual_norm)
   )
+  return BasisPursuitResult(code, beta, residual_norm, found.iterations, found.converged)
 
 
 class _Found(NamedTuple):
@@ -230,8 +233,8 @@ def _search(problem: Lasso, noise: jax.Array, tolerance: jax.Array, max_iteratio
   is_zero = jnp.sqrt(at_zero) <= noise
 
   def unfinished(carry: Any) -> jax.Array:
-    k, *_, converged, _ = carry
-    return (k < ROUNDS) & ~jnp.all(converged)
+    k, _, fraction, _, converged, _ = carry
+    return (k < ROUNDS) & ~jnp.all(converged | jnp.isnan(fraction))  # NaN in the signal remains
 
   def body(carry: Any) -> Any:
     k, code, fraction, bracket, converged, iterations = carry

@@ -9,8 +9,9 @@ from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
-from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
+from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._regularizer import Regularizer
+from cscjax.solvers._lasso._signals import per_signal, sum_signals
 from cscjax.solvers._penalty import broadcastable, largest_of_signals
 
 
@@ -25,13 +26,15 @@ def beta_max(
 ) -> Any:
   """Returns the smallest beta for which the zero code solves the Lasso: max |D^T mask x|.
 
-  A useful penalty is a fraction of it, which `relative` also expresses. Of coefficients that are
-  constrained to be nonnegative, only positive entries of D^T mask x count; it is 0 if there are none.
-  With `joint_axes`, it is the largest Euclidean norm along these axes. It does not depend on `ridge`.
+  Useful penalties are a fraction of it; `relative` makes such a penalty. For coefficients that are
+  constrained to be nonnegative, only positive entries of D^T mask x count, and the result is 0 if there
+  are none. With `joint_axes`, it is the largest Euclidean norm along these axes. It does not depend on
+  `ridge`.
 
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
       channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
       value for all parts, or one for each part.
@@ -89,8 +92,9 @@ def duality_gap(
 
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
-    code: The code, of the shape of `dictionary.analysis(x)`; nonnegative where `nonnegative`.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
+    code: The code, of the shape of `dictionary.analysis(x)`.
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
       `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
@@ -107,7 +111,8 @@ def duality_gap(
       `ridge` have size 1. None for the absolute value of each coefficient.
 
   Returns:
-    One value per signal, [batch...]; nonnegative up to rounding.
+    One value per signal, [batch...]; nonnegative up to rounding, and infinite if the code violates the
+    constraint `nonnegative`.
 
   Raises:
     ValueError: If shapes do not fit, or a value is out of range.
@@ -131,7 +136,8 @@ def duality_gap(
   reconstruction = dictionary.synthesis(code, problem.x.shape)
   correlation = dictionary.analysis(-problem.residual(reconstruction))
   gap = problem.scaled_objective(code, reconstruction) - dual_value(problem, reconstruction, correlation)
-  return problem.in_squared_scale(gap).astype(problem.x.dtype)
+  gap = problem.in_squared_scale(gap).astype(problem.x.dtype)
+  return jnp.where(problem.violates_constraint(code), jnp.inf, gap)
 
 
 def dual_value(problem: Lasso, reconstruction: jax.Array, correlation: Code) -> jax.Array:

@@ -8,8 +8,9 @@ from jax.tree_util import Partial
 
 from cscjax.dictionaries import CirculantEmbedding, Code, circulant_embedding
 from cscjax.ops import expand_rank
-from cscjax.solvers._lasso._problem import Lasso, per_signal
+from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._regularizer import map_arrays
+from cscjax.solvers._lasso._signals import per_signal
 
 
 class ADMMPair(NamedTuple):

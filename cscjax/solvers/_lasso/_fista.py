@@ -61,8 +61,8 @@ def ista(
 
   With `stop="gap"`, the criterion is the duality gap for the best dual point found so far, relative to
   F(code). It guarantees (F(code) - min F) / F(code) <= tolerance up to rounding, but takes about five
-  times as many iterations, and `beta` must be positive (if it is traced and zero, the solver never
-  converges).
+  times as many iterations, and `beta` or `ridge` must be positive (if both are traced and zero, the
+  solver never converges).
 
   In float32, rounding leaves about 1e-6 of either criterion: with a smaller tolerance, the solver may
   stop at `max_iterations` with `converged` False. A signal whose solution is zero starts from the zero
@@ -71,9 +71,15 @@ def ista(
   The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a second call with the same shapes and
   options does not compile again.
 
+  A batch is solved at once, until all signals have converged. `jax.lax.map` over the signals solves them
+  one after the other: each stops at its own convergence, and temporary arrays have the size of one
+  signal. On a CPU, this is often faster for images, and slower for a batch of many signals with a dense
+  dictionary.
+
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
       `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
@@ -92,7 +98,9 @@ def ista(
       the move d of the iteration; a move is discarded if its step exceeds this by more than 25 %.
       `"adaptive"` does the same, and lengthens the step by up to 3 % in each iteration, so that it
       follows the curvature where the code moves, which is often far below L.
-    nonnegative: Whether the code is constrained to be nonnegative (eq. 2 of Zhang & Zhang 2020).
+    nonnegative: Whether the code is constrained to be nonnegative (eq. 2 of Zhang & Zhang 2020): a bool,
+      or an array of bools, one per channel [m] or of any shape that broadcasts against the code. A code
+      of several parts takes one value for all parts, or one for each part.
     mask: Weights of the squared errors, in 0..1, that broadcast against `x`, or against `x` without its
       last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
       value of `x` is ignored, even if it is NaN.
@@ -219,8 +227,8 @@ def fista(
 
   With `stop="gap"`, the criterion is the duality gap for the best dual point found so far, relative to
   F(code). It guarantees (F(code) - min F) / F(code) <= tolerance up to rounding, but takes about five
-  times as many iterations, and `beta` must be positive (if it is traced and zero, the solver never
-  converges).
+  times as many iterations, and `beta` or `ridge` must be positive (if both are traced and zero, the
+  solver never converges).
 
   In float32, rounding leaves about 1e-6 of either criterion: with a smaller tolerance, the solver may
   stop at `max_iterations` with `converged` False. A signal whose solution is zero starts from the zero
@@ -229,9 +237,15 @@ def fista(
   The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a second call with the same shapes and
   options does not compile again.
 
+  A batch is solved at once, until all signals have converged. `jax.lax.map` over the signals solves them
+  one after the other: each stops at its own convergence, and temporary arrays have the size of one
+  signal. On a CPU, this is often faster for images, and slower for a batch of many signals with a dense
+  dictionary.
+
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
       `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.

@@ -57,7 +57,8 @@ def polished(
 
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     code: The code from a solver, of the shape of `dictionary.analysis(x)`.
     beta: The penalty that was given to the solver, nonnegative: a scalar, one value per channel [m], or
       an array that broadcasts against the code. A code of several parts takes one value for all parts,
@@ -100,7 +101,7 @@ def polished(
 
 @jax.jit
 def _polished(problem: Lasso, code: Code) -> PolishedCode:
-  precise, code_in = lax.stop_gradient(_precise(problem, code))
+  precise, code_in = lax.stop_gradient(in_precision(problem, code))
   solution, violation = polish(precise, code_in)
   measures = [v.astype(problem.x.dtype) for v in (violation, slack(precise, solution))]
   solution = jax.tree.map(lambda s, c: s.astype(c.dtype), solution, code)
@@ -113,20 +114,19 @@ def implicitly_differentiable(problem: Lasso, code: Code) -> Code:
   On the support S of a solution with signs s, D_S^T mask (D_S code_S - x) + beta s = 0. A small change
   of the problem does not change S and s, unless a coefficient outside S is about to enter it. Hence the
   derivatives solve D_S^T mask D_S u = v, where a ridge or a norm of groups adds its second derivative
-  to the matrix. The method of conjugate residuals solves this system in code
-  space, with memory that does not depend on the number of iterations that found the code. If the atoms
-  of the support are linearly dependent, the solution is not unique, and the derivative is that of least
-  norm.
+  to the matrix. The method of conjugate residuals solves this system in code space, with memory that
+  does not depend on the number of iterations that found the code. If the atoms of the support are
+  linearly dependent, the solution is not unique, and the derivative is that of least norm.
 
   S is not the support of `code`, which was stopped at a tolerance, but that of the solution, which
   `polish` finds when a derivative is taken; without derivatives, there is no extra cost. Forward and
   reverse mode of any order are supported.
   """
-  exact = _near_solution(*_precise(problem, code))
+  exact = _near_solution(*in_precision(problem, code))
   return jax.tree.map(lambda e, c: e.astype(c.dtype), exact, code)
 
 
-def _precise(problem: Lasso, code: Code) -> tuple[Lasso, Code]:
+def in_precision(problem: Lasso, code: Code) -> tuple[Lasso, Code]:
   """Converts the problem and the code to float32 or wider; integer leaves are kept."""
   precise = at_least_float32(problem.x.dtype)
 
@@ -160,7 +160,7 @@ def _solution(problem: Lasso, solution: Code) -> Code:
     """Returns 0 at the solution; symmetric in `point`, and the identity outside the support."""
     on = face.restrict(point)
     reconstruction = problem.dictionary.synthesis(on, problem.x.shape)
-    gradient = problem.dictionary.analysis(problem.residual(reconstruction))
+    gradient = problem.gradient(reconstruction)
     return jax.tree.map(
       lambda p, o, f, g, r: f * (g + r.gradient(o)) + (p - o),
       *(point, on, face.free, gradient, problem.regularizer),

@@ -17,7 +17,8 @@ from cscjax.solvers._arguments import iteration_limit
 from cscjax.solvers._callbacks import TEST_PERIOD, Callback, as_callbacks
 from cscjax.solvers._lasso._algorithm import STOPS, Algorithm, Stop, StoppingCriteria
 from cscjax.solvers._lasso._implicit import implicitly_differentiable
-from cscjax.solvers._lasso._problem import Lasso, per_signal
+from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._signals import count_nonzeros, per_signal
 from cscjax.solvers._loops import FROM_START, Test, Trace, cut_traces, repeat, repeat_until
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class SolverResult(NamedTuple):
     iterations: Number of iterations that were run, an int32 scalar.
     converged: Whether the stopping criterion has been within the tolerance, for each signal: [batch...].
       None without a tolerance. In a batch, all signals are iterated until all have converged.
-    diverged: Whether the final objective is not finite, or more than twice the larger one of 1/2 ||x||^2
+    diverged: Whether the final objective is not finite, or more than twice the larger of 1/2 ||x||^2
       and the initial objective: [batch...]. If so, the step was too large.
     gradient_mapping: The relative gradient mapping after each iteration, [iterations, batch...]: the
       criterion of `stop="gradient_mapping"`. It is infinite where a searched step was too long, and the
@@ -122,6 +123,7 @@ class Loop(NamedTuple):
     count = iteration_limit(iterations, tolerance, max_iterations)
     if isinstance(record, str) or not isinstance(record, Iterable):
       checks.fail("record", record, f"a sequence of names out of {', '.join(RECORDS)}")
+    record = tuple(record)  # an iterator can be read only once
     for trace in record:
       checks.one_of("record", trace, RECORDS)
     if "gap" in (stop, *record) and not problem.has_dual_bound:
@@ -133,7 +135,7 @@ class Loop(NamedTuple):
       checks.fail("differentiate", differentiate, "'implicit' if tolerance is given")
     period = TEST_PERIOD if tolerance is None else test_period
     callbacks = as_callbacks(callback, progress, name, count, period)
-    return cls(count, stop, tuple(record), differentiate, callbacks, test_period)
+    return cls(count, stop, record, differentiate, callbacks, test_period)
 
 
 def solve(
@@ -151,7 +153,7 @@ def solve(
       checks.fail("init", "a code", "None if state is given")
     state = _checked_state(solver, problem, state)
   elif init is not None:
-    init = problem.as_code(init)  # raises a clearer error than jit
+    init = problem.project(problem.as_code(init))  # `as_code` raises a clearer error than jit
   result = shard_batch(
     lambda _, *arguments: _solve(*arguments, loop=loop),
     *(problem.x, solver, problem, init, state, tolerance),
@@ -242,7 +244,7 @@ def _run(
     if "objective" in loop.record:
       values["objective"] = objective(state)
     if "support_size" in loop.record:
-      values["support_size"] = _support_size(problem, algorithm.solution(state)[0])
+      values["support_size"] = count_nonzeros(algorithm.solution(state)[0], problem.batch_ndim)
     return values
 
   def step(carry: Any) -> tuple[Any, Trace, Test]:
@@ -265,7 +267,7 @@ def _run(
   else:
     (state, _), trace, done, converged = repeat_until(
       *(step, start, first, tolerance, loop.iterations, loop.callbacks, loop.test_period),
-      unconverged=jnp.zeros_like(criteria.unknown, bool),
+      unknown=criteria.unknown,
       unroll=UNROLL,
     )
   trace = {
@@ -327,11 +329,3 @@ def _diverged(problem: Lasso, algorithm: Algorithm, state: Any) -> jax.Array:
   at_zero = 0.5 * problem.energy(problem.x)
   at_start = algorithm.objective(algorithm.state)
   return ~(algorithm.objective(state) <= 2 * jnp.maximum(at_start, at_zero))
-
-
-def _support_size(problem: Lasso, code: Code) -> jax.Array:
-  """Returns the number of nonzero coefficients of each signal, [batch...]."""
-  counts = jax.tree.map(
-    lambda c: jnp.count_nonzero(c, axis=tuple(range(problem.batch_ndim, c.ndim))), code
-  )
-  return jnp.asarray(sum(jax.tree.leaves(counts)), jnp.int32)

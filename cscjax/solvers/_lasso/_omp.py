@@ -12,10 +12,11 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import AbstractDictionary, Code, Dictionary, as_signal, atom_norms, with_methods
-from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
-from cscjax.solvers._lasso._problem import safe_sqrt
+from cscjax.ops import at_least_float32, compact_repr, highest_precision, shard_batch, vary_alike
+from cscjax.solvers._arguments import check_scalar
+from cscjax.solvers._lasso._signals import safe_sqrt
 
-BLOCK = 2**22  # number of entries of the factorisations in a block of signals
+BLOCK = 2**22  # number of entries of the factorizations in a block of signals
 
 
 class OMPResult(NamedTuple):
@@ -68,11 +69,11 @@ def omp(
 ) -> OMPResult:
   """Finds a code with few nonzero coefficients by orthogonal matching pursuit (Pati et al. 1993).
 
-  Greedy minimisation of ||x - D code||: each iteration picks the atom d with the largest correlation
-  `|<d, r>| / ||d||` with the residual r, and then fits the signal by least squares on all atoms picked
-  so far (by a QR factorisation that grows by one column, with Gram-Schmidt applied twice). A code with s
-  nonzero coefficients is recovered exactly if s < (1 + 1/mu) / 2, where mu is the mutual coherence of D
-  (Tropp 2004).
+  The method minimizes ||x - D code|| greedily: each iteration picks the atom d with the largest
+  correlation `|<d, r>| / ||d||` with the residual r, and then fits the signal by least squares on all
+  atoms picked so far (by a QR factorization that grows by one column, with Gram-Schmidt applied twice).
+  A code with s nonzero coefficients is recovered exactly if s < (1 + 1/mu) / 2, where mu is the mutual
+  coherence of D (Tropp 2004).
 
   A signal stops early if its residual is within `tolerance`, or if no remaining atom correlates with the
   residual beyond rounding. The result does not depend on the scale of signals and atoms. The code of a
@@ -88,9 +89,10 @@ def omp(
 
   Args:
     dictionary: The dictionary D. Its atoms may have any norm; an atom of norm zero is never picked.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
-    sparsity: Largest number of atoms to pick: from 1 to the smaller one of the numbers of samples of a
-      signal and of coefficients of its code, which is also the default.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
+    sparsity: Largest number of atoms to pick: an integer in 1..min(n, m) for signals of n samples and
+      codes of m coefficients. If None, it is min(n, m).
     tolerance: Stops a signal when ||x - D code|| is at most this value, a nonnegative scalar; 0 if None.
       At least one of `sparsity` and `tolerance` must be given.
 
@@ -138,9 +140,7 @@ def omp(
   if picks > largest:
     checks.fail("sparsity", sparsity, f"at most {largest}, the largest number of independent atoms")
   has_tolerance, tolerance = tolerance is not None, 0 if tolerance is None else tolerance
-  checks.all_at_least("tolerance", tolerance, 0)
-  if jnp.ndim(tolerance) != 0:
-    checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
+  check_scalar("tolerance", tolerance)
 
   def pursue(x: jax.Array, dictionary: AbstractDictionary, tolerance: jax.Array) -> OMPResult:
     flat = _pursue_all(dictionary, x.reshape(-1, *shape), tolerance, picks)
@@ -162,25 +162,28 @@ def omp(
 def _pursue_all(
   dictionary: AbstractDictionary, x: jax.Array, tolerance: jax.Array, picks: int
 ) -> tuple[Code, jax.Array, jax.Array]:
-  """Encodes signals [b, ...] in blocks whose factorisations have about `BLOCK` entries.
+  """Encodes signals [b, ...] in blocks whose factorizations have about `BLOCK` entries.
 
   Returns:
     The codes [b, ...], supports [b, picks] and residual norms [b, picks + 1].
   """
   dictionary, x, tolerance = vary_alike((dictionary, x, tolerance))
-  dictionary = jax.tree.map(
-    lambda a: a.astype(x.dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, dictionary
+  dtype, precise = x.dtype, at_least_float32(x.dtype)  # in half precision, no basis is orthonormal
+  x, dictionary, tolerance = jax.tree.map(
+    lambda a: a.astype(precise) if jnp.issubdtype(a.dtype, jnp.floating) else a,
+    (x, dictionary, tolerance),
   )
   count, size = x.shape[0], math.prod(x.shape[1:])
   norms, unravel = ravel_pytree(atom_norms(dictionary, x.shape[1:]))
   scale = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))  # NaN stays NaN
   scale = jnp.where(jnp.isfinite(norms), scale, jnp.nan)
 
-  @jax.checkpoint  # the backward pass does not keep the factorisations of all signals
+  @jax.checkpoint  # the backward pass does not keep the factorizations of all signals
   def pursue(signal: jax.Array) -> tuple[Code, jax.Array, jax.Array]:
     unit = _largest(signal)  # signals have a largest entry of 1, so that no square overflows
     code, support, norms = _pursue(dictionary, scale, signal / unit, picks, tolerance / unit)
-    return unravel(code * unit), support, norms * unit
+    code, norms = jax.tree.map(lambda a: a.astype(dtype), (unravel(code * unit), norms * unit))
+    return code, support, norms
 
   block = max(1, BLOCK // (picks * (size + picks)))
   return lax.map(pursue, x, batch_size=max(1, min(block, count)))
@@ -214,15 +217,12 @@ def _pursue(
     # Above this bound, the component of the atom outside the span exceeds rounding, too.
     running = state.running & (state.norm > tolerance) & (correlation[best] > rounding * start.norm)
     atom = unit_atom(best)
-    column = state.basis.T @ atom
-    rest = atom - state.basis @ column
-    again = state.basis.T @ rest
-    rest = rest - state.basis @ again
+    column, rest = split_by_basis(atom, state.basis)
     length = _norm(rest)
     direction = jnp.where(running, rest / jnp.where(running, length, 1), 0)
     weight = direction @ state.residual
     residual = state.residual - weight * direction
-    column = jnp.where(running, (column + again).at[k].set(length), jnp.eye(picks, dtype=x.dtype)[k])
+    column = jnp.where(running, column.at[k].set(length), jnp.eye(picks, dtype=x.dtype)[k])
     state = _State(
       basis=state.basis.at[:, k].set(direction),
       triangle=state.triangle.at[:, k].set(column),
@@ -253,6 +253,17 @@ def _pursue(
     jnp.where(known, part, jnp.nan) for part in (code, jnp.concatenate([start.norm[None], norms]))
   )
   return code, support, norms
+
+
+def split_by_basis(vector: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the coefficients of a vector [n] in an orthonormal basis [n, k], and the rest of the vector.
+
+  The vector is projected twice, because the first projection leaves rounding errors (Gram-Schmidt).
+  """
+  first = basis.T @ vector
+  rest = vector - basis @ first
+  second = basis.T @ rest
+  return first + second, rest - basis @ second
 
 
 def _largest(array: jax.Array) -> jax.Array:

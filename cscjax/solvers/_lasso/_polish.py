@@ -9,8 +9,9 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code
-from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
+from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._regularizer import Regularizer
+from cscjax.solvers._lasso._signals import per_signal, sum_signals
 from cscjax.solvers._penalty import largest_of_signals
 
 ROUNDS = 40  # largest number of rounds, each a step to the minimum on the face
@@ -71,7 +72,7 @@ def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
   from cscjax.solvers._lasso._proximal_gradient import FISTA  # whose method `run` needs this module
 
   solver = FISTA("adaptive", restart=True)
-  scale = _largest(problem, problem.dictionary.analysis(problem.weigh(problem.x)))
+  scale = _largest(problem, problem.correlation())
   noise = NOISE * jnp.finfo(problem.x.dtype).eps * scale
 
   def body(carry: Any) -> Any:
@@ -88,7 +89,8 @@ def polish(problem: Lasso, code: Code) -> tuple[Code, jax.Array]:
     k, *_, excess = carry
     return (k < ROUNDS) & jnp.any(excess > 0)  # False for NaN
 
-  start = (0, code, solver.init(problem).step, jnp.ones_like(scale))
+  # Without the projection, a face could keep the sign that the constraint forbids.
+  start = (0, problem.project(code), solver.init(problem).step, jnp.ones_like(scale))
   _, code, _, excess = lax.while_loop(unfinished, body, start)
   return code, _ratio(excess, scale)
 
@@ -104,7 +106,7 @@ def slack(problem: Lasso, code: Code) -> jax.Array:
     return jnp.where(r.is_zero_group(c) & ~r.is_free(c), jax.nn.relu(-r.distance(g, c)), jnp.inf)
 
   rooms = jax.tree.map(part, _gradient(problem, code), code, problem.regularizer)
-  scale = _largest(problem, problem.dictionary.analysis(problem.weigh(problem.x)))
+  scale = _largest(problem, problem.correlation())
   smallest = -largest_of_signals(jax.tree.map(jnp.negative, rooms), problem.batch_ndim)
   return jnp.where(jnp.isinf(smallest), smallest, _ratio(smallest, scale))
 
@@ -130,7 +132,7 @@ def solve_on_face(problem: Lasso, face: Face, v: Code, iterations: int = SOLVE_I
 def conjugate_residuals(
   problem: Lasso, matvec: Callable[[Code], Code], v: Code, iterations: int
 ) -> Code:
-  """Minimises ||v - A u|| for a symmetric positive semidefinite A, for each signal, with one refinement.
+  """Minimizes ||v - A u|| for a symmetric positive semidefinite A, for each signal, with one refinement.
 
   Unlike conjugate gradients, the method also converges if A is singular and v is not in its range. The
   refinement solves the system again for the residual of the first solution.
@@ -218,8 +220,7 @@ def _violation(problem: Lasso, code: Code, noise: jax.Array) -> jax.Array:
 
 def _gradient(problem: Lasso, code: Code) -> Code:
   """Returns the gradient of the data term at a code."""
-  reconstruction = problem.dictionary.synthesis(code, problem.x.shape)
-  return problem.dictionary.analysis(problem.residual(reconstruction))
+  return problem.gradient(problem.dictionary.synthesis(code, problem.x.shape))
 
 
 def _objective(problem: Lasso, code: Code) -> jax.Array:
@@ -257,6 +258,4 @@ def _dot(problem: Lasso, a: Code, b: Code) -> Any:
 
 def _largest(problem: Lasso, code: Code) -> jax.Array:
   """Returns the largest |coefficient| of each signal, [batch...]."""
-  axes = [tuple(range(problem.batch_ndim, c.ndim)) for c in jax.tree.leaves(code)]
-  parts = [jnp.max(jnp.abs(c), axis=a) for c, a in zip(jax.tree.leaves(code), axes, strict=True)]
-  return jnp.stack(parts).max(axis=0)
+  return largest_of_signals(jax.tree.map(jnp.abs, code), problem.batch_ndim)

@@ -7,21 +7,14 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, as_signal
-from cscjax.ops import (
-  PyTree,
-  at_least_float32,
-  expand_rank,
-  highest_precision,
-  norm,
-)
+from cscjax.ops import PyTree, at_least_float32, highest_precision, norm
 from cscjax.solvers._arguments import list_as_code
 from cscjax.solvers._lasso._regularizer import Regularizer, as_regularizer, regularizers_of
+from cscjax.solvers._lasso._signals import as_mask, per_signal, sum_signals, unit_of, weighted_sum
 from cscjax.solvers._penalty import RelativePenalty, as_penalty, largest_of_signals, per_coefficient
 from cscjax.solvers._warnings import warn_about_signals
 
@@ -40,7 +33,8 @@ class Lasso(PyTree):
 
   Args:
     dictionary: The dictionary D.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     beta: Penalty, nonnegative: a scalar, one value per channel [m], or an array that broadcasts against
       the code. A code of several parts takes one value for all parts, or one for each part.
       `cscjax.relative(0.1)` is a tenth of `beta_max` for each signal.
@@ -194,13 +188,38 @@ class Lasso(PyTree):
     """Returns the proximal operator of the regularizer: argmin_g 1/2 ||g - point||^2 + step R(g).
 
     Args:
-      point: The code from which the minimizer must not be far.
+      point: The code at which the operator is evaluated.
       step: A positive scalar, or one value per signal, [batch...].
 
     Returns:
       The minimizer g, nonnegative where the problem is.
     """
     return jax.tree.map(lambda p, r: r.prox(p, per_signal(step, p)), point, self.regularizer)
+
+  def project(self, code: Code) -> Code:
+    """Returns the nearest code that satisfies the constraint `nonnegative`.
+
+    Args:
+      code: The code.
+
+    Returns:
+      A code whose constrained coefficients are nonnegative.
+    """
+    return jax.tree.map(lambda c, r: r.project(c), code, self.regularizer)
+
+  def violates_constraint(self, code: Code) -> jax.Array:
+    """Returns whether a code has negative coefficients that are constrained to be nonnegative.
+
+    Args:
+      code: The code.
+
+    Returns:
+      One boolean per signal, [batch...].
+    """
+    below = jax.tree.map(
+      lambda c, p: jnp.any(c < p, axis=tuple(range(self.batch_ndim, c.ndim))), code, self.project(code)
+    )
+    return functools.reduce(jnp.logical_or, jax.tree.leaves(below))
 
   def correlation(self) -> Code:
     """Returns D^T mask x, the negative gradient of the data term at the zero code.
@@ -286,19 +305,25 @@ class Lasso(PyTree):
     """Returns the objective of a code, 1/2 sum mask (x - D code)^2 + R(code).
 
     Args:
-      code: The code, nonnegative where the problem is.
+      code: The code.
 
     Returns:
-      One value per signal, [batch...], in the type of `x`.
+      One value per signal, [batch...], in the type of `x`; infinite if the code violates the constraint
+      `nonnegative`.
+
+    Raises:
+      ValueError: If the shape of the code does not fit.
     """
+    code = self.as_code(code, "code")
     reconstruction = self.dictionary.synthesis(code, self.x.shape)
-    return self.in_squared_scale(self.scaled_objective(code, reconstruction)).astype(self.x.dtype)
+    value = self.in_squared_scale(self.scaled_objective(code, reconstruction)).astype(self.x.dtype)
+    return jnp.where(self.violates_constraint(code), jnp.inf, value)
 
   def scaled_objective(self, code: Code, reconstruction: jax.Array) -> jax.Array:
     """Returns the objective of a code in unit^2.
 
     Args:
-      code: The code.
+      code: The code, nonnegative where the problem is.
       reconstruction: D code.
 
     Returns:
@@ -378,86 +403,3 @@ class Lasso(PyTree):
     """
     unit = self.unit.astype(value.dtype)
     return value * unit * unit
-
-
-def sum_signals(array: jax.Array, batch_ndim: int) -> jax.Array:
-  """Returns the sum over all axes but the first `batch_ndim`, in float32 or wider."""
-  precise = at_least_float32(array.dtype)
-  return jnp.sum(array, axis=tuple(range(batch_ndim, array.ndim)), dtype=precise)
-
-
-def weighted_sum(weights: jax.Array, array: jax.Array, unit: jax.Array) -> jax.Array:
-  """Returns the sum of weights * array / unit over all axes but those of `unit`, as `sum_signals`.
-
-  What is constant in each signal multiplies the sum: XLA would store its broadcast, an array of the size
-  of the code, for the whole iteration.
-  """
-  shape = (1,) * (array.ndim - weights.ndim) + weights.shape
-  if any(size != 1 for size in shape[unit.ndim :]):
-    return sum_signals(weights * (array * per_signal(1 / unit, array)), unit.ndim)
-  total = sum_signals(array, unit.ndim)
-  return weights.reshape(shape[: unit.ndim]).astype(total.dtype) * (total / unit.astype(total.dtype))
-
-
-def per_signal(value: ArrayLike, array: jax.Array) -> jax.Array:
-  """Returns a scalar, or one value per signal [batch...], in the type and rank of `array`."""
-  value = jnp.asarray(value, array.dtype)
-  return value.reshape(value.shape + (1,) * (array.ndim - value.ndim) * bool(value.ndim))
-
-
-def safe_sqrt(square: jax.Array) -> jax.Array:
-  """Returns the square root, with derivative 0 at 0 instead of infinity."""
-  return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
-
-
-def as_mask(mask: ArrayLike, x: jax.Array, has_channels: bool = True) -> jax.Array:
-  """Checks a mask, and converts it to the type and rank of the signals.
-
-  Args:
-    mask: Weights in 0..1 that broadcast against `x`.
-    x: The signals; only their shape and type are used.
-    has_channels: Whether the last axis of `x` contains channels. If so, a mask without this axis is the
-      same for all channels.
-
-  Returns:
-    The mask, with as many axes as `x`.
-
-  Raises:
-    ValueError: If the mask does not broadcast against `x`, or if values are outside 0..1.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> from cscjax import solvers
-    >>> solvers.as_mask(jnp.ones((8, 8)), jnp.ones((5, 8, 8, 3))).shape
-    (1, 8, 8, 1)
-  """
-  mask = checks.real_array("mask", mask)
-  if not checks.is_traced(mask):
-    values = np.asarray(mask, np.float64)
-    if not np.all((values >= 0) & (values <= 1)):
-      checks.fail("mask", f"values from {values.min():g} to {values.max():g}", "weights in 0..1")
-  mask = jnp.asarray(mask, x.dtype)
-  if _broadcasts_to(mask.shape, x.shape):
-    return expand_rank(mask, x.ndim)
-  if has_channels and _broadcasts_to((*mask.shape, 1), x.shape):
-    return expand_rank(mask[..., None], x.ndim)
-  checks.fail("mask", mask.shape, f"a shape that broadcasts to the signal's shape {x.shape}")
-
-
-def _broadcasts_to(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-  try:
-    return jnp.broadcast_shapes(shape, wanted) == wanted
-  except ValueError:
-    return False
-
-
-def unit_of(x: jax.Array, batch_ndim: int) -> jax.Array:
-  """Returns a power of two near the largest magnitude of each signal: [batch...].
-
-  It is 1 if that magnitude is zero or not finite.
-  """
-  largest = jnp.max(jnp.abs(lax.stop_gradient(x)), axis=tuple(range(batch_ndim, x.ndim)), initial=0)
-  _, exponent = jnp.frexp(largest.astype(at_least_float32(x.dtype)))
-  bound = -int(jnp.finfo(x.dtype).minexp)  # 1 / unit must be in range, too
-  unit = jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -bound, bound))
-  return jnp.where((largest > 0) & (largest < jnp.inf), unit, 1)

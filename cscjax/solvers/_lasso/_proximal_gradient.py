@@ -12,9 +12,11 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code
 from cscjax.ops import at_least_float32, compact_repr, highest_precision, power_of_two
-from cscjax.solvers._arguments import as_step, check_step
+from cscjax.solvers._arguments import as_step, check_scalar
+from cscjax.solvers._callbacks import TEST_PERIOD
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
-from cscjax.solvers._lasso._problem import Lasso, per_signal, safe_sqrt
+from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._signals import per_signal, safe_sqrt
 from cscjax.solvers._lasso._solver import Solver
 from cscjax.solvers._steps import momentum
 
@@ -22,7 +24,7 @@ Step = ArrayLike | Literal["adaptive", "backtracking"] | None
 """A step size: a scalar, 1/L if None, or the name of a rule that searches a step for each signal."""
 
 GROWTH = {"adaptive": 1 / 0.97, "backtracking": 1.0}  # growth of the step per iteration
-LARGEST_RATIO = 1.25  # of a step that is searched to 1 / curvature; below 2, the objective falls
+LARGEST_RATIO = 1.25  # largest searched step, times the curvature; below 2, the objective falls
 OBJECTIVE_WEIGHT = {"ista": 0.45, "fista": 1.25}  # see `Algorithm`
 
 
@@ -51,9 +53,9 @@ class FISTAState(NamedTuple):
     reconstruction: D code.
     previous: The code one iteration before.
     previous_reconstruction: D times the code one iteration before.
-    t: The number t of FISTA: a scalar, or one value per signal, [batch...], with restarts or a searched
-      step.
-    weight: Weight of the next extrapolation, of the shape of `t`.
+    t: Momentum parameter at the last one of `weights`, [batch...].
+    weights: Weights of the next ten extrapolations, [batch..., 10]; with restarts or a searched step,
+      which can change them, only the weight of the next one, [batch..., 1].
     step: Step size: a scalar, or one value per signal, [batch...], if it is searched.
   """
 
@@ -62,7 +64,7 @@ class FISTAState(NamedTuple):
   previous: Code
   previous_reconstruction: jax.Array
   t: jax.Array
-  weight: jax.Array
+  weights: jax.Array
   step: jax.Array
 
   def __repr__(self) -> str:
@@ -174,13 +176,13 @@ class ISTA(_ProximalGradient):
   S_b(z) = sign(z) max(|z| - b, 0) is the soft threshold. `cscjax.ista` describes the criteria of `run`.
 
   Args:
-    step: Step size: a positive scalar; a step above 1/L can diverge. If None, it is 1/L by `lipschitz`
+    step: Step size: a positive scalar; a step above 2/L can diverge. If None, it is 1/L by `lipschitz`
       (or shorter, where that is an upper bound), and no gradient flows through it. `"backtracking"` and
       `"adaptive"` search a step for each signal, through which no gradient flows either, and do not
       need L. `"backtracking"` starts from a step that may be too long, and shortens it after each
       iteration to at most ||d||^2 / ||D d||^2 for the move d of the iteration; a move is discarded if
-      its step exceeds this by more than 25 %.
-      `"adaptive"` does the same, and lengthens the step by up to 3 % in each iteration.
+      its step exceeds this by more than 25 %. `"adaptive"` does the same, and lengthens the step by up
+      to 3 % in each iteration.
 
   Attributes:
     step_size: The argument `step`.
@@ -240,9 +242,9 @@ class FISTA(_ProximalGradient):
       `"adaptive"` search a step for each signal, through which no gradient flows either, and do not
       need L. `"backtracking"` starts from a step that may be too long, and shortens it after each
       iteration to at most ||d||^2 / ||D d||^2 for the move d of the iteration; a move is discarded if
-      its step exceeds this by more than 25 %.
-      `"adaptive"` does the same, and lengthens the step by up to 3 % in each iteration, so that it
-      follows the curvature where the code moves, which is often far below L.
+      its step exceeds this by more than 25 %. `"adaptive"` does the same, and lengthens the step by up
+      to 3 % in each iteration, so that it follows the curvature where the code moves, which is often
+      far below L.
     restart: Whether to reset t to 1 for each signal whose last move opposes the momentum (the gradient
       scheme of O'Donoghue & Candes 2015).
 
@@ -279,8 +281,9 @@ class FISTA(_ProximalGradient):
     object.__setattr__(self, "restart", checks.boolean("restart", restart))
 
   def _start(self, state: FISTAState) -> tuple[Code, jax.Array]:
+    weight = state.weights[..., 0]
     point, reconstruction = (
-      jax.tree.map(lambda c, p: c + per_signal(state.weight, c) * (c - p), now, before)
+      jax.tree.map(lambda c, p: c + per_signal(weight, c) * (c - p), now, before)
       for now, before in (
         (state.code, state.previous),
         (state.reconstruction, state.previous_reconstruction),
@@ -289,25 +292,34 @@ class FISTA(_ProximalGradient):
     return point, reconstruction
 
   def _first(self, problem: Lasso, step: jax.Array, code: Code, reconstruction: jax.Array) -> FISTAState:
+    t, weights = 1.0, [0.0]  # the first iteration starts from the code itself
+    # Weights that do not depend on the data are computed ahead: if each iteration computed the weight
+    # that it needs, a GPU would launch a kernel of a single thread in each, and not once in ten.
+    while len(weights) < TEST_PERIOD and not (self.restart or self._searches_step):
+      t, weight = momentum(t)
+      weights.append(weight)
     precise = at_least_float32(problem.x.dtype)  # t^2 overflows in half precision
-    differs = self.restart or self._searches_step  # between the signals of a batch
-    one = jnp.ones_like(problem.unit, precise) if differs else jnp.ones((), precise)
-    return FISTAState(code, reconstruction, code, reconstruction, one, 0 * one, step)
+    t, *weights = (jnp.full_like(problem.unit, value, precise) for value in (t, *weights))
+    weights = jnp.stack(weights, axis=-1)
+    return FISTAState(code, reconstruction, code, reconstruction, t, weights, step)
 
   def _next(
     self, problem: Lasso, state: FISTAState, point: Code, code: Code, reconstruction: jax.Array
   ) -> FISTAState:
     t, weight = momentum(state.t)
+    weights = jnp.concatenate([state.weights[..., 1:], weight[..., None]], axis=-1)
     if self.restart:
-      unit = _unit_of_move(state.step)
-      move, progress = (
-        jax.tree.map(lambda c, b: (c - b) * per_signal(1 / unit, c), code, before)
-        for before in (point, state.code)
+      # Neither the difference nor the scale of `_step_ratio`: XLA would store what two sums share.
+      scale = _unit_of_move(state.step) / state.step
+      reverse, progress = (
+        jax.tree.map(lambda a, b: (a - b) * per_signal(scale, a), *pair)
+        for pair in ((point, code), (code, state.code))
       )
-      against = problem.inner(move, progress) < 0
-      t, weight = jnp.where(against, 1, t), jnp.where(against, 0, weight)
+      against = problem.inner(reverse, progress) > 0
+      t = jnp.where(against, 1, t)
+      weights = jnp.where(against[..., None], 0, weights)
     previous = (state.code, state.reconstruction)
-    return FISTAState(code, reconstruction, *previous, t, weight, state.step)
+    return FISTAState(code, reconstruction, *previous, t, weights, state.step)
 
 
 def _checked_step(step: Step) -> Step:
@@ -315,7 +327,7 @@ def _checked_step(step: Step) -> Step:
   if isinstance(step, str):
     return checks.one_of("step", step, GROWTH)
   if step is not None:
-    check_step("step", step)
+    check_scalar("step", step, positive=True)
   return step
 
 

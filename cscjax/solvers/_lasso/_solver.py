@@ -17,7 +17,8 @@ from cscjax.solvers._callbacks import TEST_PERIOD, Callback
 from cscjax.solvers._lasso._algorithm import Algorithm, Stop
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
 from cscjax.solvers._lasso._iterate import Differentiate, Loop, SolverResult, solve
-from cscjax.solvers._lasso._problem import Lasso, per_signal
+from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._signals import per_signal
 
 SHORT_STEP = 1e-3  # step of the default gradient mapping, as a fraction of ||code|| / ||gradient||
 
@@ -85,7 +86,7 @@ class Solver(PyTree, abc.ABC):
 
   @abc.abstractmethod
   def step(self, problem: Lasso, state: Any) -> Any:
-    """Does one iteration.
+    """Runs one iteration.
 
     Args:
       problem: The problem for which the state was made.

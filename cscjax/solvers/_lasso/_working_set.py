@@ -16,8 +16,8 @@ from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._regularizer import Regularizer, regularizers_of
 from cscjax.solvers._lasso._solver import Solver
 
-SIZES = (256, 1024, 4096)  # of working sets: few, because each is compiled
-SWEEPS = 20  # of coordinate descent in a working set; they cost about as much as its Gram matrix
+SIZES = (256, 1024, 4096)  # sizes of working sets; few, because each is compiled
+SWEEPS = 20  # sweeps of coordinate descent; they cost about as much as the Gram matrix of the set
 
 
 class WorkingSetState(NamedTuple):
@@ -100,11 +100,11 @@ class WorkingSet(Solver):
     if any(r.joint_axes for r in regularizers):
       checks.fail("joint_axes", regularizers[0].joint_axes, "None for WorkingSet")
     code = problem.zero_code() if code is None else problem.as_code(code, "code")
-    return self._state(problem, jax.tree.map(lambda c, r: r.project(c), code, problem.regularizer))
+    return self._state(problem, problem.project(code))
 
   @highest_precision
   def step(self, problem: Lasso, state: WorkingSetState) -> WorkingSetState:
-    """Does one iteration.
+    """Runs one iteration.
 
     Args:
       problem: The problem for which the state was made.

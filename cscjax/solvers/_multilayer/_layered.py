@@ -43,9 +43,10 @@ def layered_thresholding(
   concatenated along the channels to be the signal of the next layer.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     betas: Penalties, one entry per layer: a scalar, one value per channel, or an array that broadcasts
       against the code. A code of several parts takes one entry for all parts, or a tuple of one for
       each. Nonnegative, unless `nonnegative=True`: the bias of a ReLU may have either sign.
@@ -125,9 +126,10 @@ def layered_bp(
   layer.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
       broadcasts against the code. A code of several parts takes one entry for all parts, or one for
       each. `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.

@@ -13,8 +13,8 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision, shard_batch, vary_alike
 from cscjax.solvers._callbacks import Callback
-from cscjax.solvers._lasso._algorithm import relative
-from cscjax.solvers._lasso._problem import per_signal, sum_signals
+from cscjax.solvers._lasso._algorithm import relative_size
+from cscjax.solvers._lasso._signals import per_signal, sum_signals
 from cscjax.solvers._multilayer._loop import MultilayerLoop
 from cscjax.solvers._multilayer._problem import MultilayerProblem
 from cscjax.solvers._multilayer._result import RESULT_LAYOUT, MultilayerResult, layer_statistics
@@ -94,16 +94,17 @@ def ml_bp(
   `jax.vmap` and, without a tolerance, `jax.grad`.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     betas: Penalties, one entry per layer: a scalar, one value per channel, or an array that broadcasts
       against the code. A code of several parts takes one entry for all parts, or one for each. Those of
       the deepest layer are positive, all others nonnegative. `cscjax.relative(0.1)` is a tenth of the
       largest magnitude in D_i^T ... D_1^T x.
     iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
     tolerance: Stops the solver at convergence, instead of after a fixed number of iterations: when the
-      larger one of the relative gap and the violations has been at most this value, a nonnegative
+      larger of the relative gap and the violations has been at most this value, a nonnegative
       scalar, for each signal. It is computed every 10 iterations and after the last one.
     max_iterations: Largest number of iterations with a tolerance; 1000 if None. It cannot be combined
       with `iterations`.
@@ -112,7 +113,7 @@ def ml_bp(
       last axis, such as [H, W] for all channels of an image; 1 if None. Where the weight is zero, the
       value of `x` is ignored, even if it is NaN.
     callback: A function that is called with an `IterationStats` after every 10 iterations and after the
-      last one: the number of iterations, the objective and the larger one of the gap and the violations.
+      last one: the number of iterations, the objective and the larger of the gap and the violations.
       It is called by `jax.debug.callback`, also under `jax.jit`; `IterationStats` describes the other
       transformations. Calls with the same function object share their compilation. None costs nothing.
     progress: Whether to show a progress bar on stderr, with the mean objective and the largest value of
@@ -205,7 +206,7 @@ def _solve(
     objective = problem.objective(near.image.signal, [*near.image.codes, near.deepest])
     # With `nonnegative`, a code that is slightly infeasible may lie below the minimum.
     excess = jnp.maximum(jnp.abs(objective - state.best), jnp.finfo(problem.x.dtype).eps * objective)
-    return objective, relative(excess, objective)
+    return objective, relative_size(excess, objective)
 
   def measure(state: _State) -> dict[str, jax.Array]:
     objective, gap = values(state)

@@ -15,9 +15,9 @@ from cscjax.dictionaries import Code, Dictionary, check_one_per_dictionary, join
 from cscjax.ops import at_least_float32, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._arguments import as_step
 from cscjax.solvers._callbacks import Callback
-from cscjax.solvers._lasso._algorithm import MIN_ROOT, relative
-from cscjax.solvers._lasso._problem import sum_signals
+from cscjax.solvers._lasso._algorithm import relative_mapping, relative_size
 from cscjax.solvers._lasso._proximal_gradient import OBJECTIVE_WEIGHT
+from cscjax.solvers._lasso._signals import sum_signals
 from cscjax.solvers._multilayer._loop import MultilayerLoop
 from cscjax.solvers._multilayer._problem import MultilayerProblem
 from cscjax.solvers._multilayer._result import RESULT_LAYOUT, MultilayerResult, layer_statistics
@@ -71,12 +71,13 @@ def ml_ista(
   The function works under `jax.jit`, `jax.vmap` and, without a tolerance, `jax.grad`.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
       broadcasts against the code. A code of several parts takes one entry for all parts, or one for
-      each. `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
+      each. `cscjax.relative(0.1)` is a tenth of the largest magnitude in D_i^T ... D_1^T x.
     iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
     tolerance: Stops the solver near the fixed point, instead of after a fixed number of iterations: when
       the criterion above has been at most this value, a nonnegative scalar, for each signal. The
@@ -170,12 +171,13 @@ def ml_fista(
   The function works under `jax.jit`, `jax.vmap` and, without a tolerance, `jax.grad`.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     betas: Penalties, one entry per layer, nonnegative: a scalar, one value per channel, or an array that
       broadcasts against the code. A code of several parts takes one entry for all parts, or one for
-      each. `cscjax.relative(0.1)` is a tenth of the smallest penalty for which the code is zero.
+      each. `cscjax.relative(0.1)` is a tenth of the largest magnitude in D_i^T ... D_1^T x.
     iterations: Number of iterations, nonnegative; 100 if neither this nor `tolerance` is given.
     tolerance: Stops the solver near the fixed point, instead of after a fixed number of iterations: when
       the criterion above has been at most this value, a nonnegative scalar, for each signal. The
@@ -298,9 +300,8 @@ def _iterate(
 
   def criterion(state: _State) -> jax.Array:
     """Returns the fixed-point residual; with one layer, it is the relative gradient mapping."""
-    root = jnp.sqrt(OBJECTIVE_WEIGHT[solver] * relative(objective(state), at_zero))
-    scale = jnp.clip(root, MIN_ROOT, 1) * correlation
-    return relative(state.move / products[-1].astype(precise), scale)
+    decrease = OBJECTIVE_WEIGHT[solver] * relative_size(objective(state), at_zero)
+    return relative_mapping(state.move / products[-1].astype(precise), correlation, decrease)
 
   one = jnp.ones((), precise)
   state = _State(problem.zeros, start, start, one, 0 * one, 0 * at_zero)

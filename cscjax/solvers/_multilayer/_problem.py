@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, as_signal, check_one_per_dictionary, join, with_methods
 from cscjax.ops import PyTree, expand_rank, nonnegative_soft_threshold, soft_threshold
-from cscjax.solvers._lasso._problem import Lasso, per_signal, sum_signals
+from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._signals import per_signal, sum_signals
 from cscjax.solvers._penalty import as_penalty, magnitudes
 from cscjax.solvers._unrolled import Chain, top_down
 from cscjax.solvers._warnings import warn_about_integers

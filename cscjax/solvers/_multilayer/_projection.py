@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, check_one_per_dictionary
 from cscjax.ops import highest_precision, norm, shard_batch, vary_alike
+from cscjax.solvers._lasso._omp import split_by_basis
 from cscjax.solvers._multilayer._problem import MultilayerProblem
 from cscjax.solvers._multilayer._result import RESULT_LAYOUT, MultilayerResult, layer_statistics
 
@@ -37,15 +38,17 @@ def ml_projection(
   condition for other codes.
 
   Sulam et al. bound the number of nonzeros in each stripe of a code, here it is that of the whole code.
-  The penalised problem of `ml_bp` is convex and needs no sparse atoms.
+  The penalized problem of `ml_bp` is convex and needs no sparse atoms.
 
-  The norms of the effective atoms cost one analysis for each sample of a signal. The function works
+  The norms of the effective atoms cost one analysis for each sample of a signal. The codes of a signal
+  that contains NaN or infinity are NaN, and so are all codes if an atom contains one. The function works
   under `jax.jit` and `jax.vmap`.
 
   Args:
-    dictionaries: The dictionaries D_1, ..., D_K; the first one takes signals shaped like `x`, each of
-      the others the code of the one before.
-    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., n] for a dense dictionary).
+    dictionaries: The dictionaries D_1, ..., D_K. The signals of D_1 are shaped like `x`, and the signals
+      of each other dictionary are the codes of the previous one.
+    x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
+      for a dense dictionary).
     sparsities: The largest number of nonzeros of each layer's code, one integer of at least 1 per layer.
 
   Returns:
@@ -125,10 +128,7 @@ def _project(problem: MultilayerProblem, limits: tuple[int, ...]) -> MultilayerR
     best = jnp.argmax(correlation).astype(jnp.int32)
     unit = jnp.zeros_like(zero).at[best].set(scale[best])
     atom = jnp.ravel(single.chain(unravel(unit)).signals[0])
-    column = state.basis.T @ atom
-    rest = atom - state.basis @ column
-    again = state.basis.T @ rest  # twice, as the first projection leaves rounding errors
-    rest = rest - state.basis @ again
+    column, rest = split_by_basis(atom, state.basis)
     length = norm(rest)
     found = state.running & (correlation[best] > rounding * size) & (length > rounding)
     direction = rest / jnp.where(found, length, 1)
@@ -138,7 +138,7 @@ def _project(problem: MultilayerProblem, limits: tuple[int, ...]) -> MultilayerR
       residual=state.residual - weight * direction,
       support=state.support.at[k].set(best),
       basis=state.basis.at[:, k].set(direction),
-      triangle=state.triangle.at[:, k].set((column + again).at[k].set(length)),
+      triangle=state.triangle.at[:, k].set(column.at[k].set(length)),
       weights=state.weights.at[k].set(weight),
       running=found,
     )
@@ -166,7 +166,9 @@ def _project(problem: MultilayerProblem, limits: tuple[int, ...]) -> MultilayerR
     )
     first = 0.5 * jnp.sum(jnp.square(x))
     count = jnp.sum(accepted, dtype=jnp.int32)
-    return unravel(state.code), jnp.concatenate([first[None], objective]), count
+    known = jnp.isfinite(first) & jnp.all(jnp.isfinite(norms))
+    code = jnp.where(known, state.code, jnp.nan)
+    return unravel(code), jnp.concatenate([first[None], objective]), count
 
   flat = problem.x.reshape(-1, *single.x.shape)
   deepest, objective, counts = jax.tree.map(

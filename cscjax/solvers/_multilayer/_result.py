@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from cscjax.dictionaries import Code, Dictionary, join
 from cscjax.ops import compact_repr, norm
-from cscjax.solvers._lasso._algorithm import relative
+from cscjax.solvers._lasso._algorithm import relative_size
+from cscjax.solvers._lasso._signals import count_nonzeros
 
 
 class MultilayerResult(NamedTuple):
@@ -33,7 +34,7 @@ class MultilayerResult(NamedTuple):
       between the objective and the largest dual value found so far, as a fraction of the objective. None
       for all other solvers.
     residuals: The residual of each layer, ||code_{i-1} - D_i code_i|| with code_0 = x, as a fraction of
-      the larger one of the two norms: [layers, batch...]. The first one tells how well the codes fit the
+      the larger of the two norms: [layers, batch...]. The first one tells how well the codes fit the
       signal. All others are violations of the constraints code_{i-1} = D_i code_i of the multi-layer
       model.
     support_sizes: Number of nonzero coefficients of each layer, int32 [layers, batch...].
@@ -67,11 +68,8 @@ def layer_statistics(
     axes = tuple(range(batch_ndim, signal.ndim))
     reconstruction = dictionary.synthesis(code, signal.shape)
     larger = jnp.maximum(norm(signal, axes), norm(reconstruction, axes))
-    residuals.append(relative(norm(signal - reconstruction, axes), larger).astype(x.dtype))
-    counts = [
-      jnp.count_nonzero(part, axis=tuple(range(batch_ndim, part.ndim))) for part in jax.tree.leaves(code)
-    ]
-    sizes.append(jnp.asarray(sum(counts), jnp.int32))
+    residuals.append(relative_size(norm(signal - reconstruction, axes), larger).astype(x.dtype))
+    sizes.append(count_nonzeros(code, batch_ndim))
     if len(sizes) < len(codes):  # the parts of the deepest code may differ in shape
       signal = join(code)
   return jnp.stack(residuals), jnp.stack(sizes)

@@ -12,8 +12,8 @@ from cscjax.dictionaries import Code, lipschitz
 from cscjax.ops import PyTree, at_least_float32, power_iteration
 from cscjax.solvers._multilayer._problem import MultilayerProblem
 
-NORM_TOLERANCE = 0.1  # of the norm that bounds the steps: a step may be 5 % too short
-BLOCK_ITERATIONS = 5  # of the power method for the norm of a block, which is only a scale
+NORM_TOLERANCE = 0.1  # tolerance of the norm that bounds the steps: a step may be 5 % too short
+BLOCK_ITERATIONS = 5  # iterations of the power method for the norm of a block, which is only a scale
 
 
 class StackImage(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.benchmarks.objective import Learning, Problem
 
-STEPS_PER_DECADE = 4  # of the tolerance
+STEPS_PER_DECADE = 4  # steps per factor of ten of the tolerance
 LARGEST_STEP = 40  # tolerance 1e-10
 
 

@@ -31,7 +31,7 @@ class Dictionary(Protocol):
   whose leaves start with the batch axes. Solvers compute in the floating-point type that `analysis`
   returns for a signal in the common type of x and the leaves.
 
-  This protocol is all that the solvers but `admm`, the theory and the functions of this package need. A
+  All solvers except `admm`, the theory and the functions of this package need only this protocol. A
   class that derives from `AbstractDictionary` gets all methods of a dictionary, can override those that
   it can compute faster, and can provide the circulant embedding that `admm` requires.
 
@@ -170,6 +170,15 @@ def check_dictionary(dictionary: Any) -> None:
     checks.real_array("dictionary", leaf)
 
 
+def check_part(name: str, part: Any) -> None:
+  """Raises ValueError if a part of a composed dictionary is an array, such as filters or atoms.
+
+  All other values are accepted, because JAX puts placeholders into the fields of a pytree.
+  """
+  if isinstance(part, jax.Array | np.ndarray | list):
+    checks.fail(name, "an array", "a dictionary, such as cscjax.ConvDictionary(filters)")
+
+
 def check_one_per_dictionary(dictionaries: Sequence[Dictionary], **values: Any) -> None:
   """Checks that arguments have one value per dictionary.
 
@@ -286,7 +295,7 @@ def check_signal_shape(dictionary: Dictionary, signal_shape: Sequence[int]) -> t
     dtype = common_float(*jax.tree.leaves(dictionary))
     jax.eval_shape(dictionary.analysis, jax.ShapeDtypeStruct(shape, dtype))
   except (TypeError, ValueError) as error:  # JAX raises TypeError for shapes that do not fit
-    reason = " ".join(str(error).split())[:200]
+    reason = checks.one_line(error)
     raise ValueError(
       f"signal_shape: expected a shape that the dictionary accepts, got {shape} ({reason})"
     ) from error

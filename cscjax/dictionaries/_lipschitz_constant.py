@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from cscjax import ops
 from cscjax.dictionaries._atoms import code_size, synthesized_atoms
-from cscjax.dictionaries._base import Dictionary, floating_type, to_matrix
-from cscjax.dictionaries._circulant import largest_eigenvalue
+from cscjax.dictionaries._block_circulant import largest_eigenvalue
+from cscjax.dictionaries._protocol import Dictionary, floating_type, to_matrix
 
 DENSE_SIZE = 256  # largest size of a signal or a code for which the matrix is used
 FAILURE_PROBABILITY = 1e-6  # probability, over the random start, that a certified L is too small

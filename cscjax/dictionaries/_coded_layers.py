@@ -8,6 +8,7 @@ dictionaries are ignored: the scale of batch normalization, and what a block of 
 its second layer.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries._base import Code, Dictionary, check_dictionary, join, split
+from cscjax.dictionaries._protocol import Code, Dictionary, check_dictionary, join, split
 from cscjax.ops import expand_rank, highest_precision, max_pool
 
 
@@ -64,6 +65,9 @@ def nonzero_fraction(layers: Sequence[CodedLayer]) -> jax.Array:
   Returns:
     An array of shape [layers] with values in [0, 1], averaged over the batch.
 
+  Raises:
+    ValueError: If there are no layers.
+
   Example:
     >>> import jax.numpy as jnp
     >>> import cscjax
@@ -72,6 +76,8 @@ def nonzero_fraction(layers: Sequence[CodedLayer]) -> jax.Array:
     >>> nonzero_fraction([layer]).tolist()
     [0.25]
   """
+  if not layers:
+    checks.fail("layers", layers, "a sequence of at least one CodedLayer")
   return jnp.stack([jnp.mean(layer.new_code != 0, dtype=float) for layer in layers])
 
 
@@ -107,12 +113,11 @@ def effective_atoms(layers: Sequence[CodedLayer], channels: Sequence[int] | None
     [1.0, 2.0, 3.0, 2.0, 1.0]
   """
   check_coded_layers(layers)
-  dictionary, _, code = layers[-1]
-  *spatial, count = layers[-1].new_code.shape[-dictionary.signal_ndim :]
+  dictionary, signal, code = layers[-1]
+  batch_ndim = signal.ndim - dictionary.signal_ndim
+  *spatial, count = layers[-1].new_code.shape[batch_ndim:]
   indices = _as_channels(channels, count)
-  rows = jax.tree.map(
-    lambda part: jnp.zeros((len(indices), *part.shape[-dictionary.signal_ndim :])), code
-  )
+  rows = jax.tree.map(lambda part: jnp.zeros((len(indices), *part.shape[batch_ndim:])), code)
   middle = (n // 2 for n in spatial)
   *kept, units = jax.tree.leaves(rows)
   units = units.at[(np.arange(len(indices)), *middle, np.asarray(indices))].set(1)
@@ -199,16 +204,16 @@ def scaled_fit(x: ArrayLike, reconstruction: ArrayLike) -> ScaledFit:
   x, reconstruction = np.asarray(x, np.float64), np.asarray(reconstruction, np.float64)
   if x.ndim < 2 or reconstruction.shape[reconstruction.ndim - x.ndim :] != x.shape:
     checks.fail("reconstruction", reconstruction.shape, f"(..., signals of the shape {x.shape})")
-  axes = tuple(range(1 - x.ndim, 0))
-  size = np.max(np.abs(reconstruction), axis=axes, keepdims=True)
+  axes, size_of_signal = tuple(range(1 - x.ndim, 0)), math.prod(x.shape[1:])
+  size = np.max(np.abs(reconstruction), axis=axes, keepdims=True, initial=0)
   size = np.where(size > 0, size, 1)  # after many layers, the squares of small values would underflow
   reconstruction = reconstruction / size
   energy = np.sum(reconstruction**2, axis=axes, keepdims=True)
   scale = np.sum(x * reconstruction, axis=axes, keepdims=True) / np.where(energy > 0, energy, 1)
   missing = np.linalg.norm(
-    (x - scale * reconstruction).reshape(*reconstruction.shape[: 1 - x.ndim], -1), axis=-1
+    (x - scale * reconstruction).reshape(*reconstruction.shape[: 1 - x.ndim], size_of_signal), axis=-1
   )
-  norm = np.linalg.norm(x.reshape(len(x), -1), axis=-1)
+  norm = np.linalg.norm(x.reshape(len(x), size_of_signal), axis=-1)
   return ScaledFit(np.squeeze(scale / size, axes), missing / np.where(norm > 0, norm, 1))
 
 
