@@ -27,6 +27,7 @@ from cscjax.theory._restricted import SparseMatrix, atom_columns, float64_on_hos
 from cscjax.theory._sparsity import patch_norm
 
 ROUNDING = 4  # rounding errors of the product of the norms that an inner product with an atom may have
+DENSE_PROJECTION = 2**22  # largest number of entries of atoms without a penalty that are orthonormalized
 LEAK = 100  # the same, of the inner products of a projection with atoms to which it is orthogonal
 
 
@@ -300,6 +301,9 @@ def _ratio(distance: np.ndarray, norms: np.ndarray) -> np.ndarray:
 
 def _projection(columns: SparseMatrix, signal: np.ndarray) -> np.ndarray:
   """Returns the projection of a signal onto the span of the columns."""
+  if math.prod(columns.shape) <= DENSE_PROJECTION:
+    basis = np.linalg.qr(columns.toarray())[0]
+    return basis @ (basis.T @ signal)
   solution = scipy.sparse.linalg.lsmr(columns, signal, atol=1e-15, btol=1e-15, conlim=0)[0]
   return columns @ solution
 
