@@ -9,6 +9,7 @@ Suites:
   convolutions  the convolutions of the networks one by one, compared with PyTorch
   dense         several implementations of the dense connection
   gradients     differentiation of a solver, for several numbers of iterations
+  batches       a batch of signals encoded at once, and one signal after the other
   solvers       time to a relative objective gap, compared with other libraries
   loop          the part of the time of a short epoch that is spent on the host
   gpu           training steps on a GPU, compared with PyTorch, in five minutes
@@ -28,6 +29,7 @@ from absl import flags
 
 from experiments import cli
 from experiments.benchmarks import (
+  batches,
   comparison,
   convolutions,
   dense_connection,
@@ -41,7 +43,10 @@ from experiments.benchmarks import (
   training,
 )
 
-SUITES = (*training.SUITES, "convolutions", "dense", "gradients", "solvers", "loop", "kernels", "gpu")
+SUITES = (
+  *training.SUITES,
+  *("convolutions", "dense", "gradients", "batches", "solvers", "loop", "kernels", "gpu"),
+)
 
 
 def main() -> None:
@@ -60,6 +65,9 @@ def main() -> None:
   elif args.suite == "gradients":
     cases = _known(args.cases, gradients.CASES) or tuple(gradients.CASES)
     _print(gradients.rows(cases), gradients.line)
+  elif args.suite == "batches":
+    cases = _known(args.cases, batches.CASES) or tuple(batches.CASES)
+    _print(batches.rows(cases), batches.line)
   elif args.suite == "kernels":
     cases = _known(args.cases, kernels.CASES) or kernels.COUNTED
     _print(kernels.rows(cases, args.batch_size, precision), kernels.line)
@@ -107,13 +115,15 @@ def define_flags() -> None:
   """Defines the flags of this command."""
   flags.DEFINE_enum("suite", "train", SUITES, "Suite to run; see above.")
   flags.DEFINE_list("cases", None, "Cases to run; all of the suite if not given.")
-  flags.DEFINE_integer("batch_size", 128, "Images per training step (not for solvers and gradients).")
+  flags.DEFINE_integer(
+    "batch_size", 128, "Images per training step (not for solvers, gradients and batches)."
+  )
   flags.DEFINE_enum(
     "precision",
     None,
     ("float32", "bfloat16"),
-    "Data type of the convolutions (not for solvers, gradients, dense and gpu). If not given, bfloat16"
-    " for kernels and float32 for the other suites.",
+    "Data type of the convolutions (not for solvers, gradients, batches, dense and gpu). If not given,"
+    " bfloat16 for kernels and float32 for the other suites.",
   )
   flags.DEFINE_list("solvers", list(peers.SOLVERS), "Solvers to run, for the suite solvers.")
   cli.define_path(

@@ -130,11 +130,11 @@ class ChannelwiseDictionary(AbstractDictionary):
   def stripe_sums(self, values: Code, signal_shape: Sequence[int]) -> jax.Array:
     inner = with_methods(self.dictionary)
     sums = inner.stripe_sums(self._channels_first(values), self._single(signal_shape))
-    return sums.reshape(*sums.shape[:-2], -1)
+    return jax.lax.collapse(sums, sums.ndim - 2)
 
   def patch_sums(self, values: jax.Array) -> jax.Array:
     sums = with_methods(self.dictionary).patch_sums(self._apart(values))
-    return sums.reshape(*sums.shape[:-2], -1)
+    return jax.lax.collapse(sums, sums.ndim - 2)
 
   def _single(self, shape: Sequence[int]) -> tuple[int, ...]:
     """Returns the shape of one channel of a signal, without batch axes."""

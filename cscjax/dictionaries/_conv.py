@@ -166,8 +166,8 @@ class ConvDictionary(AbstractDictionary):
 
   def stripe_sums(self, values: jax.Array, signal_shape: Sequence[int]) -> jax.Array:
     sums = stripe_sums(self, jnp.sum(values, axis=-1), tuple(signal_shape)[:-1])
-    return sums.reshape(*values.shape[: -self.signal_ndim], -1)
+    return jax.lax.collapse(sums, values.ndim - self.signal_ndim)
 
   def patch_sums(self, values: jax.Array) -> jax.Array:
     sums = patch_sums(self, jnp.sum(values, axis=-1))
-    return sums.reshape(*values.shape[: -self.signal_ndim], -1)
+    return jax.lax.collapse(sums, values.ndim - self.signal_ndim)

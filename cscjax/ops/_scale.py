@@ -11,7 +11,7 @@ from cscjax.ops._precision import common_float
 
 
 def power_of_two(tree: Any, axis: int | Sequence[int] | None = None) -> jax.Array:
-  """Returns the largest power of two that does not exceed the largest magnitude.
+  """Returns the largest power of two, with a normal inverse, that does not exceed the largest magnitude.
 
   Division by it is exact, and no gradient flows through it. So for a function f that is homogeneous of
   degree k, `power**k * f(tree / power)` has the value and the derivatives of `f(tree)`, and its
@@ -41,7 +41,9 @@ def power_of_two(tree: Any, axis: int | Sequence[int] | None = None) -> jax.Arra
   for part in parts[1:]:
     largest = jnp.maximum(largest, part.astype(dtype))
   limits = jnp.finfo(dtype)
-  exponent = jnp.clip(jnp.frexp(largest)[1] - 1, int(limits.minexp), int(limits.maxexp) - 1)
+  smallest = int(limits.minexp)
+  # XLA may multiply by the inverse, and set it to zero if it is subnormal.
+  exponent = jnp.clip(jnp.frexp(largest)[1] - 1, smallest, -smallest)
   power = jnp.ldexp(jnp.ones_like(largest), exponent)
   return jnp.where((largest > 0) & jnp.isfinite(largest), power, 1)
 

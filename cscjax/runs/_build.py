@@ -15,7 +15,8 @@ import optax
 from cscjax import training
 from cscjax.data import Dataset
 from cscjax.models import create_model, model_fields
-from cscjax.runs._config import DEFAULT, INT32, KEYS, Config, RunError, network_fields
+from cscjax.runs._config import DEFAULT, KEYS, Config, RunError, network_fields
+from cscjax.runs._fields import INT32
 
 UNROLLED = 9
 """Largest number of blocks in a stage that a GPU runs without a loop over them (56 layers)."""

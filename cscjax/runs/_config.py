@@ -1,21 +1,15 @@
 """The configuration of a run: the single place of its defaults, ranges and help texts."""
 
 import dataclasses
-import functools
 import inspect
 import os
 import re
-import textwrap
-import types
-import typing
-from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from cscjax import checks
 from cscjax.data import DATASETS, check_name, dataset_shape
 from cscjax.models import MODELS, PURSUITS, REMAT, SOLVERS, STEPS
+from cscjax.runs._fields import LARGE, attributes, checked, flag, integer, real
 from cscjax.training import MODES
 
 PRECISIONS = ("float32", "bfloat16")
@@ -25,12 +19,6 @@ AUGMENTATIONS = {"none": (0, False), "standard": (4, True)}
 """The largest shift in pixels and whether images are flipped at random, for each augmentation."""
 KEYS = "threefry2x32"
 """Implementation of the random keys of a run, which JAX_DEFAULT_PRNG_IMPL does not change."""
-INT32 = 2**31 - 1
-"""The largest step, because steps are counted in int32 on the device."""
-LARGE = 1e30
-"""Upper bound of real-valued fields: a float32 can hold it, with room for computing."""
-
-Check = Callable[[str, Any], Any]
 
 
 class RunError(ValueError):
@@ -63,41 +51,6 @@ class RunError(ValueError):
     return cls(problem, argument)
 
 
-def _flag(default: Any, help_text: str, valid: tuple | Check | None = None) -> Any:
-  """Returns a dataclass field with a help text, and either its choices or the check of its values.
-
-  The range that a check allows becomes a part of the help text.
-  """
-  choices = valid if isinstance(valid, tuple) else None
-  check = None if isinstance(valid, tuple) else valid
-  help_text = f"{help_text} {_range(check)}".rstrip()
-  return dataclasses.field(
-    default=default, metadata={"help": help_text, "choices": choices, "check": check}
-  )
-
-
-def _range(check: Any) -> str:
-  """Returns the sentence that states the range of a field, empty if it has none."""
-  if not isinstance(check, functools.partial):
-    return ""
-  low, high = check.keywords["low"], check.keywords["high"]
-  if check.func is checks.int_between:
-    return f"Range: >= {low}." if high == INT32 else f"Range: {low}..{high}."
-  if high == LARGE:
-    return {-LARGE: "", 1e-30: "Range: > 0."}.get(low, f"Range: >= {low:g}.")
-  return f"Range: [{low:g}, {high:g})." if low != 1e-30 else f"Range: (0, {high:g})."
-
-
-def _integer(low: int, high: int = INT32) -> Check:
-  """Returns the check of an integer in low..high."""
-  return functools.partial(checks.int_between, low=low, high=high)
-
-
-def _real(low: float, high: float = LARGE) -> Check:
-  """Returns the check of a number in [low, high)."""
-  return functools.partial(checks.in_range, low=low, high=high)
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
   """All settings of a training run.
@@ -124,208 +77,208 @@ class Config:
     (150, 128, 'standard')
   """
 
-  # `_attributes` makes the entries of "Attributes" from the help texts and choices below.
-  model: str = _flag("msd_csc", "Network to train.", tuple(MODELS))
-  depth: int | None = _flag(
+  # `attributes` makes the entries of "Attributes" from the help texts and choices below.
+  model: str = flag("msd_csc", "Network to train.", tuple(MODELS))
+  depth: int | None = flag(
     None,
     "Number of layers d. For res_csc, res_csc_simplified, resnet and plain it must be 6 n + 2.",
-    _integer(1, 2000),
+    integer(1, 2000),
   )
-  width: int | None = _flag(
+  width: int | None = flag(
     None,
     "Number of channels: the new channels of each layer for msd_csc and msdnet, those of the first layer"
     " or stage for the other networks.",
-    _integer(1, 2**14),
+    integer(1, 2**14),
   )
-  dilations: tuple[int, ...] | None = _flag(
-    None, "Dilations s of msd_csc and msdnet, which the layers use in turn.", _integer(1)
+  dilations: tuple[int, ...] | None = flag(
+    None, "Dilations s of msd_csc and msdnet, which the layers use in turn.", integer(1)
   )
-  solver: str | None = _flag(None, "Solver whose iterations are unfolded into the layers.", SOLVERS)
-  unfolding: int | None = _flag(
-    None, "Number of iterations of the solver after the first one.", _integer(0, 1000)
+  solver: str | None = flag(None, "Solver whose iterations are unfolded into the layers.", SOLVERS)
+  unfolding: int | None = flag(
+    None, "Number of iterations of the solver after the first one.", integer(0, 1000)
   )
-  pursuit: str | None = _flag(
+  pursuit: str | None = flag(
     None,
     "How the layers are coded. layer: each one on its own; multilayer: several layers together; lista:"
     " ML-LISTA, for ml_csc.",
     (*PURSUITS, "lista"),
   )
-  step: str | None = _flag(
+  step: str | None = flag(
     None,
     "Step size of the unfolded iterations. bounded: a trained multiple of 1/L, below 2/L; free: a"
     " trained scalar without a bound.",
     STEPS,
   )
-  c: float | None = _flag(
+  c: float | None = flag(
     None,
     "Constant c of res_csc and res_csc_simplified (eq. 5); it is trained if not given.",
-    _real(-LARGE),
+    real(-LARGE),
   )
-  norm: bool | None = _flag(None, "Whether layers use batch normalization; otherwise they have a bias.")
-  remat: str = _flag(
+  norm: bool | None = flag(None, "Whether layers use batch normalization; otherwise they have a bias.")
+  remat: str = flag(
     AUTO,
     "What the backward pass recomputes instead of storing it. none: nothing; elementwise: cheap"
     " operations; all: everything inside a block; auto: chosen for the device.",
     (AUTO, *REMAT),
   )
-  unroll: int | None = _flag(
+  unroll: int | None = flag(
     None,
     "Residual blocks in each iteration of the loop over a stage of res_csc, res_csc_simplified, resnet"
     " and plain. It is chosen for the device if not given, and does not change the network.",
-    _integer(1),
+    integer(1),
   )
-  channel_multiple: int | None = _flag(
+  channel_multiple: int | None = flag(
     None,
     "The images of msd_csc and msdnet are padded with zero channels to a multiple of this number. It is"
     " chosen for the device if not given, and does not change the network.",
-    _integer(1, 2**14),
+    integer(1, 2**14),
   )
 
-  dataset: str = _flag(
+  dataset: str = flag(
     "cifar10",
     f"Data set to train on. One of {', '.join(DATASETS)}; or data of your own: npz:FILE, a file with the"
     " arrays train_images and train_labels, or folder:DIR, a folder of images for each class, see"
     " cscjax.data.load_dataset.",
     check_name,
   )
-  data_dir: str | None = _flag(
+  data_dir: str | None = flag(
     None,
     "Data directory of TensorFlow Datasets, which is only read. If it is not given, it is $TFDS_DATA_DIR"
     " or ~/tensorflow_datasets.",
   )
-  cache_dir: str | None = _flag(
+  cache_dir: str | None = flag(
     None,
     "Directory of the caches of decoded images and compiled programs. If it is not given, it is the"
     " folder cscjax in the cache folder of the user: $XDG_CACHE_HOME or ~/.cache on Linux,"
     " ~/Library/Caches on macOS, %LOCALAPPDATA% on Windows.",
   )
-  download: bool = _flag(True, "Whether to download a missing data set.")
-  validation_fraction: float = _flag(
+  download: bool = flag(True, "Whether to download a missing data set.")
+  validation_fraction: float = flag(
     0.0,
     "Fraction of the training set that is held out and evaluated instead of the test set, which is then"
     " evaluated only once, at the end.",
-    _real(0, 1),
+    real(0, 1),
   )
-  train_examples: int | None = _flag(
+  train_examples: int | None = flag(
     None,
     "Number of examples to train on, a fixed random subset of the training set. All examples are used if"
     " it is not given.",
-    _integer(1),
+    integer(1),
   )
 
-  epochs: int = _flag(150, "Number of passes over the training set.", _integer(1))
-  max_steps: int | None = _flag(
-    None, "The run stops after this number of training steps, even if epochs remain.", _integer(1)
+  epochs: int = flag(150, "Number of passes over the training set.", integer(1))
+  max_steps: int | None = flag(
+    None, "The run stops after this number of training steps, even if epochs remain.", integer(1)
   )
-  batch_size: int = _flag(128, "Examples per training step, over all devices.", _integer(1))
-  learning_rate: float = _flag(0.05, "Learning rate of SGD before the first decay.", _real(1e-30))
-  decay_epochs: tuple[int, ...] = _flag(
+  batch_size: int = flag(128, "Examples per training step, over all devices.", integer(1))
+  learning_rate: float = flag(0.05, "Learning rate of SGD before the first decay.", real(1e-30))
+  decay_epochs: tuple[int, ...] = flag(
     (75, 115),
     "Epochs after which the learning rate is multiplied by decay_factor, in increasing order.",
-    _integer(1),
+    integer(1),
   )
-  decay_factor: float = _flag(
-    0.1, "Factor by which the learning rate is multiplied at each of decay_epochs.", _real(1e-30, 1)
+  decay_factor: float = flag(
+    0.1, "Factor by which the learning rate is multiplied at each of decay_epochs.", real(1e-30, 1)
   )
-  warmup_epochs: float = _flag(
-    0.0, "Number of epochs over which the learning rate rises linearly from 0 at the start.", _real(0)
+  warmup_epochs: float = flag(
+    0.0, "Number of epochs over which the learning rate rises linearly from 0 at the start.", real(0)
   )
-  momentum: float = _flag(0.9, "Momentum of SGD.", _real(0, 1))
-  nesterov: bool = _flag(False, "Whether to use Nesterov momentum.")
-  weight_decay: float = _flag(
-    1e-4, "Factor of the L2 penalty on filters and kernels; other parameters have none.", _real(0)
+  momentum: float = flag(0.9, "Momentum of SGD.", real(0, 1))
+  nesterov: bool = flag(False, "Whether to use Nesterov momentum.")
+  weight_decay: float = flag(
+    1e-4, "Factor of the L2 penalty on filters and kernels; other parameters have none.", real(0)
   )
-  augmentation: str = _flag(
+  augmentation: str = flag(
     AUTO,
     "Augmentation of the training images. standard: a random shift by up to 4 pixels and a random"
     " horizontal flip; auto: standard for CIFAR-10 and CIFAR-100, none for the other data sets.",
     (AUTO, *AUGMENTATIONS),
   )
   # The default None is replaced by the value that `augmentation` stands for.
-  shift: int = _flag(
-    None, "Largest random shift in pixels. It is deprecated; use augmentation instead.", _integer(0)
+  shift: int = flag(
+    None, "Largest random shift in pixels. It is deprecated; use augmentation instead.", integer(0)
   )
-  flip: bool = _flag(
+  flip: bool = flag(
     None, "Whether to flip images at random. It is deprecated; use augmentation instead."
   )
-  seed: int = _flag(
+  seed: int = flag(
     0,
     "Random seed of the initial parameters, the order of the examples and the augmentation.",
-    _integer(0, 2**32 - 1),
+    integer(0, 2**32 - 1),
   )
-  init_from: str | None = _flag(
+  init_from: str | None = flag(
     None,
     "Directory of a run, or file of its weights, with the trained network from which this run starts. It"
     " must be the same network, for images with as many channels; their size may differ. The classifier"
     " starts anew if the number of classes differs.",
   )
 
-  precision: str = _flag(
+  precision: str = flag(
     "float32", "Data type of the convolutions; the parameters are always float32.", PRECISIONS
   )
-  matmul_precision: str = _flag(
+  matmul_precision: str = flag(
     DEFAULT,
     "Precision of matrix products and convolutions in float32. default: the setting of JAX, which is"
     " TF32 on recent GPUs; highest: full float32.",
     (DEFAULT, "highest"),
   )
-  parallel: str = _flag(
+  parallel: str = flag(
     AUTO,
     "How several devices share a batch. jit (or auto): batch norm and gradients are computed over the"
     " whole batch, as on one device; pmap: batch norm uses the statistics of each device's part, and"
     " gradients are averaged.",
     MODES,
   )
-  coordinator: str | None = _flag(
+  coordinator: str | None = flag(
     None,
     "For a run on several processes: the address host:port of process 0, or 'auto' to get it from SLURM"
     " or Kubernetes.",
   )
-  num_processes: int | None = _flag(
+  num_processes: int | None = flag(
     None,
     "Number of processes of the run. All of them need the same settings, except for process_id, workdir,"
     " data_dir, cache_dir, download and compilation_cache.",
-    _integer(1, 2**16),
+    integer(1, 2**16),
   )
-  process_id: int | None = _flag(
-    None, "Index of this process, from 0. Only process 0 logs and writes files.", _integer(0)
+  process_id: int | None = flag(
+    None, "Index of this process, from 0. Only process 0 logs and writes files.", integer(0)
   )
-  peer_timeout: int = _flag(
-    100, "Seconds after which a process that does not answer counts as lost.", _integer(1, 10**6)
+  peer_timeout: int = flag(
+    100, "Seconds after which a process that does not answer counts as lost.", integer(1, 10**6)
   )
 
-  compilation_cache: str | None = _flag(
+  compilation_cache: str | None = flag(
     None,
     "Directory of the cache of compiled programs, or 'off' for no cache. If it is not given, it is"
     " $JAX_COMPILATION_CACHE_DIR, or else the folder compiled in cache_dir.",
   )
-  workdir: str | None = _flag(
+  workdir: str | None = flag(
     None,
     "Directory where the run is stored, and resumed if it exists. If it is not given, a new one is made"
     " under runs/.",
   )
-  tensorboard: bool = _flag(
+  tensorboard: bool = flag(
     False,
     "Whether to write the rows of metrics.jsonl to event files for TensorBoard, too, in the folder"
     " tensorboard of the workdir. Needs the package tensorboardX.",
   )
-  evaluate_epochs: int = _flag(1, "Number of epochs between evaluations.", _integer(1))
-  checkpoint_seconds: float = _flag(
+  evaluate_epochs: int = flag(1, "Number of epochs between evaluations.", integer(1))
+  checkpoint_seconds: float = flag(
     300.0,
     "Seconds after which a new checkpoint is written, also within an epoch. After an evaluation it is"
     " written earlier if checkpoints then take at most 2 % of the time.",
-    _real(0, 1e9),
+    real(0, 1e9),
   )
-  keep_best: bool = _flag(
+  keep_best: bool = flag(
     False,
     "Whether to keep the checkpoint with the highest validation accuracy, too. Requires a validation"
     " split (validation_fraction), because the test set must not choose the network.",
   )
-  dispatch_seconds: float = _flag(
+  dispatch_seconds: float = flag(
     1.0,
     "Intended duration of each compiled call, in seconds. Progress, signals and the clock are checked"
     " between calls.",
-    _real(0, 1e9),
+    real(0, 1e9),
   )
 
   @property
@@ -345,7 +298,7 @@ class Config:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if value is not None or field.default is not None:
-        object.__setattr__(self, field.name, _checked(field, value))
+        object.__setattr__(self, field.name, checked(field, value))
     if list(self.decay_epochs) != sorted(set(self.decay_epochs)):
       checks.fail("decay_epochs", self.decay_epochs, "epochs in increasing order")
     if self.dataset in DATASETS:
@@ -382,29 +335,6 @@ class Config:
       checks.fail("num_processes", None, f"the number of processes that connect to {self.coordinator}")
     if self.process_id not in range(self.num_processes):
       checks.fail("process_id", self.process_id, f"an integer in 0..{self.num_processes - 1}")
-
-
-def _text(name: str, value: Any) -> str:
-  """Returns a text, or a path as a text."""
-  text = os.fspath(value) if isinstance(value, os.PathLike) else value
-  if not (isinstance(text, str) and text):
-    checks.fail(name, value, "a text that is not empty")
-  return text
-
-
-def _checked(field: dataclasses.Field, value: Any) -> Any:
-  """Returns the value of a field in the type of the field, which JSON can hold, after checking it."""
-  name, check = field.name, field.metadata["check"] or _text
-  kinds = typing.get_args(field.type) if isinstance(field.type, types.UnionType) else (field.type,)
-  if field.metadata["choices"]:
-    return checks.one_of(name, value, field.metadata["choices"])
-  if bool in kinds:
-    return checks.boolean(name, value)
-  if tuple[int, ...] in kinds:
-    if not isinstance(value, list | tuple | np.ndarray):
-      checks.fail(name, value, "a sequence of integers")
-    return tuple(check(name, item) for item in value)
-  return check(name, value)
 
 
 def check_sizes(config: Config, example_shape: tuple[int, ...]) -> None:
@@ -493,15 +423,6 @@ OWN = frozenset({"process_id", "workdir", "data_dir", "cache_dir", "download", "
 """Fields that may differ between the processes of a run."""
 
 
-def _attributes() -> str:
-  """Returns the entries of the fields in the docstring of `Config`, from their help and choices."""
-  lines = []
-  for field in dataclasses.fields(Config):
-    text, choices = f"{field.name}: {field.metadata['help']}", field.metadata["choices"]
-    if choices:
-      text += f" One of {', '.join(map(repr, choices))}."
-    lines += textwrap.wrap(text, 101, initial_indent="  ", subsequent_indent="    ")
-  return "\n".join(lines)
-
-
-Config.__doc__ = inspect.cleandoc(Config.__doc__ or "").replace("  ...", _attributes())  # None under -OO
+Config.__doc__ = inspect.cleandoc(Config.__doc__ or "").replace(
+  "  ...", attributes(Config)
+)  # None under -OO

@@ -55,7 +55,7 @@ def repeat_until(
   iterations: int,
   callbacks: tuple[Callback, ...],
   period: int,
-  unconverged: jax.Array,
+  unknown: jax.Array,
   unroll: int = 1,
 ) -> tuple[Any, Trace, jax.Array, jax.Array]:
   """Iterates until the criterion of each signal has been within a tolerance, or is NaN.
@@ -71,7 +71,7 @@ def repeat_until(
     iterations: Largest number of iterations.
     callbacks: The functions that are called after each test.
     period: Number of iterations between two tests.
-    unconverged: False for each signal, [batch...].
+    unknown: Infinity for each signal, [batch...]: the criterion before the first test.
     unroll: Number of iterations in a turn of the loop between two tests, on a CPU.
 
   Returns:
@@ -85,11 +85,11 @@ def repeat_until(
     return (state, jax.tree.map(lambda trace, v: trace.at[k].set(v), carry[1], values)), test
 
   def unfinished(carry: Any) -> jax.Array:
-    k, _, converged, broken = carry
-    return (k < iterations) & ~jnp.all(converged | broken)
+    k, _, lowest = carry
+    return (k < iterations) & jnp.any(lowest > tolerance)  # False for NaN
 
   def turn(length: int, carry: Any) -> Any:
-    k, carry, converged, _ = carry
+    k, carry, lowest = carry
 
     def iterate(carry: tuple[Any, Trace], unroll: int) -> tuple[Any, Trace]:
       return lax.fori_loop(
@@ -102,12 +102,12 @@ def repeat_until(
     )
     (_, traces), test = advance(k + length - 1, carry)
     state, objective, value = test()
-    new = (k + length, (state, traces), converged | (value <= tolerance), jnp.isnan(value))
+    new = (k + length, (state, traces), jnp.minimum(lowest, value))
     if callbacks:
       report(callbacks, new[0], objective, value, ~unfinished(new))
     return new
 
-  carry = (0, (state, traces), unconverged, unconverged)
+  carry = (0, (state, traces), unknown)
   turns, rest = divmod(iterations, period)
   if turns:
     carry = lax.while_loop(
@@ -115,9 +115,9 @@ def repeat_until(
     )
   if rest:
     carry = lax.cond(unfinished(carry), partial(turn, rest), lambda carry: carry, carry)
-  done, (state, traces), converged, _ = carry
+  done, (state, traces), lowest = carry
   index = jnp.minimum(jnp.arange(iterations), done - 1)
-  return state, jax.tree.map(lambda trace: trace[index], traces), jnp.int32(done), converged
+  return state, jax.tree.map(lambda trace: trace[index], traces), jnp.int32(done), lowest <= tolerance
 
 
 def cut_traces(result: Result, names: Sequence[str]) -> Result:

@@ -96,9 +96,19 @@ nonnegative and this part is not zero, and `d_j^T theta` or its absolute value f
 - C and D. Their proofs use only that the codes have their support in S(eps), and A. They hold as they
   are, with all coefficients in S(eps) for s(eps). The subgradient g is one of this penalty.
 
+The atoms of a group can be linearly dependent: equal, or more than the samples that they cover. Let
+`beta_g > 0`, without a constraint or a ridge. By optimality, code_g is a multiple of `D_g^T r`, so that
+`P_g code_g = 0` for the projection P_g onto the kernel of D_g. The solutions therefore stay the same if
+`1/2 sum_g ||D_g||^2 ||P_g code_g||^2` is added to the objective: this is zero for all of them, and not
+negative elsewhere. Like a ridge, it gives each atom further samples, in which the signal is zero, and A
+to D hold for these atoms. Their s is the smallest singular value of D on the codes in S with
+`P_g code_g = 0`. This is done for groups of up to 200 atoms. Larger groups and groups with a constraint
+have an infinite bound if their atoms are dependent.
+
 The spectral norm of a group of up to 200 atoms is the root of the largest eigenvalue of their Gram
-matrix, with what rounding may add. For larger groups, its square is bounded by the sum of all squares
-and by the largest sum of magnitudes in a row times that in a column (Schur's test). The norm of a group
+matrix, with what rounding may add. For larger groups, the bound on it is 0.05 % larger if a Cholesky
+factor can prove it in a short time. Else its square is bounded by the sum of all squares and by the
+largest sum of magnitudes in a row times that in a column (Schur's test). The norm of a group
 is curved, so that a code moves by less than `||e|| / s` unless it moves along code_g in each group. The
 derivative of the solution is `(D_S^T D_S + R)^-1 D_S^T` for the second derivative R of the penalty,
 which is positive semidefinite, so that its norm is at most 1 / s. In complex codes, the real and the
@@ -111,7 +121,8 @@ have bounds of this kind with a constant of the whole dictionary in place of s; 
 latter.
 """
 
-from cscjax.theory._certify import Certificate, CertificateRow, FailedCondition, Pursuable, certify
+from cscjax.theory._certificate import Certificate, CertificateRow, FailedCondition
+from cscjax.theory._certify import Pursuable, certify
 from cscjax.theory._classifier import ClassifierCertificate, certify_classifier
 from cscjax.theory._encoder_gap import EncoderGap, encoder_gap
 from cscjax.theory._lasso_stability import ActiveSet, Stability, stability
@@ -119,11 +130,11 @@ from cscjax.theory._lemmas import is_unique, msd_csc_spectrum, uniqueness_bound
 from cscjax.theory._reconstruction import LassoProblem, failed_dimensions, ill_conditioned_example
 from cscjax.theory._recovery import (
   PlantedRecovery,
-  RecoveryCondition,
   babel_function,
   exact_recovery_coefficient,
   recovery,
 )
+from cscjax.theory._recovery_conditions import RecoveryCondition
 from cscjax.theory._robustness import GainedClassifier, LabelCertificate, certify_labels
 from cscjax.theory._sparsity import patch_norm, patch_sparsity, stripe_sparsity, support_size
 from cscjax.theory._stability import (

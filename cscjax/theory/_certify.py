@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -22,6 +23,7 @@ from cscjax.dictionaries import (
 )
 from cscjax.ops import highest_precision
 from cscjax.solvers import layered_thresholding
+from cscjax.theory._certificate import Certificate, CertificateRow, FailedCondition
 from cscjax.theory._lasso_stability import ActiveSet, Stability, stability
 from cscjax.theory._layered_recovery import LayerRecovery, layered_recovery
 from cscjax.theory._lemmas import is_unique, uniqueness_bound
@@ -45,142 +47,6 @@ class Pursuable(Protocol):
       One `CodedLayer` (dictionary, signal, code) per layer, in order.
     """
     ...
-
-
-@dataclasses.dataclass(frozen=True)
-class FailedCondition:
-  """A condition of a theorem that fails for a layer; in a batch, for the signal that misses it by most.
-
-  Attributes:
-    statement: The statement that requires the condition: "uniqueness", "thresholding", "bp",
-      "recovery" or "stability".
-    text: The condition, such as "3 noise <= beta".
-    left: The value of the left side.
-    right: The value of the right side.
-
-  Example:
-    >>> import cscjax
-    >>> print(cscjax.theory.FailedCondition("bp", "3 noise <= beta", left=0.9, right=0.5))
-    bp needs 3 noise <= beta: 0.9 vs 0.5
-  """
-
-  statement: str
-  text: str
-  left: float
-  right: float
-
-  def __str__(self) -> str:
-    return f"{self.statement} needs {self.text}: {self.left:.3g} vs {self.right:.3g}"
-
-
-@dataclasses.dataclass(frozen=True)
-class CertificateRow:
-  """The certificate of one layer; each field holds the worst value over the batch.
-
-  Attributes:
-    layer: The number of the layer, starting at 1.
-    coherence: The mutual coherence mu(D) for the size of the layer's signal.
-    sparsity: The number of nonzeros in the densest stripe of the code.
-    uniqueness_bound: (1 + 1 / mu) / 2, the bound of Lemma 1.
-    unique: Whether the sparsity is below that bound and the code uses no zero atom.
-    misfit: ||signal - D code||^P_{2,inf}, the part of the signal that the code does not explain.
-    thresholding_error: Upper bound on the error of this layer's code in layered thresholding; inf if a
-      condition fails in this layer or a previous one. The error is measured in the norm ||.||^P_{2,inf}
-      over the next layer's patches, and in the norm ||.||_2 for the last layer.
-    bp_error: The same upper bound for layered BP.
-    conditions: The conditions that fail, with the values of both sides.
-    recovery_error: Upper bound on the Euclidean distance from the planted code to that of layered BP for
-      the signal with noise, by `recovery` of this code; inf if it fails in this layer or a previous one,
-      and None for codes that are not planted.
-    recovery: The condition of `recovery` that gives this bound, the strongest of those that hold, such
-      as "dual certificate"; None if none holds.
-    stability_error: Upper bound on the Euclidean distance from the code to that of layered BP for the
-      signal with noise, by `stability` of this signal; inf if it fails in this layer or a previous one,
-      and None for codes that are not those of layered BP.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import cscjax
-    >>> D = cscjax.MatrixDictionary(jnp.eye(3))
-    >>> code = jnp.array([0.0, 2.0, 0.0])
-    >>> (row,) = cscjax.certify([D], D.synthesis(code), noise=0.1, codes=[code]).rows
-    >>> row.unique, round(row.thresholding_error, 3), row.failed
-    (True, 0.2, ())
-  """
-
-  layer: int
-  coherence: float
-  sparsity: int
-  uniqueness_bound: float
-  unique: bool
-  misfit: float
-  thresholding_error: float
-  bp_error: float
-  conditions: tuple[FailedCondition, ...] = ()
-  recovery_error: float | None = None
-  recovery: str | None = None
-  stability_error: float | None = None
-
-  @property
-  def failed(self) -> tuple[str, ...]:
-    """The statements that do not hold, by the names of `FailedCondition.statement`."""
-    return tuple(name for name, holds in self._statements().items() if not holds)
-
-  @property
-  def held(self) -> tuple[str, ...]:
-    """The statements that hold, by the names of `FailedCondition.statement`."""
-    return tuple(name for name, holds in self._statements().items() if holds)
-
-  def _statements(self) -> dict[str, bool]:
-    """Returns whether each statement that concerns the code holds."""
-    bounds = {"thresholding": self.thresholding_error, "bp": self.bp_error}
-    bounds |= {"recovery": self.recovery_error, "stability": self.stability_error}
-    known = {name: math.isfinite(error) for name, error in bounds.items() if error is not None}
-    return {"uniqueness": self.unique, **known}
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Certificate:
-  """The result of `certify`. Its printed form is a table, followed by conditions that hold or fail.
-
-  The columns of the table are fields of `CertificateRow`: `mu` is `coherence`, `stripe` is `sparsity`,
-  `bound` is `uniqueness_bound`, and `fails` is `failed`; `thresholding`, `bp`, `recovery` and
-  `stability` are upper bounds on errors.
-
-  Attributes:
-    noise: eps_0, the bound on the noise of the signals.
-    rows: One row per layer.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> import cscjax
-    >>> D = cscjax.MatrixDictionary(jnp.eye(3))
-    >>> code = jnp.array([0.0, 2.0, 0.0])
-    >>> certificate = cscjax.certify([D], D.synthesis(code), noise=0.1, codes=[code])
-    >>> [row.unique for row in certificate.rows]
-    [True]
-  """
-
-  noise: float
-  rows: tuple[CertificateRow, ...]
-
-  def __repr__(self) -> str:
-    head = ["layer", "mu", "stripe", "bound", "unique", "misfit", "thresholding", "bp"]
-    kinds = ("recovery", "stability")
-    shown = [k for k in kinds if any(getattr(row, f"{k}_error") is not None for row in self.rows)]
-    cells = [[*head, *shown, "fails"]]
-    for row in self.rows:
-      left = [str(row.layer), f"{row.coherence:.3f}", str(row.sparsity), f"{row.uniqueness_bound:.2f}"]
-      errors = [row.thresholding_error, row.bp_error, *(getattr(row, f"{k}_error") for k in shown)]
-      bounds = ["" if error is None else f"{error:.3g}" for error in errors]
-      unique = "yes" if row.unique else "no"
-      cells.append([*left, unique, f"{row.misfit:.3g}", *bounds, ", ".join(row.failed) or "-"])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
-    strongest = ((row.layer, row.recovery) for row in self.rows if row.recovery is not None)
-    held = [f"layer {layer}: strongest condition for recovery: {name}" for layer, name in strongest]
-    reasons = [f"layer {row.layer}: {condition}" for row in self.rows for condition in row.conditions]
-    return "\n".join([f"noise {self.noise:.3g}", *lines, *held, *reasons])
 
 
 @highest_precision
@@ -266,8 +132,7 @@ def certify(
   noise = checks.in_range("noise", noise, 0)
   layers = _layers(dictionaries, x, betas, codes, solver)
   if betas is not None:
-    check_one_per_dictionary([layer.dictionary for layer in layers], betas=betas)
-    checks.all_at_least("betas", list(betas), 0)
+    _check_betas([layer.dictionary for layer in layers], betas)
   mu = [_coherence(d, signal_shape=signal.shape[-d.signal_ndim :]) for d, signal, _ in layers]
   found = [_stability(layers, noise, betas=betas, coherences=mu, solver=name) for name in SOLVERS]
   rows = [_row(i + 1, *statements) for i, statements in enumerate(zip(*found, strict=True))]
@@ -318,8 +183,16 @@ def _solution(
   dictionary: Dictionary, signal: ArrayLike, beta: ArrayLike, code: Code | None = None
 ) -> Stability:
   """Returns the stability of a layer for penalties that are scalars or one per signal."""
-  beta = np.reshape(beta, (*np.shape(beta), *(1,) * (dictionary.signal_ndim * bool(np.ndim(beta)))))
-  return stability(dictionary, signal, beta, code)
+  batch = np.shape(signal)[: np.ndim(signal) - dictionary.signal_ndim]
+  if np.shape(beta) not in ((), batch):
+    or_signal = f", or one per signal, of shape {batch}" if batch else ""
+    checks.fail("betas", np.shape(beta), f"one number per layer{or_signal}")
+  axes = len(batch)
+  penalties = jax.tree.map(
+    lambda part: np.reshape(beta, np.shape(beta) + (1,) * (part.ndim - axes)),
+    jax.eval_shape(dictionary.analysis, jnp.asarray(signal)),
+  )
+  return stability(dictionary, signal, penalties, code)
 
 
 def _joined(result: Stability) -> np.ndarray:
@@ -386,6 +259,7 @@ def _layers(
   if codes is None:
     if betas is None:
       checks.fail("codes", None, "one code per dictionary, or betas to compute them")
+    _check_betas(dictionaries, betas)
     codes = _codes(dictionaries, x, betas, solver)
   check_one_per_dictionary(dictionaries, codes=codes)
   layers, signal = [], x
@@ -394,6 +268,14 @@ def _layers(
     layers.append(CodedLayer(with_methods(dictionary), signal, code))
     signal = join(code)
   return layers
+
+
+def _check_betas(dictionaries: Sequence[Dictionary], betas: Sequence[ArrayLike]) -> None:
+  """Raises ValueError unless there is an array of nonnegative numbers for each dictionary."""
+  check_one_per_dictionary(dictionaries, betas=betas)
+  checks.all_at_least("betas", list(betas), 0)
+  for beta in betas:  # not a relative penalty, whose leaves are numbers
+    checks.real_array("betas", beta)
 
 
 def _codes(

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
-from cscjax.theory._lasso_stability import Stability, as_float64, stability
+from cscjax.theory._lasso_stability import Stability, as_distances, as_float64, stability
 
 ROUNDING = 1e-12  # rounding error of a sum of cosines
 
@@ -23,7 +23,8 @@ class EncoderGap:
 
   Attributes:
     stability: The certificate of the same codes by `stability`.
-    gaps: The encoder gaps tau_0, tau_1, ..., an array [s, batch...]; see `Stability.encoder_gap`.
+    gaps: The encoder gaps tau_0, tau_1, ..., an array [s, batch...]; see `Stability.encoder_gap`. They
+      are 0 if the solution is not known to be unique.
     isometry: mu_1(s - 1) for the same s, an upper bound on the constant eta_s of restricted isometry.
 
   Example:
@@ -71,7 +72,7 @@ class EncoderGap:
     slopes = np.where(self.gaps[:, None] > column, self._slopes.reshape(per_size), np.inf)
     slope = np.min(slopes, axis=0)
     bounds = np.where(slope < np.inf, column * np.where(slope < np.inf, slope, 0), np.inf)
-    return bounds.reshape(*levels.shape, *self.gaps.shape[1:])[()]
+    return bounds.reshape((*levels.shape, *self.gaps.shape[1:]))[()]
 
   def radius(self, distance: ArrayLike) -> np.ndarray:
     """Returns the noise below which the solution moves by less than a distance: the inverse of `bound`.
@@ -84,10 +85,9 @@ class EncoderGap:
       none, and inf if the bound is less for all noise.
 
     Raises:
-      ValueError: If a distance is not a number, or if the shape does not fit.
+      ValueError: If a distance is not finite, or if the shape does not fit.
     """
-    checks.all_at_least("distance", distance, -math.inf)
-    distances = np.broadcast_to(np.asarray(distance, np.float64), self.gaps.shape[1:])
+    distances = as_distances(distance, self.gaps.shape[1:])
     slopes = self._slopes.reshape(-1, *(1,) * distances.ndim)
     reached = np.divide(distances, slopes, out=np.full(self.gaps.shape, np.inf), where=slopes > 0)
     radii = np.minimum(self.gaps, np.where(distances > 0, reached, 0))
@@ -180,5 +180,6 @@ def encoder_gap(
   eigenvalues = np.maximum(1 - isometry - ROUNDING * np.arange(largest + 1), 0)
   with np.errstate(divide="ignore"):
     slopes = 1 / (smallest_norm * np.sqrt(eigenvalues))
-  gaps = np.stack([found.encoder_gap(s) for s in range(largest + 1)])
+  # mu_1 ignores atoms that are zero, whose coefficients are arbitrary if they have no penalty.
+  gaps = np.stack([np.where(found.unique, found.encoder_gap(s), 0) for s in range(largest + 1)])
   return EncoderGap(found, gaps, isometry, slopes)

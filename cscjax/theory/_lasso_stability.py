@@ -29,8 +29,9 @@ class ActiveSet(NamedTuple):
     atoms: The number of these atoms.
     pieces: The number of pieces into which they fall; atoms of different pieces do not overlap.
     smallest_singular_value: The smallest singular value s of the dictionary, restricted to these atoms
-      (with a ridge, they have a row for it): a lower bound, up to rounding, if `proved` is 1, else an
-      estimate. It is 0 if they are linearly dependent, and inf if there are none.
+      (with a ridge, they have a row for it; in groups, it is on the codes that `stability` names): a
+      lower bound, up to rounding, if `proved` is 1, else an estimate. It is 0 if they are linearly
+      dependent, and inf if there are none.
     proved: The fraction of the atoms in pieces for which s is proved, by all eigenvalues or a Cholesky
       factor of their Gram matrix. The pieces that are too large for it are estimated by the Lanczos
       method, which finds the smallest eigenvalue from above.
@@ -119,10 +120,9 @@ class Stability:
       less for all noise.
 
     Raises:
-      ValueError: If a distance is not a number, or if the shape does not fit.
+      ValueError: If a distance is not finite, or if the shape does not fit.
     """
-    checks.all_at_least("distance", distance, -math.inf)
-    distances = np.broadcast_to(np.asarray(distance, np.float64), self._batch)
+    distances = as_distances(distance, self._batch)
     pairs = zip(self._signals, distances.ravel(), strict=True)
     return np.reshape([signal.noise_within(float(d)) for signal, d in pairs], self._batch)[()]
 
@@ -214,6 +214,14 @@ class Stability:
     return "\n".join([*lines, *([f"and {more} more signals"] if more > 0 else [])])
 
 
+def as_distances(distance: ArrayLike, batch: tuple[int, ...]) -> np.ndarray:
+  """Broadcasts distances to one per signal; raises ValueError if they are not finite or do not fit."""
+  checks.all_at_least("distance", distance, -math.inf)
+  if checks.broadcast_shape("distance", np.shape(distance), batch) != batch:
+    checks.fail("distance", np.shape(distance), f"a shape that broadcasts to {batch}")
+  return np.broadcast_to(np.asarray(distance, np.float64), batch)
+
+
 def _levels(noise: ArrayLike) -> np.ndarray:
   """Checks levels of noise."""
   checks.all_at_least("noise", noise, 0)
@@ -259,14 +267,16 @@ def stability(
   With joint sparsity, each group of coefficients is zero jointly. In B, the norm of the correlations of
   a group replaces |d_j^T theta|, and the spectral norm of its atoms replaces ||d_j||; S(noise) contains
   all coefficients of the other groups. This includes the complex codes of
-  `cscjax.dictionaries.ComplexDictionary`, in which real and imaginary part form a group.
+  `cscjax.dictionaries.ComplexDictionary`, in which real and imaginary part form a group. The atoms of a
+  group of up to 200 may be linearly dependent, if it has a penalty and no constraint: s(noise) is then
+  the smallest singular value on the codes without a part that the atoms of a group map to zero.
 
   The solution near the code is computed in float64, so that the gap is close to rounding errors. All of
   this runs in float64, on the CPU unless JAX has none, cannot be compiled by `jax.jit`, and takes about
   as long as solving the problem to high precision. What rounding may add is bounded and included.
 
-  Without a ridge, a bound is infinite if S has more atoms than the signal has samples, or if its atoms
-  are linearly dependent; small penalties and strong noise lead to this.
+  Without a ridge or groups, a bound is infinite if S has more atoms than the signal has samples, or if
+  its atoms are linearly dependent; small penalties and strong noise lead to this.
 
   Args:
     dictionary: The dictionary D, of any kind. For classes of your own, the atoms in S are synthesized

@@ -10,7 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, CodedLayer, Dictionary, as_signal, atom_norms
-from cscjax.theory._recovery import RecoveryCondition, recovery
+from cscjax.theory._recovery import recovery
+from cscjax.theory._recovery_conditions import RecoveryCondition
 
 ROUNDING = 100  # rounding errors that the synthesis of a signal may have, relative to its norm
 

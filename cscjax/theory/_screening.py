@@ -2,7 +2,9 @@
 
 All signals are flattened and multiplied by the roots of the weights, all codes are flattened and their
 parts concatenated, and everything is NumPy in float64. A ridge is part of the dictionary: an atom d_j is
-followed by the root of its ridge at place j of p further samples, in which the signal is zero.
+followed by the root of its ridge at place j of p further samples, in which the signal is zero. So is the
+square of the part of a group that its atoms map to zero: all solutions have no such part, so that it can
+have a penalty.
 """
 
 import dataclasses
@@ -22,8 +24,10 @@ from cscjax.ops import highest_precision
 from cscjax.solvers import Lasso
 from cscjax.theory._groups import CHUNK, Groups
 from cscjax.theory._restricted import SparseMatrix, atom_columns, float64_on_host
+from cscjax.theory._sparsity import patch_norm
 
-ROUNDING = 8  # rounding errors of the largest |D^T x| that an inner product with an atom may have
+ROUNDING = 4  # rounding errors of the product of the norms that an inner product with an atom may have
+LEAK = 100  # the same, of the inner products of a projection with atoms to which it is orthogonal
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,10 +37,10 @@ class FlatProblems:
   Attributes:
     dictionary: The dictionary D, in float64.
     shape: The shape of one signal.
-    x: The signals, times the roots of the weights: [N, n], or [N, n + p] with a ridge.
+    x: The signals, times the roots of the weights: [N, n], or [N, n + p] with a ridge or groups.
     roots: The roots of the weights: [N, n].
     beta: The penalties: [N, p].
-    ridge: The penalties of the squares: [N, p]; None if there are none.
+    ridge: The penalties of the squares: [N, p]; None if there are neither these nor groups.
     one_sided: Whether a coefficient is constrained to be nonnegative: [N, p].
     groups: The coefficients that are zero jointly; each is a group of its own without `joint_axes`.
     precision: The distance from 1 to the next number in the type in which the dictionary computes.
@@ -51,6 +55,8 @@ class FlatProblems:
   one_sided: np.ndarray
   groups: Groups
   precision: float
+  _further: dict[int, SparseMatrix] = dataclasses.field(default_factory=dict)
+  _weighted_spectra: dict[int, "Spectra"] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def of(cls, lasso: Lasso) -> Self:
@@ -65,10 +71,6 @@ class FlatProblems:
     sides = [False if part.nonnegative is None else part.nonnegative for part in parts]
     one_sided = flatten(sides, code, batch).astype(bool)
     beta = flatten([part.beta for part in parts], code, batch)
-    ridge = None
-    if lasso.has_ridge:
-      ridge = flatten([0 if part.ridge is None else part.ridge for part in parts], code, batch)
-      x = np.concatenate([x, np.zeros_like(ridge)], axis=1)
     places, count = [], 0
     for part, regularizer in zip(code, parts, strict=True):
       axes = part.shape[len(batch) :]
@@ -76,7 +78,10 @@ class FlatProblems:
       group = count + np.arange(math.prod(kept)).reshape(kept)
       places.append(np.broadcast_to(group, axes).ravel())
       count += group.size
-    groups = Groups(np.concatenate(places))
+    groups, ridge = Groups(np.concatenate(places)), None
+    if lasso.has_ridge or len(groups.sizes) < len(groups.of):
+      ridge = flatten([0 if part.ridge is None else part.ridge for part in parts], code, batch)
+      x = np.concatenate([x, np.zeros_like(ridge)], axis=1)
     eps = float(jnp.finfo(lasso.x.dtype).eps)
     return cls(lasso.dictionary, shape, x, roots, beta, ridge, one_sided, groups, eps)
 
@@ -87,46 +92,90 @@ class FlatProblems:
     with float64_on_host():
       code = self.dictionary.analysis(jnp.asarray((self.roots[i] * samples).reshape(self.shape)))
     flat = np.concatenate([np.ravel(part) for part in jax.tree.leaves(code)]).astype(np.float64)
-    return flat if self.ridge is None else flat + np.sqrt(self.ridge[i]) * further
+    return flat if self.ridge is None else flat + self.further(i).T @ further
+
+  def rounding(self, magnitudes: np.ndarray) -> float:
+    """Bounds the rounding errors of the inner products of atoms of norm 1 with a signal.
+
+    Args:
+      magnitudes: The sums of the magnitudes from which the samples of the signal are computed.
+    """
+    with float64_on_host():
+      patch = patch_norm(self.dictionary, magnitudes[: self.roots.shape[1]].reshape(self.shape))
+    return ROUNDING * self.precision * float(patch)
 
   def atoms(self, i: int, indices: np.ndarray) -> SparseMatrix:
-    """Returns atoms of signal i, with their ridge, as the columns of a matrix."""
+    """Returns atoms of signal i, with their further samples, as the columns of a matrix."""
     columns = self.weighted_atoms(i, indices)
     if self.ridge is None:
       return columns
-    places = indices, np.arange(len(indices))
-    shape = self.ridge.shape[1], len(indices)
-    further = scipy.sparse.coo_array((np.sqrt(self.ridge[i, indices]), places), shape=shape)
-    return scipy.sparse.vstack([columns, further], format="csc")
+    return scipy.sparse.vstack([columns, self.further(i)[:, indices]], format="csc")
+
+  def further(self, i: int) -> SparseMatrix:
+    """Returns the further samples of all atoms of signal i: a matrix [p, p]."""
+    if i not in self._further:
+      penalties = scipy.sparse.diags_array(self.spectra(i).groups[self.groups.of]) @ self.kernels(i)
+      if self.ridge is not None:
+        penalties = penalties + scipy.sparse.diags_array(np.sqrt(self.ridge[i]))
+      self._further[i] = scipy.sparse.csc_array(penalties)
+      self._further[i].eliminate_zeros()
+    return self._further[i]
+
+  def kernels(self, i: int) -> SparseMatrix:
+    """Returns the projections onto the parts of groups that are zero in all solutions: [p, p].
+
+    A group of a solution is a multiple of D_g^T r, so that its part in the kernel of D_g is zero, unless
+    it has no penalty or a constraint. With a ridge, its atoms are independent already.
+    """
+    excluded = self.one_sided[i] | (self.beta[i] == 0)
+    if self.ridge is not None:
+      excluded |= self.ridge[i] > 0
+    included = self.groups.largest(excluded)[self.groups.of] == 0
+    return self.spectra(i).kernels @ scipy.sparse.diags_array(included.astype(float))
 
   def weighted_atoms(self, i: int, indices: np.ndarray) -> SparseMatrix:
-    """Returns atoms of signal i without their ridge, times the roots of the weights."""
+    """Returns atoms of signal i without their further samples, times the roots of the weights."""
     columns = atom_columns(self.dictionary, self.shape, indices)
     if np.all(self.roots[i] == 1):
       return columns
     return scipy.sparse.csc_array(scipy.sparse.diags_array(self.roots[i]) @ columns)
 
-  def norms(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the norms of all atoms of signal i, and the spectral norms of all groups of atoms.
-
-    The ridge is not part of these norms.
-    """
+  def spectra(self, i: int) -> "Spectra":
+    """Returns what is known of the atoms of signal i, without their further samples."""
     if np.all(self.roots[i] == 1):
-      return self._unweighted_norms
+      return self._unweighted_spectra
+    if i in self._weighted_spectra:
+      return self._weighted_spectra[i]
     count = self.beta.shape[1]
     chunks = [np.arange(k, min(k + CHUNK, count)) for k in range(0, count, CHUNK)]
     norms = [scipy.sparse.linalg.norm(self.weighted_atoms(i, chunk), axis=0) for chunk in chunks]
     norms = np.concatenate(norms)
-    return norms, self.groups.spectral_norms(functools.partial(self.weighted_atoms, i), norms)
+    found = Spectra(norms, *self.groups.spectra(functools.partial(self.weighted_atoms, i), norms))
+    self._weighted_spectra[i] = found
+    return found
 
   @functools.cached_property
-  def _unweighted_norms(self) -> tuple[np.ndarray, np.ndarray]:
+  def _unweighted_spectra(self) -> "Spectra":
     """The same where all weights are 1."""
     with float64_on_host():
       norms = jax.tree.leaves(atom_norms(self.dictionary, self.shape))
     norms = np.concatenate([np.ravel(part) for part in norms]).astype(np.float64)
     atoms = functools.partial(atom_columns, self.dictionary, self.shape)
-    return norms, self.groups.spectral_norms(atoms, norms)
+    return Spectra(norms, *self.groups.spectra(atoms, norms))
+
+
+class Spectra(NamedTuple):
+  """Norms and kernels of the atoms for one signal.
+
+  Attributes:
+    norms: The norm of each atom: [p].
+    groups: The spectral norm of the atoms of each group.
+    kernels: The projections onto the coefficients of groups that their atoms map to zero: [p, p].
+  """
+
+  norms: np.ndarray
+  groups: np.ndarray
+  kernels: SparseMatrix
 
 
 class Screening(NamedTuple):
@@ -139,14 +188,14 @@ class Screening(NamedTuple):
     levels: For each coefficient, the noise below which it is zero; at most 0 if it may be nonzero
       without noise, -inf on the support of the code.
     subgradient: The smallest subgradient of the objective at the code.
-    rounding: A bound on the rounding error of each coefficient of the subgradient.
+    rounding: Bounds on the rounding errors of the coefficients of the subgradient: [p].
   """
 
   gap: float
   radius: float
   levels: np.ndarray
   subgradient: np.ndarray
-  rounding: float
+  rounding: np.ndarray
 
 
 def screen(problem: FlatProblems, i: int, code: np.ndarray) -> Screening:
@@ -169,27 +218,32 @@ def screen(problem: FlatProblems, i: int, code: np.ndarray) -> Screening:
     code: A code [p], nonnegative where the problem is.
   """
   beta, one_sided, groups = problem.beta[i], problem.one_sided[i], problem.groups
-  norms, group_norms = problem.norms(i)
+  norms, group_norms, _ = problem.spectra(i)
   group_beta = groups.largest(beta)
   support = np.flatnonzero(code)
-  residual = problem.x[i] - problem.atoms(i, support) @ code[support]
-  rounding = ROUNDING * problem.precision * np.max(np.abs(problem.analysis(i, problem.x[i])), initial=0)
+  columns = problem.atoms(i, support)
+  residual = problem.x[i] - columns @ code[support]
+  rounding = norms * problem.rounding(np.abs(problem.x[i]) + abs(columns) @ np.abs(code[support]))
   gradient = problem.analysis(i, residual)
   point, correlation = residual, gradient
   free = np.flatnonzero((beta == 0) & (~one_sided | (code != 0)))
+  scale = 1.0
   if len(free):
     point = residual - _projection(problem.atoms(i, free), residual)
     correlation = problem.analysis(i, point)
+    # The projection may not have converged. Zero is orthogonal to these atoms, and always feasible.
+    leak = LEAK * problem.precision * norms[free] * np.linalg.norm(residual)
+    scale = float(np.all(np.abs(correlation[free]) <= leak))
     correlation[free] = 0
   size = _group_sizes(groups, correlation, one_sided)
   outside = size > group_beta
-  scale = min(1.0, np.min(group_beta[outside] / size[outside], initial=1.0))
+  scale = min(scale, np.min(group_beta[outside] / size[outside], initial=1.0))
   point, correlation, size = scale * point, scale * correlation, scale * size
   code_norms = groups.norms(code)
   terms = group_beta * code_norms - groups.sums(code * correlation)
   gap = max(float(0.5 * np.sum((residual - point) ** 2) + np.sum(terms)), 0.0)
-  radius = math.sqrt(2 * (gap + rounding * float(np.sum(np.abs(code)))))
-  distance = np.maximum(group_beta - size, 0) - rounding * np.sqrt(groups.sizes)
+  radius = math.sqrt(2 * (gap + float(rounding @ np.abs(code))))
+  distance = np.maximum(group_beta - size, 0) - groups.norms(rounding)
   levels = (_ratio(distance, group_norms) - radius)[groups.of]
   # In a group that is not zero, a coefficient is still zero if its constraint is active.
   own = _ratio(-correlation - rounding, norms) - radius

@@ -78,6 +78,8 @@ class SignalStability:
     self._samples = int(np.count_nonzero(self._roots))
     ridge = np.zeros(len(code)) if problem.ridge is None else problem.ridge[i]
     self._ridge = ridge[self._order]
+    # Each coefficient's part of the dimension of the codes, without the kernels of groups.
+    self._dimensions = 1 - problem.kernels(i).diagonal()[self._order]
     self._atoms = functools.partial(problem.atoms, i)
     self._columns: SparseMatrix = self._atoms(self._order[:0])
     self._found: dict[int, Restriction] = {}
@@ -91,7 +93,7 @@ class SignalStability:
     s = self.restriction(0.0).value
     first = screening.radius / s if s > 0 else math.inf
     active = self._order[:size]
-    slope = np.linalg.norm(screening.subgradient[active]) + screening.rounding * math.sqrt(size)
+    slope = np.linalg.norm(screening.subgradient[active]) + np.linalg.norm(screening.rounding[active])
     second = float(slope) / s**2 if s > 0 else math.inf
     own_error = min(first, second)
     self.code_error = own_error
@@ -162,8 +164,10 @@ class SignalStability:
       which = "smallest singular value" + " with the ridge" * bool(np.any(self._ridge))
       s = f"their {which} is {found.value:.3g} ({how})"
       return f"bound {self.bound(noise):.3g} {where}, and {s}"
-    if np.count_nonzero(self._ridge[:size] == 0) > self._samples:
+    if not self._may_be_independent(size):
       reason = f"more than the {self._samples} samples of the signal"
+      if np.any(self._dimensions[:size] < 1):
+        reason = f"{round(self._dimension(size))} without those that depend on their group, {reason}"
     else:
       reason = "which are linearly dependent up to rounding"
     if self.largest_noise > 0:
@@ -175,7 +179,8 @@ class SignalStability:
   def _restriction(self, size: int) -> Restriction:
     """Returns the smallest singular value of the first atoms, with their ridge."""
     if size not in self._found:
-      if size <= max(self._samples, DENSE_VECTOR) and self._may_be_independent(size):
+      dimension = np.sum(self._dimensions[:size])
+      if dimension <= max(self._samples, DENSE_VECTOR) and self._may_be_independent(size):
         self._found[size] = smallest_singular_value(self._first(size))
       else:  # many atoms, or some that are linearly dependent
         self._found[size] = Restriction(1, self._value_by_ridge(size), 1.0)
@@ -204,8 +209,12 @@ class SignalStability:
     return value_by_ridge(s, norm, float(np.min(ridge[ridge > 0])))
 
   def _may_be_independent(self, size: int) -> bool:
-    """Returns whether there are no more atoms without a ridge than samples among the first atoms."""
-    return bool(np.count_nonzero(self._ridge[:size] == 0) <= self._samples)
+    """Returns whether the first atoms without a ridge have no more dimensions than the signal."""
+    return self._dimension(size) < self._samples + 0.5
+
+  def _dimension(self, size: int) -> float:
+    """Returns the dimension of the codes of the first atoms without a ridge, up to rounding."""
+    return float(np.sum(self._dimensions[:size][self._ridge[:size] == 0]))
 
   def _smallest_ridge(self, size: int) -> float:
     """Returns the smallest ridge of the first atoms."""
@@ -225,7 +234,8 @@ class SignalStability:
   def _curvature(self, size: int) -> SparseMatrix:
     """Returns the second derivative of the penalty in the first coefficients, where it is smooth.
 
-    That of beta ||c|| is beta (I - c c^T / ||c||^2) / ||c||, which is zero for a single coefficient.
+    That of beta ||c|| is beta (I - c c^T / ||c||^2) / ||c||, which is zero for a single coefficient. The
+    further samples of the atoms add their Gram matrix.
     """
     first = self._order[:size]
     of, norms, code = self._groups.of[first], self._code_norms[first], self._code[first]
@@ -235,7 +245,8 @@ class SignalStability:
     shape = size, len(self._groups.sizes)
     values = directions * np.sqrt(weights)
     radial = scipy.sparse.coo_array((values, (np.arange(size), of)), shape=shape).tocsr()
-    curvature = scipy.sparse.diags_array(self._ridge[:size] + weights) - radial @ radial.T
+    further = self._first(size)[len(self._roots) :]
+    curvature = scipy.sparse.diags_array(weights) - radial @ radial.T + further.T @ further
     curvature = scipy.sparse.csr_array(curvature)
     curvature.eliminate_zeros()
     return curvature
@@ -258,8 +269,8 @@ class SignalStability:
 
     Those with a ridge are always independent of all others.
     """
-    counts = np.cumsum(self._ridge == 0)
-    low, high = self.size(0.0), int(np.searchsorted(counts, self._samples, side="right")) + 1
+    dimensions = np.cumsum(np.where(self._ridge == 0, self._dimensions, 0))
+    low, high = self.size(0.0), int(np.searchsorted(dimensions, self._samples + 0.5)) + 1
     if self._restriction(low).value == 0:
       return 0.0
     while high - low > 1 and self.start(high - 1) > RESOLUTION * self.start(low):

@@ -16,7 +16,7 @@ from cscjax.dictionaries import (
   check_signal_shape,
   with_methods,
 )
-from cscjax.ops import common_float
+from cscjax.ops import common_float, power_of_two
 
 
 def support_size(dictionary: Dictionary, code: Code) -> jax.Array:
@@ -166,10 +166,9 @@ def patch_norm(dictionary: Dictionary, signal: ArrayLike) -> jax.Array:
   check_dictionary(dictionary)
   signal = checks.real_array("signal", signal).astype(float)
   axes = tuple(range(signal.ndim - dictionary.signal_ndim, signal.ndim))
-  largest = jnp.max(jnp.abs(signal), axis=axes, keepdims=True, initial=0)
-  unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)  # avoids under- and overflow
-  norms = jnp.sqrt(_patches(dictionary, jnp.square(signal / unit)))
-  return norms * unit.reshape(norms.shape)
+  power = power_of_two(signal, axes)
+  norms = jnp.sqrt(_patches(dictionary, jnp.square(signal / power)))
+  return norms * power.reshape(norms.shape)
 
 
 def _patches(dictionary: Dictionary, values: jax.Array) -> jax.Array:

@@ -306,12 +306,12 @@ def layered_stability(
     if solver == "bp":
       recovery = bp_recovery(coherence, sparsity, noise, beta)
     else:
-      smallest, largest = _magnitudes(dictionary, code, norms)
+      smallest, largest = _magnitudes(code, norms, ndim)
       recovery = thresholding_recovery(coherence, sparsity, smallest, largest, noise, beta)
     recovery = _without_zero_atoms(recovery, code, norms)
     scale = jax.tree.map(_inverse_where_used, code, norms)
     following = layers[i + 1] if i + 1 < len(layers) else None
-    factor = _error_factor(dictionary, code, scale, following)
+    factor = _error_factor(dictionary, code, scale, following, ndim)
     error = jnp.where(recovery.holds, recovery.error * factor, jnp.inf)
     found.append(LayerStability(coherence, sparsity, misfit, noise, recovery, error))
     noise = error
@@ -351,16 +351,15 @@ def _inverse_where_used(code: jax.Array, norms: jax.Array) -> jax.Array:
   return jnp.where((code != 0) & (norms > 0), 1 / norms, 0)
 
 
-def _magnitudes(dictionary: Dictionary, code: Code, norms: Code) -> tuple[jax.Array, jax.Array]:
+def _magnitudes(code: Code, norms: Code, batch_ndim: int) -> tuple[jax.Array, jax.Array]:
   """Smallest nonzero and largest magnitude of the coefficients of unit atoms, [batch...] each."""
   sizes = jax.tree.map(lambda c, n: jnp.abs(c) * expand_rank(n, c.ndim), code, norms)
-  batch = jax.tree.leaves(sizes)[0].shape[: -dictionary.signal_ndim]
-  flat = jnp.concatenate([size.reshape(*batch, -1) for size in jax.tree.leaves(sizes)], axis=-1)
+  flat = jnp.concatenate([jax.lax.collapse(s, batch_ndim) for s in jax.tree.leaves(sizes)], axis=-1)
   return jnp.min(jnp.where(flat > 0, flat, jnp.inf), axis=-1), jnp.max(flat, axis=-1)
 
 
 def _error_factor(
-  dictionary: Dictionary, code: Code, scale: Code, following: CodedLayer | None
+  dictionary: Dictionary, code: Code, scale: Code, following: CodedLayer | None, batch_ndim: int
 ) -> jax.Array:
   """Norm of the code's error in a patch of the next layer, per unit of error of a coefficient.
 
@@ -369,11 +368,11 @@ def _error_factor(
     code: Its code.
     scale: 1 / ||d_j|| on the support of the code and zero elsewhere.
     following: The next layer; None after the last layer, where the norm is that of the whole error.
+    batch_ndim: Number of batch axes of the code.
   """
   scale = join(scale)
   if following is None:
-    axes = tuple(range(scale.ndim - dictionary.signal_ndim, scale.ndim))
-    return jnp.sqrt(jnp.sum(jnp.square(scale), axis=axes))
+    return jnp.sqrt(jnp.sum(jnp.square(scale), axis=tuple(range(batch_ndim, scale.ndim))))
   if following.signal.shape == scale.shape:
     return patch_norm(following.dictionary, scale)
   # Max-pooling does not increase errors, and it keeps zeros unless a negative coefficient changes sign.

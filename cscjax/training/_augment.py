@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cscjax import checks
 from cscjax.ops import expand_rank
 
 
@@ -57,6 +58,10 @@ def normalize(images: jax.Array, mean: jax.Array | np.ndarray, std: jax.Array | 
   Returns:
     A float32 array of the shape of `images`.
 
+  Raises:
+    ValueError: If `images` is neither uint8 nor floating point, or if there is not one mean and standard
+      deviation per channel.
+
   Example:
     >>> import jax.numpy as jnp
     >>> from cscjax import training
@@ -64,6 +69,11 @@ def normalize(images: jax.Array, mean: jax.Array | np.ndarray, std: jax.Array | 
     >>> float(training.normalize(images, jnp.array([0.5]), jnp.array([0.25]))[0, 0, 0, 0])
     2.0
   """
+  if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+    checks.fail("images", images.dtype.name, "an array of uint8 or floating-point type")
+  for name, value in (("mean", mean), ("std", std)):
+    if value.shape != images.shape[-1:]:
+      checks.fail(name, value.shape, f"one value per channel, shape {images.shape[-1:]}")
   scale = 255.0 if images.dtype == jnp.uint8 else 1.0
   mean, std = (expand_rank(value, images.ndim) for value in (mean, std))
   return (images.astype(jnp.float32) / scale - mean) / std

@@ -1,4 +1,4 @@
-"""The benchmarks `solvers` and `gradients`, on small problems."""
+"""The benchmarks `solvers`, `gradients` and `batches`, on small problems."""
 
 import json
 import subprocess
@@ -10,6 +10,7 @@ from sklearn import linear_model
 
 from experiments import cli
 from experiments.benchmarks import (
+  batches,
   comparison,
   gradients,
   objective,
@@ -377,6 +378,20 @@ def test_implicit_gradients_have_flat_memory():
   assert longer <= 1.05 * flat
   assert unrolled > 5 * flat
   assert gradients.line(rows["implicit_10"]).startswith("implicit      10 iterations")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["admm", "fista"])
+def test_a_batch_and_its_signals_one_after_the_other_have_the_same_codes(monkeypatch, solver):
+  case = batches.BatchCase((12, 10, 1), 16, solver)
+  monkeypatch.setattr(batches, "CASES", {"small": case})
+  at_once, in_turn = (program(*batches.arrays(case)) for program in batches.programs(case).values())
+  assert np.count_nonzero(at_once)
+  np.testing.assert_allclose(in_turn, at_once, atol=1e-5)
+  (row,) = batches.rows(["small"])
+  assert row["code_bytes"] == at_once.nbytes / 16
+  assert row["map_plan_bytes"] < row["plan_bytes"] / 2
+  assert batches.line(row).startswith("small ")
 
 
 def test_an_unknown_case_is_one_line():

@@ -77,8 +77,8 @@ def test_values_of_numpy_lists_and_paths_become_those_that_json_can_hold():
     seed=np.int64(3),
     learning_rate=np.float32(0.5),
     nesterov=np.True_,
-    decay_epochs=[10, np.int64(15)],
-    dilations=np.array([1, 2]),
+    decay_epochs=range(10, 20, 5),
+    dilations=[1, np.int64(2)],
     workdir=pathlib.Path("runs", "a"),
   )
   plain = Config(

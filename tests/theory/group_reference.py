@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import scipy.linalg
 
 from tests.theory.lasso_reference import SMALL, DenseLasso
 
@@ -68,6 +69,20 @@ class DenseGroupLasso(DenseLasso):
       after[s] -= step
       code = np.where(self.one_sided, np.maximum(after, 0), after)
     return code
+
+  def smallest_singular_value(self, active):
+    """Returns that of some atoms for codes whose groups are in the row spaces of their atoms.
+
+    Groups of solutions are, if they have a penalty but no constraint.
+    """
+    columns = [np.zeros((len(self.augmented), 0))]
+    for group in np.unique(self.groups[active]):
+      places, whole = active[self.groups[active] == group], self.groups == group
+      atoms = self.augmented[:, places]
+      if np.all(self.beta[whole] > 0) and not np.any(self.one_sided[whole]):
+        atoms = atoms @ scipy.linalg.orth(atoms.T, rcond=1e-10)
+      columns.append(atoms)
+    return np.min(np.linalg.svd(np.hstack(columns), compute_uv=False), initial=np.inf)
 
   def response(self, code):
     """Returns the derivative of the support of the solution, by the weighted signal."""

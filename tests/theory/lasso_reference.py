@@ -30,6 +30,10 @@ class DenseLasso:
     """The weighted matrix with a row for the ridge of each coefficient."""
     return np.vstack([self.weighted, np.diag(np.sqrt(self.ridge))])
 
+  def smallest_singular_value(self, active):
+    """Returns that of some atoms with their ridge: inf without atoms."""
+    return np.min(np.linalg.svd(self.augmented[:, active], compute_uv=False), initial=np.inf)
+
   def response(self, code):
     """Returns the derivative of the support of the solution, by the weighted signal."""
     return np.linalg.pinv(self.augmented[:, np.flatnonzero(code)])[:, : len(self.weights)]

@@ -136,6 +136,13 @@ def make_case(name, rng):
     case "groups, equal atoms":
       filters = np.concatenate([filters, filters[..., :1]], axis=-1)
       beta, options, groups = 0.4, {"joint_axes": -1}, np.repeat(np.arange(11), 4)
+    case "groups, nonnegative, equal atoms":
+      filters = np.concatenate([filters, filters[..., :1]], axis=-1)
+      beta, options, one_sided = 0.4, {"joint_axes": -1, "nonnegative": True}, True
+      groups = np.repeat(np.arange(11), 4)
+    case "groups, more atoms than samples":
+      filters, beta = rng.normal(size=(2, 2, 5)), 0.6
+      options, groups = {"joint_axes": -1}, np.repeat(np.arange(11), 5)
     case "groups of different sizes":
       conv = cscjax.ConvDictionary(jnp.asarray(filters))
       d = np.hstack([np.eye(22), references.conv_matrix(filters, (11,))])
@@ -204,4 +211,6 @@ CASES = (
   "groups, equal atoms",
   "groups of different sizes",
   "complex",
+  "groups, nonnegative, equal atoms",
+  "groups, more atoms than samples",
 )

@@ -223,6 +223,8 @@ def test_a_network(x64):
     ("betas", {"betas": [float("nan"), 0.1]}),
     ("betas", {"betas": 0.1}),
     ("betas", {"betas": ["a", "b"]}),
+    ("betas", {"betas": [cscjax.relative(0.1), 0.1], "codes": None, "solver": "bp"}),
+    ("betas: expected one number", {"betas": [jnp.ones(32), 0.1], "codes": None, "solver": "bp"}),
     ("noise", {"noise": float("nan")}),
     ("code", {"codes": [None, None]}),
     ("code", {"codes": [(jnp.zeros((2, 16)), jnp.zeros((2, 32)))] * 2}),

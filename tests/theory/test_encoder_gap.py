@@ -64,6 +64,23 @@ def test_gaps_and_bounds_are_those_of_the_definition(x64):
   assert np.all(found.stability.bound(levels) <= bounds * (1 + 1e-9))
 
 
+@pytest.mark.slow
+def test_one_signal_and_zero_atoms():
+  """A zero atom without a penalty can have any coefficient, so that nothing is known."""
+  dictionary, x = (
+    cscjax.MatrixDictionary(jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])),
+    jnp.array([2.0, 0.1]),
+  )
+  for last, expected in ((0.5, 0.1), (0.0, np.inf)):
+    found = theory.encoder_gap(dictionary, x, jnp.array([0.5, 0.5, last]))
+    bound = found.bound(0.1)
+    assert np.shape(bound) == ()
+    np.testing.assert_allclose(bound, expected)
+    for result in (found, found.stability):
+      with pytest.raises(ValueError, match=r"distance: expected a shape that broadcasts to \(\)"):
+        result.radius([1.0, 2.0])
+
+
 def test_radius_is_the_inverse_of_the_bound(x64):
   dense, x, dictionary, options = _problem(np.random.default_rng(1), count=4)
   found = theory.encoder_gap(dictionary, x, dense.beta, **options)

@@ -61,9 +61,8 @@ def test_statements_hold(name, x64, request):
     for noise in scale * np.array([1e-6, 1e-3, 1e-2, 0.1]):
       active = signal._order[: signal.size(noise)]
       possible = unpolished._order[: unpolished.size(noise)]
-      values = np.linalg.svd(problem.augmented[:, active], compute_uv=False)
       s, bound = signal.restriction(noise).value, result.bound(noise)[i]
-      smallest = np.min(values, initial=np.inf)
+      smallest = problem.smallest_singular_value(active)
       assert s <= smallest * (1 + 1e-12)
       if smallest > 1e-5:
         assert s >= 0.999 * smallest
@@ -78,7 +77,7 @@ def test_statements_hold(name, x64, request):
       if noise < 1e-5 * scale and bound < 1.001 * noise * gain:
         tight.append((changes, bound))
   assert checked >= 10 * count
-  assert np.any(result.unique) == (name != "groups, equal atoms")
+  assert np.any(result.unique) == (name != "groups, nonnegative, equal atoms")
   assert rough_known >= min(count // 4, np.count_nonzero(result.unique))
   assert case.groups is not None or len(tight) >= (count // 2 if sharp else 1)
   assert all(_exceeds(changes, 0.9 * bound) for changes, bound in tight)
@@ -238,7 +237,23 @@ def test_groups_need_their_spectral_norm():
   result = theory.stability(dictionary, np.array([0.1, 2.0]), np.ones(1), joint_axes=-1)
   np.testing.assert_allclose(result.slack, 1 / math.sqrt(2) - 0.1)
   assert result.bound(0.6) == 0
-  assert result.bound(0.61) == np.inf
+  assert 0 < result.bound(0.61) < np.inf
+
+
+def test_dependent_atoms_of_a_group():
+  """Two equal atoms d are one of norm sqrt(2): with c = sqrt(2) code, 1/2 (x - c)^2 + c / sqrt(2)."""
+  dictionary = cscjax.MatrixDictionary(np.array([[1.0, 1.0], [0.0, 0.0]]))
+  beta, start = np.ones(1), np.array([1.0, 0.0])
+  result = theory.stability(dictionary, np.array([2.0, 0.1]), beta, start, joint_axes=-1)
+  np.testing.assert_allclose(result.code, np.full(2, 1 - math.sqrt(0.125)))
+  np.testing.assert_allclose(result.active_set().smallest_singular_value, math.sqrt(2))
+  np.testing.assert_allclose(result.bound([0.1, 1.0]), np.array([0.1, 1.0]) / math.sqrt(2))
+  np.testing.assert_allclose(np.abs(result.worst_direction()), [1, 0], atol=1e-12)
+  np.testing.assert_allclose(result.error, np.linalg.norm(start - result.code), atol=1e-7)
+  assert result.unique
+  assert result.differentiable
+  free = theory.stability(dictionary, np.array([2.0, 0.1]), 0 * beta, joint_axes=-1)
+  assert "2 of the atoms may be active, which are linearly dependent" in free.explain()
 
 
 @pytest.mark.parametrize("dense", [200, 1])
@@ -249,10 +264,14 @@ def test_spectral_norms_of_groups(dense, monkeypatch):
   of = rng.permutation(np.repeat(np.arange(6), [1, 2, 2, 3, 3, 7]))
   d = rng.normal(size=(5, len(of))) * (rng.random((5, len(of))) < 0.6)
   groups = _groups.Groups(of)
-  found = groups.spectral_norms(lambda i: scipy.sparse.csc_array(d[:, i]), np.linalg.norm(d, axis=0))
+  found, kernels = groups.spectra(lambda i: scipy.sparse.csc_array(d[:, i]), np.linalg.norm(d, axis=0))
   exact = [np.linalg.norm(d[:, of == g], 2) for g in range(6)]
   assert np.all(found >= exact)
   np.testing.assert_allclose(found, exact, rtol=1e-12 if dense == 200 else 0.5)
+  for g in range(6):
+    expected = np.eye(np.sum(of == g)) - np.linalg.pinv(d[:, of == g]) @ d[:, of == g]
+    found = kernels[of == g][:, of == g].toarray()
+    np.testing.assert_allclose(found, expected if dense == 200 else 0, atol=1e-12)
 
 
 @pytest.mark.slow
@@ -279,6 +298,21 @@ def test_without_a_cpu_backend(monkeypatch):
   monkeypatch.setattr(jax, "local_devices", local_devices)
   with _restricted.float64_on_host():
     assert jnp.ones(2).dtype == jnp.float64
+
+
+@pytest.mark.slow
+def test_rounding_of_signals_far_from_the_atoms():
+  """The atoms are orthogonal to nearly all of the signal, which still gives correlations an error."""
+  rng = np.random.default_rng(0)
+  atoms = np.linalg.qr(rng.normal(size=(60, 4)))[0]
+  far = rng.normal(size=60)
+  far -= atoms @ (atoms.T @ far)
+  x = atoms @ [3.0, -2.0, 0.0, 0.5] + 1e9 * far
+  result = theory.stability(cscjax.MatrixDictionary(atoms), x, np.ones(4))
+  exact = atoms.astype(np.longdouble).T @ x.astype(np.longdouble)
+  exact = np.sign(exact) * np.maximum(np.abs(exact) - 1, 0)  # up to the rounding of the atoms
+  error = float(np.linalg.norm(result.code - exact))
+  assert 1e-9 < error < result.code_error < 1e-4
 
 
 def test_refuses_tracers_and_values_that_are_not_finite():
@@ -313,6 +347,18 @@ def test_smallest_singular_value(dense, monkeypatch):
   np.testing.assert_allclose(found.value, expected, rtol=1e-2)
   assert found.proved == (1 if dense else 0)
   assert not _restricted.is_independent(columns)
+
+
+@pytest.mark.parametrize("dense", [0, 10**6])
+def test_spectral_norm(dense, monkeypatch):
+  """Within 0.1 %, for atoms in several pieces, or none if it would take too long."""
+  monkeypatch.setattr(_restricted, "DENSE", dense)
+  rng = np.random.default_rng(0)
+  columns = scipy.linalg.block_diag(*rng.normal(size=(3, 20, 8)))
+  expected = np.linalg.norm(columns, 2)
+  assert expected < _restricted.spectral_norm(scipy.sparse.csc_array(columns)) < 1.001 * expected
+  monkeypatch.setattr(_restricted, "BAND", 1)
+  assert _restricted.spectral_norm(scipy.sparse.csc_array(columns)) is None
 
 
 @pytest.mark.parametrize("dense", [0, 10**6])

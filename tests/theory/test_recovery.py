@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 import sklearn.linear_model
 
 import cscjax
@@ -352,6 +353,72 @@ def test_the_interval_of_the_dual_certificate_is_sharp(x64):
       assert any(s is not None and np.any(np.sign(s) != np.sign(code)) for s in solutions)
       reached += 1
   assert reached >= 10
+
+
+def _tight(rng, coefficient):
+  """Atoms with a given exact recovery coefficient, and a code of the signs for which it is reached.
+
+  The last two atoms u have U_S^+ u = weights, of this 1-norm, and opposite parts outside the span of S,
+  whose direction is the last array. Their mean costs less than the atoms in S if the 1-norm exceeds 1.
+  """
+  inside = rng.normal(size=(8, 3))
+  inside /= np.linalg.norm(inside, axis=0)
+  weights = rng.choice([-1, 1], 3) * rng.uniform(0.5, 1, 3)
+  weights *= coefficient / np.sum(np.abs(weights))
+  outside = rng.normal(size=8)
+  outside -= inside @ np.linalg.lstsq(inside, outside, rcond=None)[0]
+  outside /= np.linalg.norm(outside)
+  mean = inside @ weights
+  part = math.sqrt(1 - mean @ mean) * outside
+  code = np.append(np.sign(weights) * rng.uniform(0.5, 2, 3), [0, 0])
+  return np.column_stack([inside, mean + part, mean - part]), code, outside
+
+
+@pytest.mark.slow
+def test_the_exact_recovery_condition_is_sharp(x64):
+  """With the coefficient multiplied by 0.9, codes would count as recovered that are not."""
+  for seed in range(20):
+    rng = np.random.default_rng(seed)
+    for coefficient in (0.98, 1.02, 1.1):
+      u, code, _ = _tight(rng, coefficient)
+      found = theory.recovery(cscjax.MatrixDictionary(jnp.asarray(u)), jnp.asarray(code))
+      rows = [found.conditions[name] for name in ("exact recovery", "dual certificate")]
+      np.testing.assert_allclose([row.value for row in rows], coefficient)
+      assert {row.holds for row in rows} == {coefficient < 1}
+      x, magnitudes = u @ code, np.ones(2 * len(code))
+      found = scipy.optimize.linprog(magnitudes, A_eq=np.hstack([u, -u]), b_eq=x).x
+      found = found[: len(code)] - found[len(code) :]
+      assert (np.max(np.abs(found - code)) < 1e-6) == (coefficient < 1)
+      assert np.any(_solve(u, 1e-3, x)[3:]) == (coefficient > 1)
+
+
+@pytest.mark.slow
+def test_the_interval_of_the_exact_recovery_condition_is_sharp(x64):
+  """For 0.9 times its lower end, noise outside the span of the support makes another atom active."""
+  for seed in range(20):
+    u, code, outside = _tight(np.random.default_rng(seed), 0.8)
+    dictionary, noise = cscjax.MatrixDictionary(jnp.asarray(u)), 1e-3
+    found = theory.recovery(dictionary, jnp.asarray(code), noise=noise).conditions
+    for name in ("exact recovery", "dual certificate"):
+      low, _ = found[name].betas
+      x = u @ code + noise * outside
+      active = [bool(np.any(_solve(u, factor * low, x)[3:])) for factor in (0.9, 1.01)]
+      assert active == [True, False]
+
+
+@pytest.mark.slow
+def test_errors_are_reached(x64):
+  """By two atoms with a cosine of 0.3 and opposite signs: 0.9 times an error would be exceeded."""
+  cosine, noise, beta = 0.3, 0.01, 0.1
+  u = np.array([[1, cosine, 0], [0, math.sqrt(1 - cosine**2), 0], [0, 0, 1]])
+  code, signs = np.array([2.0, -1, 0]), np.array([1.0, -1, 0])
+  worst = -u @ signs / np.linalg.norm(u @ signs)
+  dictionary = cscjax.MatrixDictionary(jnp.asarray(u))
+  rows = theory.recovery(dictionary, jnp.asarray(code), noise=noise, beta=beta).conditions
+  change = np.linalg.norm(_solve(u, beta, u @ code + noise * worst) - code)
+  assert rows.pop("stripe coherence").error > change
+  for row in rows.values():
+    np.testing.assert_allclose(row.error, change, rtol=1e-9)
 
 
 @pytest.mark.slow

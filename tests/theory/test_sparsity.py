@@ -112,12 +112,28 @@ def test_the_last_step_of_a_circle_can_be_shorter():
     assert theory.stripe_sparsity(dictionary, code, (10, 1)) == expected
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30, 6e37])
 def test_patch_norm_at_any_scale(scale):
   """The squares under- or overflow in float32; a norm of zero would make every bound hold."""
   signal = jnp.stack([jnp.array([[3.0], [4], [0]]) * scale, jnp.ones((3, 1))])
   dictionary = cscjax.ConvDictionary(jnp.ones((2, 1, 1)))
   np.testing.assert_allclose(theory.patch_norm(dictionary, signal), [5 * scale, 2**0.5], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "wrap", [lambda d: d, pytest.param(cscjax.ChannelwiseDictionary, marks=pytest.mark.slow)]
+)
+def test_empty_batches(wrap):
+  dictionary, x = wrap(cscjax.ConvDictionary(jnp.ones((2, 1, 1)))), jnp.zeros((0, 5, 1))
+  code = dictionary.analysis(x)
+  for function, array in (
+    (theory.patch_norm, x),
+    (theory.patch_sparsity, x),
+    (theory.stripe_sparsity, code),
+  ):
+    assert function(dictionary, array).shape == (0,)
+  (layer,) = theory.layered_stability([cscjax.CodedLayer(dictionary, x, code)], 0.1)
+  assert layer.error.shape == (0,)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

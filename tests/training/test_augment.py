@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from cscjax.training import augment, normalize
 
@@ -67,3 +68,16 @@ def test_normalize_scales_bytes_but_not_floats():
   np.testing.assert_allclose(
     normalize(jnp.asarray(floats), mean, std), (floats - mean) / std, rtol=1e-5, atol=1e-4
   )
+
+
+@pytest.mark.parametrize(
+  ("name", "arguments"),
+  [
+    ("images", (np.zeros((2, 4, 4, 3), int), np.zeros(3), np.ones(3))),  # would not be scaled
+    ("mean", (np.zeros((2, 4, 4, 1)), np.zeros(3), np.ones(1))),  # would make three channels
+    ("std", (np.zeros((2, 4, 4, 3)), np.zeros(3), np.ones(()))),
+  ],
+)
+def test_other_types_and_numbers_of_channels_are_not_normalized(name, arguments):
+  with pytest.raises(ValueError, match=f"^{name}: expected "):
+    normalize(*arguments)

@@ -107,6 +107,11 @@ def admm(
   The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a second call with the same shapes and
   options does not compile again.
 
+  A batch is solved at once, until all signals have converged. `jax.lax.map` over the signals solves them
+  one after the other: each stops at its own convergence, and temporary arrays have the size of one
+  signal. On a CPU, this is often faster for images, and slower for one-dimensional signals and for a
+  batch of many signals with a dense dictionary.
+
   Args:
     dictionary: The dictionary D: a `MatrixDictionary`, a `ConvDictionary` of stride 1 and any padding,
       an `IdentityAugmented` of such a convolution, a `StackedDictionary`, `ScaledDictionary` or

@@ -71,6 +71,11 @@ def ista(
   The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a second call with the same shapes and
   options does not compile again.
 
+  A batch is solved at once, until all signals have converged. `jax.lax.map` over the signals solves them
+  one after the other: each stops at its own convergence, and temporary arrays have the size of one
+  signal. On a CPU, this is often faster for images, and slower for a batch of many signals with a dense
+  dictionary.
+
   Args:
     dictionary: The dictionary D.
     x: Signal of shape [..., H, W, C] ([..., L, C] in one dimension, [..., D, H, W, C] in three, [..., n]
@@ -231,6 +236,11 @@ def fista(
 
   The function works under `jax.jit`, `jax.vmap` and `jax.grad`; a second call with the same shapes and
   options does not compile again.
+
+  A batch is solved at once, until all signals have converged. `jax.lax.map` over the signals solves them
+  one after the other: each stops at its own convergence, and temporary arrays have the size of one
+  signal. On a CPU, this is often faster for images, and slower for a batch of many signals with a dense
+  dictionary.
 
   Args:
     dictionary: The dictionary D.

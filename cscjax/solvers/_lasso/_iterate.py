@@ -267,7 +267,7 @@ def _run(
   else:
     (state, _), trace, done, converged = repeat_until(
       *(step, start, first, tolerance, loop.iterations, loop.callbacks, loop.test_period),
-      unconverged=jnp.zeros_like(criteria.unknown, bool),
+      unknown=criteria.unknown,
       unroll=UNROLL,
     )
   trace = {

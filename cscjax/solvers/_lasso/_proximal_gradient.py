@@ -13,6 +13,7 @@ from cscjax import checks
 from cscjax.dictionaries import Code
 from cscjax.ops import at_least_float32, compact_repr, highest_precision, power_of_two
 from cscjax.solvers._arguments import as_step, check_scalar
+from cscjax.solvers._callbacks import TEST_PERIOD
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
 from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._signals import per_signal, safe_sqrt
@@ -52,9 +53,9 @@ class FISTAState(NamedTuple):
     reconstruction: D code.
     previous: The code one iteration before.
     previous_reconstruction: D times the code one iteration before.
-    t: Momentum parameter: a scalar, or one value per signal, [batch...], with restarts or a searched
-      step.
-    weight: Weight of the next extrapolation, of the shape of `t`.
+    t: Momentum parameter at the last one of `weights`, [batch...].
+    weights: Weights of the next ten extrapolations, [batch..., 10]; with restarts or a searched step,
+      which can change them, only the weight of the next one, [batch..., 1].
     step: Step size: a scalar, or one value per signal, [batch...], if it is searched.
   """
 
@@ -63,7 +64,7 @@ class FISTAState(NamedTuple):
   previous: Code
   previous_reconstruction: jax.Array
   t: jax.Array
-  weight: jax.Array
+  weights: jax.Array
   step: jax.Array
 
   def __repr__(self) -> str:
@@ -282,8 +283,9 @@ class FISTA(_ProximalGradient):
     object.__setattr__(self, "restart", checks.boolean("restart", restart))
 
   def _start(self, state: FISTAState) -> tuple[Code, jax.Array]:
+    weight = state.weights[..., 0]
     point, reconstruction = (
-      jax.tree.map(lambda c, p: c + per_signal(state.weight, c) * (c - p), now, before)
+      jax.tree.map(lambda c, p: c + per_signal(weight, c) * (c - p), now, before)
       for now, before in (
         (state.code, state.previous),
         (state.reconstruction, state.previous_reconstruction),
@@ -292,25 +294,34 @@ class FISTA(_ProximalGradient):
     return point, reconstruction
 
   def _first(self, problem: Lasso, step: jax.Array, code: Code, reconstruction: jax.Array) -> FISTAState:
+    t, weights = 1.0, [0.0]  # the first iteration starts from the code itself
+    # Weights that do not depend on the data are computed ahead: if each iteration computed the weight
+    # that it needs, a GPU would launch a kernel of a single thread in each, and not once in ten.
+    while len(weights) < TEST_PERIOD and not (self.restart or self._searches_step):
+      t, weight = momentum(t)
+      weights.append(weight)
     precise = at_least_float32(problem.x.dtype)  # t^2 overflows in half precision
-    differs = self.restart or self._searches_step  # t differs between the signals of a batch
-    one = jnp.ones_like(problem.unit, precise) if differs else jnp.ones((), precise)
-    return FISTAState(code, reconstruction, code, reconstruction, one, 0 * one, step)
+    t, *weights = (jnp.full_like(problem.unit, value, precise) for value in (t, *weights))
+    weights = jnp.stack(weights, axis=-1)
+    return FISTAState(code, reconstruction, code, reconstruction, t, weights, step)
 
   def _next(
     self, problem: Lasso, state: FISTAState, point: Code, code: Code, reconstruction: jax.Array
   ) -> FISTAState:
     t, weight = momentum(state.t)
+    weights = jnp.concatenate([state.weights[..., 1:], weight[..., None]], axis=-1)
     if self.restart:
-      unit = _unit_of_move(state.step)
-      move, progress = (
-        jax.tree.map(lambda c, b: (c - b) * per_signal(1 / unit, c), code, before)
-        for before in (point, state.code)
+      # Neither the difference nor the scale of `_step_ratio`: XLA would store what two sums share.
+      scale = _unit_of_move(state.step) / state.step
+      reverse, progress = (
+        jax.tree.map(lambda a, b: (a - b) * per_signal(scale, a), *pair)
+        for pair in ((point, code), (code, state.code))
       )
-      against = problem.inner(move, progress) < 0
-      t, weight = jnp.where(against, 1, t), jnp.where(against, 0, weight)
+      against = problem.inner(reverse, progress) > 0
+      t = jnp.where(against, 1, t)
+      weights = jnp.where(against[..., None], 0, weights)
     previous = (state.code, state.reconstruction)
-    return FISTAState(code, reconstruction, *previous, t, weight, state.step)
+    return FISTAState(code, reconstruction, *previous, t, weights, state.step)
 
 
 def _checked_step(step: Step) -> Step:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from cscjax import checks
+from cscjax.ops import at_least_float32
 from cscjax.solvers._arguments import iteration_limit
 from cscjax.solvers._callbacks import TEST_PERIOD, Callback, as_callbacks
 from cscjax.solvers._loops import Test, Trace, cut_traces, repeat, repeat_until
@@ -77,9 +78,10 @@ class MultilayerLoop(NamedTuple):
       state, trace = repeat(step, state, self.iterations, self.callbacks)
       return state, trace, jnp.int32(self.iterations), None
     first = measure(state)
+    objective = first["objective"]
     return repeat_until(
       *(step, state, first, tolerance, self.iterations, self.callbacks, TEST_PERIOD),
-      unconverged=jnp.zeros_like(first["objective"], bool),
+      unknown=jnp.full_like(objective, jnp.inf, at_least_float32(objective.dtype)),
     )
 
   def finish(self, result: MultilayerResult) -> MultilayerResult:
