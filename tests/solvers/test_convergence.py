@@ -113,6 +113,19 @@ def test_a_zero_solution_in_a_batch_with_others(stop):
   assert np.any(result.code[1] != 0)
 
 
+@pytest.mark.parametrize(
+  "name", ["ista_adaptive", pytest.param("fista_adaptive", marks=pytest.mark.slow)]
+)
+def test_the_step_of_a_signal_that_rests_stays_finite(name):
+  """In float32, a step that grows by 3 % would be infinite after 3,000 iterations, and the code NaN."""
+  problem = dense(0)
+  x = jnp.stack([0 * problem.x, problem.x])
+  result = SOLVERS[name](problem.dictionary, x, 0.1, iterations=4000, record=())
+  assert result.diverged.tolist() == [False, False]
+  np.testing.assert_array_equal(result.code[0], 0)
+  assert np.all(np.isfinite(result.state.step))
+
+
 @each_solver
 def test_nothing_to_code(solve):
   """The code is zero for a zero dictionary, a zero signal or a zero mask."""

@@ -240,6 +240,29 @@ def test_layered_bp(x64, solver):
   assert not np.any(result.diverged)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("solve", "last", "options"),
+  [
+    (cscjax.ml_fista, [0.1, 0.1], {"iterations": 2, "steps": [0.1, 0.1]}),
+    (cscjax.ml_bp, [0.1, 0.1], {"iterations": 2}),
+    (cscjax.ml_projection, [9, 2], {}),
+  ],
+)
+def test_dictionaries_of_several_types(solve, last, options):
+  """All codes have the common type of the signal and the dictionaries."""
+  rng = np.random.default_rng(0)
+  atoms = [jnp.asarray(rng.normal(size=size) / 2, jnp.bfloat16) for size in ((6, 9), (9, 12))]
+  x = jnp.asarray(rng.normal(size=6), jnp.bfloat16)
+  pairs = (atoms[0], atoms[1].astype("float32")), [a.astype("float32") for a in atoms]
+  found, expected = (
+    solve([cscjax.MatrixDictionary(a) for a in pair], x, last, **options).codes for pair in pairs
+  )
+  for one, other in zip(found, expected, strict=True):
+    assert one.dtype == jnp.float32
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 @pytest.mark.parametrize("solve", [ml_ista, ml_fista, layered_bp])
 def test_tells_which_signal_diverged(x64, solve):
   dictionaries, _, x = dense()

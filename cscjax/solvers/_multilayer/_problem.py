@@ -9,8 +9,16 @@ from flax import struct
 from jax.typing import ArrayLike
 
 from cscjax import checks
-from cscjax.dictionaries import Code, Dictionary, as_signal, check_one_per_dictionary, join, with_methods
-from cscjax.ops import PyTree, expand_rank, nonnegative_soft_threshold, soft_threshold
+from cscjax.dictionaries import (
+  Code,
+  Dictionary,
+  as_signal,
+  check_dictionary,
+  check_one_per_dictionary,
+  join,
+  with_methods,
+)
+from cscjax.ops import PyTree, common_float, expand_rank, nonnegative_soft_threshold, soft_threshold
 from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._signals import per_signal, sum_signals
 from cscjax.solvers._penalty import as_penalty, magnitudes
@@ -53,8 +61,12 @@ class MultilayerProblem(PyTree):
   ) -> Self:
     """Checks the arguments of a multi-layer solver, and raises ValueError if they do not fit."""
     check_one_per_dictionary(dictionaries, betas=betas)
-    first = Lasso(dictionaries[0], x, 0, mask=mask, nonnegative=nonnegative)
     warn_about_integers("x", x, betas[0])
+    for dictionary in dictionaries:
+      check_dictionary(dictionary)
+    x = checks.real_array("x", x)
+    x = x.astype(common_float(x, *jax.tree.leaves([*dictionaries])))  # that of the codes of all layers
+    first = Lasso(dictionaries[0], x, 0, mask=mask, nonnegative=nonnegative)
     signal = first.weigh(first.x)  # D_{i-1}^T ... D_1^T mask x
     penalties, zeros = [], []
     for i, (dictionary, beta) in enumerate(zip(dictionaries, betas, strict=True)):
