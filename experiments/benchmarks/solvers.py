@@ -2,9 +2,9 @@
 
 The gap is (f - f*) / f* with f* from `references`. The suite first counts the iterations that a solver
 needs for each gap. Then it times that number of iterations from the code 0, without recording anything,
-each in a separate process. The objective of the resulting code is computed in float64, in the same way
-for all libraries. In the problems of learning, the result is a dictionary, an iteration a pass over the
-signals, and f the minimum over the codes of held-out signals.
+in separate processes, of which the one with the median time counts. The objective of the resulting code
+is computed in float64, in the same way for all libraries. In the problems of learning, the result is a
+dictionary, an iteration a pass over the signals, and f the minimum over the codes of held-out signals.
 
 Other libraries run on the CPU, also if cscjax uses a GPU.
 """
@@ -12,6 +12,7 @@ Other libraries run on the CPU, also if cscjax uses a GPU.
 import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +24,8 @@ GAPS = (1e-2, 1e-3, 1e-5)
 LEARNING_GAPS = (1e-1, 5e-2, 2e-2, 1e-2)  # learning is not convex: its minima differ by about 1 %
 LIMIT = 500  # largest number of iterations
 LEARNING_LIMIT = 20  # largest number of passes
+PROCESSES = 3  # number of processes: on a shared machine, some are slower from start to end
+LONG = 5.0  # seconds of a run from which one process is enough
 
 
 def rows(
@@ -105,9 +108,14 @@ def _time(
   The count can be a few iterations too small because of rounding errors in a float32 objective.
   """
   while iterations is not None and iterations <= limit:
-    found = peers.ask(python, name, task="time", iterations=iterations, **request)
-    if "error" in found or found["reached"] <= gap:
+    ask = partial(peers.ask, python, name, task="time", iterations=iterations, **request)
+    found = ask()
+    if "error" in found:
       return found
+    if found["reached"] <= gap:
+      repeated = [ask() for _ in range(PROCESSES - 1)] if found["seconds"] < LONG else []
+      timed = [row for row in [found, *repeated] if "error" not in row]
+      return sorted(timed, key=lambda row: row["seconds"])[len(timed) // 2]
     iterations += 1 + iterations // 100
   return {"error": f"not reached in {limit} iterations"}
 

@@ -292,6 +292,17 @@ def use(monkeypatch, problem, reference):
   monkeypatch.setattr(references, "check", lambda *_: None)
 
 
+@pytest.mark.parametrize(("times", "expected"), [([3.0, 1.0, 2.0], 2.0), ([9.0], 9.0)])
+def test_the_process_with_the_median_time_counts(monkeypatch, times, expected):
+  use(monkeypatch, small(), references.Reference(1.0, 0.0, 0.0))
+  monkeypatch.setattr(solvers, "GAPS", (1e-1,))
+  answers = iter([{"counts": [5]}, *({"seconds": time, "reached": 0.1} for time in times)])
+  monkeypatch.setattr(peers, "ask", lambda *_, **__: next(answers))
+  (row,) = solvers.rows(["small"], ["cscjax/fista"], None)
+  assert row["seconds"] == expected
+  assert next(answers, None) is None  # a long run is not repeated
+
+
 @pytest.mark.slow
 def test_rows_of_the_suite(monkeypatch):
   problem = small()
