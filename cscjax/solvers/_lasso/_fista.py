@@ -265,7 +265,8 @@ def fista(
       `"adaptive"` does the same, and lengthens the step by up to 3 % in each iteration, so that it
       follows the curvature where the code moves, which is often far below L.
     restart: Whether to reset t to 1 for each signal whose last move opposes the momentum (the gradient
-      scheme of O'Donoghue & Candes 2015). This saves iterations if the minimum is sharp.
+      scheme of O'Donoghue & Candes 2015). Set it for a tolerance far below the usual 1e-3: on
+      photographs, it saves a third of the iterations to 1e-6 above the minimum, and none to 1e-3.
     nonnegative: Whether the code is constrained to be nonnegative: a bool, or an array of bools, one per
       channel [m] or of any shape that broadcasts against the code. A code of several parts takes one
       value for all parts, or one for each part.
