@@ -208,8 +208,8 @@ def test_errors():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*DICTIONARIES, "user's"])
-def test_every_dictionary(name):
+@pytest.mark.parametrize("name", [*sorted(DICTIONARIES.keys() - {"scaled_by_zero"}), "user's"])
+def test_every_dictionary(name):  # without one that has no atom for a code to be planted on
   rng = np.random.default_rng(0)
   if name == "user's":
     dictionary, shape = TwoParts(jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)), (8,)
