@@ -325,7 +325,7 @@ def test_polished_tells_whether_the_solution_was_found(monkeypatch):
   for got, signal in zip(result.code, x, strict=True):
     expected = accurate(atoms, signal, 0.05, np.ones(50), nonnegative=False)
     np.testing.assert_array_equal(got != 0, expected != 0)
-    np.testing.assert_allclose(got, expected, atol=1e-5)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
   room = 0.05 - np.abs((x - result.code @ atoms.T) @ atoms)
   expected = np.where(result.code == 0, room, np.inf).min(axis=1) / np.abs(x @ atoms).max(axis=1)
   np.testing.assert_allclose(result.slack, expected, atol=1e-6)
