@@ -115,8 +115,10 @@ def _bound_of_largest_eigenvalue(gram: SparseMatrix) -> float | None:
     rounding = float(np.finfo(np.float64).eps * size * gram.diagonal().sum())
     return float(np.linalg.eigvalsh(gram.toarray())[-1]) + rounding
   band = _Band(-gram)
+  if band.entries_count > NORM_BAND:
+    return None
   shift = (1 + NORM_MARGIN) * float(_lanczos_eigen(gram, "LA", 0.1 * NORM_MARGIN)[0])
-  if band.entries_count > NORM_BAND or band.factor(-shift) is None:
+  if band.factor(-shift) is None:
     return None
   return shift + (size * shift + band.trace) * band.unit
 
