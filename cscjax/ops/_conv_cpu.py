@@ -2,7 +2,8 @@
 
 XLA has a fast CPU convolution for one layout only, [N, H, W, C] with filters [kh, kw, C, m], and inside
 a loop it does not convert other layouts to this one. The input transpose is therefore written as a
-convolution in this layout. Three cases are slow even then and are computed as matrix products here:
+convolution in this layout. With few filters, a filter is applied to several adjacent pixels at once
+(`_with_shifted_filters`). Three cases are slow even then and are computed as matrix products here:
 
 - The filter transpose: in this layout its channels would be the images of the batch, which takes 2 to 5
   times as long.
@@ -30,6 +31,8 @@ from cscjax.ops._precision import at_least_float32
 _FEW_CHANNELS = 8  # largest number of channels for which `_shift_add` is used
 _TILE = 2**19  # largest number of values in a tile of `_shift_add`: 2 MB, which fits into the cache
 _PRODUCT = 2**22  # largest number of values in the shifted copies for one product of `filter_transpose`
+_FEW_PIXELS = 2**10  # smaller images are not worth the preparation of `_with_shifted_filters`
+_VECTOR = 16  # number of float32 that XLA's convolution computes at once
 _UNROLLED = 32  # largest number of taps with one operation per tap; more would compile for minutes
 
 
@@ -140,20 +143,72 @@ def _convolve(
 ) -> jax.Array:
   """Computes `lax.conv_general_dilated` of x with upsampling - 1 zeros between its pixels."""
   taps = w.shape[:-2]
-  if math.prod(taps) <= math.prod(x.shape[1:-1]):
-    if len(taps) == 2 and math.prod(taps) > 1 and w.shape[-2] > 1:
-      x, w, pads = _without_slow_cases(x, w, pads, upsampling)
-    return lax.conv_general_dilated(
-      x, w, strides, pads, upsampling, dilations, dimension_numbers=LAYOUTS[x.ndim - 2]
-    )
   shape = tuple(
     ((h - 1) * u + 1 + low + high - ((k - 1) * d + 1)) // s + 1
     for h, u, (low, high), k, d, s in zip(
       x.shape[1:-1], upsampling, pads, taps, dilations, strides, strict=True
     )
   )
+  if math.prod(taps) <= math.prod(x.shape[1:-1]):
+    shifts = 1
+    is_dense = strides[-1] == dilations[-1] == upsampling[-1] == 1
+    if is_dense and w.size and math.prod(shape) >= _FEW_PIXELS and x.dtype.itemsize <= 4:
+      shifts = _number_of_shifts(shape[-1], w.shape)
+    if shifts > 1:
+      w, strides, pads = _with_shifted_filters(w, strides, pads, shifts, shape[-1])
+    if len(taps) == 2 and math.prod(taps) > 1 and w.shape[-2] > 1:
+      x, w, pads = _without_slow_cases(x, w, pads, upsampling)
+    y = lax.conv_general_dilated(
+      x, w, strides, pads, upsampling, dilations, dimension_numbers=LAYOUTS[x.ndim - 2]
+    )
+    if shifts > 1:
+      y = y.reshape(*y.shape[:-2], -1, y.shape[-1] // shifts)[..., : shape[-1], :]
+    return y
   patches = _patches(x, taps, shape, strides, pads, upsampling, dilations)
   return _matmul(patches.T, w.reshape(-1, w.shape[-1])).reshape(x.shape[0], *shape, w.shape[-1])
+
+
+def _number_of_shifts(outputs: int, shape: tuple[int, ...]) -> int:
+  """Returns how many shifts of each filter make a convolution fastest, by an estimate of its time.
+
+  XLA's library computes a vector of filters at a time. With few values per row of a patch it needs two
+  vectors to be fast, and with an odd number of channels and two vectors, `_without_slow_cases` adds a
+  channel.
+
+  Args:
+    outputs: Number of outputs along the last axis.
+    shape: The shape of the filters.
+  """
+  *others, taps, channels, filters = shape
+
+  def time(shifts: int) -> float:
+    vectors = -(-shifts * filters // _VECTOR)
+    cost = -(-outputs // shifts) * (taps + shifts - 1) * vectors
+    if vectors == 1 and taps * channels <= _VECTOR:
+      cost *= 2
+    if len(others) == 1 and vectors == 2 and channels % 2 and channels > 1:
+      cost *= (channels + 1) / channels
+    return cost if outputs % shifts == 0 else 1.25 * cost  # the outputs are copied
+
+  if channels > _VECTOR:  # no rule was found there
+    return 1
+  best = min((s for s in (1, 2, 3, 4, 8, 16) if s * filters <= 2 * _VECTOR), key=time, default=1)
+  return best if time(best) < 0.8 * time(1) else 1
+
+
+def _with_shifted_filters(
+  w: jax.Array, strides: Sequence[int], pads: Sequence[tuple[int, int]], shifts: int, outputs: int
+) -> tuple[jax.Array, Sequence[int], Sequence[tuple[int, int]]]:
+  """Returns (w, strides, pads) of a convolution that computes `shifts` adjacent outputs as channels.
+
+  Its filters are the given ones, shifted by 0, 1, ... pixels along the last axis.
+  """
+  *taps, channels, filters = w.shape
+  edges = [(0, 0)] * (len(taps) - 1)
+  copies = [jnp.pad(w, [*edges, (t, shifts - 1 - t), (0, 0), (0, 0)]) for t in range(shifts)]
+  w = jnp.stack(copies, axis=-2).reshape(*taps[:-1], taps[-1] + shifts - 1, channels, shifts * filters)
+  low, high = pads[-1]
+  return w, (*strides[:-1], shifts), [*pads[:-1], (low, high + -outputs % shifts)]
 
 
 def _without_slow_cases(

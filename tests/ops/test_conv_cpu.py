@@ -126,6 +126,39 @@ def test_slow_cases_of_the_library(x64, strides, pads, atoms):
   _check((4, 4), (2, 2), 9, strides, (1, 1), pads, atoms=atoms)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  ("spatial", "kernel", "channels", "atoms", "pads", "shifts"),
+  [
+    ((6, 12), (3, 5), 1, 16, ((1, 1), (2, 2)), 2),
+    ((6, 11), (3, 8), 1, 16, ((1, 1), (3, 4)), 2),  # the number of outputs is odd
+    ((7, 9), (2, 2), 3, 4, ((0, 0), (0, 0)), 4),  # an odd number of channels
+    ((5, 12), (2, 3), 16, 4, ((2, 0), (0, 3)), 4),
+    ((60,), (50,), 5, 10, ((20, 29),), 3),
+    ((4, 3, 14), (2, 2, 3), 2, 1, ((0, 1), (1, 0), (1, 1)), 16),  # more shifts than outputs
+  ],
+)
+def test_shifted_filters(x64, monkeypatch, spatial, kernel, channels, atoms, pads, shifts, dtype):
+  """With few filters, several outputs are computed at once, also if their number is no multiple."""
+  monkeypatch.setattr(_conv_cpu, "_FEW_PIXELS", 1)
+  found = []
+  number = _conv_cpu._number_of_shifts
+  monkeypatch.setattr(
+    _conv_cpu, "_number_of_shifts", lambda *args: found.append(number(*args)) or found[-1]
+  )
+  rank = len(spatial)
+  error = 8 * float(jnp.finfo(dtype).eps)
+  _check(spatial, kernel, channels, (1,) * rank, (1,) * rank, pads, dtype, error, atoms)
+  assert found[0] == shifts
+
+
+@pytest.mark.parametrize(("strides", "dilations"), [((1, 2), (1, 1)), ((1, 1), (1, 2))])
+def test_filters_are_not_shifted_along_a_strided_or_dilated_axis(x64, monkeypatch, strides, dilations):
+  monkeypatch.setattr(_conv_cpu, "_FEW_PIXELS", 1)
+  monkeypatch.setattr(_conv_cpu, "_number_of_shifts", lambda *args: pytest.fail("shifted"))
+  _check((6, 12), (3, 3), 1, strides, dilations, ((1, 1), (1, 1)), jnp.float32, 1e-6)
+
+
 @pytest.mark.parametrize("padding", ["VALID", "CIRCULAR"])
 def test_compiled_convolution_is_not_slow(padding):
   """XLA must not remove what is added: without padding, and with 3 channels, it is far slower."""
