@@ -31,6 +31,17 @@ def test_the_default_rho_compares_the_dual_variable_with_the_code(x64, scale):
   assert np.min(rho[:3]) < 0.5 * np.max(rho[:3])
 
 
+def test_the_default_rho_does_not_depend_on_the_sign_constraint(x64):
+  """The dual variable of a nonnegative code is unbounded below, where it is large for the first code."""
+  rng = np.random.default_rng(0)
+  dictionary, x = cscjax.MatrixDictionary(_unit_norm(rng, 12, 20)), rng.standard_normal(12)
+  solver = cscjax.solvers.ADMM()
+  free, nonnegative = (
+    solver.init(cscjax.Lasso(dictionary, x, 0.3, nonnegative=sign)).rho for sign in (False, True)
+  )
+  np.testing.assert_allclose(nonnegative, free, rtol=1e-12)
+
+
 def test_the_default_rho_scales_with_the_weights_of_a_mask(x64):
   """Weights of 1/5 and a fifth of the penalty are a fifth of the objective, and so of rho."""
   rng = np.random.default_rng(0)
@@ -72,7 +83,7 @@ def test_a_tolerance_means_the_same_with_a_mask(x64, fraction):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.02, 0.1, 0.4])
-@pytest.mark.parametrize("name", ["dense", "same", "mask"])
+@pytest.mark.parametrize("name", ["dense", "same", "mask", "nonnegative"])
 def test_the_default_rho_is_near_the_best(x64, name, fraction):
   """Iterations to 1e-3 above the minimum, compared with the best of ten constant values."""
   rng = np.random.default_rng(1)
@@ -85,8 +96,8 @@ def test_the_default_rho_is_near_the_best(x64, name, fraction):
     mask = rng.random((24, 24)) < 0.3 if name == "mask" else None
 
   def trace(rho=None):
-    beta = cscjax.relative(fraction)
-    return cscjax.admm(dictionary, x, beta, rho=rho, mask=mask, iterations=400).objective
+    options = {"rho": rho, "mask": mask, "nonnegative": name == "nonnegative"}
+    return cscjax.admm(dictionary, x, cscjax.relative(fraction), iterations=400, **options).objective
 
   default = np.asarray(trace())
   traces = np.asarray(jax.vmap(trace)(jnp.geomspace(0.05, 20, 10)))

@@ -345,7 +345,8 @@ def _default_rho(problem: Lasso, squared_norm: jax.Array) -> jax.Array:
   norm of the code by that of x, both for atoms of unit norm. The code also represents what the mask
   hides, and so the norm of x is estimated by the weighted mean of its squares.
   """
-  correlation = jax.tree.map(lambda c: c / per_signal(squared_norm, c), problem.correlation())
+  # The absolute value, because the dual variable of a nonnegative code is not bounded below.
+  correlation = jax.tree.map(lambda c: jnp.abs(c) / per_signal(squared_norm, c), problem.correlation())
   near = problem.prox(correlation, 1 / squared_norm)
   dual = problem.norm(jax.tree.map(jnp.subtract, correlation, near))
   energy = problem.energy(problem.x)
