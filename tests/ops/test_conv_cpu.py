@@ -152,6 +152,25 @@ def test_shifted_filters(x64, monkeypatch, spatial, kernel, channels, atoms, pad
   assert found[0] == shifts
 
 
+@pytest.mark.parametrize(
+  ("spatial", "kernel", "channels", "atoms", "pads", "phases"),
+  [
+    ((6, 12), (3, 8), 1, 16, ((1, 1), (3, 4)), 4),
+    ((5, 13), (2, 8), 3, 16, ((0, 0), (0, 0)), 4),  # the number of coefficients is no multiple
+    ((3, 5), (2, 5), 8, 2, ((1, 0), (2, 7)), 4),
+    ((60,), (50,), 5, 10, ((20, 29),), 8),
+    ((4, 3, 14), (2, 2, 3), 2, 32, ((0, 1), (1, 0), (1, 1)), 1),
+  ],
+)
+def test_polyphase_form_of_the_input_transpose(
+  x64, monkeypatch, spatial, kernel, channels, atoms, pads, phases
+):
+  monkeypatch.setattr(_conv_cpu, "_TILE", 200)
+  rank = len(spatial)
+  _check(spatial, kernel, channels, (1,) * rank, (1,) * rank, pads, atoms=atoms)
+  assert _conv_cpu._number_of_phases(kernel[-1], atoms) == phases
+
+
 @pytest.mark.parametrize(("strides", "dilations"), [((1, 2), (1, 1)), ((1, 1), (1, 2))])
 def test_filters_are_not_shifted_along_a_strided_or_dilated_axis(x64, monkeypatch, strides, dilations):
   monkeypatch.setattr(_conv_cpu, "_FEW_PIXELS", 1)
