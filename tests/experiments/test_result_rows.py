@@ -111,7 +111,8 @@ def test_the_commands_keep_the_rows_of_other_cases(command, tmp_path, monkeypatc
   path = tmp_path / "rows.jsonl"
   other = dict.fromkeys(rows[0]) | {name: "another" for name in command.CASE}
   path.write_text(json.dumps(other) + "\n" + json.dumps({**rows[0], "date": "2000-01-01"}) + "\n")
-  monkeypatch.setattr(command, "rows", lambda *_, **__: iter(rows))
+  measured = iter(rows)
+  monkeypatch.setattr(command, "rows", lambda *_, **__: measured)
   values = absl_flags.FlagValues()
   command.define_flags(values)
   values(["command", f"--results={path}"])
