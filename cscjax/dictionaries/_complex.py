@@ -20,7 +20,9 @@ class ComplexDictionary(AbstractDictionary):
   the real and the imaginary part: [..., 2, H, W, C], by `jnp.stack([x.real, x.imag], axis=-4)`. A code
   has the same axis, [..., 2, H, W, m]. Pass it as `joint_axes` to a solver: -4 for images, -3 in one
   dimension, -2 for dense dictionaries. The penalty is then beta times the sum of the moduli |code|,
-  which does not depend on phases. `analysis` computes D^H x, with the conjugate transpose.
+  which does not depend on phases, and `omp` picks complex coefficients. Without `joint_axes`, the real
+  and the imaginary part of a coefficient count as two. `analysis` computes D^H x, with the conjugate
+  transpose.
 
   Attributes:
     real: The dictionary A, such as a `ConvDictionary` of the real parts of complex filters.

@@ -274,6 +274,81 @@ def test_gradients_at_edges_are_finite(case):
     assert np.all(np.isfinite(gradient))
 
 
+def _complex(rng, *shape):
+  return rng.normal(size=shape) + 1j * rng.normal(size=shape)
+
+
+def _group_reference(atoms, x, groups, picks):
+  """Returns the code and the picks of OMP with groups of columns of a real or complex matrix."""
+  picked, residual = [], x
+  for _ in range(picks):
+    correlation = np.abs(atoms.conj().T @ residual) / np.linalg.norm(atoms, axis=0)
+    strength = [np.linalg.norm(correlation[group]) for group in groups]
+    picked.append(np.argmax(np.where(np.isin(range(len(groups)), picked), -1, strength)))
+    columns = np.concatenate([groups[i] for i in picked])
+    found = np.linalg.lstsq(atoms[:, columns], x)[0]
+    residual = x - atoms[:, columns] @ found
+  code = np.zeros(atoms.shape[1], atoms.dtype)
+  code[columns] = found
+  return code, picked
+
+
+@pytest.mark.usefixtures("x64")
+def test_complex_coefficients_against_complex_omp():
+  """The phases vary, so that the real and the imaginary parts alone pick other atoms."""
+  rng = np.random.default_rng(12)
+  atoms = _complex(rng, 8, 15) * np.exp(rng.normal(size=15))
+  x = _complex(rng, 6, 8)
+  dictionary = cscjax.dictionaries.ComplexDictionary(
+    *(cscjax.MatrixDictionary(jnp.asarray(part)) for part in (atoms.real, atoms.imag))
+  )
+  signals = np.stack([x.real, x.imag], axis=1)
+  result = omp(dictionary, signals, sparsity=4, joint_axes=-2)
+  assert (result.code.shape, result.support.shape) == ((6, 2, 15), (6, 8))
+  np.testing.assert_array_equal(result.iterations, 4)
+  codes = np.asarray(result.code)
+  for i, signal in enumerate(x):
+    code, picked = _group_reference(atoms, signal, np.arange(15)[:, None], 4)
+    np.testing.assert_allclose(codes[i, 0] + 1j * codes[i, 1], code, atol=1e-9)
+    support = np.unravel_index(result.support[i], (2, 15))
+    np.testing.assert_array_equal(support, [[0, 1] * 4, np.repeat(picked, 2)])
+    residual = np.linalg.norm(signal - atoms @ code)
+    assert result.residual_norm[-1, i] == pytest.approx(residual)
+  one_by_one = omp(dictionary, signals, sparsity=8)
+  assert np.all(np.any(np.asarray(one_by_one.code != 0) != (codes != 0), axis=(1, 2)))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("axes", [-1, (-1, -2)])
+def test_groups_of_a_convolutional_dictionary(axes):
+  """All channels at one position, or in one row: atoms of a group are not orthogonal."""
+  rng = np.random.default_rng(13)
+  filters = rng.normal(size=(3, 2, 1, 2))
+  dictionary = cscjax.ConvDictionary(jnp.asarray(filters))
+  matrix = references.conv_matrix(filters, (5, 4))
+  x = rng.normal(size=(5, 4, 1))
+  groups = np.arange(40).reshape((20, 2) if axes == -1 else (5, 8))
+  result = omp(dictionary, x, sparsity=2, joint_axes=axes)
+  code, picked = _group_reference(matrix, x.ravel(), groups, 2)
+  np.testing.assert_allclose(result.code.ravel(), code, atol=1e-9)
+  assert result.iterations == 2
+  support = np.reshape(result.support, (2, -1))
+  np.testing.assert_array_equal(np.sort(support), groups[picked])
+
+
+def test_a_group_with_dependent_atoms_counts_them_once():
+  rng = np.random.default_rng(14)
+  a = np.float32(rng.normal(size=(8, 3)))
+  atoms = jnp.asarray(np.concatenate([a, -2 * a, 0 * a], axis=1))
+  x = a @ np.float32([1, 2, 3])
+  result = omp(cscjax.MatrixDictionary(atoms), x, sparsity=1, joint_axes=-1)
+  assert np.all(np.isfinite(result.code))
+  np.testing.assert_allclose(atoms @ result.code, x, atol=1e-4)
+  np.testing.assert_array_equal(result.code.reshape(3, 3)[1:], 0)
+  assert (result.iterations, result.support.tolist()) == (1, list(range(9)))
+
+
 @pytest.mark.parametrize(
   ("name", "arguments"),
   [
@@ -286,6 +361,9 @@ def test_gradients_at_edges_are_finite(case):
     ("tolerance", {"tolerance": np.ones(2)}),
     ("x", {"x": np.zeros(11), "sparsity": 2}),
     ("x", {"x": 1.0, "sparsity": 2}),
+    ("joint_axes", {"sparsity": 2, "joint_axes": 0}),
+    ("joint_axes", {"sparsity": 2, "joint_axes": (-1, -1)}),
+    ("sparsity", {"sparsity": 2, "joint_axes": -1}),
     ("dictionary", {"dictionary": np.ones((12, 20)), "sparsity": 2}),
   ],
 )

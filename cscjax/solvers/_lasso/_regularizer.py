@@ -128,7 +128,7 @@ def as_regularizer(
     joint_axes: Axes of a group, negative; None if each coefficient is a group.
     batch_ndim: Number of batch axes of the code.
   """
-  axes = _as_axes(joint_axes, code, batch_ndim)
+  axes = as_axes(joint_axes, code, batch_ndim)
   parts, structure = jax.tree.flatten(code)
   constrained = _as_bools(nonnegative, code)
   if ridge is not None:
@@ -167,7 +167,7 @@ def group_norms(code: Code, joint_axes: tuple[int, ...]) -> Code:
   return jax.tree.map(part, code)
 
 
-def _as_axes(joint_axes: int | Sequence[int] | None, code: Code, batch_ndim: int) -> tuple[int, ...]:
+def as_axes(joint_axes: int | Sequence[int] | None, code: Code, batch_ndim: int) -> tuple[int, ...]:
   """Checks `joint_axes`."""
   if joint_axes is None:
     return ()
