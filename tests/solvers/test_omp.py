@@ -337,6 +337,12 @@ def test_groups_of_a_convolutional_dictionary(axes):
   np.testing.assert_array_equal(np.sort(support), groups[picked])
 
 
+def test_the_parts_of_a_code_need_groups_of_one_size():
+  dictionary = cscjax.IdentityAugmented(cscjax.ConvDictionary(jnp.ones((3, 3, 2, 4))))
+  with pytest.raises(ValueError, match=r"^joint_axes: expected groups of one size .*, not \[2, 4\]"):
+    omp(dictionary, np.ones((5, 5, 2)), sparsity=1, joint_axes=-1)
+
+
 def test_a_group_with_dependent_atoms_counts_them_once():
   rng = np.random.default_rng(14)
   a = np.float32(rng.normal(size=(8, 3)))
