@@ -4,15 +4,14 @@
 
 Trains the systems of Tables 2 and 3 at their smallest depth, with 8 channels, on scikit-learn's digits,
 each with several seeds, and certifies the labels of the first test images, see
-`cscjax.theory.certify_labels`. Writes a row for each network to --results, and prints two tables in
-Markdown: one of the systems, and one of the ratios between systems, which shows whether unfolding, or
-MSD-CSC in place of MSDNet, changes the robustness. A run in --workdir that has ended is not trained
-again.
+`cscjax.theory.certify_labels`. Stores a row for each network in --results, where it replaces a row with
+the same system, seed and settings, and prints two tables in Markdown: one of the systems, and one of the
+ratios between systems, which shows whether unfolding, or MSD-CSC in place of MSDNet, changes the
+robustness. A run in --workdir that has ended is not trained again.
 """
 
 import datetime
 import functools
-import json
 import math
 import pathlib
 import statistics
@@ -30,8 +29,8 @@ from experiments.reproduction.claims import paired
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.studies import Job, Study
 from experiments.reproduction.tables import render
+from experiments.result_rows import Row, stored
 
-Row = dict[str, Any]
 STUDY = Study("digits", "reduced")
 WIDTH = 8
 """Channels of the first stage or layer, or of each layer of the MSD networks; half or a quarter of the
@@ -46,6 +45,8 @@ PAIRS = (
   *(("res_csc20", "resnet20"), ("res_csc20", "plain20")),
 )
 """The systems whose ratios are shown: with unfolding or corrections, and without."""
+CASE = ("system", "seed", "width", "epochs", "images", "steps")
+"""The fields of a row that say what was measured."""
 MEASURES = {
   "lipschitz": "Lipschitz constant",
   "jacobian_norm": "Jacobian's norm",
@@ -170,7 +171,9 @@ def ratios_table(found: Iterable[Row]) -> str:
 def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Defines the flags of this command."""
   cli.define_path("workdir", "runs/robustness", "Folder of the training runs.", values)
-  cli.define_path("results", None, "File to which the rows are written.", values)
+  cli.define_path(
+    "results", None, "File in which the rows are stored, beside those of other cases.", values
+  )
   absl_flags.DEFINE_list("systems", list(SYSTEMS), "Systems to compare.", flag_values=values)
   text = "Number of runs of each system, with the seeds 0, 1, ...; the intervals need at least 2."
   absl_flags.DEFINE_integer("seeds", 5, text, lower_bound=1, upper_bound=1000, flag_values=values)
@@ -186,14 +189,7 @@ def main(args: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   if unknown:
     raise UsageError(f"--systems: unknown {', '.join(unknown)}; choose from {', '.join(SYSTEMS)}")
   wanted = rows(args.systems, range(args.seeds), args.images, args.steps, pathlib.Path(args.workdir))
-  if args.results is not None:
-    pathlib.Path(args.results).parent.mkdir(parents=True, exist_ok=True)  # fail now, not after minutes
-  found: list[Row] = []
-  for row in wanted:
-    found.append(row)
-    if args.results is not None:
-      with runs.replaced(pathlib.Path(args.results)) as scratch:
-        scratch.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in found))
+  found = list(stored(wanted, args.results, CASE))
   print(systems_table(found), ratios_table(found), sep="\n\n")
 
 

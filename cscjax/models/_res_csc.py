@@ -12,7 +12,7 @@ from cscjax import checks
 from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
 from cscjax.models._classifier import classify
 from cscjax.models._gains import analysis_gain, margin_gains, slopes, unfolded_step
-from cscjax.models._input import check_input
+from cscjax.models._input import check_input, check_static
 from cscjax.models._norms import Norm
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._spectral import trained_step
@@ -92,17 +92,19 @@ class ResCSCBlock(nn.Module):
     super().__post_init__()
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, bound: jax.Array | None = None, train: bool = False) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool = False, *, bound: jax.Array | None = None) -> jax.Array:
     """Returns the code of the block.
 
     Args:
       x: The code X_prev of the block below, [N, H, W, C] or [N, L, C].
+      train: Whether batch norm uses the statistics of the batch and updates the running ones. `nn.remat`
+        needs it by position, with `static_argnums=(2,)`.
       bound: L, if a network has computed it for several blocks at once; None computes it here.
-      train: Whether batch norm uses the statistics of the batch and updates the running ones.
 
     Returns:
       The code [N, H / stride, W / stride, features], with the sizes rounded up.
     """
+    check_static("train", train, 2)
     if x.shape[-1] > self.features:
       checks.fail("features", self.features, f"at least {x.shape[-1]}, the channels of the input")
     rank, initializer = x.ndim - 2, nn.initializers.he_normal()
@@ -239,15 +241,16 @@ class ResCSC(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, *, train: bool = False, return_codes: bool = False
+    self, x: jax.Array, train: bool = False, return_codes: bool = False
   ) -> jax.Array | tuple[jax.Array, list[jax.Array]]:
     """Classifies a batch.
 
     Args:
       x: Normalized images [N, H, W, C] or signals [N, L, C].
       train: Whether batch norm uses the statistics of the batch and updates the running ones (pass
-        `mutable=["batch_stats"]` to `apply`).
-      return_codes: Whether to return the codes as well.
+        `mutable=["batch_stats"]` to `apply`). `nn.remat` needs it by position, with
+        `static_argnums=(2,)`.
+      return_codes: Whether to return the codes as well. The default is False.
 
     Returns:
       The logits [N, num_classes] in float32. If `return_codes` is True, a pair of the logits and a list
@@ -256,6 +259,8 @@ class ResCSC(nn.Module):
     Raises:
       ValueError: If `x` has the wrong number of axes, or an axis of size 0.
     """
+    check_static("train", train, 2)
+    check_static("return_codes", return_codes, 3)
     check_input(x)
     shape = (3,) * (x.ndim - 2) + (x.shape[-1], self.width)
     filters = self.param("filters", nn.initializers.he_normal(), shape).astype(self.dtype)
