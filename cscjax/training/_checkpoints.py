@@ -23,6 +23,7 @@ from cscjax.training._checkpoint_format import (
   write_meta,
 )
 from cscjax.training._devices import from_process_0, is_first, process_max
+from cscjax.training._files import unused_path
 from cscjax.training._state import LAST_STEP, TrainState
 
 _LEFTOVER = re.compile(r"[0-9]+\.(orbax-checkpoint-tmp.*|deleted)")
@@ -313,9 +314,6 @@ def _best(metas: Mapping[int, dict[str, Any]]) -> Best | None:
 
 def _set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
   """Renames a folder to an unused name that no checkpoint has, and returns the new path."""
-  target, count = folder.with_name(f"{folder.name}.{why}"), 1
-  while os.path.lexists(target):
-    count += 1
-    target = folder.with_name(f"{folder.name}.{why}-{count}")
+  target = unused_path(folder, why)
   os.rename(folder, target)
   return target

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import pathlib
 import stat
 from typing import Any
@@ -77,6 +78,15 @@ def read_file(path: pathlib.Path) -> bytes:
   if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading a directory raises an OSError itself
     raise OSError(errno.EINVAL, "not a regular file", str(path))
   return path.read_bytes()
+
+
+def unused_path(path: pathlib.Path, ending: str) -> pathlib.Path:
+  """Returns a path beside another one that does not exist, such as 44.damaged or 44.damaged-2."""
+  found, count = path.with_name(f"{path.name}.{ending}"), 1
+  while os.path.lexists(found):
+    count += 1
+    found = path.with_name(f"{path.name}.{ending}-{count}")
+  return found
 
 
 def _checksum(fields: dict[str, Any]) -> str:

@@ -4,11 +4,12 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import sys
 import warnings
 from typing import Any
 
-from cscjax.training._files import read_file, seal, unseal
+from cscjax.training._files import read_file, seal, unseal, unused_path
 from cscjax.training._state import LAST_STEP
 
 SPLITS = frozenset({"train", "validation", "test"})
@@ -44,9 +45,11 @@ class MetricsLog:
   def __init__(self, path: str | os.PathLike[str] | None, *, last_step: int = LAST_STEP) -> None:
     """Opens the file, and removes the rows after `last_step` and the damaged or unfinished ones.
 
+    If there are damaged rows, the file is first copied to another name, such as metrics.jsonl.damaged,
+    with a warning.
+
     Args:
       path: Path of the file, which is created if it does not exist; None keeps the rows in memory only.
-        Damaged rows cause a warning.
       last_step: The step from which the run continues. By default all rows are kept; `fit` removes
         those after the step from which it starts.
 
@@ -54,7 +57,12 @@ class MetricsLog:
       OSError: If the file cannot be read or written.
     """
     self._path = None if path is None else pathlib.Path(path)
-    self.rows = [] if path is None else read_metrics(path)
+    self.rows = []
+    if self._path is not None:
+      self.rows, damaged = _read(self._path)
+      if damaged:
+        kept = _copy(self._path, "damaged")
+        warnings.warn(f"{_dropped(self._path, damaged)}; the file is kept as {kept}", stacklevel=2)
     self.drop_after(last_step)
 
   def write(self, row: dict[str, Any]) -> None:
@@ -88,15 +96,21 @@ class MetricsLog:
   def drop_after(self, step: int) -> None:
     """Removes the rows of later steps, and rewrites the file.
 
+    A run that resumes from a later step computes the removed rows again. For step 0, they can belong to
+    another run, so the file is first copied to another name, such as metrics.jsonl.old, with a warning.
+
     Args:
       step: The last step whose rows are kept.
 
     Raises:
       OSError: If the file cannot be written.
     """
-    self.rows = [row for row in self.rows if row["step"] <= step]
+    before, self.rows = self.rows, [row for row in self.rows if row["step"] <= step]
     if self._path is None:
       return
+    if step == 0 and len(self.rows) < len(before):
+      kept = _copy(self._path, "old")
+      warnings.warn(f"{self._path} starts anew; the former rows are kept as {kept}", stacklevel=3)
     scratch = self._path.with_suffix(".tmp")
     scratch.write_text("".join(_line(row) for row in self.rows))
     os.replace(scratch, self._path)
@@ -127,10 +141,18 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     >>> [row["accuracy"] for row in training.read_metrics("metrics.jsonl")]
     [0.8]
   """
+  rows, damaged = _read(pathlib.Path(path))
+  if damaged:
+    warnings.warn(_dropped(path, damaged), stacklevel=2)
+  return rows
+
+
+def _read(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
+  """Returns the valid rows of a file, sorted by step, and the number of damaged or repeated lines."""
   try:
-    content = read_file(pathlib.Path(path))
+    content = read_file(path)
   except FileNotFoundError:
-    return []
+    return [], 0
   rows, damaged = {}, 0
   for line in content.splitlines(keepends=True):
     try:
@@ -142,9 +164,18 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
       rows[row["step"], row["split"]] = row
     elif valid or line.endswith(b"\n"):
       damaged += 1
-  if damaged:
-    warnings.warn(f"{path}: dropped {damaged} damaged or repeated lines", stacklevel=3)
-  return sorted(rows.values(), key=lambda row: row["step"])
+  return sorted(rows.values(), key=lambda row: row["step"]), damaged
+
+
+def _dropped(path: str | os.PathLike[str], damaged: int) -> str:
+  return f"{path}: dropped {damaged} damaged or repeated lines"
+
+
+def _copy(path: pathlib.Path, ending: str) -> str:
+  """Copies a file to an unused name with this ending, and returns the name."""
+  target = unused_path(path, ending)
+  shutil.copyfile(path, target)
+  return target.name
 
 
 def _line(row: dict[str, Any]) -> str:

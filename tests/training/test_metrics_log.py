@@ -75,10 +75,36 @@ def test_damaged_lines_are_dropped_with_a_warning(tmp_path, damage):
     log.write(row(step))
   lines = path.read_bytes().splitlines()
   path.write_bytes(b"\n".join([lines[0], damage(lines[1]), lines[2]]) + b"\n")
-  with pytest.warns(UserWarning, match=r"metrics\.jsonl: dropped 1 damaged or repeated lines"):
+  content = path.read_bytes()
+  with pytest.warns(UserWarning, match=r"metrics\.jsonl: dropped 1 damaged .*metrics\.jsonl\.damaged$"):
     rows = MetricsLog(path, last_step=30).rows
   assert rows == [row(10), row(30)]
   assert MetricsLog(path, last_step=30).rows == rows
+  assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == content
+
+
+def test_a_file_that_no_run_wrote_is_kept(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"loss": 1}\n')
+  for name in ("damaged", "damaged-2"):
+    with pytest.warns(UserWarning, match=rf"kept as metrics\.jsonl\.{name}$"):
+      MetricsLog(path, last_step=0)
+    assert (tmp_path / f"metrics.jsonl.{name}").read_text() == '{"loss": 1}\n'
+    assert path.read_text() == ""
+    path.write_text('{"loss": 1}\n')
+
+
+def test_the_rows_of_a_former_run_are_kept_when_a_new_one_starts(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  log = MetricsLog(path)
+  for step in (10, 20):
+    log.write(row(step))
+  log.drop_after(10)
+  assert os.listdir(tmp_path) == ["metrics.jsonl"]
+  with pytest.warns(UserWarning, match=r"starts anew; the former rows are kept as metrics\.jsonl\.old$"):
+    log.drop_after(0)
+  assert (log.rows, path.read_text()) == ([], "")
+  assert read_metrics(tmp_path / "metrics.jsonl.old") == [row(10)]
 
 
 def test_a_flipped_bit_never_gives_another_value(tmp_path):
