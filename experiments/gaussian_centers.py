@@ -8,13 +8,15 @@ dimensions of X that the code fails to reconstruct (Definition 1). It compares t
 with signed codes, to which Theorem 1 applies, and the forward pass of a network, which is one iteration
 for nonnegative codes.
 
-Writes figure3.png and figure3.json to --workdir, and prints the verdict with its numbers. The last line
-on stdout is a JSON object with the outcome. The command takes some minutes on two cores.
+Writes figure3.png and figure3.json to --workdir, and prints the verdict with its numbers. They replace
+those of a former command with the same settings; the results of other settings are an error. The last
+line on stdout is a JSON object with the outcome. The command takes some minutes on two cores.
 
 Exit code 2: bad flags, or the files cannot be written. Exit code 128 + n: signal n ended the command
 before its results were complete; then nothing is written.
 """
 
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -29,6 +31,7 @@ from absl import flags
 
 from cscjax.runs import environment, replaced, write_json
 from experiments import cli
+from experiments.json_files import read_json
 from experiments.reproduction import figure3
 from experiments.signals import remembered
 
@@ -36,6 +39,7 @@ from experiments.signals import remembered
 def main() -> None:
   """Runs the experiment with the settings of the flags, and writes its results."""
   settings, workdir = settings_from_flags(), pathlib.Path(flags.FLAGS.workdir)
+  _check_former_results(workdir / "figure3.json", settings)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
@@ -60,6 +64,21 @@ def main() -> None:
       for run in results["runs"]
     }
     print(json.dumps({"outcome": results["outcome"], "failed_dimensions": ends, "seconds": seconds}))
+
+
+def _check_former_results(path: pathlib.Path, settings: figure3.Settings) -> None:
+  """Raises UsageError if a file exists that does not have the results of these settings."""
+  try:
+    found = read_json(path)
+  except (FileNotFoundError, NotADirectoryError):
+    return
+  except ValueError as error:
+    raise cli.UsageError(f"--workdir: {path} is damaged ({error}); move it away") from error
+  former = found.get("settings") if isinstance(found, dict) else None
+  if former != json.loads(json.dumps(dataclasses.asdict(settings))):
+    raise cli.UsageError(
+      f"--workdir: {path} has the results of other settings; choose another directory"
+    )
 
 
 def settings_from_flags() -> figure3.Settings:

@@ -1,6 +1,7 @@
 """The simulation of Figure 3 agrees with scikit-learn's Lasso, with Theorem 1 and with NumPy."""
 
 import copy
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Lasso
 
+from experiments import gaussian_centers
+from experiments.cli import UsageError
 from experiments.reproduction import figure3, simulation
 from experiments.reproduction.simulation import MODELS, Pursuit
 
@@ -324,6 +327,21 @@ def test_bad_flags_are_one_line(tmp_path, arguments, name):
   assert line.startswith(f"error: {name}")
   assert done.stdout == ""
   assert not (tmp_path / "run").exists()
+
+
+def test_results_of_other_settings_are_not_replaced(tmp_path):
+  path = tmp_path / "figure3.json"
+  check = gaussian_centers._check_former_results
+  check(path, figure3.Settings())
+  check(path / "figure3.json", figure3.Settings())
+  path.write_text(json.dumps({"settings": dataclasses.asdict(figure3.Settings()), "runs": []}))
+  check(path, figure3.Settings())
+  with pytest.raises(UsageError, match=r"^--workdir: .*figure3.json has the results of other settings"):
+    check(path, figure3.Settings(iterations=3))
+  for content in ("[]", "{}", '{"settings": '):
+    path.write_text(content)
+    with pytest.raises(UsageError, match=r"^--workdir: .*figure3.json (is damaged|has the results)"):
+      check(path, figure3.Settings())
 
 
 def test_long_curves_are_thinned():
