@@ -77,8 +77,8 @@ class Checkpoints:
     >>> checkpoints.save(state, seconds=1.5, accuracy=0.9, keep_best=True)
     >>> checkpoints.restore(state).seconds
     1.5
-    >>> checkpoints.best()
-    Best(step=0, accuracy=0.9)
+    >>> checkpoints.steps(), checkpoints.best()
+    ([0], Best(step=0, accuracy=0.9))
     >>> checkpoints.close()
   """
 
@@ -178,6 +178,17 @@ class Checkpoints:
       The step and the accuracy; None if no checkpoint has an accuracy, and in all processes but 0.
     """
     return None if self._checkpointer is None else _best(self._own(warn=True))
+
+  def steps(self) -> list[int]:
+    """Returns the steps of the undamaged checkpoints of the run, ascending.
+
+    Checkpoints from cscjax 0.1.0 are left out: they do not store their step, and may be renamed.
+
+    Returns:
+      The steps; empty in all processes but 0.
+    """
+    own = {} if self._checkpointer is None else self._own()
+    return sorted(step for step, meta in own.items() if "step" in meta)
 
   def restore(self, like: TrainState, step: int | None = None) -> Restored | None:
     """Restores the newest undamaged checkpoint of the run, or the one of a given step.

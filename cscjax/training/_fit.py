@@ -12,7 +12,7 @@ import optax
 from cscjax import checks
 from cscjax.data import Dataset
 from cscjax.training._checkpoints import Checkpoints
-from cscjax.training._devices import create_mesh
+from cscjax.training._devices import create_mesh, process_max
 from cscjax.training._loop import Outcome, Plan, Progress, run_loop
 from cscjax.training._metrics_log import MetricsLog
 from cscjax.training._progress import create_progress
@@ -70,7 +70,8 @@ def fit(
     key: Random key of the initial parameters, the order of the examples and their augmentation. The
       default is `jax.random.key(0)`.
     state: The state to start from, at any step, whose arrays are donated and cannot be used afterwards.
-      By default training starts from the last checkpoint if there is one, else from new parameters.
+      By default training starts from the last checkpoint if there is one, else from new parameters. No
+      checkpoint may be of a later step, because it would stay the last one.
     log: Where the metrics of each evaluation are appended. They are on disk before a checkpoint is
       written. By default they are only returned.
     checkpoints: Where checkpoints are written and restored from. By default there are none.
@@ -86,9 +87,9 @@ def fit(
     trained variables. The status is "diverged" if a loss or a parameter was not finite.
 
   Raises:
-    ValueError: If an argument is out of range or of a wrong type, if the module does not return one
-      logit per class, if `batch_size` is larger than the training split, or if the plan has another
-      number of steps per epoch than the training split.
+    ValueError: If an argument is out of range or of a wrong type, if `state` is older than the last
+      checkpoint, if the module does not return one logit per class, if `batch_size` is larger than the
+      training split, or if the plan has another number of steps per epoch than the training split.
     CheckpointError: If the last checkpoint does not fit the model.
     OSError: If a checkpoint or the metrics cannot be read or written.
 
@@ -117,6 +118,11 @@ def fit(
     state = trainer.create_state(data.example_shape, parameter_key)
     if checkpoints is not None and (restored := checkpoints.restore(state)):
       state, seconds = restored
+  elif checkpoints is not None:
+    last = process_max(max(checkpoints.steps(), default=-1))
+    if last > int(state.step):
+      expected = f"one of step {last}, the last checkpoint, or later; use another directory"
+      checks.fail("state", f"a state of step {int(state.step)}", expected)
   if isinstance(model, nn.Module):
     _check_logits(model, state, data)
   log = MetricsLog(None) if log is None else log

@@ -137,6 +137,21 @@ def test_training_goes_on_from_a_state():
   assert_same(fitted(epochs=3, state=first.state), fitted(epochs=3))
 
 
+def test_a_state_from_before_the_last_checkpoint_is_refused(tmp_path):
+  """The later checkpoints would be restored afterwards, instead of those of the new training."""
+  with contextlib.closing(training.Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+    last = fitted(epochs=2, checkpoints=checkpoints).state
+    assert checkpoints.steps() == [5, 10]
+    older = checkpoints.restore(last, step=5).state
+    with pytest.raises(ValueError, match=r"^state: expected one of step 10, .* got 'a state of step 5'"):
+      fitted(epochs=2, checkpoints=checkpoints, state=older)
+    fitted(epochs=3, checkpoints=checkpoints, state=last)
+    assert checkpoints.steps() == [10, 15]
+  with contextlib.closing(training.Checkpoints(tmp_path / "others")) as checkpoints:
+    fitted(epochs=2, checkpoints=checkpoints, state=older)
+    assert checkpoints.steps()[-1] == 10
+
+
 def test_a_new_start_drops_the_rows_of_an_old_one():
   log = training.MetricsLog(None)
   for _ in range(2):
