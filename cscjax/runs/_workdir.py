@@ -170,11 +170,11 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
     path: The file to replace. It stays as it is if the context ends with an exception.
 
   Yields:
-    The temporary path, in the same directory. It is renamed to `path` at the end of the context, and
-    removed after an exception.
+    The temporary path, in the same directory. At the end of the context, the file is put on disk and
+    renamed to `path`. It is removed after an exception.
 
   Raises:
-    OSError: If the temporary file cannot be renamed.
+    OSError: If the temporary file cannot be put on disk or renamed.
 
   Example:
     >>> import pathlib
@@ -188,6 +188,10 @@ def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
   scratch = path.with_name(path.name + ".tmp")
   try:
     yield scratch
+    with scratch.open("rb") as file:
+      os.fsync(
+        file.fileno()
+      )  # else a loss of power could leave an empty file in place of the former one
     os.replace(scratch, path)
   except BaseException:
     with contextlib.suppress(OSError):  # the disk may be gone

@@ -112,7 +112,10 @@ class MetricsLog:
       kept = _copy(self._path, "old")
       warnings.warn(f"{self._path} starts anew; the former rows are kept as {kept}", stacklevel=3)
     scratch = self._path.with_suffix(".tmp")
-    scratch.write_text("".join(_line(row) for row in self.rows))
+    with scratch.open("w") as file:
+      file.write("".join(_line(row) for row in self.rows))
+      file.flush()
+      os.fsync(file.fileno())
     os.replace(scratch, self._path)
 
 

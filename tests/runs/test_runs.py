@@ -151,6 +151,13 @@ def test_a_perfect_network_on_a_small_test_set_has_not_diverged(tmp_path):
   assert (summary["test_accuracy"], summary["status"]) == (1.0, "ok")
 
 
+def test_a_replaced_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+  path, synced = tmp_path / "config.json", []
+  monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, path.exists())))
+  runs.write_json(path, {"a": 1})
+  assert synced == [(path.stat().st_ino, False)]
+
+
 def test_a_temporary_file_is_removed_after_an_error(tmp_path):
   def write(path, text):
     with runs.replaced(path) as scratch:

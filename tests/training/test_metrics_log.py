@@ -31,14 +31,16 @@ def test_rows_after_the_checkpoint_and_half_lines_are_dropped(tmp_path):
 
 def test_rows_are_put_on_disk_all_at_once(tmp_path, monkeypatch):
   files = []
-  monkeypatch.setattr(os, "fsync", lambda file: files.append(os.fstat(file).st_ino))
   path = tmp_path / "metrics.jsonl"
   log = MetricsLog(path, last_step=0)
+  monkeypatch.setattr(os, "fsync", lambda file: files.append(os.fstat(file).st_ino))
   for step in (10, 20):
     log.write(row(step))
   assert files == []
   log.sync()
   assert files == [path.stat().st_ino]
+  log.drop_after(10)  # before the new file replaces the old one
+  assert files[1:] == [path.stat().st_ino]
 
 
 def test_without_a_file_the_rows_are_kept_in_memory():
