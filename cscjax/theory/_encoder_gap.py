@@ -12,7 +12,9 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
-from cscjax.theory._lasso_stability import Stability, as_distances, as_float64, stability
+from cscjax.theory._float64 import as_float64, float64_on_host
+from cscjax.theory._lasso_stability import Stability, as_distances, stability
+from cscjax.theory._table import table
 
 ROUNDING = 1e-12  # rounding error of a sum of cosines
 
@@ -49,8 +51,7 @@ class EncoderGap:
     for s in finite:
       ends = (np.min(self.gaps[s], initial=np.inf), np.max(self.gaps[s], initial=0))
       rows.append((str(s), f"{self.isometry[s]:.3g}", *(f"{end:.3g}" for end in ends)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    return table(rows)
 
   def bound(self, noise: ArrayLike) -> np.ndarray:
     """Bounds the change of the solution, ||solution(x + e) - solution(x)||_2, for all ||e||_2 <= noise.
@@ -164,9 +165,8 @@ def encoder_gap(
     [0.1, 0.247, inf]
   """
   found = stability(dictionary, x, beta, code, nonnegative=nonnegative)
-  # On demand, as in `stability`: these modules import SciPy's sparse arrays.
+  # On demand, as in `stability`: this module imports SciPy's sparse arrays.
   from cscjax.theory._planted import UnitAtoms, babel, representative_atoms
-  from cscjax.theory._restricted import float64_on_host
 
   shape: Sequence[int] = found._shape
   with float64_on_host():

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -14,6 +13,8 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, check_dictionary
 from cscjax.ops import highest_precision
 from cscjax.solvers import Lasso, PolishedCode, fista, polished
+from cscjax.theory._float64 import as_float64, flatten_batch, float64_on_host
+from cscjax.theory._table import table
 
 if TYPE_CHECKING:
   from cscjax.theory._signal_stability import SignalStability
@@ -208,10 +209,8 @@ class Stability:
       unique = "yes" if active.value > 0 else "no"
       sizes = (str(signal.nonzeros), str(signal.size(0.0)))
       rows.append((*sizes, f"{active.value:.3g}", f"{active.proved:.0%}", unique, *numbers))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     more = len(self._signals) - SHOWN
-    return "\n".join([*lines, *([f"and {more} more signals"] if more > 0 else [])])
+    return table(rows) + (f"\nand {more} more signals" if more > 0 else "")
 
 
 def as_distances(distance: ArrayLike, batch: tuple[int, ...]) -> np.ndarray:
@@ -336,8 +335,7 @@ def stability(
     )
   check_dictionary(dictionary)
   # SciPy's sparse arrays are imported on demand: the import takes time and adds a filter of warnings.
-  from cscjax.theory._restricted import float64_on_host
-  from cscjax.theory._screening import FlatProblems, flatten
+  from cscjax.theory._screening import FlatProblems
   from cscjax.theory._signal_stability import SignalStability
 
   with float64_on_host():
@@ -366,12 +364,12 @@ def stability(
     problems = FlatProblems.of(lasso)
   solution = jax.tree.map(lambda part: np.asarray(part, np.float64), found.code)
   parts, batch = jax.tree.leaves(solution), lasso.x.shape[: lasso.batch_ndim]
-  flat = flatten(parts, parts, batch)
+  flat = flatten_batch(parts, parts, batch)
   if not np.all(np.isfinite(flat)):
     checks.fail("code", "values that are not finite", "finite values")
   distances = np.zeros(len(flat))
   if given is not None:
-    distances = np.linalg.norm(flatten(given, parts, batch) - flat, axis=1)
+    distances = np.linalg.norm(flatten_batch(given, parts, batch) - flat, axis=1)
   signals = [SignalStability(problems, i, flat[i], float(distances[i])) for i in range(len(flat))]
 
   def collect(value: Callable[[SignalStability], Any]) -> Any:
@@ -391,11 +389,3 @@ def stability(
     _shape=problems.shape,
     _signals=signals,
   )
-
-
-def as_float64(leaf: Any) -> Any:
-  """Converts floating-point arrays to float64 on the default device."""
-  if not isinstance(leaf, jax.Array | np.ndarray):
-    return leaf
-  host = np.asarray(leaf)
-  return jnp.asarray(host, jnp.float64 if jnp.issubdtype(host.dtype, jnp.floating) else host.dtype)
