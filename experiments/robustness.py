@@ -10,9 +10,7 @@ MSD-CSC in place of MSDNet, changes the robustness. A run in --workdir that has 
 again.
 """
 
-import datetime
 import functools
-import json
 import math
 import pathlib
 import statistics
@@ -26,12 +24,12 @@ from absl import flags as absl_flags
 from cscjax import runs
 from experiments import cli
 from experiments.cli import UsageError
+from experiments.measurements import Row, provenance, stored
 from experiments.reproduction.claims import paired
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.studies import Job, Study
 from experiments.reproduction.tables import render
 
-Row = dict[str, Any]
 STUDY = Study("digits", "reduced")
 WIDTH = 8
 """Channels of the first stage or layer, or of each layer of the MSD networks; half or a quarter of the
@@ -113,17 +111,6 @@ def _gains(model: Any, signal_shape: tuple[int, ...], variables: Any) -> jax.Arr
   return model.bind(variables).margin_gains(signal_shape)
 
 
-def provenance() -> Row:
-  """Returns the device, the versions and the date of a measurement."""
-  found = runs.environment()
-  return {
-    "device": f"{found['device']['count']} x {found['device']['kind']}",
-    "versions": found["versions"],
-    "git_revision": found["git_revision"],
-    "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
-  }
-
-
 def systems_table(found: Iterable[Row]) -> str:
   """Returns the table of the systems: medians over the seeds, with the smallest and largest values."""
   found = list(found)
@@ -182,18 +169,9 @@ def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
 
 def main(args: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Makes the rows that the flags ask for, writes them, and prints the tables."""
-  unknown = [name for name in args.systems if name not in SYSTEMS]
-  if unknown:
-    raise UsageError(f"--systems: unknown {', '.join(unknown)}; choose from {', '.join(SYSTEMS)}")
-  wanted = rows(args.systems, range(args.seeds), args.images, args.steps, pathlib.Path(args.workdir))
-  if args.results is not None:
-    pathlib.Path(args.results).parent.mkdir(parents=True, exist_ok=True)  # fail now, not after minutes
-  found: list[Row] = []
-  for row in wanted:
-    found.append(row)
-    if args.results is not None:
-      with runs.replaced(pathlib.Path(args.results)) as scratch:
-        scratch.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in found))
+  systems = cli.known("systems", args.systems, SYSTEMS)
+  wanted = rows(systems, range(args.seeds), args.images, args.steps, pathlib.Path(args.workdir))
+  found = stored(wanted, args.results)
   print(systems_table(found), ratios_table(found), sep="\n\n")
 
 

@@ -10,9 +10,7 @@ photograph takes. It is not attacked, and comes first, so that the peak memory o
 """
 
 import itertools
-import json
 import math
-import pathlib
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -22,14 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags as absl_flags
 
-from cscjax import runs, theory
+from cscjax import theory
 from cscjax.dictionaries import ConvDictionary
 from cscjax.solvers import beta_max, fista, polished, relative
 from experiments import cli
 from experiments.benchmarks import problems
 from experiments.benchmarks.process import peak_memory
+from experiments.measurements import Row, provenance, stored
 from experiments.reproduction.tables import render
-from experiments.robustness import Row, provenance
 
 STEPS = 5
 """Steps of gradient ascent from each start of the attack."""
@@ -215,14 +213,7 @@ def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
 
 def main(args: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Makes the rows, writes them, and prints the tables."""
-  if args.results is not None:
-    pathlib.Path(args.results).parent.mkdir(parents=True, exist_ok=True)  # fail now, not after minutes
-  found: list[Row] = []
-  for row in itertools.chain(rows([WHOLE], attack=False), rows(CROPS)):
-    found.append(row)
-    if args.results is not None:
-      with runs.replaced(pathlib.Path(args.results)) as scratch:
-        scratch.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in found))
+  found = stored(itertools.chain(rows([WHOLE], attack=False), rows(CROPS)), args.results)
   print(bounds_table(found[1:]), cost_table(found[0]), sep="\n\n")
 
 
