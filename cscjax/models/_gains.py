@@ -109,6 +109,11 @@ def pursuit_gain(layers: Sequence[LayerGains], pursuit: str, solver: str) -> jax
   return codes[-1]
 
 
+def pooled_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the shape of a signal after `max_pool`, whose gain is 1: its windows do not overlap."""
+  return (*(-(-size // 2) for size in shape[:-1]), shape[-1])
+
+
 def margin_gains(feature_gain: jax.Array, positions: int, kernel: jax.Array) -> jax.Array:
   """Returns Lipschitz constants of the differences of logits.
 
