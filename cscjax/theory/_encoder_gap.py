@@ -9,11 +9,10 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
 from cscjax.theory._float64 import as_float64, float64_on_host
-from cscjax.theory._lasso_stability import Stability, as_distances, stability
+from cscjax.theory._lasso_stability import Stability, as_distances, as_levels, stability
 from cscjax.theory._table import table
 
 ROUNDING = 1e-12  # rounding error of a sum of cosines
@@ -65,8 +64,7 @@ class EncoderGap:
     Raises:
       ValueError: If a level is negative or not finite.
     """
-    checks.all_at_least("noise", noise, 0)
-    levels = np.asarray(noise, np.float64)
+    levels = as_levels(noise)
     batch = self.gaps.ndim - 1
     column = levels.reshape(-1, *(1,) * batch)
     per_size = (len(self.gaps), *(1,) * (batch + 1))

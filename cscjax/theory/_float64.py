@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cscjax import checks
 from cscjax.dictionaries import Code
 
 
@@ -21,6 +22,14 @@ def float64_on_host() -> Iterator[None]:
     device = None
   with jax.enable_x64(True), jax.default_device(device):
     yield
+
+
+def check_known(function: str, *arguments: Any) -> None:
+  """Raises ValueError if the values of arguments of a function are unknown."""
+  if checks.is_traced(arguments):
+    raise ValueError(
+      f"{function} computes with NumPy; call it outside of jax.jit and other transformations"
+    )
 
 
 def as_float64(leaf: Any) -> Any:

@@ -13,7 +13,7 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, check_dictionary
 from cscjax.ops import highest_precision
 from cscjax.solvers import Lasso, PolishedCode, fista, polished
-from cscjax.theory._float64 import as_float64, flatten_batch, float64_on_host
+from cscjax.theory._float64 import as_float64, check_known, flatten_batch, float64_on_host
 from cscjax.theory._table import table
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Stability:
     Raises:
       ValueError: If a level is negative or not finite.
     """
-    levels = _levels(noise)
+    levels = as_levels(noise)
     bounds = [[s.bound(float(level), proved=proved) for s in self._signals] for level in levels.ravel()]
     return np.reshape(bounds, (*levels.shape, *self._batch))[()]
 
@@ -160,7 +160,7 @@ class Stability:
     Raises:
       ValueError: If a level is negative or not finite.
     """
-    levels = _levels(noise)
+    levels = as_levels(noise)
     found = [
       (signal.size(level), *signal.restriction(level), signal.proved_value(level))
       for level in map(float, levels.ravel())
@@ -221,8 +221,8 @@ def as_distances(distance: ArrayLike, batch: tuple[int, ...]) -> np.ndarray:
   return np.broadcast_to(np.asarray(distance, np.float64), batch)
 
 
-def _levels(noise: ArrayLike) -> np.ndarray:
-  """Checks levels of noise."""
+def as_levels(noise: ArrayLike) -> np.ndarray:
+  """Converts levels of noise to float64; raises ValueError if they are negative or not finite."""
   checks.all_at_least("noise", noise, 0)
   return np.asarray(noise, np.float64)
 
@@ -329,17 +329,14 @@ def stability(
     no bound for noise up to 0.5: 3 of the atoms may be active, more than the 2 samples of the signal;
     bounds are finite below 0.4
   """
-  if checks.is_traced((dictionary, x, beta, code, nonnegative, mask, ridge)):
-    raise ValueError(
-      "stability computes with NumPy; call it outside of jax.jit and other transformations"
-    )
+  arguments = (dictionary, x, beta, code, nonnegative, mask, ridge)
+  check_known("stability", *arguments)
   check_dictionary(dictionary)
   # SciPy's sparse arrays are imported on demand: the import takes time and adds a filter of warnings.
   from cscjax.theory._screening import FlatProblems
   from cscjax.theory._signal_stability import SignalStability
 
   with float64_on_host():
-    arguments = (dictionary, x, beta, code, nonnegative, mask, ridge)
     dictionary, x, beta, code, nonnegative, mask, ridge = jax.tree.map(as_float64, arguments)
     options: dict[str, Any] = {
       "nonnegative": nonnegative,

@@ -17,7 +17,7 @@ from cscjax.dictionaries import (
   check_signal_shape,
 )
 from cscjax.ops import highest_precision
-from cscjax.theory._float64 import as_float64, flatten, float64_on_host
+from cscjax.theory._float64 import as_float64, check_known, flatten, float64_on_host
 from cscjax.theory._lemmas import uniqueness_bound
 from cscjax.theory._recovery_conditions import RecoveryBounds, RecoveryCondition
 from cscjax.theory._sparsity import stripe_sparsity
@@ -172,7 +172,7 @@ def recovery(
     encoder gap         0.8      1   0.0114..1    yes  0.0384
     strongest: dual certificate
   """
-  _check_not_traced(dictionary, code)
+  check_known("recovery", dictionary, code)
   noise = checks.in_range("noise", noise, 0)
   if beta is not None:
     beta = checks.in_range("beta", beta, 0, low_open=True)
@@ -250,7 +250,7 @@ def exact_recovery_coefficient(
     >>> [round(cscjax.theory.exact_recovery_coefficient(D, code), 3) for code in codes]
     [0.6, 1.4]
   """
-  _check_not_traced(dictionary, code)
+  check_known("exact_recovery_coefficient", dictionary, code)
   from cscjax.theory._planted import PlantedSupport, UnitAtoms
 
   with float64_on_host():
@@ -298,7 +298,7 @@ def babel_function(dictionary: Dictionary, k: int, signal_shape: Sequence[int] |
     >>> [round(cscjax.theory.babel_function(D, k), 3) for k in range(4)]
     [0.0, 0.4, 0.8, 0.8]
   """
-  _check_not_traced(dictionary)
+  check_known("babel_function", dictionary)
   k = checks.int_at_least("k", k, 0)
   check_dictionary(dictionary)
   from cscjax.theory._planted import babel, representative_atoms
@@ -308,15 +308,6 @@ def babel_function(dictionary: Dictionary, k: int, signal_shape: Sequence[int] |
     shape = None if signal_shape is None else check_signal_shape(dictionary, signal_shape)
     neighborhoods = representative_atoms(dictionary, shape)
   return float(babel(*neighborhoods, k)[k])
-
-
-def _check_not_traced(*arguments: Any) -> None:
-  """Raises ValueError for arguments whose values are unknown."""
-  if checks.is_traced(arguments):
-    raise ValueError(
-      "recovery conditions are computed with NumPy; call them outside of jax.jit and other "
-      "transformations"
-    )
 
 
 def _prepared(

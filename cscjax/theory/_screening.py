@@ -2,9 +2,9 @@
 
 All signals are flattened and multiplied by the roots of the weights, all codes are flattened and their
 parts concatenated, and everything is NumPy in float64. A ridge is part of the dictionary: an atom d_j is
-followed by the root of its ridge at place j of p further samples, in which the signal is zero. So is the
-square of the part of a group that its atoms map to zero: all solutions have no such part, so that it can
-have a penalty.
+followed by the root of its ridge at place j of p further samples, in which the signal is zero. These
+samples also contain a penalty on the part of a group that its atoms map to zero. This part is zero in
+all solutions, so that the penalty does not change them.
 """
 
 import dataclasses
