@@ -74,13 +74,6 @@ def writing(flag: str, path: pathlib.Path) -> Iterator[None]:
     raise UsageError(f"--{flag}: cannot write to {path}: {error.strerror}") from error
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-  """Returns one line per row, with the cells of a column aligned on the left."""
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-  return "\n".join(line.rstrip() for line in lines)
-
-
 def run(
   main: Callable[[], int | None],
   *,

@@ -33,7 +33,7 @@ import jax
 from absl import flags
 
 from cscjax.runs import AUGMENTATIONS, AUTO, PRECISIONS, replaced
-from experiments import cli, pictures
+from experiments import cli, pictures, text_tables
 from experiments.environment import platform_problem
 from experiments.reproduction import records, tables
 from experiments.reproduction.estimates import Rates
@@ -228,7 +228,7 @@ def plan(runs: Sequence[Job], known: dict[Job, Record], rates: Rates, device: st
         "?" if left is None else f"{mark}{left:.1f}",
       )
     )
-  text = [cli.table(lines)]
+  text = [text_tables.plain(lines)]
   seeds = list(dict.fromkeys(job.seed for job in runs))
   text.append(
     f"{len(cells)} cells, {len(runs)} runs: per data set all rows in this order, with seed {seeds[0]}"

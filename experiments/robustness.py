@@ -22,13 +22,12 @@ import numpy as np
 from absl import flags as absl_flags
 
 from cscjax import runs
-from experiments import cli
+from experiments import cli, text_tables
 from experiments.cli import UsageError
 from experiments.measurements import Row, provenance, stored
 from experiments.reproduction.claims import paired
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.studies import Job, Study
-from experiments.reproduction.tables import render
 
 STUDY = Study("digits", "reduced")
 WIDTH = 8
@@ -126,7 +125,7 @@ def systems_table(found: Iterable[Row]) -> str:
         f"{statistics.mean(row['certified_below_attack'] for row in group):.0%}",
       )
     )
-  return render(head, lines)
+  return text_tables.markdown(head, lines)
 
 
 def _spread(values: Sequence[float], form: str) -> str:
@@ -151,7 +150,7 @@ def ratios_table(found: Iterable[Row]) -> str:
         f"{math.exp(d.mean):.3g} ({math.exp(d.low):.3g} to {math.exp(d.high):.3g})" for d in differences
       )
       lines.append((f"{ROWS[first].title} / {ROWS[second].title}", *cells))
-  return render(("systems", *MEASURES.values()), lines)
+  return text_tables.markdown(("systems", *MEASURES.values()), lines)
 
 
 def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:

@@ -23,11 +23,10 @@ from absl import flags as absl_flags
 from cscjax import theory
 from cscjax.dictionaries import ConvDictionary
 from cscjax.solvers import beta_max, fista, polished, relative
-from experiments import cli
+from experiments import cli, text_tables
 from experiments.benchmarks import problems
 from experiments.benchmarks.process import peak_memory
 from experiments.measurements import Row, provenance, stored
-from experiments.reproduction.tables import render
 
 STEPS = 5
 """Steps of gradient ascent from each start of the attack."""
@@ -175,7 +174,7 @@ def bounds_table(found: Iterable[Row]) -> str:
     *("photograph and penalty", "nonzeros / pixels", "noise / signal", "atoms in S(0)", "in S(noise)"),
     *("s", "bound / code", "bound / adversarial", "goal", "bound / random"),
   )
-  return render(head, map(_cells, found))
+  return text_tables.markdown(head, map(_cells, found))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -203,7 +202,7 @@ def cost_table(row: Row) -> str:
     "proved",
   )
   cost = (f"{row['seconds']:.0f}", f"{row['peak_bytes'] / 2**20:,.0f}", f"{row['proved']:.0%}")
-  return render(head, [(row["case"], f"{row['noise']:g}", *cost)])
+  return text_tables.markdown(head, [(row["case"], f"{row['noise']:g}", *cost)])
 
 
 def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
