@@ -130,8 +130,8 @@ def _change(
     options: dict[str, Any] = {"init": found.code, "iterations": 1, "differentiate": "implicit"}
     return fista(dictionary, x + e, beta, **options).code
 
-  _, pull = jax.vjp(solution, e)
-  return jnp.linalg.norm(difference), pull(difference)[0], found.violation == 0
+  _, vjp = jax.vjp(solution, e)
+  return jnp.linalg.norm(difference), vjp(difference)[0], found.violation == 0
 
 
 def rows(cases: Iterable[PhotographCase], *, attack: bool = True) -> Iterator[Row]:
