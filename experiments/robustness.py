@@ -4,10 +4,10 @@
 
 Trains the systems of Tables 2 and 3 at their smallest depth, with 8 channels, on scikit-learn's digits,
 each with several seeds, and certifies the labels of the first test images, see
-`cscjax.theory.certify_labels`. Writes a row for each network to --results, and prints two tables in
-Markdown: one of the systems, and one of the ratios between systems, which shows whether unfolding, or
-MSD-CSC in place of MSDNet, changes the robustness. A run in --workdir that has ended is not trained
-again.
+`cscjax.theory.certify_labels`. Stores a row for each network in --results, where it replaces a row with
+the same system, seed and settings, and prints two tables in Markdown: one of the systems, and one of the
+ratios between systems, which shows whether unfolding, or MSD-CSC in place of MSDNet, changes the
+robustness. A run in --workdir that has ended is not trained again.
 """
 
 import functools
@@ -24,10 +24,10 @@ from absl import flags as absl_flags
 from cscjax import runs
 from experiments import cli, text_tables
 from experiments.cli import UsageError
-from experiments.measurements import Row, provenance, stored
 from experiments.reproduction.claims import paired
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.studies import Job, Study
+from experiments.result_rows import Row, provenance, stored
 
 STUDY = Study("digits", "reduced")
 WIDTH = 8
@@ -43,6 +43,8 @@ PAIRS = (
   *(("res_csc20", "resnet20"), ("res_csc20", "plain20")),
 )
 """The systems whose ratios are shown: with unfolding or corrections, and without."""
+CASE = ("system", "seed", "width", "epochs", "images", "steps")
+"""The fields of a row that say what was measured."""
 MEASURES = {
   "lipschitz": "Lipschitz constant",
   "jacobian_norm": "Jacobian's norm",
@@ -156,7 +158,9 @@ def ratios_table(found: Iterable[Row]) -> str:
 def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Defines the flags of this command."""
   cli.define_path("workdir", "runs/robustness", "Folder of the training runs.", values)
-  cli.define_path("results", None, "File to which the rows are written.", values)
+  cli.define_path(
+    "results", None, "File in which the rows are stored, beside those of other cases.", values
+  )
   absl_flags.DEFINE_list("systems", list(SYSTEMS), "Systems to compare.", flag_values=values)
   text = "Number of runs of each system, with the seeds 0, 1, ...; the intervals need at least 2."
   absl_flags.DEFINE_integer("seeds", 5, text, lower_bound=1, upper_bound=1000, flag_values=values)
@@ -170,7 +174,7 @@ def main(args: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Makes the rows that the flags ask for, writes them, and prints the tables."""
   systems = cli.known("systems", args.systems, SYSTEMS)
   wanted = rows(systems, range(args.seeds), args.images, args.steps, pathlib.Path(args.workdir))
-  found = stored(wanted, args.results)
+  found = list(stored(wanted, args.results, CASE))
   print(systems_table(found), ratios_table(found), sep="\n\n")
 
 

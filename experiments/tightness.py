@@ -4,9 +4,10 @@
 
 Certifies the sparse codes of photographs, which are problems of the benchmark suite `solvers`, for noise
 of several levels. Random noise, and noise that an attack finds, then move the codes, which are solved
-exactly, in float64. Writes a row for each photograph and level to --results, and prints two tables in
-Markdown: one of the bounds, and one of the time and the memory that the certificate of a whole
-photograph takes. It is not attacked, and comes first, so that the peak memory of the process is its own.
+exactly, in float64. Stores a row for each photograph and level in --results, where it replaces a former
+one, and prints two tables in Markdown: one of the bounds, and one of the time and the memory that the
+certificate of a whole photograph takes. It is not attacked, and comes first, so that the peak memory of
+the process is its own.
 """
 
 import itertools
@@ -26,12 +27,14 @@ from cscjax.solvers import beta_max, fista, polished, relative
 from experiments import cli, text_tables
 from experiments.benchmarks import problems
 from experiments.benchmarks.process import peak_memory
-from experiments.measurements import Row, provenance, stored
+from experiments.result_rows import Row, provenance, stored
 
 STEPS = 5
 """Steps of gradient ascent from each start of the attack."""
 DRAWS = 3
 """Directions of random noise."""
+CASE = ("case", "noise")
+"""The fields of a row that say what was measured."""
 
 
 class PhotographCase(NamedTuple):
@@ -207,12 +210,15 @@ def cost_table(row: Row) -> str:
 
 def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Defines the flags of this command."""
-  cli.define_path("results", None, "File to which the rows are written.", values)
+  cli.define_path(
+    "results", None, "File in which the rows are stored, beside those of other cases.", values
+  )
 
 
 def main(args: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Makes the rows, writes them, and prints the tables."""
-  found = stored(itertools.chain(rows([WHOLE], attack=False), rows(CROPS)), args.results)
+  measured = itertools.chain(rows([WHOLE], attack=False), rows(CROPS))
+  found = list(stored(measured, args.results, CASE))
   print(bounds_table(found[1:]), cost_table(found[0]), sep="\n\n")
 
 

@@ -12,7 +12,7 @@ from cscjax import checks
 from cscjax.dictionaries import CodedLayer, lipschitz_bound
 from cscjax.models._classifier import classify
 from cscjax.models._gains import analysis_gain, margin_gains, slopes, unfolded_step
-from cscjax.models._input import check_input
+from cscjax.models._input import check_input, check_static
 from cscjax.models._norms import Norm
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._res_csc_block import RULES, ResCSCBlock, centred_dictionary, check_fields
@@ -91,15 +91,16 @@ class ResCSC(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, *, train: bool = False, return_codes: bool = False
+    self, x: jax.Array, train: bool = False, return_codes: bool = False
   ) -> jax.Array | tuple[jax.Array, list[jax.Array]]:
     """Classifies a batch.
 
     Args:
       x: Normalized images [N, H, W, C] or signals [N, L, C].
       train: Whether batch norm uses the statistics of the batch and updates the running ones (pass
-        `mutable=["batch_stats"]` to `apply`).
-      return_codes: Whether to return the codes as well.
+        `mutable=["batch_stats"]` to `apply`). `nn.remat` needs it by position, with
+        `static_argnums=(2,)`.
+      return_codes: Whether to return the codes as well. The default is False.
 
     Returns:
       The logits [N, num_classes] in float32. If `return_codes` is True, a pair of the logits and a list
@@ -108,6 +109,8 @@ class ResCSC(nn.Module):
     Raises:
       ValueError: If `x` has the wrong number of axes, or an axis of size 0.
     """
+    check_static("train", train, 2)
+    check_static("return_codes", return_codes, 3)
     check_input(x)
     shape = (3,) * (x.ndim - 2) + (x.shape[-1], self.width)
     filters = self.param("filters", nn.initializers.he_normal(), shape).astype(self.dtype)

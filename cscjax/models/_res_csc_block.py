@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary, lipschitz_bound
+from cscjax.models._input import check_static
 from cscjax.models._norms import Norm
 from cscjax.models._spectral import trained_step
 from cscjax.solvers import initialized_thresholding
@@ -87,17 +88,19 @@ class ResCSCBlock(nn.Module):
     super().__post_init__()
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, bound: jax.Array | None = None, train: bool = False) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool = False, *, bound: jax.Array | None = None) -> jax.Array:
     """Returns the code of the block.
 
     Args:
       x: The code X_prev of the block below, [N, H, W, C] or [N, L, C].
+      train: Whether batch norm uses the statistics of the batch and updates the running ones. `nn.remat`
+        needs it by position, with `static_argnums=(2,)`.
       bound: L, if a network has computed it for several blocks at once; None computes it here.
-      train: Whether batch norm uses the statistics of the batch and updates the running ones.
 
     Returns:
       The code [N, H / stride, W / stride, features], with the sizes rounded up.
     """
+    check_static("train", train, 2)
     if x.shape[-1] > self.features:
       checks.fail("features", self.features, f"at least {x.shape[-1]}, the channels of the input")
     rank, initializer = x.ndim - 2, nn.initializers.he_normal()

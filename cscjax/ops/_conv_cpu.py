@@ -12,6 +12,10 @@ convolution in this layout. With few filters, a filter is applied to several adj
 - Filters with more taps than the signal has pixels, such as 3x3 filters on 2x2 pixels (`_patches`): XLA
   exchanges the signal and the filters, and takes 20 to 80 times as long.
 
+Adjacent pixels are computed together, and filters are padded with zeros for this. Because 0 * inf and
+0 * NaN are NaN, a value that is not finite can make up to 15 more pixels of its row NaN than those that
+depend on it. Other rows and other images do not change.
+
 The arguments are those of `_conv_primitives`, without groups.
 """
 
@@ -152,8 +156,8 @@ def _convolve(
   if math.prod(taps) <= math.prod(x.shape[1:-1]):
     shifts = 1
     is_dense = strides[-1] == dilations[-1] == upsampling[-1] == 1
-    images = x.shape[0] if isinstance(x.shape[0], int) else 1  # symbolic in `jax.export`
-    is_large = images * math.prod(shape) >= _FEW_PIXELS
+    known = [n for n in (x.shape[0], *shape) if isinstance(n, int)]  # others are symbolic (`jax.export`)
+    is_large = shape[-1] in known and math.prod(known) >= _FEW_PIXELS
     if is_dense and is_large and w.size and x.dtype.itemsize <= 4:
       shifts = _number_of_shifts(shape[-1], w.shape)
     if shifts > 1:

@@ -14,7 +14,7 @@ from absl import flags
 
 from experiments import cli, text_tables
 from experiments.benchmarks.peers import OURS
-from experiments.measurements import Row
+from experiments.result_rows import Row
 
 PATH = pathlib.Path(__file__).parents[1] / "results" / "solvers.jsonl"
 HEAD = (

@@ -262,3 +262,28 @@ def test_the_number_of_images_can_be_symbolic(spatial, kernel, channels):
   exported = export.export(gradients, platforms=["cpu"])(w, any_number)
   for got, expected in zip(exported.call(w, x), gradients(w, x), strict=True):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_size_of_the_images_can_be_symbolic():
+  """An analysis of few filters, whose number of shifts depends on the sizes."""
+  rng = np.random.default_rng(0)
+  w = jnp.asarray(rng.normal(size=(3, 4, 1, 8)), jnp.float32)
+  shape = export.symbolic_shape("n, l, l", constraints=["l >= 12"])
+  argument = jax.ShapeDtypeStruct((*shape, 1), jnp.float32)
+  exported = export.export(jax.jit(ops.conv), platforms=["cpu"])(argument, w)
+  x = rng.normal(size=(2, 40, 40, 1)).astype(np.float32)
+  np.testing.assert_allclose(exported.call(x, w), ops.conv(x, w), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "first"), [("conv", 18), ("conv_adjoint", 19)])
+def test_a_value_that_is_not_finite_stays_near_its_place(name, first):
+  """It reaches the pixels that depend on it, and at most 15 more of the same rows of the same image."""
+  w, channels = jnp.ones((3, 4, 1, 2)), 1 if name == "conv" else 2
+  given = jnp.ones((2, 40, 40, channels)).at[0, 20, 20].set(jnp.nan)
+  out = ops.conv(given, w) if name == "conv" else ops.conv_adjoint(given, w, (40, 40))
+  missing = np.isnan(out).any(-1)
+  rows, columns = np.nonzero(missing[0])
+  assert missing[0, 19:22, first : first + 4].all()
+  assert not missing[1].any()
+  assert set(rows) == {19, 20, 21}
+  assert first - 15 <= columns.min() <= columns.max() < first + 19
