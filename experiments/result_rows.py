@@ -1,12 +1,13 @@
-"""Stores the rows of a command in a JSON Lines file, in which rows of other cases are kept."""
+"""Rows of measurements: where and when they were made, and the JSON Lines file that stores them."""
 
+import datetime
 import json
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from cscjax.runs import open_lock, replaced
+from cscjax.runs import environment, open_lock, replaced
 from cscjax.training import read_file
 from experiments.cli import UsageError
 from experiments.json_files import parse_json
@@ -14,8 +15,19 @@ from experiments.json_files import parse_json
 Row = dict[str, Any]
 
 
+def provenance() -> Row:
+  """Returns the device, the versions and the date of a measurement."""
+  found = environment()
+  return {
+    "device": f"{found['device']['count']} x {found['device']['kind']}",
+    "versions": found["versions"],
+    "git_revision": found["git_revision"],
+    "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+  }
+
+
 def stored(rows: Iterable[Row], results: str | None, case: Sequence[str]) -> Iterator[Row]:
-  """Yields rows, each after it has been stored in the file of `--results`.
+  """Yields rows, each after it has been stored in the file of `--results`, which keeps other rows.
 
   A row replaces the row of the same case that the file may have, and otherwise comes last. The file is
   replaced as a whole, so that it is complete at any moment, even if the command is killed. A lock on a

@@ -10,7 +10,6 @@ ratios between systems, which shows whether unfolding, or MSD-CSC in place of MS
 robustness. A run in --workdir that has ended is not trained again.
 """
 
-import datetime
 import functools
 import math
 import pathlib
@@ -23,13 +22,12 @@ import numpy as np
 from absl import flags as absl_flags
 
 from cscjax import runs
-from experiments import cli
+from experiments import cli, text_tables
 from experiments.cli import UsageError
 from experiments.reproduction.claims import paired
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.studies import Job, Study
-from experiments.reproduction.tables import render
-from experiments.result_rows import Row, stored
+from experiments.result_rows import Row, provenance, stored
 
 STUDY = Study("digits", "reduced")
 WIDTH = 8
@@ -114,17 +112,6 @@ def _gains(model: Any, signal_shape: tuple[int, ...], variables: Any) -> jax.Arr
   return model.bind(variables).margin_gains(signal_shape)
 
 
-def provenance() -> Row:
-  """Returns the device, the versions and the date of a measurement."""
-  found = runs.environment()
-  return {
-    "device": f"{found['device']['count']} x {found['device']['kind']}",
-    "versions": found["versions"],
-    "git_revision": found["git_revision"],
-    "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
-  }
-
-
 def systems_table(found: Iterable[Row]) -> str:
   """Returns the table of the systems: medians over the seeds, with the smallest and largest values."""
   found = list(found)
@@ -140,7 +127,7 @@ def systems_table(found: Iterable[Row]) -> str:
         f"{statistics.mean(row['certified_below_attack'] for row in group):.0%}",
       )
     )
-  return render(head, lines)
+  return text_tables.markdown(head, lines)
 
 
 def _spread(values: Sequence[float], form: str) -> str:
@@ -165,7 +152,7 @@ def ratios_table(found: Iterable[Row]) -> str:
         f"{math.exp(d.mean):.3g} ({math.exp(d.low):.3g} to {math.exp(d.high):.3g})" for d in differences
       )
       lines.append((f"{ROWS[first].title} / {ROWS[second].title}", *cells))
-  return render(("systems", *MEASURES.values()), lines)
+  return text_tables.markdown(("systems", *MEASURES.values()), lines)
 
 
 def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
@@ -185,10 +172,8 @@ def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
 
 def main(args: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Makes the rows that the flags ask for, writes them, and prints the tables."""
-  unknown = [name for name in args.systems if name not in SYSTEMS]
-  if unknown:
-    raise UsageError(f"--systems: unknown {', '.join(unknown)}; choose from {', '.join(SYSTEMS)}")
-  wanted = rows(args.systems, range(args.seeds), args.images, args.steps, pathlib.Path(args.workdir))
+  systems = cli.known("systems", args.systems, SYSTEMS)
+  wanted = rows(systems, range(args.seeds), args.images, args.steps, pathlib.Path(args.workdir))
   found = list(stored(wanted, args.results, CASE))
   print(systems_table(found), ratios_table(found), sep="\n\n")
 

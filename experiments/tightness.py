@@ -24,19 +24,15 @@ from absl import flags as absl_flags
 from cscjax import theory
 from cscjax.dictionaries import ConvDictionary
 from cscjax.solvers import beta_max, fista, polished, relative
-from experiments import cli
+from experiments import cli, text_tables
 from experiments.benchmarks import problems
 from experiments.benchmarks.process import peak_memory
-from experiments.reproduction.tables import render
-from experiments.result_rows import Row, stored
-from experiments.robustness import provenance
+from experiments.result_rows import Row, provenance, stored
 
 STEPS = 5
 """Steps of gradient ascent from each start of the attack."""
 DRAWS = 3
 """Directions of random noise."""
-
-
 CASE = ("case", "noise")
 """The fields of a row that say what was measured."""
 
@@ -137,8 +133,8 @@ def _change(
     options: dict[str, Any] = {"init": found.code, "iterations": 1, "differentiate": "implicit"}
     return fista(dictionary, x + e, beta, **options).code
 
-  _, pull = jax.vjp(solution, e)
-  return jnp.linalg.norm(difference), pull(difference)[0], found.violation == 0
+  _, vjp = jax.vjp(solution, e)
+  return jnp.linalg.norm(difference), vjp(difference)[0], found.violation == 0
 
 
 def rows(cases: Iterable[PhotographCase], *, attack: bool = True) -> Iterator[Row]:
@@ -181,7 +177,7 @@ def bounds_table(found: Iterable[Row]) -> str:
     *("photograph and penalty", "nonzeros / pixels", "noise / signal", "atoms in S(0)", "in S(noise)"),
     *("s", "bound / code", "bound / adversarial", "goal", "bound / random"),
   )
-  return render(head, map(_cells, found))
+  return text_tables.markdown(head, map(_cells, found))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -209,7 +205,7 @@ def cost_table(row: Row) -> str:
     "proved",
   )
   cost = (f"{row['seconds']:.0f}", f"{row['peak_bytes'] / 2**20:,.0f}", f"{row['proved']:.0%}")
-  return render(head, [(row["case"], f"{row['noise']:g}", *cost)])
+  return text_tables.markdown(head, [(row["case"], f"{row['noise']:g}", *cost)])
 
 
 def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from cscjax import checks
 from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
 from cscjax.models._classifier import classify
-from cscjax.models._gains import layer_gains, margin_gains, pursuit_gain, slopes, unfolded_step
+from cscjax.models._gains import (
+  layer_gains,
+  margin_gains,
+  pooled_shape,
+  pursuit_gain,
+  slopes,
+  unfolded_step,
+)
 from cscjax.models._input import check_input, check_static
 from cscjax.models._layers import CSCLayer
 from cscjax.models._spectral import STEPS
@@ -176,8 +183,8 @@ class MLCSC(nn.Module):
       layers.append(layer_gains(conv, False, slope, step, shape, encoder))
       signal = jax.ShapeDtypeStruct(shape, conv.filters.dtype)
       shape = jax.eval_shape(conv.analysis, signal).shape
-      if i > UNFOLDED:  # max-pooling over windows that do not overlap, so that its gain is 1
-        shape = (*(-(-size // 2) for size in shape[:-1]), shape[-1])
+      if i > UNFOLDED:
+        shape = pooled_shape(shape)
     together = "layer" if self.pursuit == "layer" else "multilayer"
     gain = pursuit_gain(layers[:UNFOLDED], together, self.solver)
     gain *= pursuit_gain(layers[UNFOLDED:], "layer", self.solver)

@@ -18,7 +18,14 @@ from cscjax.dictionaries import (
   lipschitz_bound,
 )
 from cscjax.models._classifier import classify
-from cscjax.models._gains import layer_gains, margin_gains, pursuit_gain, slopes, unfolded_step
+from cscjax.models._gains import (
+  layer_gains,
+  margin_gains,
+  pooled_shape,
+  pursuit_gain,
+  slopes,
+  unfolded_step,
+)
 from cscjax.models._input import check_input, check_static
 from cscjax.models._layers import MSDCSCLayer
 from cscjax.models._remat import REMAT, rematerialized
@@ -187,8 +194,8 @@ class MSDCSC(nn.Module):
     params, stats = variables["params"], variables.get("batch_stats", {})
     shape, gains = tuple(signal_shape), []
     for group in self._groups():
-      if group[0] in self._pooled():  # windows that do not overlap, so that the gain is 1
-        shape = (*(-(-size // 2) for size in shape[:-1]), shape[-1])
+      if group[0] in self._pooled():
+        shape = pooled_shape(shape)
       layers = []
       for i in group:
         own = params[f"layer_{i}"]

@@ -25,6 +25,7 @@ atoms. Use `fista` for a long recording with tens of channels. Under `jax.jit`, 
 only `result.code` does not store the state.
 """
 
+from cscjax.solvers._arguments import iteration_limit
 from cscjax.solvers._callbacks import (
   TEST_PERIOD,
   Callback,
@@ -50,7 +51,7 @@ from cscjax.solvers._multilayer._ml_ista import ml_fista, ml_ista
 from cscjax.solvers._multilayer._projection import ml_projection
 from cscjax.solvers._multilayer._result import MultilayerResult
 from cscjax.solvers._penalty import RelativePenalty, relative
-from cscjax.solvers._steps import SOLVERS, Prox
+from cscjax.solvers._steps import SOLVERS, Prox, momentum_weights
 from cscjax.solvers._unrolled import (
   initialized_thresholding,
   layered_pursuit,
@@ -91,6 +92,7 @@ __all__ = [
   "fista",
   "initialized_thresholding",
   "ista",
+  "iteration_limit",
   "layered_bp",
   "layered_pursuit",
   "layered_thresholding",
@@ -99,6 +101,7 @@ __all__ = [
   "ml_fista",
   "ml_ista",
   "ml_projection",
+  "momentum_weights",
   "multilayer_pursuit",
   "omp",
   "polished",
