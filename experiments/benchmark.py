@@ -88,12 +88,9 @@ def main() -> None:
     _print(training.rows(args.suite, cases, args.batch_size, precision), training.line)
 
 
-def _known(cases: Sequence[str] | None, names: Iterable[str]) -> Sequence[str] | None:
-  """Returns the cases that the flag names; UsageError if the suite does not have one of them."""
-  unknown = [case for case in cases or () if case not in names]
-  if unknown:
-    raise cli.UsageError(f"--cases: unknown {', '.join(unknown)}; choose from {', '.join(names)}")
-  return cases
+def _known(cases: Sequence[str] | None, names: Iterable[str]) -> Sequence[str]:
+  """Returns the cases that the flag names, none by default; UsageError if one is not in the suite."""
+  return cli.known("cases", cases or (), names)
 
 
 def _print(rows: Iterable[dict[str, Any]], line: Callable[[dict[str, Any]], str]) -> None:

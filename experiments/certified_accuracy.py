@@ -1,18 +1,17 @@
 """Certifies the labels of a linear classifier of sparse codes of digits, and attacks them.
 
-    python -m experiments.certified_accuracy --json
+    python -m experiments.certified_accuracy --results=experiments/results/certified_accuracy.jsonl
 
 Encodes the digits of scikit-learn, without their mean and of unit norm, by the Lasso with three dense
 dictionaries: cosines, which are orthonormal, a learned dictionary and random atoms. Logistic regression
 classifies the codes. For test images, compares two certificates of their labels with an attack, which
 is the experiment of Sulam, Muthukumar & Arora, Adversarial robustness of supervised sparse coding,
-NeurIPS 2020, on a small scale. Prints one row per dictionary, as a table or, with --json, as
-JSON objects. For each level of noise, the columns are the fraction of the test images whose label is
-right and certified by `stability`, certified by `encoder_gap`, and right under attack.
+NeurIPS 2020, on a small scale. Stores a row for each dictionary in --results, where it replaces a former
+one, and prints a table. For each level of noise, its columns are the fraction of the test images whose
+label is right and certified by `stability`, certified by `encoder_gap`, and right under attack.
 """
 
 import datetime
-import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
+from absl import flags as absl_flags
 
 from cscjax import theory
 from cscjax.data import load_dataset
@@ -29,6 +28,7 @@ from cscjax.extras import needs
 from cscjax.runs import environment
 from cscjax.solvers import fista
 from experiments import cli
+from experiments.result_rows import Row, stored
 
 IMAGES = 40  # test images
 LEVELS = (0.003, 0.01, 0.03, 0.1, 0.3)  # norms of the noise; those of the images are 1
@@ -37,6 +37,7 @@ ATOMS = 64
 STRENGTH = 10.0  # inverse strength of the regularization of logistic regression
 TOLERANCE = 1e-6  # tolerance of the solver
 STEPS = 10  # steps of the attack
+CASE = ("dictionary", "atoms", "beta", "images", "noise")  # what a row has measured
 
 
 class Classifier:
@@ -56,14 +57,14 @@ class Classifier:
     return jnp.full((len(self.biases),) * 2, jnp.inf)
 
 
-def main() -> None:
-  """Prints the rows."""
+def main(args: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
+  """Makes the rows, stores them, and prints the table."""
   with jax.enable_x64(True):
-    for row in rows():
-      print(json.dumps(row) if flags.FLAGS.json else line(row), flush=True)
+    for row in stored(rows(), args.results, CASE):
+      print(line(row), flush=True)
 
 
-def rows() -> Iterator[dict[str, Any]]:
+def rows() -> Iterator[Row]:
   """Yields a row for each dictionary."""
   data = load_dataset("digits")
   train, test = (_unit(split.images) for split in (data.train, data.test))
@@ -106,7 +107,7 @@ def rows() -> Iterator[dict[str, Any]]:
     }
 
 
-def line(row: dict[str, Any]) -> str:
+def line(row: Row) -> str:
   """Returns a row of the table."""
   head = f"{row['dictionary']:8} beta {row['beta']:<4g} {row['nonzeros']:5.1f} nonzeros"
   cells = zip(row["noise"], row["stability"], row["encoder_gap"], row["attack"], strict=True)
@@ -154,11 +155,12 @@ def _median(above: np.ndarray, below: np.ndarray) -> float | None:
   return float(np.median(above / below)) if len(above) else None
 
 
-def define_flags() -> None:
+def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Defines the flags of this command."""
-  flags.DEFINE_bool("json", False, "Print one JSON object per row instead of a table.")
+  text = "File in which the rows are stored, beside those of other cases."
+  cli.define_path("results", None, text, values)
 
 
 if __name__ == "__main__":
   define_flags()
-  cli.run(main, prints_only=True)
+  cli.run(main)

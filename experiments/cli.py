@@ -1,11 +1,12 @@
 """What all commands share: flags, signals, output, and errors as one line with exit code 2."""
 
+import contextlib
 import functools
 import os
 import pathlib
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from logging import LogRecord
 from typing import NoReturn, TextIO
 
@@ -53,6 +54,24 @@ def define_path(
 ) -> None:
   """Defines a flag whose value is a path, in which `~` and `~user` are replaced by home directories."""
   flags.DEFINE(_PathParser(), name, default, help_text, flag_values)
+
+
+def known(flag: str, names: Sequence[str], choices: Iterable[str]) -> Sequence[str]:
+  """Returns the names that a flag lists; raises UsageError if one of them is not a choice."""
+  choices = list(choices)
+  unknown = [name for name in names if name not in choices]
+  if unknown:
+    raise UsageError(f"--{flag}: unknown {', '.join(unknown)}; choose from {', '.join(choices)}")
+  return names
+
+
+@contextlib.contextmanager
+def writing(flag: str, path: pathlib.Path) -> Iterator[None]:
+  """Turns an error of the disk into a usage error of the flag that names the path."""
+  try:
+    yield
+  except OSError as error:
+    raise UsageError(f"--{flag}: cannot write to {path}: {error.strerror}") from error
 
 
 def run(

@@ -21,7 +21,7 @@ from cscjax.data import dataset_shape
 from cscjax.models import describe
 from cscjax.runs import Config, make_model
 from cscjax.training import parameter_count
-from experiments import cli, flags
+from experiments import cli, flags, text_tables
 
 
 def main() -> None:
@@ -66,13 +66,11 @@ def table(summary: dict[str, Any]) -> str:
         f"{layer['forward_flops'] / 1e6:,.2f}",
       )
     )
-  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-  lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
   totals = (
     f"{summary['parameters']:,} parameters, {summary['filter_parameters']:,} of them filter weights;"
     f" {summary['forward_flops'] / 1e6:,.1f} MFLOPs forward"
   )
-  return "\n".join([*(line.rstrip() for line in lines), totals])
+  return "\n".join([text_tables.plain(rows), totals])
 
 
 def _shape(sizes: Sequence[int]) -> str:

@@ -36,24 +36,20 @@ from experiments.signals import remembered
 def main() -> None:
   """Runs the experiment with the settings of the flags, and writes its results."""
   settings, workdir = settings_from_flags(), pathlib.Path(flags.FLAGS.workdir)
-  try:
+  with cli.writing("workdir", workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
       pass  # fail now, not after minutes
-  except OSError as error:
-    raise cli.UsageError(f"--workdir: cannot write to {workdir}: {error.strerror}") from error
   start = time.monotonic()
   with jax.threefry_partitionable(True):  # the same random numbers in every environment
     results = figure3.run(settings, lambda line: print(line, file=sys.stderr, flush=True))
   seconds = round(time.monotonic() - start, 1)
   made = {"date": datetime.date.today().isoformat(), "seconds": seconds, **environment()}
   with remembered():  # the results are complete: a signal no longer stops the command
-    try:
+    with cli.writing("workdir", workdir):
       write_json(workdir / "figure3.json", {**made, **results})
       with replaced(workdir / "figure3.png") as scratch:
         figure3.figure(results).savefig(scratch, format="png", dpi=150)
-    except OSError as error:
-      raise cli.UsageError(f"--workdir: {workdir}: {error}") from error
     print(figure3.markdown(results))
     ends = {
       f"{run['model']}_{run['pursuit']}": [run["mean"]["end"], run["std"]["end"]]

@@ -8,10 +8,9 @@ training. Writes report.md and its figures to --out, and links to the plots of t
 `<!-- results -->` and `<!-- /results -->`.
 """
 
-import contextlib
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -37,7 +36,7 @@ def main(args: flags.FlagValues = flags.FLAGS) -> None:
   simulated = read_simulation(results)
   readme = pathlib.Path(args.readme) if args.readme else None
   around = _around(readme) if readme else None
-  with _writing("out", out):
+  with cli.writing("out", out):
     out.mkdir(parents=True, exist_ok=True)
     drawn = draw(found, simulated, out)
     plots = [(record, results / records.PICTURES / f"{record.job.name}.png") for record in found]
@@ -46,7 +45,7 @@ def main(args: flags.FlagValues = flags.FLAGS) -> None:
     (out / "report.md").write_text(text, encoding="utf-8")
   if readme and around:
     link = os.path.relpath(out / "report.md", readme.parent)
-    with _writing("readme", readme), replaced(readme) as scratch:
+    with cli.writing("readme", readme), replaced(readme) as scratch:
       text = document.summary(found, others, simulated, link)
       scratch.write_text(text.join(around), encoding="utf-8")
   print(out / "report.md")
@@ -88,15 +87,6 @@ def _around(readme: pathlib.Path) -> tuple[str, str]:
     raise cli.UsageError(f"--readme: cannot read {readme}: {error.strerror}") from error
   except (ValueError, IndexError) as error:
     raise cli.UsageError(f"--readme: {readme} has no lines {MARKS[0].strip()} and {MARKS[1]}") from error
-
-
-@contextlib.contextmanager
-def _writing(flag: str, path: pathlib.Path) -> Iterator[None]:
-  """Turns an error of the disk into a usage error of the flag that names the path."""
-  try:
-    yield
-  except OSError as error:
-    raise cli.UsageError(f"--{flag}: cannot write to {path}: {error.strerror}") from error
 
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:

@@ -19,7 +19,6 @@ Exit codes:
   128 + n  signal n stopped the command, as for experiments.run
 """
 
-import contextlib
 import functools
 import gc
 import pathlib
@@ -28,14 +27,13 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 from absl import flags
 
 from cscjax.runs import AUGMENTATIONS, AUTO, PRECISIONS, replaced
-from experiments import cli, pictures
+from experiments import cli, pictures, text_tables
 from experiments.environment import platform_problem
 from experiments.reproduction import records, tables
 from experiments.reproduction.estimates import Rates
@@ -89,7 +87,7 @@ def main(args: flags.FlagValues = flags.FLAGS) -> int:
     return 0
   budget = Budget(args.budget_minutes)
   todo = [job for job in runs if not _is_finished(known.get(job))]
-  with remembered(), _writing(results):
+  with remembered(), cli.writing("results", results):
     records.move_old(results, known.values())
     make_all = make_in_turn if args.jobs == 1 else functools.partial(make_side_by_side, jobs=args.jobs)
     code = make_all(todo, results, args.data_dir, budget)
@@ -182,23 +180,14 @@ def draw(record: Record, results: pathlib.Path, data_dir: str | None) -> None:
       shutil.copyfile(workdir / "layers.png", scratch)
 
 
-@contextlib.contextmanager
-def _writing(results: pathlib.Path) -> Iterator[None]:
-  """Turns an error of the disk into a usage error of --results."""
-  try:
-    yield
-  except OSError as error:
-    raise cli.UsageError(f"--results: cannot write to {results}: {error.strerror}") from error
-
-
 def wanted(args: flags.FlagValues) -> list[Job]:
   """Returns the runs that the flags ask for, in the order of the queue.
 
   Raises:
     UsageError: If a row, a data set, a seed or the budget is invalid, or no row is in the table.
   """
-  _known("rows", args.rows or [], ROWS)
-  _known("dataset", args.dataset, TITLES)
+  cli.known("rows", args.rows or [], ROWS)
+  cli.known("dataset", args.dataset, TITLES)
   rows = [row for row in ROWS.values() if args.table in (None, str(row.table))]
   rows = [row for row in rows if not args.rows or row.name in args.rows]
   if not rows:
@@ -239,8 +228,7 @@ def plan(runs: Sequence[Job], known: dict[Job, Record], rates: Rates, device: st
         "?" if left is None else f"{mark}{left:.1f}",
       )
     )
-  widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-  text = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+  text = [text_tables.plain(lines)]
   seeds = list(dict.fromkeys(job.seed for job in runs))
   text.append(
     f"{len(cells)} cells, {len(runs)} runs: per data set all rows in this order, with seed {seeds[0]}"
@@ -265,13 +253,6 @@ def _fraction_done(record: Record | None, job: Job) -> float:
   if record is None:
     return 0.0
   return 1.0 if record.is_finished else record.epochs / job.config().epochs
-
-
-def _known(flag: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
-  """Raises UsageError if the flag has a name that is not a key of `known`."""
-  unknown = [name for name in names if name not in known]
-  if unknown:
-    raise cli.UsageError(f"--{flag}: unknown {', '.join(unknown)}; choose from {', '.join(known)}")
 
 
 def _seed(text: str) -> int:

@@ -4,15 +4,13 @@
 
 Trains the systems of Tables 2 and 3 at their smallest depth, with 8 channels, on scikit-learn's digits,
 each with several seeds, and certifies the labels of the first test images, see
-`cscjax.theory.certify_labels`. Writes a row for each network to --results, and prints two tables in
-Markdown: one of the systems, and one of the ratios between systems, which shows whether unfolding, or
-MSD-CSC in place of MSDNet, changes the robustness. A run in --workdir that has ended is not trained
-again.
+`cscjax.theory.certify_labels`. Stores a row for each network in --results, where it replaces a row with
+the same system, seed and settings, and prints two tables in Markdown: one of the systems, and one of the
+ratios between systems, which shows whether unfolding, or MSD-CSC in place of MSDNet, changes the
+robustness. A run in --workdir that has ended is not trained again.
 """
 
-import datetime
 import functools
-import json
 import math
 import pathlib
 import statistics
@@ -24,14 +22,13 @@ import numpy as np
 from absl import flags as absl_flags
 
 from cscjax import runs
-from experiments import cli
+from experiments import cli, text_tables
 from experiments.cli import UsageError
 from experiments.reproduction.claims import paired
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.studies import Job, Study
-from experiments.reproduction.tables import render
+from experiments.result_rows import Row, provenance, stored
 
-Row = dict[str, Any]
 STUDY = Study("digits", "reduced")
 WIDTH = 8
 """Channels of the first stage or layer, or of each layer of the MSD networks; half or a quarter of the
@@ -46,6 +43,8 @@ PAIRS = (
   *(("res_csc20", "resnet20"), ("res_csc20", "plain20")),
 )
 """The systems whose ratios are shown: with unfolding or corrections, and without."""
+CASE = ("system", "seed", "width", "epochs", "images", "steps")
+"""The fields of a row that say what was measured."""
 MEASURES = {
   "lipschitz": "Lipschitz constant",
   "jacobian_norm": "Jacobian's norm",
@@ -113,17 +112,6 @@ def _gains(model: Any, signal_shape: tuple[int, ...], variables: Any) -> jax.Arr
   return model.bind(variables).margin_gains(signal_shape)
 
 
-def provenance() -> Row:
-  """Returns the device, the versions and the date of a measurement."""
-  found = runs.environment()
-  return {
-    "device": f"{found['device']['count']} x {found['device']['kind']}",
-    "versions": found["versions"],
-    "git_revision": found["git_revision"],
-    "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
-  }
-
-
 def systems_table(found: Iterable[Row]) -> str:
   """Returns the table of the systems: medians over the seeds, with the smallest and largest values."""
   found = list(found)
@@ -139,7 +127,7 @@ def systems_table(found: Iterable[Row]) -> str:
         f"{statistics.mean(row['certified_below_attack'] for row in group):.0%}",
       )
     )
-  return render(head, lines)
+  return text_tables.markdown(head, lines)
 
 
 def _spread(values: Sequence[float], form: str) -> str:
@@ -164,13 +152,15 @@ def ratios_table(found: Iterable[Row]) -> str:
         f"{math.exp(d.mean):.3g} ({math.exp(d.low):.3g} to {math.exp(d.high):.3g})" for d in differences
       )
       lines.append((f"{ROWS[first].title} / {ROWS[second].title}", *cells))
-  return render(("systems", *MEASURES.values()), lines)
+  return text_tables.markdown(("systems", *MEASURES.values()), lines)
 
 
 def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Defines the flags of this command."""
   cli.define_path("workdir", "runs/robustness", "Folder of the training runs.", values)
-  cli.define_path("results", None, "File to which the rows are written.", values)
+  cli.define_path(
+    "results", None, "File in which the rows are stored, beside those of other cases.", values
+  )
   absl_flags.DEFINE_list("systems", list(SYSTEMS), "Systems to compare.", flag_values=values)
   text = "Number of runs of each system, with the seeds 0, 1, ...; the intervals need at least 2."
   absl_flags.DEFINE_integer("seeds", 5, text, lower_bound=1, upper_bound=1000, flag_values=values)
@@ -182,18 +172,9 @@ def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
 
 def main(args: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Makes the rows that the flags ask for, writes them, and prints the tables."""
-  unknown = [name for name in args.systems if name not in SYSTEMS]
-  if unknown:
-    raise UsageError(f"--systems: unknown {', '.join(unknown)}; choose from {', '.join(SYSTEMS)}")
-  wanted = rows(args.systems, range(args.seeds), args.images, args.steps, pathlib.Path(args.workdir))
-  if args.results is not None:
-    pathlib.Path(args.results).parent.mkdir(parents=True, exist_ok=True)  # fail now, not after minutes
-  found: list[Row] = []
-  for row in wanted:
-    found.append(row)
-    if args.results is not None:
-      with runs.replaced(pathlib.Path(args.results)) as scratch:
-        scratch.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in found))
+  systems = cli.known("systems", args.systems, SYSTEMS)
+  wanted = rows(systems, range(args.seeds), args.images, args.steps, pathlib.Path(args.workdir))
+  found = list(stored(wanted, args.results, CASE))
   print(systems_table(found), ratios_table(found), sep="\n\n")
 
 

@@ -4,15 +4,14 @@
 
 Certifies the sparse codes of photographs, which are problems of the benchmark suite `solvers`, for noise
 of several levels. Random noise, and noise that an attack finds, then move the codes, which are solved
-exactly, in float64. Writes a row for each photograph and level to --results, and prints two tables in
-Markdown: one of the bounds, and one of the time and the memory that the certificate of a whole
-photograph takes. It is not attacked, and comes first, so that the peak memory of the process is its own.
+exactly, in float64. Stores a row for each photograph and level in --results, where it replaces a former
+one, and prints two tables in Markdown: one of the bounds, and one of the time and the memory that the
+certificate of a whole photograph takes. It is not attacked, and comes first, so that the peak memory of
+the process is its own.
 """
 
 import itertools
-import json
 import math
-import pathlib
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -22,19 +21,20 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags as absl_flags
 
-from cscjax import runs, theory
+from cscjax import theory
 from cscjax.dictionaries import ConvDictionary
 from cscjax.solvers import beta_max, fista, polished, relative
-from experiments import cli
+from experiments import cli, text_tables
 from experiments.benchmarks import problems
 from experiments.benchmarks.process import peak_memory
-from experiments.reproduction.tables import render
-from experiments.robustness import Row, provenance
+from experiments.result_rows import Row, provenance, stored
 
 STEPS = 5
 """Steps of gradient ascent from each start of the attack."""
 DRAWS = 3
 """Directions of random noise."""
+CASE = ("case", "noise")
+"""The fields of a row that say what was measured."""
 
 
 class PhotographCase(NamedTuple):
@@ -133,8 +133,8 @@ def _change(
     options: dict[str, Any] = {"init": found.code, "iterations": 1, "differentiate": "implicit"}
     return fista(dictionary, x + e, beta, **options).code
 
-  _, pull = jax.vjp(solution, e)
-  return jnp.linalg.norm(difference), pull(difference)[0], found.violation == 0
+  _, vjp = jax.vjp(solution, e)
+  return jnp.linalg.norm(difference), vjp(difference)[0], found.violation == 0
 
 
 def rows(cases: Iterable[PhotographCase], *, attack: bool = True) -> Iterator[Row]:
@@ -177,7 +177,7 @@ def bounds_table(found: Iterable[Row]) -> str:
     *("photograph and penalty", "nonzeros / pixels", "noise / signal", "atoms in S(0)", "in S(noise)"),
     *("s", "bound / code", "bound / adversarial", "goal", "bound / random"),
   )
-  return render(head, map(_cells, found))
+  return text_tables.markdown(head, map(_cells, found))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -205,24 +205,20 @@ def cost_table(row: Row) -> str:
     "proved",
   )
   cost = (f"{row['seconds']:.0f}", f"{row['peak_bytes'] / 2**20:,.0f}", f"{row['proved']:.0%}")
-  return render(head, [(row["case"], f"{row['noise']:g}", *cost)])
+  return text_tables.markdown(head, [(row["case"], f"{row['noise']:g}", *cost)])
 
 
 def define_flags(values: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Defines the flags of this command."""
-  cli.define_path("results", None, "File to which the rows are written.", values)
+  cli.define_path(
+    "results", None, "File in which the rows are stored, beside those of other cases.", values
+  )
 
 
 def main(args: absl_flags.FlagValues = absl_flags.FLAGS) -> None:
   """Makes the rows, writes them, and prints the tables."""
-  if args.results is not None:
-    pathlib.Path(args.results).parent.mkdir(parents=True, exist_ok=True)  # fail now, not after minutes
-  found: list[Row] = []
-  for row in itertools.chain(rows([WHOLE], attack=False), rows(CROPS)):
-    found.append(row)
-    if args.results is not None:
-      with runs.replaced(pathlib.Path(args.results)) as scratch:
-        scratch.write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in found))
+  measured = itertools.chain(rows([WHOLE], attack=False), rows(CROPS))
+  found = list(stored(measured, args.results, CASE))
   print(bounds_table(found[1:]), cost_table(found[0]), sep="\n\n")
 
 

@@ -138,6 +138,7 @@ WITHOUT_PRODUCTS = (
     "stripe_sparsity",
     "support_size",
   ),
+  *("iteration_limit", "momentum_weights"),
   *("looks_like_an_image", "relative", "report", "thresholding_recovery", "uniqueness_bound"),
   "warn_about_integers",
   "with_methods",

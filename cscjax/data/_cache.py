@@ -49,10 +49,15 @@ def find_cache_dir(cache_dir: str | os.PathLike[str] | None) -> pathlib.Path:
   """
   if cache_dir is None:
     return platformdirs.user_cache_path("cscjax", appauthor=False)
+  return expand_home("cache_dir", cache_dir)
+
+
+def expand_home(argument: str, path: str | os.PathLike[str]) -> pathlib.Path:
+  """Returns a path with `~` expanded; raises DataError if the user has no home directory."""
   try:
-    return pathlib.Path(cache_dir).expanduser()
+    return pathlib.Path(path).expanduser()
   except RuntimeError as error:
-    raise DataError(f"cache_dir: cannot expand {cache_dir}, no home directory ({error})") from error
+    raise DataError(f"{argument}: cannot expand {path}, no home directory ({error})") from error
 
 
 def cache_folder(cache_dir: pathlib.Path, name: str) -> pathlib.Path:

@@ -8,6 +8,7 @@ import numpy as np
 
 from cscjax.checks import one_line, warn
 from cscjax.data._arrays import GivenSplit, Parts, to_parts
+from cscjax.data._cache import expand_home
 from cscjax.data._dataset import DataError
 from cscjax.extras import needs
 
@@ -30,10 +31,10 @@ def read_files(name: str) -> Parts:
     MissingExtraError: If Pillow, which reads images, is not installed.
   """
   kind, _, given = name.partition(":")
+  path = expand_home("dataset", given)
   try:
-    path = pathlib.Path(given).expanduser()
     return READERS[kind](path)
-  except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: `~` without a home directory
+  except (OSError, ValueError) as error:
     raise DataError(f"dataset: {error}") from error
 
 

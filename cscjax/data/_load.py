@@ -14,6 +14,7 @@ from cscjax.data._arrays import assemble
 from cscjax.data._builtin import digits, gaussian_centers
 from cscjax.data._cache import (
   cache_folder,
+  expand_home,
   find_cache_dir,
   old_cache_folder,
   read_cache,
@@ -214,10 +215,7 @@ def find_data_dir(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
     'data'
   """
   given = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets") if data_dir is None else data_dir
-  try:
-    path = pathlib.Path(given).expanduser()
-  except RuntimeError as error:
-    raise DataError(f"data_dir: cannot expand {given}, no home directory ({error})") from error
+  path = expand_home("data_dir", given)
   if data_dir is not None and not path.is_dir():
     raise DataError(f"data_dir: no such directory: {path}")
   return path

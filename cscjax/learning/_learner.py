@@ -15,11 +15,11 @@ from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
 from cscjax.learning._images import Images, as_images, random_patches
 from cscjax.learning._kernels import as_kernel, full_size, project, support_mask, with_rank
-from cscjax.learning._loop import LearningResult, cut_traces, number_of_steps, run_steps
+from cscjax.learning._loop import LearningResult, cut_traces, run_steps
 from cscjax.learning._steps import LearningState, one_step
 from cscjax.learning._warnings import warn_about_images, warn_if_nothing_was_learned
 from cscjax.ops import PyTree, highest_precision, shard_batch
-from cscjax.solvers import Callback, RelativePenalty, as_callbacks
+from cscjax.solvers import Callback, RelativePenalty, as_callbacks, iteration_limit
 
 DEFAULT_OPTIMIZER = optax.sgd(0.3, momentum=0.9)  # one object, so that calls share a compiled loop
 
@@ -182,7 +182,7 @@ class DictionaryLearner(PyTree, kw_only=True):
       MissingExtraError: If `progress` is True and tqdm is not installed.
     """
     stacked = self._checked(images, mask)
-    count = number_of_steps(steps, tolerance, max_steps)
+    count = iteration_limit(steps, tolerance, max_steps, name="steps", default=200, smallest=1)
     batch_size = stacked.count if batch_size is None else checks.positive_int("batch_size", batch_size)
     if batch_size > stacked.count:
       checks.fail("batch_size", batch_size, f"at most the number of images, {stacked.count}")

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import ConvDictionary
@@ -60,20 +59,6 @@ class _Test(NamedTuple):
   total: jax.Array
   previous: jax.Array
   converged: jax.Array
-
-
-def number_of_steps(steps: int | None, tolerance: ArrayLike | None, max_steps: int | None) -> int:
-  """Checks the arguments that limit a run, and returns the largest number of steps."""
-  if tolerance is None:
-    if max_steps is not None:
-      checks.fail("max_steps", max_steps, "None if tolerance is None (use steps)")
-    return checks.positive_int("steps", 200 if steps is None else steps)
-  if steps is not None:
-    checks.fail("steps", steps, "None if tolerance is given (use max_steps)")
-  checks.all_at_least("tolerance", tolerance, 0)
-  if jnp.ndim(tolerance) != 0:
-    checks.fail("tolerance", jnp.shape(tolerance), "a scalar")
-  return checks.positive_int("max_steps", 1000 if max_steps is None else max_steps)
 
 
 def cut_traces(result: LearningResult) -> LearningResult:

@@ -12,7 +12,8 @@ from cscjax.models._ml_csc import MLCSC
 from cscjax.models._msd_csc import MSDCSC
 from cscjax.models._registry import ARCHITECTURES, MODELS, create_model, model_fields
 from cscjax.models._remat import REMAT
-from cscjax.models._res_csc import ResCSC, ResCSCBlock
+from cscjax.models._res_csc import ResCSC
+from cscjax.models._res_csc_block import ResCSCBlock
 from cscjax.models._spectral import STEPS
 from cscjax.models._summary import LayerSummary, describe
 from cscjax.models._unfolded import PURSUITS

@@ -11,6 +11,7 @@ from cscjax.dictionaries import ConvDictionary, IdentityAugmented, lipschitz_bou
 from cscjax.models._batch_norm import EPSILON
 from cscjax.models._spectral import bounded_step
 from cscjax.ops import common_float, expand_rank
+from cscjax.solvers import momentum_weights
 
 
 class LayerGains(NamedTuple):
@@ -94,10 +95,8 @@ def pursuit_gain(layers: Sequence[LayerGains], pursuit: str, solver: str) -> jax
   for layer in layers:
     below = layer.analysis[0] * below
     codes.append(below)
-  previous, t = codes[-1], 1.0
-  for k in range(1, len(layers[0].analysis)):
-    t_next = (1 + math.sqrt(1 + 4 * t * t)) / 2
-    weight, t = (t - 1) / t_next if solver == "fista" else 0.0, t_next
+  previous = codes[-1]
+  for k, weight in enumerate(momentum_weights(solver, len(layers[0].analysis) - 1), 1):
     deepest = codes[-1]
     points = [(1 + weight) * deepest + weight * previous]
     for layer in reversed(layers[1:]):
@@ -108,6 +107,11 @@ def pursuit_gain(layers: Sequence[LayerGains], pursuit: str, solver: str) -> jax
       codes.append(below)
     previous = deepest
   return codes[-1]
+
+
+def pooled_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the shape of a signal after `max_pool`, whose gain is 1: its windows do not overlap."""
+  return (*(-(-size // 2) for size in shape[:-1]), shape[-1])
 
 
 def margin_gains(feature_gain: jax.Array, positions: int, kernel: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """Checks of the input of networks and layers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -48,3 +50,22 @@ def warn_about_integers(x: jax.Array) -> None:
       f"x: expected normalized floating-point values, got integers ({x.dtype}) up to {largest}; divide "
       "them by their largest value, or use cscjax.training.normalize"
     )
+
+
+def check_static(name: str, value: Any, position: int) -> None:
+  """Checks that an argument of a module's call is True or False, and not traced.
+
+  Flax's transformations trace all arguments that are passed by keyword, and so does `jax.jit`.
+
+  Args:
+    name: The name of the argument.
+    value: The value to check.
+    position: The position of the argument, where that of the module is 0.
+
+  Raises:
+    ValueError: If it is not.
+  """
+  if checks.is_traced(value):
+    flax = f"pass it by position with static_argnums=({position},) under nn.remat or nn.jit"
+    checks.fail(name, value, f'True or False; {flax}, and with static_argnames="{name}" under jax.jit')
+  checks.boolean(name, value)

@@ -175,6 +175,14 @@ class CSCLayer(UnfoldedLayer):
     >>> code = jax.jit(layer.apply)(variables, x)
     >>> code.shape, bool((code >= 0).all())
     ((4, 12, 12, 8), True)
+
+    Under `nn.remat`, a layer needs `train` by position, as Flax's own modules do:
+
+    >>> import flax.linen as nn
+    >>> layer = nn.remat(CSCLayer, static_argnums=(2,))(width=8, unfolding=2)
+    >>> code, updates = layer.apply(variables, x, True, mutable=["batch_stats"])
+    >>> code.shape, list(updates)
+    ((4, 12, 12, 8), ['batch_stats'])
   """
 
   stride: int | tuple[int, ...] = 1

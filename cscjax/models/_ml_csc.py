@@ -10,8 +10,15 @@ import jax.numpy as jnp
 from cscjax import checks
 from cscjax.dictionaries import CodedLayer, ConvDictionary, lipschitz_bound
 from cscjax.models._classifier import classify
-from cscjax.models._gains import layer_gains, margin_gains, pursuit_gain, slopes, unfolded_step
-from cscjax.models._input import check_input
+from cscjax.models._gains import (
+  layer_gains,
+  margin_gains,
+  pooled_shape,
+  pursuit_gain,
+  slopes,
+  unfolded_step,
+)
+from cscjax.models._input import check_input, check_static
 from cscjax.models._layers import CSCLayer
 from cscjax.models._spectral import STEPS
 from cscjax.models._unfolded import PURSUITS, pursue
@@ -88,15 +95,16 @@ class MLCSC(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, *, train: bool = False, return_codes: bool = False
+    self, x: jax.Array, train: bool = False, return_codes: bool = False
   ) -> jax.Array | tuple[jax.Array, list[jax.Array]]:
     """Classifies a batch.
 
     Args:
       x: Normalized images [N, H, W, C] or signals [N, L, C] with H, W, L >= 8.
       train: Whether batch norm uses the statistics of the batch and updates the running ones (pass
-        `mutable=["batch_stats"]` to `apply`).
-      return_codes: Whether to return the codes as well.
+        `mutable=["batch_stats"]` to `apply`). `nn.remat` needs it by position, with
+        `static_argnums=(2,)`.
+      return_codes: Whether to return the codes as well. The default is False.
 
     Returns:
       The logits [N, num_classes] in float32. If `return_codes` is True, a pair of the logits and a list
@@ -105,6 +113,8 @@ class MLCSC(nn.Module):
     Raises:
       ValueError: If `x` has the wrong number of axes or is too small.
     """
+    check_static("train", train, 2)
+    check_static("return_codes", return_codes, 3)
     check_input(x, least=2**UNFOLDED)
     rank = x.ndim - 2
     strided = [
@@ -173,8 +183,8 @@ class MLCSC(nn.Module):
       layers.append(layer_gains(conv, False, slope, step, shape, encoder))
       signal = jax.ShapeDtypeStruct(shape, conv.filters.dtype)
       shape = jax.eval_shape(conv.analysis, signal).shape
-      if i > UNFOLDED:  # max-pooling over windows that do not overlap, so that its gain is 1
-        shape = (*(-(-size // 2) for size in shape[:-1]), shape[-1])
+      if i > UNFOLDED:
+        shape = pooled_shape(shape)
     together = "layer" if self.pursuit == "layer" else "multilayer"
     gain = pursuit_gain(layers[:UNFOLDED], together, self.solver)
     gain *= pursuit_gain(layers[UNFOLDED:], "layer", self.solver)

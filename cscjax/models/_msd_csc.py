@@ -18,8 +18,15 @@ from cscjax.dictionaries import (
   lipschitz_bound,
 )
 from cscjax.models._classifier import classify
-from cscjax.models._gains import layer_gains, margin_gains, pursuit_gain, slopes, unfolded_step
-from cscjax.models._input import check_input
+from cscjax.models._gains import (
+  layer_gains,
+  margin_gains,
+  pooled_shape,
+  pursuit_gain,
+  slopes,
+  unfolded_step,
+)
+from cscjax.models._input import check_input, check_static
 from cscjax.models._layers import MSDCSCLayer
 from cscjax.models._remat import REMAT, rematerialized
 from cscjax.models._spectral import STEPS
@@ -106,15 +113,16 @@ class MSDCSC(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, *, train: bool = False, return_codes: bool = False
+    self, x: jax.Array, train: bool = False, return_codes: bool = False
   ) -> jax.Array | tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
     """Classifies a batch.
 
     Args:
       x: Normalized images [N, H, W, C] or signals [N, L, C].
       train: Whether batch norm uses the statistics of the batch and updates the running ones (pass
-        `mutable=["batch_stats"]` to `apply`).
-      return_codes: Whether to return the codes as well.
+        `mutable=["batch_stats"]` to `apply`). `nn.remat` needs it by position, with
+        `static_argnums=(2,)`.
+      return_codes: Whether to return the codes as well. The default is False.
 
     Returns:
       The logits [N, num_classes] in float32. If `return_codes` is True, a pair of the logits and a list
@@ -123,6 +131,8 @@ class MSDCSC(nn.Module):
     Raises:
       ValueError: If `x` has the wrong number of axes, or an axis of size 0.
     """
+    check_static("train", train, 2)
+    check_static("return_codes", return_codes, 3)
     check_input(x)
     codes, zeros = [], -x.shape[-1] % self.channel_multiple
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(zeros, 0)])
@@ -184,8 +194,8 @@ class MSDCSC(nn.Module):
     params, stats = variables["params"], variables.get("batch_stats", {})
     shape, gains = tuple(signal_shape), []
     for group in self._groups():
-      if group[0] in self._pooled():  # windows that do not overlap, so that the gain is 1
-        shape = (*(-(-size // 2) for size in shape[:-1]), shape[-1])
+      if group[0] in self._pooled():
+        shape = pooled_shape(shape)
       layers = []
       for i in group:
         own = params[f"layer_{i}"]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cscjax import checks
 from cscjax.dictionaries import Code, ConvDictionary, Dictionary, IdentityAugmented, lipschitz_bound
-from cscjax.models._input import warn_about_integers
+from cscjax.models._input import check_static, warn_about_integers
 from cscjax.models._norms import shared_norms
 from cscjax.models._spectral import STEPS, trained_step
 from cscjax.ops import expand_rank, integers_per_axis
@@ -96,13 +96,14 @@ class UnfoldedLayer(nn.Module):
       checks.boolean(name, getattr(self, name))
     super().__post_init__()
 
-  def __call__(self, x: jax.Array, *, train: bool = False) -> Code:
+  def __call__(self, x: jax.Array, train: bool = False) -> Code:
     """Codes a batch.
 
     Args:
       x: Images [N, H, W, C] or signals [N, L, C].
       train: Whether batch norm uses the statistics of the batch and updates the running ones (pass
-        `mutable=["batch_stats"]` to `apply`).
+        `mutable=["batch_stats"]` to `apply`). `nn.remat` needs it by position, with
+        `static_argnums=(2,)`.
 
     Returns:
       The code.
@@ -111,6 +112,7 @@ class UnfoldedLayer(nn.Module):
       ValueError: If a field does not fit the number of axes of `x`, or if `train` is True and the
         running statistics cannot be updated.
     """
+    check_static("train", train, 2)
     warn_about_integers(x)
     return pursue([self], x, solver=self.solver, train=train)[0]
 

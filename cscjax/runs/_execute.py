@@ -177,7 +177,7 @@ def execute(run: Run, *, stopped: Callable[[], bool] = never, progress: bool = T
         display.say(f"diverged: the loss or the parameters of step {bad} are not finite")
       if outcome.status == "interrupted":
         display.say(f"{workdir}: stopped at step {int(outcome.state.step)}, with a checkpoint")
-    summary = _summarize(run, outcome, log.rows)
+    summary = _summarize(run, outcome, log.rows, checkpoints)
     if first:
       _write_results(config, workdir, summary, log.rows)
     return summary
@@ -218,7 +218,12 @@ def _restore(
     raise RunError(f"{workdir}: {error}", "workdir") from error
 
 
-def _summarize(run: Run, outcome: training.Outcome, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _summarize(
+  run: Run,
+  outcome: training.Outcome,
+  rows: list[dict[str, Any]],
+  checkpoints: training.Checkpoints,
+) -> dict[str, Any]:
   """Returns the summary; a complete run whose accuracy is not above chance counts as diverged."""
   accuracies = {
     split: [row["accuracy"] for row in rows if row["split"] == split] for split in ("test", "validation")
@@ -250,7 +255,9 @@ def _summarize(run: Run, outcome: training.Outcome, rows: list[dict[str, Any]]) 
       "best_validation_accuracy": best["validation"],
     }
   if run.plan.keep_best:
-    summary["best_step"] = training.best_step(rows, run.plan.split)
+    best = checkpoints.best()
+    kept = training.process_max(-1 if best is None else best.step)  # only process 0 knows it
+    summary["best_step"] = None if kept < 0 else kept
   return summary
 
 

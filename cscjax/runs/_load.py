@@ -61,11 +61,8 @@ def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> LoadedRu
     info = info_from_json(found["data"]) if "data" in found else None
   except (OSError, ValueError) as error:
     raise RunError(f"{path}: {error}", "workdir") from error
-  step = None
-  if best:
-    if not config.keep_best:
-      raise RunError(f"expected False, because the run in {workdir} has no keep_best, got True", "best")
-    step = _best_step(workdir)
+  if best and not config.keep_best:
+    raise RunError(f"expected False, because the run in {workdir} has no keep_best, got True", "best")
   if info is None:
     shape, num_classes = dataset_shape(config.dataset)
   else:
@@ -73,7 +70,7 @@ def load_run(workdir: str | os.PathLike[str], *, best: bool = False) -> LoadedRu
   model = make_model(config, num_classes)
   recorded = found.get("jax_config", {}).get("jax_enable_x64")
   with contextlib.nullcontext() if recorded is None else jax.enable_x64(bool(recorded)):
-    state = _restore(workdir, found.get("run"), config, model, shape, step)
+    state = _restore(workdir, found.get("run"), config, model, shape, best)
   return LoadedRun(config, model, {"params": state.params, **state.variables}, int(state.step), info)
 
 
@@ -132,31 +129,15 @@ def _expected_forms(model: nn.Module, info: DatasetInfo, x64: bool) -> Any:
     return _forms(jax.eval_shape(model.init, jax.random.key(0), example))
 
 
-def _best_step(workdir: pathlib.Path) -> int:
-  """Returns the step with the best validation accuracy that has a checkpoint.
-
-  A kill may leave a better row whose checkpoint was not written yet.
-  """
-  try:
-    rows = training.read_metrics(workdir / "metrics.jsonl")
-  except OSError as error:
-    raise RunError(f"{workdir}: {error}", "workdir") from error
-  saved = [row for row in rows if (workdir / "checkpoints" / str(row["step"])).is_dir()]
-  step = training.best_step(saved, "validation")
-  if step is None:
-    raise RunError(f"no checkpoint of an evaluated step in {workdir}", "workdir")
-  return step
-
-
 def _restore(
   workdir: pathlib.Path,
   name: str | None,
   config: Config,
   model: nn.Module,
   shape: tuple[int, ...],
-  step: int | None,
+  best: bool,
 ) -> training.TrainState:
-  """Returns the state of the last checkpoint, or of that of a given step, in host memory."""
+  """Returns the state of the last checkpoint, or of the best one, in host memory."""
   schedule, optimizer = make_optimizer(config, steps_per_epoch=1)  # only for the structure of the state
   trainer = training.Trainer(model, optimizer, schedule, config.batch_size)
   like = jax.eval_shape(functools.partial(trainer.create_state, shape), jax.random.key(0))
@@ -168,9 +149,12 @@ def _restore(
         folder, read_only=True, run=name, architecture=ARCHITECTURES[config.model]
       )
       with contextlib.closing(checkpoints):
-        restored = checkpoints.restore(like, step)
+        kept = checkpoints.best() if best else None
+        if kept is not None or not best:
+          restored = checkpoints.restore(like, None if kept is None else kept.step)
     except (training.CheckpointError, OSError) as error:
       raise RunError(f"{workdir}: {error}", "workdir") from error
   if restored is None:
-    raise RunError(f"no complete checkpoint in {workdir}", "workdir")
+    kind = "complete checkpoint with an accuracy" if best else "complete checkpoint"
+    raise RunError(f"no {kind} in {workdir}", "workdir")
   return restored.state

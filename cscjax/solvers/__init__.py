@@ -16,15 +16,16 @@ The solvers compute float32 products and convolutions at the highest precision, 
 `cscjax.ops.highest_precision`. The functions for networks follow `jax.default_matmul_precision`.
 
 Memory: a solver needs a few arrays of the size of the code, and a few of the size of the signal. On a
-CPU, the synthesis of up to 8 channels works on tiles of the code. For an image of 4096x4096 and 32
-atoms of 8x8, whose code has 2 GiB, XLA plans 3.2 times the size of the code for `fista` with
-`iterations=`, 5.4 times for `admm`, and 5.3 times for `fista` with `tolerance=`. This includes the
+CPU, the synthesis of up to 8 channels works on tiles of the code. For an image of 4096x4096 and 32 atoms
+of 8x8, whose code has 2 GiB, XLA plans 3.2 times the size of the code for `fista` with `iterations=`,
+4.4 times for `admm` with `iterations=`, and 5.3 times for both with `tolerance=`. This includes the
 results: the code and the state are two (`admm`) or three codes (`fista`). With many channels, `admm`
 needs more: it stores the inverse of a matrix of size min(C, m) for each frequency, for C channels and m
 atoms. Use `fista` for a long recording with tens of channels. Under `jax.jit`, a function that returns
 only `result.code` does not store the state.
 """
 
+from cscjax.solvers._arguments import iteration_limit
 from cscjax.solvers._callbacks import (
   TEST_PERIOD,
   Callback,
@@ -50,7 +51,7 @@ from cscjax.solvers._multilayer._ml_ista import ml_fista, ml_ista
 from cscjax.solvers._multilayer._projection import ml_projection
 from cscjax.solvers._multilayer._result import MultilayerResult
 from cscjax.solvers._penalty import RelativePenalty, relative
-from cscjax.solvers._steps import SOLVERS, Prox
+from cscjax.solvers._steps import SOLVERS, Prox, momentum_weights
 from cscjax.solvers._unrolled import (
   initialized_thresholding,
   layered_pursuit,
@@ -91,6 +92,7 @@ __all__ = [
   "fista",
   "initialized_thresholding",
   "ista",
+  "iteration_limit",
   "layered_bp",
   "layered_pursuit",
   "layered_thresholding",
@@ -99,6 +101,7 @@ __all__ = [
   "ml_fista",
   "ml_ista",
   "ml_projection",
+  "momentum_weights",
   "multilayer_pursuit",
   "omp",
   "polished",

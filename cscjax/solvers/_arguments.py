@@ -64,17 +64,42 @@ def per_part(name: str, values: Any, code: Code) -> Any:
 
 
 def iteration_limit(
-  iterations: int | None, tolerance: ArrayLike | None, max_iterations: int | None
+  iterations: int | None,
+  tolerance: ArrayLike | None,
+  max_iterations: int | None,
+  *,
+  name: str = "iterations",
+  default: int = 100,
+  smallest: int = 0,
 ) -> int:
-  """Returns the number of iterations of a solver; with a tolerance, the largest number.
+  """Checks the arguments that limit a run, and returns its largest number of iterations.
 
-  Raises ValueError if an argument is out of range, or if they contradict each other.
+  Args:
+    iterations: The number of iterations of a run without a tolerance, or None.
+    tolerance: The tolerance, a nonnegative scalar; None if the run has none.
+    max_iterations: The largest number of iterations with a tolerance, positive; 1000 if None.
+    name: The name of the first argument in errors; that of the third is `max_` with this name.
+    default: The number of iterations if both `iterations` and `tolerance` are None.
+    smallest: The smallest number of iterations without a tolerance.
+
+  Returns:
+    The number of iterations; with a tolerance, the largest number.
+
+  Raises:
+    ValueError: If an argument is out of range, or if they contradict each other.
+
+  Example:
+    >>> from cscjax.solvers import iteration_limit
+    >>> iteration_limit(None, None, None)
+    100
+    >>> iteration_limit(None, 1e-3, 50)
+    50
   """
   if tolerance is None:
     if max_iterations is not None:
-      checks.fail("max_iterations", max_iterations, "None if tolerance is None (use iterations)")
-    return checks.int_at_least("iterations", 100 if iterations is None else iterations, 0)
+      checks.fail(f"max_{name}", max_iterations, f"None if tolerance is None (use {name})")
+    return checks.int_at_least(name, default if iterations is None else iterations, smallest)
   if iterations is not None:
-    checks.fail("iterations", iterations, "None if tolerance is given (use max_iterations)")
+    checks.fail(name, iterations, f"None if tolerance is given (use max_{name})")
   check_scalar("tolerance", tolerance)
-  return checks.positive_int("max_iterations", 1000 if max_iterations is None else max_iterations)
+  return checks.positive_int(f"max_{name}", 1000 if max_iterations is None else max_iterations)

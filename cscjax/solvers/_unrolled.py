@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, check_one_per_dictionary, join, split
-from cscjax.solvers._steps import SOLVERS, Prox, extrapolate, momentum, proximal_gradient_step
+from cscjax.solvers._steps import Prox, extrapolate, momentum_weights, proximal_gradient_step
 
 
 def unfolded_pursuit(
@@ -64,16 +64,15 @@ def unfolded_pursuit(
     >>> code.tolist()
     [0.875, 0.0]
   """
-  checks.one_of("solver", solver, SOLVERS)
   if not proxes:
     checks.fail("proxes", proxes, "at least one proximal operator")
-  if len(proxes) > 1:
+  weights = momentum_weights(solver, len(proxes) - 1)
+  if weights:
     checks.all_at_least("step", step, 0, open_bound=True)
   code = proxes[0](dictionary.analysis(x))
-  previous, t = code, 1.0
-  for prox in proxes[1:]:
-    t, weight = momentum(t)
-    point = extrapolate(code, previous, weight) if solver == "fista" and weight > 0 else code
+  previous = code
+  for prox, weight in zip(proxes[1:], weights, strict=True):
+    point = extrapolate(code, previous, weight) if weight > 0 else code
     residual = dictionary.residual(point, x)
     previous, code = code, proximal_gradient_step(dictionary, point, residual, step, prox)
   return code
@@ -197,22 +196,21 @@ def multilayer_pursuit(
     >>> codes[0].tolist(), codes[1].tolist()
     ([0.875, 0.0], [0.75, 0.0])
   """
-  checks.one_of("solver", solver, SOLVERS)
   check_one_per_dictionary(dictionaries, proxes=proxes, steps=steps)
   for layer in proxes:
     if not layer or len(layer) != len(proxes[0]):
       checks.fail("proxes", [len(p) for p in proxes], "equally many for each layer, at least one")
-  if len(proxes[0]) > 1:
+  weights = momentum_weights(solver, len(proxes[0]) - 1)
+  if weights:
     checks.all_at_least("steps", steps, 0, open_bound=True)
   codes, signal = [], x
   for dictionary, layer in zip(dictionaries, proxes, strict=True):
     codes.append(layer[0](dictionary.analysis(signal)))
     signal = join(codes[-1])
-  previous, t = codes[-1], 1.0
-  for k in range(1, len(proxes[0])):
-    t, weight = momentum(t)
+  previous = codes[-1]
+  for k, weight in enumerate(weights, 1):
     deepest = codes[-1]
-    point = extrapolate(deepest, previous, weight) if solver == "fista" and weight > 0 else deepest
+    point = extrapolate(deepest, previous, weight) if weight > 0 else deepest
     chain = top_down(dictionaries, point, codes, x)
     codes = bottom_up(dictionaries, x, chain, steps, [layer[k] for layer in proxes])
     previous = deepest

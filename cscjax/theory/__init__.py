@@ -58,8 +58,9 @@ D, is the noise of the next.
 **A ridge.** With `1/2 sum_j rho_j code_j^2` in the objective, each atom has one further sample, with the
 value `sqrt(rho_j)`, and the signal is zero in these samples. A to D hold for these atoms. In B the norms
 without the further samples suffice, because the coefficient of `d_j` is zero if `|d_j^T r| < beta_j` for
-the residual r in the samples of the signal, which moves no further than the whole residual. C can be
-improved. Let Delta be the change of the code, `a = ||D Delta||`, and `b = ||Delta||`. By firm
+the residual r in the samples of the signal, which moves no further than the whole residual.
+
+C can be improved. Let Delta be the change of the code, `a = ||D Delta||`, and `b = ||Delta||`. By firm
 nonexpansiveness, `a ||e|| >= a^2 + sum_j rho_j Delta_j^2`. The right side is at least `s^2 b^2`, and its
 sum at least `rho b^2` for the smallest ridge rho in S, so that
 
@@ -67,16 +68,20 @@ sum at least `rho b^2` for the smallest ridge rho in S, so that
 
 The largest value for a in 0..||e|| gives `b <= ||e|| sqrt(s^2 - rho) / s^2` if `s^2 > 2 rho`, and
 `b <= ||e|| / (2 sqrt(rho))` otherwise. The latter needs no singular value: it is proved also where s is
-only estimated. If a ridge is on some atoms only, let v be their coefficients, u the others, `sigma` the
-smallest singular value of the atoms of u, and L a bound on the spectral norm of those of v. Then
-`||D (u, v)|| >= sigma ||u|| - L ||v||`, so that s^2 is at least the smallest eigenvalue of the quadratic
-form `(sigma ||u|| - L ||v||)^2 + rho ||v||^2`. (Where the first difference is negative, the form is at
-least its value for the u of the same direction at which the difference is zero.) It is positive if
-`sigma` is.
+only estimated.
+
+**A ridge on some atoms only.** Let v be the coefficients of the atoms with a ridge, rho the smallest of
+these ridges, and L a bound on the spectral norm of these atoms. Let u be the other coefficients, and
+`sigma` the smallest singular value of their atoms. Then `||D (u, v)|| >= sigma ||u|| - L ||v||`, so that
+s^2 is at least the smallest eigenvalue of the quadratic form
+`(sigma ||u|| - L ||v||)^2 + rho ||v||^2`. (Where the first difference is negative, the form is at least
+its value for the u of the same direction at which the difference is zero.) It is positive if `sigma`
+is.
 
 **Groups.** With joint sparsity, the penalty is `sum_g beta_g ||code_g||`, where the coefficients of a
-group g may be constrained to a cone K_g: some or all of them are nonnegative. Let D_g be the atoms of
-the group, and for a vector v of correlations
+group g may be constrained to a cone K_g: some or all of them are nonnegative. In complex codes, the real
+and the imaginary part of a coefficient are a group. Let D_g be the atoms of the group, and for a vector
+v of correlations
 
     size(v) = max <v, z> over the unit vectors z in K_g.
 
@@ -94,25 +99,28 @@ nonnegative and this part is not zero, and `d_j^T theta` or its absolute value f
   zero, a coefficient that is constrained to be nonnegative is still zero if `d_j^T r < 0`, and so if
   `d_j^T theta + ||d_j|| (sqrt(2 G) + eps) < 0`. S(eps) contains all other coefficients.
 - C and D. Their proofs use only that the codes have their support in S(eps), and A. They hold as they
-  are, with all coefficients in S(eps) for s(eps). The subgradient g is one of this penalty.
+  are, with all coefficients in S(eps) for s(eps). The subgradient g is one of this penalty. The norm of
+  a group is curved, so that a code moves by less than `||e|| / s` unless it moves along code_g in each
+  group. The derivative of the solution is `(D_S^T D_S + R)^-1 D_S^T`, where R is the second derivative
+  of the penalty. R is positive semidefinite, so that the norm of the derivative is at most 1 / s.
 
-The atoms of a group can be linearly dependent: equal, or more than the samples that they cover. Let
-`beta_g > 0`, without a constraint or a ridge. By optimality, code_g is a multiple of `D_g^T r`, so that
-`P_g code_g = 0` for the projection P_g onto the kernel of D_g. The solutions therefore stay the same if
-`1/2 sum_g ||D_g||^2 ||P_g code_g||^2` is added to the objective: this is zero for all of them, and not
-negative elsewhere. Like a ridge, it gives each atom further samples, in which the signal is zero, and A
-to D hold for these atoms. Their s is the smallest singular value of D on the codes in S with
-`P_g code_g = 0`. This is done for groups of up to 200 atoms. Larger groups and groups with a constraint
-have an infinite bound if their atoms are dependent.
+**Groups with linearly dependent atoms.** The atoms of a group can be equal, or more than the samples
+that they cover. Let `beta_g > 0`, without a constraint or a ridge. By optimality, code_g is a multiple
+of `D_g^T r`, so that `P_g code_g = 0` for the projection P_g onto the kernel of D_g. The solutions
+therefore stay the same if `1/2 sum_g ||D_g||^2 ||P_g code_g||^2` is added to the objective: this is zero
+for all of them, and not negative elsewhere. Like a ridge, it gives each atom further samples, in which
+the signal is zero, and A to D hold for these atoms. Their s is the smallest singular value of D on the
+codes in S with `P_g code_g = 0`.
 
-The spectral norm of a group of up to 200 atoms is the root of the largest eigenvalue of their Gram
-matrix, with what rounding may add. For larger groups, the bound on it is 0.05 % larger if a Cholesky
-factor can prove it in a short time. Else its square is bounded by the sum of all squares and by the
-largest sum of magnitudes in a row times that in a column (Schur's test). The norm of a group
-is curved, so that a code moves by less than `||e|| / s` unless it moves along code_g in each group. The
-derivative of the solution is `(D_S^T D_S + R)^-1 D_S^T` for the second derivative R of the penalty,
-which is positive semidefinite, so that its norm is at most 1 / s. In complex codes, the real and the
-imaginary part of a coefficient are a group.
+**How the numbers of a group are computed.** They depend on the number of its atoms.
+
+- Up to 200 atoms: the spectral norm is the root of the largest eigenvalue of their Gram matrix, with an
+  allowance for rounding. P_g is computed from the singular vectors of D_g.
+- More atoms: if a Cholesky factor can prove it in a short time, the bound on the spectral norm is 0.05 %
+  above the norm. Otherwise its square is bounded by the sum of the squares of all entries, and by the
+  largest sum of magnitudes in a row times that in a column (Schur's test). P_g is not computed.
+- Where P_g is not computed, or the group has a constraint, the bound is infinite if the atoms are
+  dependent and have no ridge.
 
 References: Ndiaye, Fercoq, Gramfort & Salmon, Gap safe screening rules for sparsity enforcing penalties,
 JMLR 2017, for B. Mehta & Gray, Sparsity-based generalization bounds for predictive sparse coding, ICML

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from cscjax.theory._table import table
+
 
 @dataclasses.dataclass(frozen=True)
 class FailedCondition:
@@ -132,9 +134,7 @@ class Certificate:
       bounds = ["" if error is None else f"{error:.3g}" for error in errors]
       unique = "yes" if row.unique else "no"
       cells.append([*left, unique, f"{row.misfit:.3g}", *bounds, ", ".join(row.failed) or "-"])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells]
     strongest = ((row.layer, row.recovery) for row in self.rows if row.recovery is not None)
     held = [f"layer {layer}: strongest condition for recovery: {name}" for layer, name in strongest]
     reasons = [f"layer {row.layer}: {condition}" for row in self.rows for condition in row.conditions]
-    return "\n".join([f"noise {self.noise:.3g}", *lines, *held, *reasons])
+    return "\n".join([f"noise {self.noise:.3g}", table(cells), *held, *reasons])

@@ -27,7 +27,7 @@ from cscjax.theory._certificate import Certificate, CertificateRow, FailedCondit
 from cscjax.theory._lasso_stability import ActiveSet, Stability, stability
 from cscjax.theory._layered_recovery import LayerRecovery, layered_recovery
 from cscjax.theory._lemmas import is_unique, uniqueness_bound
-from cscjax.theory._stability import SOLVERS, ZERO_ATOMS, LayerStability, layered_stability
+from cscjax.theory._stability import SOLVERS, ZERO_ATOMS, LayerStability, layered_stability, per_signal
 
 _coherence = jax.jit(mutual_coherence, static_argnames="signal_shape")
 _stability = jax.jit(layered_stability, static_argnames="solver")
@@ -183,11 +183,8 @@ def _solution(
   dictionary: Dictionary, signal: ArrayLike, beta: ArrayLike, code: Code | None = None
 ) -> Stability:
   """Returns the stability of a layer for penalties that are scalars or one per signal."""
-  batch = np.shape(signal)[: np.ndim(signal) - dictionary.signal_ndim]
-  if np.shape(beta) not in ((), batch):
-    or_signal = f", or one per signal, of shape {batch}" if batch else ""
-    checks.fail("betas", np.shape(beta), f"one number per layer{or_signal}")
-  axes = len(batch)
+  axes = np.ndim(signal) - dictionary.signal_ndim
+  per_signal("betas", beta, np.shape(signal)[:axes])  # raises, if the shape does not fit
   penalties = jax.tree.map(
     lambda part: np.reshape(beta, np.shape(beta) + (1,) * (part.ndim - axes)),
     jax.eval_shape(dictionary.analysis, jnp.asarray(signal)),

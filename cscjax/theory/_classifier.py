@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.ops import compact_repr
 from cscjax.theory._encoder_gap import EncoderGap
+from cscjax.theory._float64 import flatten_batch
 from cscjax.theory._lasso_stability import Stability
 
 
@@ -76,11 +77,9 @@ def certify_classifier(
     [0 1] [0.4  0.33]
     [0 1] [0.4  0.33]
   """
-  from cscjax.theory._screening import flatten  # on demand, as in `stability`
-
   certificate = found.stability if isinstance(found, EncoderGap) else found
   parts, batch = jax.tree.leaves(certificate.code), np.shape(certificate.nonzeros)
-  codes = flatten(parts, parts, batch)
+  codes = flatten_batch(parts, parts, batch)
   for name, values in (("weights", weights), ("biases", biases)):
     checks.all_at_least(name, values, -np.inf)
   weights, biases = np.asarray(weights, np.float64), np.asarray(biases, np.float64)

@@ -9,10 +9,11 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import highest_precision
-from cscjax.theory._lasso_stability import Stability, as_distances, as_float64, stability
+from cscjax.theory._float64 import as_float64, float64_on_host
+from cscjax.theory._lasso_stability import Stability, as_distances, as_levels, stability
+from cscjax.theory._table import table
 
 ROUNDING = 1e-12  # rounding error of a sum of cosines
 
@@ -49,8 +50,7 @@ class EncoderGap:
     for s in finite:
       ends = (np.min(self.gaps[s], initial=np.inf), np.max(self.gaps[s], initial=0))
       rows.append((str(s), f"{self.isometry[s]:.3g}", *(f"{end:.3g}" for end in ends)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    return table(rows)
 
   def bound(self, noise: ArrayLike) -> np.ndarray:
     """Bounds the change of the solution, ||solution(x + e) - solution(x)||_2, for all ||e||_2 <= noise.
@@ -64,8 +64,7 @@ class EncoderGap:
     Raises:
       ValueError: If a level is negative or not finite.
     """
-    checks.all_at_least("noise", noise, 0)
-    levels = np.asarray(noise, np.float64)
+    levels = as_levels(noise)
     batch = self.gaps.ndim - 1
     column = levels.reshape(-1, *(1,) * batch)
     per_size = (len(self.gaps), *(1,) * (batch + 1))
@@ -164,9 +163,8 @@ def encoder_gap(
     [0.1, 0.247, inf]
   """
   found = stability(dictionary, x, beta, code, nonnegative=nonnegative)
-  # On demand, as in `stability`: these modules import SciPy's sparse arrays.
+  # On demand, as in `stability`: this module imports SciPy's sparse arrays.
   from cscjax.theory._planted import UnitAtoms, babel, representative_atoms
-  from cscjax.theory._restricted import float64_on_host
 
   shape: Sequence[int] = found._shape
   with float64_on_host():

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -14,6 +13,8 @@ from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary, check_dictionary
 from cscjax.ops import highest_precision
 from cscjax.solvers import Lasso, PolishedCode, fista, polished
+from cscjax.theory._float64 import as_float64, check_known, flatten_batch, float64_on_host
+from cscjax.theory._table import table
 
 if TYPE_CHECKING:
   from cscjax.theory._signal_stability import SignalStability
@@ -104,7 +105,7 @@ class Stability:
     Raises:
       ValueError: If a level is negative or not finite.
     """
-    levels = _levels(noise)
+    levels = as_levels(noise)
     bounds = [[s.bound(float(level), proved=proved) for s in self._signals] for level in levels.ravel()]
     return np.reshape(bounds, (*levels.shape, *self._batch))[()]
 
@@ -159,7 +160,7 @@ class Stability:
     Raises:
       ValueError: If a level is negative or not finite.
     """
-    levels = _levels(noise)
+    levels = as_levels(noise)
     found = [
       (signal.size(level), *signal.restriction(level), signal.proved_value(level))
       for level in map(float, levels.ravel())
@@ -208,10 +209,8 @@ class Stability:
       unique = "yes" if active.value > 0 else "no"
       sizes = (str(signal.nonzeros), str(signal.size(0.0)))
       rows.append((*sizes, f"{active.value:.3g}", f"{active.proved:.0%}", unique, *numbers))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     more = len(self._signals) - SHOWN
-    return "\n".join([*lines, *([f"and {more} more signals"] if more > 0 else [])])
+    return table(rows) + (f"\nand {more} more signals" if more > 0 else "")
 
 
 def as_distances(distance: ArrayLike, batch: tuple[int, ...]) -> np.ndarray:
@@ -222,8 +221,8 @@ def as_distances(distance: ArrayLike, batch: tuple[int, ...]) -> np.ndarray:
   return np.broadcast_to(np.asarray(distance, np.float64), batch)
 
 
-def _levels(noise: ArrayLike) -> np.ndarray:
-  """Checks levels of noise."""
+def as_levels(noise: ArrayLike) -> np.ndarray:
+  """Converts levels of noise to float64; raises ValueError if they are negative or not finite."""
   checks.all_at_least("noise", noise, 0)
   return np.asarray(noise, np.float64)
 
@@ -330,18 +329,14 @@ def stability(
     no bound for noise up to 0.5: 3 of the atoms may be active, more than the 2 samples of the signal;
     bounds are finite below 0.4
   """
-  if checks.is_traced((dictionary, x, beta, code, nonnegative, mask, ridge)):
-    raise ValueError(
-      "stability computes with NumPy; call it outside of jax.jit and other transformations"
-    )
+  arguments = (dictionary, x, beta, code, nonnegative, mask, ridge)
+  check_known("stability", *arguments)
   check_dictionary(dictionary)
   # SciPy's sparse arrays are imported on demand: the import takes time and adds a filter of warnings.
-  from cscjax.theory._restricted import float64_on_host
-  from cscjax.theory._screening import FlatProblems, flatten
+  from cscjax.theory._screening import FlatProblems
   from cscjax.theory._signal_stability import SignalStability
 
   with float64_on_host():
-    arguments = (dictionary, x, beta, code, nonnegative, mask, ridge)
     dictionary, x, beta, code, nonnegative, mask, ridge = jax.tree.map(as_float64, arguments)
     options: dict[str, Any] = {
       "nonnegative": nonnegative,
@@ -366,12 +361,12 @@ def stability(
     problems = FlatProblems.of(lasso)
   solution = jax.tree.map(lambda part: np.asarray(part, np.float64), found.code)
   parts, batch = jax.tree.leaves(solution), lasso.x.shape[: lasso.batch_ndim]
-  flat = flatten(parts, parts, batch)
+  flat = flatten_batch(parts, parts, batch)
   if not np.all(np.isfinite(flat)):
     checks.fail("code", "values that are not finite", "finite values")
   distances = np.zeros(len(flat))
   if given is not None:
-    distances = np.linalg.norm(flatten(given, parts, batch) - flat, axis=1)
+    distances = np.linalg.norm(flatten_batch(given, parts, batch) - flat, axis=1)
   signals = [SignalStability(problems, i, flat[i], float(distances[i])) for i in range(len(flat))]
 
   def collect(value: Callable[[SignalStability], Any]) -> Any:
@@ -391,11 +386,3 @@ def stability(
     _shape=problems.shape,
     _signals=signals,
   )
-
-
-def as_float64(leaf: Any) -> Any:
-  """Converts floating-point arrays to float64 on the default device."""
-  if not isinstance(leaf, jax.Array | np.ndarray):
-    return leaf
-  host = np.asarray(leaf)
-  return jnp.asarray(host, jnp.float64 if jnp.issubdtype(host.dtype, jnp.floating) else host.dtype)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, CodedLayer, Dictionary, as_signal, atom_norms
+from cscjax.theory._float64 import flatten
 from cscjax.theory._recovery import recovery
 from cscjax.theory._recovery_conditions import RecoveryCondition
 
@@ -56,7 +57,7 @@ def layered_recovery(
     rounding = ROUNDING * float(jnp.finfo(signal.dtype).eps) * _norms(signal, batch)
     if not np.all(misfit <= noise + rounding):  # also for NaN
       break
-    norms = np.concatenate([np.ravel(part) for part in jax.tree.leaves(atom_norms(dictionary, shape))])
+    norms = flatten(atom_norms(dictionary, shape))
     levels = np.broadcast_to(change + misfit, batch)
     penalties = None if betas is None else np.broadcast_to(np.asarray(betas[i], np.float64), batch)
     results = []
@@ -87,7 +88,7 @@ def _recovered(
     return LayerRecovery(math.inf, None, _failed(result.conditions["dual certificate"], beta))
   used = norms > 0
   if result.strongest != "encoder gap":  # the other conditions keep the support
-    used &= np.concatenate([np.ravel(part) for part in jax.tree.leaves(code)]) != 0
+    used &= flatten(code) != 0
   error = result.error / float(np.min(norms[used], initial=math.inf))
   return LayerRecovery(error, result.strongest, None)
 

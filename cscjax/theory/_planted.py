@@ -16,7 +16,8 @@ import scipy.sparse
 
 from cscjax.dictionaries import Dictionary, atom_norms, with_methods
 from cscjax.ops import highest_precision
-from cscjax.theory._restricted import SparseMatrix, atom_columns, float64_on_host
+from cscjax.theory._float64 import flatten, flatten_batch, float64_on_host
+from cscjax.theory._restricted import SparseMatrix, atom_columns
 
 BLOCK = 2**22  # largest number of cosines that are dense at a time
 ROUNDING = 100  # rounding errors that a solution of a linear system may have, times its condition number
@@ -40,8 +41,7 @@ class UnitAtoms:
   def of(cls, dictionary: Dictionary, shape: tuple[int, ...]) -> Self:
     """Computes the norms."""
     with float64_on_host():
-      norms = jax.tree.leaves(atom_norms(dictionary, shape))
-    return cls(dictionary, shape, np.concatenate([np.ravel(part) for part in norms]).astype(np.float64))
+      return cls(dictionary, shape, flatten(atom_norms(dictionary, shape)))
 
   @highest_precision
   def cosines(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -53,8 +53,8 @@ class UnitAtoms:
       atoms = (atom_columns(self.dictionary, self.shape, chosen).toarray() * inverse[chosen]).T
       with float64_on_host():
         code = self.dictionary.analysis(jnp.asarray(atoms.reshape(len(chosen), *self.shape)))
-        parts = [np.asarray(part).reshape(len(chosen), -1) for part in jax.tree.leaves(code)]
-      yield chosen, np.concatenate(parts, axis=1).astype(np.float64) * inverse
+        parts = jax.tree.leaves(code)
+      yield chosen, flatten_batch(parts, parts, chosen.shape) * inverse
 
 
 def babel(atoms: UnitAtoms, indices: np.ndarray, count: int) -> np.ndarray:

@@ -17,10 +17,11 @@ from cscjax.dictionaries import (
   check_signal_shape,
 )
 from cscjax.ops import highest_precision
-from cscjax.theory._lasso_stability import as_float64
+from cscjax.theory._float64 import as_float64, check_known, flatten, float64_on_host
 from cscjax.theory._lemmas import uniqueness_bound
 from cscjax.theory._recovery_conditions import RecoveryBounds, RecoveryCondition
 from cscjax.theory._sparsity import stripe_sparsity
+from cscjax.theory._table import table
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -64,19 +65,15 @@ class PlantedRecovery:
 
   def __repr__(self) -> str:
     rows = [("", "value", "limit", "betas", "holds", "error")]
+    width = max(map(len, self.conditions))
     for name, row in self.conditions.items():
       low, high = row.betas
       numbers = (f"{row.value:.3g}", f"{row.limit:.3g}")
       betas = f"{low:.3g}..{high:.3g}" if low < high else "none"
-      rows.append((name, *numbers, betas, "yes" if row.holds else "no", f"{row.error:.3g}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-      "  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))])
-      for name, *cells in rows
-    ]
+      rows.append((name.ljust(width), *numbers, betas, "yes" if row.holds else "no", f"{row.error:.3g}"))
     beta = "" if self.beta is None else f", beta {self.beta:.3g}"
     head = f"{self.nonzeros} nonzeros, noise {self.noise:.3g}{beta}"
-    return "\n".join([head, *lines, f"strongest: {self.strongest or 'none holds'}"])
+    return "\n".join([head, table(rows), f"strongest: {self.strongest or 'none holds'}"])
 
 
 @highest_precision
@@ -175,19 +172,18 @@ def recovery(
     encoder gap         0.8      1   0.0114..1    yes  0.0384
     strongest: dual certificate
   """
-  _check_not_traced(dictionary, code)
+  check_known("recovery", dictionary, code)
   noise = checks.in_range("noise", noise, 0)
   if beta is not None:
     beta = checks.in_range("beta", beta, 0, low_open=True)
   from cscjax.theory._planted import PlantedSupport, UnitAtoms, babel, representative_atoms
-  from cscjax.theory._restricted import float64_on_host
 
   with float64_on_host():
     dictionary, code, shape = _prepared(dictionary, code, signal_shape)
     sparsity = int(stripe_sparsity(dictionary, code, shape))
     neighborhoods = representative_atoms(dictionary, shape)
   atoms = UnitAtoms.of(dictionary, shape)
-  flat = np.concatenate([np.ravel(part) for part in jax.tree.leaves(code)])
+  flat = flatten(code)
   support = np.flatnonzero(flat)
   signs, sizes = np.sign(flat[support]), np.abs(flat[support]) * atoms.norms[support]
   planted = PlantedSupport.of(atoms, support, signs)
@@ -254,13 +250,12 @@ def exact_recovery_coefficient(
     >>> [round(cscjax.theory.exact_recovery_coefficient(D, code), 3) for code in codes]
     [0.6, 1.4]
   """
-  _check_not_traced(dictionary, code)
+  check_known("exact_recovery_coefficient", dictionary, code)
   from cscjax.theory._planted import PlantedSupport, UnitAtoms
-  from cscjax.theory._restricted import float64_on_host
 
   with float64_on_host():
     dictionary, code, shape = _prepared(dictionary, code, signal_shape)
-  support = np.flatnonzero(np.concatenate([np.ravel(part) for part in jax.tree.leaves(code)]))
+  support = np.flatnonzero(flatten(code))
   planted = PlantedSupport.of(UnitAtoms.of(dictionary, shape), support, np.ones(len(support)))
   return planted.largest(planted.exact)
 
@@ -303,26 +298,16 @@ def babel_function(dictionary: Dictionary, k: int, signal_shape: Sequence[int] |
     >>> [round(cscjax.theory.babel_function(D, k), 3) for k in range(4)]
     [0.0, 0.4, 0.8, 0.8]
   """
-  _check_not_traced(dictionary)
+  check_known("babel_function", dictionary)
   k = checks.int_at_least("k", k, 0)
   check_dictionary(dictionary)
   from cscjax.theory._planted import babel, representative_atoms
-  from cscjax.theory._restricted import float64_on_host
 
   with float64_on_host():
     dictionary = jax.tree.map(as_float64, dictionary)
     shape = None if signal_shape is None else check_signal_shape(dictionary, signal_shape)
     neighborhoods = representative_atoms(dictionary, shape)
   return float(babel(*neighborhoods, k)[k])
-
-
-def _check_not_traced(*arguments: Any) -> None:
-  """Raises ValueError for arguments whose values are unknown."""
-  if checks.is_traced(arguments):
-    raise ValueError(
-      "recovery conditions are computed with NumPy; call them outside of jax.jit and other "
-      "transformations"
-    )
 
 
 def _prepared(

@@ -1,11 +1,9 @@
 """Singular values of a dictionary restricted to some atoms, proved where memory allows."""
 
-import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
-import jax
 import numpy as np
 import scipy.linalg
 import scipy.sparse
@@ -13,6 +11,7 @@ import scipy.sparse.linalg
 from scipy.sparse import csgraph
 
 from cscjax.dictionaries import Dictionary, with_methods
+from cscjax.theory._float64 import float64_on_host
 
 DENSE = 200  # largest number of atoms in a piece whose eigenvalues are computed
 DENSE_VECTOR = 2000  # the same for an eigenvector
@@ -25,17 +24,6 @@ ITERATIONS = 500  # iterations of the Lanczos method
 
 SparseMatrix = Any
 """A sparse array of SciPy, which has no type annotations."""
-
-
-@contextlib.contextmanager
-def float64_on_host() -> Iterator[None]:
-  """Computes in float64, on the CPU if JAX has one, and with full precision."""
-  try:
-    device = jax.local_devices(backend="cpu")[0]
-  except RuntimeError:  # JAX_PLATFORMS=cuda: JAX has the GPU alone
-    device = None
-  with jax.enable_x64(True), jax.default_device(device):
-    yield
 
 
 class Restriction(NamedTuple):

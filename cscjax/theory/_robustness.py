@@ -222,10 +222,10 @@ def _unit(v: jax.Array) -> jax.Array:
 
 def _jacobian_norm(logits: Callable[[jax.Array], jax.Array], image: jax.Array) -> jax.Array:
   """Returns the norm of the Jacobian at an image, estimated from below by the power method."""
-  _, pull = jax.vjp(logits, image)
+  _, vjp = jax.vjp(logits, image)
 
   def gram(tangent: jax.Array) -> jax.Array:
-    return pull(jax.jvp(logits, (image,), (tangent,))[1])[0]
+    return vjp(jax.jvp(logits, (image,), (tangent,))[1])[0]
 
   start = jax.random.normal(jax.random.key(0, impl="threefry2x32"), image.shape, image.dtype)
   return jnp.sqrt(power_iteration(gram, start, POWER_ITERATIONS)[0])

@@ -2,16 +2,15 @@
 
 All signals are flattened and multiplied by the roots of the weights, all codes are flattened and their
 parts concatenated, and everything is NumPy in float64. A ridge is part of the dictionary: an atom d_j is
-followed by the root of its ridge at place j of p further samples, in which the signal is zero. So is the
-square of the part of a group that its atoms map to zero: all solutions have no such part, so that it can
-have a penalty.
+followed by the root of its ridge at place j of p further samples, in which the signal is zero. These
+samples also contain a penalty on the part of a group that its atoms map to zero. This part is zero in
+all solutions, so that the penalty does not change them.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +21,9 @@ import scipy.sparse.linalg
 from cscjax.dictionaries import Dictionary, atom_norms
 from cscjax.ops import highest_precision
 from cscjax.solvers import Lasso
+from cscjax.theory._float64 import flatten, flatten_batch, float64_on_host
 from cscjax.theory._groups import CHUNK, Groups
-from cscjax.theory._restricted import SparseMatrix, atom_columns, float64_on_host
+from cscjax.theory._restricted import SparseMatrix, atom_columns
 from cscjax.theory._sparsity import patch_norm
 
 ROUNDING = 4  # rounding errors of the product of the norms that an inner product with an atom may have
@@ -70,8 +70,8 @@ class FlatProblems:
     code, structure = jax.tree.flatten(jax.eval_shape(lasso.dictionary.analysis, lasso.x))
     parts = structure.flatten_up_to(lasso.regularizer)
     sides = [False if part.nonnegative is None else part.nonnegative for part in parts]
-    one_sided = flatten(sides, code, batch).astype(bool)
-    beta = flatten([part.beta for part in parts], code, batch)
+    one_sided = flatten_batch(sides, code, batch).astype(bool)
+    beta = flatten_batch([part.beta for part in parts], code, batch)
     places, count = [], 0
     for part, regularizer in zip(code, parts, strict=True):
       axes = part.shape[len(batch) :]
@@ -81,7 +81,7 @@ class FlatProblems:
       count += group.size
     groups, ridge = Groups(np.concatenate(places)), None
     if lasso.has_ridge or len(groups.sizes) < len(groups.of):
-      ridge = flatten([0 if part.ridge is None else part.ridge for part in parts], code, batch)
+      ridge = flatten_batch([0 if part.ridge is None else part.ridge for part in parts], code, batch)
       x = np.concatenate([x, np.zeros_like(ridge)], axis=1)
     eps = float(jnp.finfo(lasso.x.dtype).eps)
     return cls(lasso.dictionary, shape, x, roots, beta, ridge, one_sided, groups, eps)
@@ -92,7 +92,7 @@ class FlatProblems:
     samples, further = np.split(signal, [self.roots.shape[1]])
     with float64_on_host():
       code = self.dictionary.analysis(jnp.asarray((self.roots[i] * samples).reshape(self.shape)))
-    flat = np.concatenate([np.ravel(part) for part in jax.tree.leaves(code)]).astype(np.float64)
+    flat = flatten(code)
     return flat if self.ridge is None else flat + self.further(i).T @ further
 
   def rounding(self, magnitudes: np.ndarray) -> float:
@@ -159,8 +159,7 @@ class FlatProblems:
   def _unweighted_spectra(self) -> "Spectra":
     """The same where all weights are 1."""
     with float64_on_host():
-      norms = jax.tree.leaves(atom_norms(self.dictionary, self.shape))
-    norms = np.concatenate([np.ravel(part) for part in norms]).astype(np.float64)
+      norms = flatten(atom_norms(self.dictionary, self.shape))
     atoms = functools.partial(atom_columns, self.dictionary, self.shape)
     return Spectra(norms, *self.groups.spectra(atoms, norms))
 
@@ -306,17 +305,3 @@ def _projection(columns: SparseMatrix, signal: np.ndarray) -> np.ndarray:
     return basis @ (basis.T @ signal)
   solution = scipy.sparse.linalg.lsmr(columns, signal, atol=1e-15, btol=1e-15, conlim=0)[0]
   return columns @ solution
-
-
-def flatten(values: Sequence[Any], code: Sequence[Any], batch: tuple[int, ...]) -> np.ndarray:
-  """Broadcasts values to the parts of a code and flattens them to [N, p].
-
-  Args:
-    values: An array for each part of the code.
-    code: The parts, arrays or shapes.
-    batch: The batch axes.
-  """
-  parts = [np.broadcast_to(v, c.shape) for v, c in zip(values, code, strict=True)]
-  sizes = [math.prod(p.shape[len(batch) :]) for p in parts]
-  flat = [p.reshape(math.prod(batch), n) for p, n in zip(parts, sizes, strict=True)]
-  return np.concatenate(flat, axis=1).astype(np.float64)

@@ -296,13 +296,13 @@ def layered_stability(
     batch, shape = signal.shape[:ndim], signal.shape[ndim:]
     norms = atom_norms(dictionary, shape)
     coherence = mutual_coherence(dictionary, shape) if coherences is None else coherences[i]
-    coherence = _per_signal("coherences", coherence, ())
+    coherence = per_signal("coherences", coherence, ())
     sparsity = stripe_sparsity(dictionary, code, shape)
     if sparsity.shape != batch:
       checks.fail("codes", sparsity.shape, f"codes with the batch shape {batch} of their signals")
     misfit = patch_norm(dictionary, dictionary.residual(code, signal))
-    noise = _per_signal("noise", noise, batch) + misfit
-    beta = None if betas is None else _per_signal("betas", betas[i], batch)
+    noise = per_signal("noise", noise, batch) + misfit
+    beta = None if betas is None else per_signal("betas", betas[i], batch)
     if solver == "bp":
       recovery = bp_recovery(coherence, sparsity, noise, beta)
     else:
@@ -318,7 +318,7 @@ def layered_stability(
   return found
 
 
-def _per_signal(name: str, value: ArrayLike, batch: tuple[int, ...]) -> jax.Array:
+def per_signal(name: str, value: ArrayLike, batch: tuple[int, ...]) -> jax.Array:
   """Returns the value of a layer as an array; raises ValueError unless it is a scalar or [batch...]."""
   value = checks.real_array(name, value)
   if value.shape not in ((), batch):

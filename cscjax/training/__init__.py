@@ -11,7 +11,7 @@ from cscjax.training._devices import compiler_options, create_mesh, is_first, pr
 from cscjax.training._files import read_file, seal, unseal
 from cscjax.training._fit import fit
 from cscjax.training._loop import Outcome, Plan, Progress
-from cscjax.training._metrics_log import MetricsLog, best_step, read_metrics
+from cscjax.training._metrics_log import MetricsLog, read_metrics
 from cscjax.training._optim import DECAYED, sgd, step_schedule
 from cscjax.training._progress import Lines, create_progress
 from cscjax.training._state import EpochMetrics, TrainState, parameter_count
@@ -32,7 +32,6 @@ __all__ = [
   "TrainState",
   "Trainer",
   "augment",
-  "best_step",
   "compiler_options",
   "create_mesh",
   "create_progress",

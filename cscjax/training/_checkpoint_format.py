@@ -72,7 +72,7 @@ class StateHandler(ocp.CheckpointHandler):
     folder = pathlib.Path(directory)
     (folder / META).parent.mkdir()
     _write(folder / STATE, content)
-    _write(folder / META, json.dumps(seal({**args.meta, **hashes})).encode())
+    write_meta(folder, {**args.meta, **hashes})
 
   def restore(self, directory: Any, args: Restore) -> TrainState:
     """Reads and verifies the state.
@@ -108,7 +108,7 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
 
   Returns:
     The description, with the keys "seconds" and "digest" and, unless the checkpoint is from cscjax
-    0.1.0, "step", "run", "architecture", "sha256" and "checksum".
+    0.1.0, "step", "accuracy", "run", "architecture", "sha256" and "checksum".
 
   Raises:
     DamagedError: If the description is missing or not as it was written.
@@ -123,6 +123,18 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
   except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
     raise DamagedError(f"{META}: {error}") from error
   return meta
+
+
+def write_meta(folder: pathlib.Path, meta: dict[str, Any]) -> None:
+  """Writes the description of a checkpoint with its checksum, or replaces it atomically.
+
+  Raises:
+    OSError: If the description cannot be written.
+  """
+  scratch = (folder / META).with_suffix(".tmp")
+  fields = {key: value for key, value in meta.items() if key != CHECKSUM}
+  _write(scratch, json.dumps(seal(fields)).encode())
+  os.replace(scratch, folder / META)
 
 
 def _arrays(folder: pathlib.Path, meta: dict[str, Any]) -> Any:

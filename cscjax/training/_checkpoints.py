@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from cscjax.training._checkpoint_format import (
   Save,
   StateHandler,
   read_meta,
+  write_meta,
 )
 from cscjax.training._devices import from_process_0, is_first, process_max
 from cscjax.training._state import LAST_STEP, TrainState
@@ -38,13 +40,26 @@ class Restored(NamedTuple):
   seconds: float
 
 
+class Best(NamedTuple):
+  """The checkpoint with the highest accuracy.
+
+  Attributes:
+    step: Its step.
+    accuracy: The accuracy with which it was saved.
+  """
+
+  step: int
+  accuracy: float
+
+
 class Checkpoints:
   """The checkpoints of a run in a directory, of which the last two and, on request, the best are kept.
 
   Orbax writes each checkpoint to a temporary directory and renames it, so that every checkpoint
-  is complete, even if the run is killed. A checkpoint holds its step, the name of its run, the version
-  of its network and checksums of all of this. Folders that this run did not write, such as a renamed or
-  linked folder or a checkpoint of another run, are neither used nor deleted.
+  is complete, even if the run is killed. A checkpoint holds its step, its accuracy if it was evaluated,
+  the name of its run, the version of its network and checksums of all of this. Folders that this run did
+  not write, such as a renamed or linked folder or a checkpoint of another run, are neither used nor
+  deleted.
 
   In a run of several processes only process 0 writes and reads checkpoints. It sends a restored state to
   the other processes, which do not need access to the directory.
@@ -58,9 +73,11 @@ class Checkpoints:
     >>> trainer = training.Trainer(model, training.sgd(schedule), schedule, batch_size=4)
     >>> state = trainer.create_state((4, 4, 1), jax.random.key(0))
     >>> checkpoints = training.Checkpoints("checkpoints")
-    >>> checkpoints.save(state, seconds=1.5)
+    >>> checkpoints.save(state, seconds=1.5, accuracy=0.9, keep_best=True)
     >>> checkpoints.restore(state).seconds
     1.5
+    >>> checkpoints.best()
+    Best(step=0, accuracy=0.9)
     >>> checkpoints.close()
   """
 
@@ -97,17 +114,25 @@ class Checkpoints:
       multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}),
     )
 
-  def save(self, state: TrainState, seconds: float, best: int | None = None) -> None:
+  def save(
+    self,
+    state: TrainState,
+    seconds: float,
+    *,
+    accuracy: float | None = None,
+    keep_best: bool = False,
+  ) -> None:
     """Writes a checkpoint, and returns when it is on disk.
 
-    If this run has already written a checkpoint of this step, nothing changes. Afterwards only the last
-    of the run's earlier checkpoints is kept, and that of step `best`. Any other file or folder with the
-    name of the step is renamed.
+    If this run has already written a checkpoint of this step, at most its accuracy is added, if this was
+    unknown. Otherwise only the last of the run's earlier checkpoints is kept, and the best one on
+    request. Any other file or folder with the name of the step is renamed.
 
     Args:
       state: The state, whose step is the name of the checkpoint.
       seconds: Wall time that the run has taken, in seconds, >= 0.
-      best: The step of a checkpoint that is kept, too, if there is one of this step. None for no other.
+      accuracy: The accuracy by which `best` chooses, in 0..1; None if the state was not evaluated.
+      keep_best: Whether the checkpoint that `best` returns is kept, too. The default is False.
 
     Raises:
       OSError: If the checkpoint cannot be written. The earlier checkpoints then stay as they were.
@@ -116,11 +141,19 @@ class Checkpoints:
       return
     state = jax.device_get(state)
     step = int(state.step)
-    meta = {"step": step, "seconds": seconds, "run": self._run, "architecture": self._architecture}
-    own = [number for number in self._numbers() if self._is_own(number)]
-    if step in own:
-      return
+    own = self._own()
     folder = self._directory / str(step)
+    if step in own:
+      if accuracy is not None and own[step].get("accuracy") is None:
+        write_meta(folder, {**own[step], "accuracy": accuracy})
+      return
+    meta = {
+      "step": step,
+      "seconds": seconds,
+      "accuracy": accuracy,
+      "run": self._run,
+      "architecture": self._architecture,
+    }
     try:
       self._directory.mkdir(parents=True, exist_ok=True)
       if os.path.lexists(folder):
@@ -129,9 +162,21 @@ class Checkpoints:
     except Exception as error:  # Orbax raises many exception types if a file cannot be written
       self._remove_leftovers()
       raise OSError(f"cannot write the checkpoint of step {step}: {one_line(error)}") from error
+    best = _best({**own, step: meta}) if keep_best else None
     for number in sorted(number for number in own if number < step)[:-1]:
-      if number != best:
+      if best is None or number != best.step:
         self._delete(number)
+
+  def best(self) -> Best | None:
+    """Returns the checkpoint of the run with the highest accuracy, the first one if several have it.
+
+    Only the descriptions of the checkpoints are read, not their arrays. A damaged one is skipped with a
+    warning.
+
+    Returns:
+      The step and the accuracy; None if no checkpoint has an accuracy, and in all processes but 0.
+    """
+    return None if self._checkpointer is None else _best(self._own(warn=True))
 
   def restore(self, like: TrainState, step: int | None = None) -> Restored | None:
     """Restores the newest undamaged checkpoint of the run, or the one of a given step.
@@ -222,12 +267,19 @@ class Checkpoints:
     same_run = None in (self._run, meta.get("run")) or meta["run"] == self._run
     return same_run and meta.get("step", step) == step
 
-  def _is_own(self, step: int) -> bool:
-    """Returns whether this run wrote the checkpoint of this step."""
-    try:
-      return self._belongs(read_meta(self._directory / str(step)), step)
-    except (DamagedError, OSError):
-      return False
+  def _own(self, *, warn: bool = False) -> dict[int, dict[str, Any]]:
+    """Returns the descriptions of the checkpoints that this run wrote, by step, without damaged ones."""
+    own = {}
+    for step in self._numbers():
+      try:
+        meta = read_meta(self._directory / str(step))
+      except (DamagedError, OSError) as error:
+        if warn:
+          warnings.warn(f"skipped the checkpoint of step {step}: {one_line(error)}", stacklevel=4)
+        continue
+      if self._belongs(meta, step):
+        own[step] = meta
+    return own
 
   def _check_architecture(self, meta: dict[str, Any]) -> None:
     """Raises CheckpointError if the checkpoint is from another version of the network."""
@@ -250,6 +302,13 @@ class Checkpoints:
       for name in os.listdir(self._directory):
         if _LEFTOVER.fullmatch(name):
           shutil.rmtree(self._directory / name, ignore_errors=True)
+
+
+def _best(metas: Mapping[int, dict[str, Any]]) -> Best | None:
+  """Returns the first of the checkpoints with the highest accuracy, by their descriptions."""
+  known = {step: metas[step].get("accuracy") for step in sorted(metas)}
+  found = [Best(step, accuracy) for step, accuracy in known.items() if accuracy is not None]
+  return max(found, key=lambda best: best.accuracy, default=None)
 
 
 def _set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:

@@ -39,9 +39,10 @@ def over_mesh(mesh: Mesh | None, *axes: str) -> NamedSharding | None:
 def compiler_options() -> dict[str, str]:
   """Returns XLA compiler options that make a training step faster on the default backend.
 
-  On a CPU they select a faster library of convolutions and matrix products (YNNPACK), with which a
-  training step takes a third to a half of the time. The option is experimental. Among its values, this
-  one does not slow down sums over channels.
+  On a CPU they let a faster library (YNNPACK) compute more of the step. On two cores of an AMD EPYC,
+  with jaxlib 0.10.2 and batches of 128 images, MSD-CSC (d = 6, unfolding 2) took 0.85 instead of 1.11
+  seconds, MSDNet (d = 6) 0.22 instead of 0.24, and ResNet-20 the same. The option is experimental. Among
+  its values, this one does not slow down sums over channels.
 
   On other backends the options are empty. On a GPU, XLA leaves convolutions out of CUDA graphs by
   default, and we keep this: including them, with

@@ -13,7 +13,7 @@ import numpy as np
 from cscjax import checks
 from cscjax.training._checkpoints import Checkpoints
 from cscjax.training._devices import process_max
-from cscjax.training._metrics_log import MetricsLog, best_step
+from cscjax.training._metrics_log import MetricsLog
 from cscjax.training._state import EpochMetrics, TrainState
 from cscjax.training._trainer import Examples, Trainer
 
@@ -183,8 +183,18 @@ def run_loop(
   def elapsed() -> float:
     return time.perf_counter() - began
 
-  def best() -> int | None:
-    return best_step(log.rows, plan.split) if plan.keep_best else None
+  def accuracy() -> float | None:
+    """Returns the accuracy of the state by which the best checkpoint is chosen."""
+    rows = [row for row in log.rows if row["step"] == step and row["split"] == plan.split]
+    return rows[0]["accuracy"] if rows else None
+
+  def is_best() -> bool:
+    """Returns whether a checkpoint of the state would be the best one."""
+    new = accuracy()
+    if not plan.keep_best or checkpoints is None or new is None:
+      return False
+    best = checkpoints.best()
+    return best is None or new > best.accuracy
 
   def save() -> None:
     nonlocal saved, saving_took
@@ -192,10 +202,12 @@ def run_loop(
       return
     start = time.perf_counter()
     log.sync()
-    checkpoints.save(state, elapsed(), best())
+    checkpoints.save(state, elapsed(), accuracy=accuracy(), keep_best=plan.keep_best)
     saved = time.perf_counter()
     saving_took = saved - start
 
+  if is_best():
+    save()  # a kill has prevented that the checkpoint of this step got its accuracy
   while True:
     due = plan.splits_after(step) if step > evaluated_step else []
     if not due and step >= plan.total_steps:
@@ -228,7 +240,7 @@ def run_loop(
       progress.trained(step, state.metrics.means(), chunks.latest)
       interval = plan.checkpoint_seconds
     is_last = evaluated_step >= plan.total_steps
-    if is_last or best() == step or time.perf_counter() - saved > interval:
+    if is_last or is_best() or time.perf_counter() - saved > interval:
       save()
 
 

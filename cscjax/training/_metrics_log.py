@@ -6,7 +6,6 @@ import os
 import pathlib
 import sys
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 from cscjax.training._files import read_file, seal, unseal
@@ -146,26 +145,6 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   if damaged:
     warnings.warn(f"{path}: dropped {damaged} damaged or repeated lines", stacklevel=3)
   return sorted(rows.values(), key=lambda row: row["step"])
-
-
-def best_step(rows: Sequence[dict[str, Any]], split: str) -> int | None:
-  """Returns the step with the highest accuracy on a split.
-
-  Args:
-    rows: Rows of the metrics, sorted by step.
-    split: Name of the split, such as "validation".
-
-  Returns:
-    The step, the first one if several have the highest accuracy; None if no row has an accuracy.
-
-  Example:
-    >>> from cscjax import training
-    >>> rows = [{"step": s, "split": "validation", "accuracy": a} for s, a in [(10, 0.5), (20, 0.4)]]
-    >>> training.best_step(rows, "validation")
-    10
-  """
-  found = [row for row in rows if row["split"] == split and row["accuracy"] is not None]
-  return max(found, key=lambda row: row["accuracy"])["step"] if found else None
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -9,19 +9,17 @@ it. Of several rows for one case, gap and solver, the last one counts.
 import json
 import pathlib
 from collections.abc import Iterable
-from typing import Any
 
 from absl import flags
 
-from experiments import cli
+from experiments import cli, text_tables
 from experiments.benchmarks.peers import OURS
+from experiments.result_rows import Row
 
 PATH = pathlib.Path(__file__).parents[1] / "results" / "solvers.jsonl"
-Row = dict[str, Any]
-HEADER = (
-  "| problem | gap | cscjax | seconds | MiB | fastest other | seconds / ours | SPORCO / ours |"
-  " leanest other | MiB / ours |\n"
-  "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+HEAD = (
+  *("problem", "gap", "cscjax", "seconds", "MiB", "fastest other", "seconds / ours", "SPORCO / ours"),
+  *("leanest other", "MiB / ours"),
 )
 NOTHING = "–"
 
@@ -40,13 +38,13 @@ def table(rows: Iterable[Row]) -> str:
     ours = _smallest([row for row in group if row["library"] == OURS], "seconds")
     if ours is not None:
       lines.append(_line(ours, others))
-  return "\n".join([HEADER, *lines])
+  return text_tables.markdown(HEAD, lines)
 
 
-def _line(ours: Row, others: list[Row]) -> str:
+def _line(ours: Row, others: list[Row]) -> tuple[str, ...]:
   fastest, leanest = _smallest(others, "seconds"), _smallest(others, "peak_bytes")
   sporco = _smallest([row for row in others if row["library"] == "sporco"], "seconds")
-  cells = (
+  return (
     *(ours["case"], f"{ours['gap']:g}", ours["solver"], f"{ours['seconds']:.3g}"),
     f"{ours['peak_bytes'] / 2**20:.0f}",
     NOTHING if fastest is None else _name(fastest),
@@ -55,7 +53,6 @@ def _line(ours: Row, others: list[Row]) -> str:
     NOTHING if leanest is None else _name(leanest),
     _ratio(leanest, ours, "peak_bytes"),
   )
-  return f"| {' | '.join(cells)} |"
 
 
 def _smallest(rows: list[Row], column: str) -> Row | None:

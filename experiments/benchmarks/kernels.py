@@ -23,6 +23,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from cscjax import training
+from cscjax.runs import write_json
 from experiments import cli
 from experiments.benchmarks import hlo
 from experiments.benchmarks.library_calls import CALLS, FILTER_SIZE
@@ -182,7 +183,7 @@ def main() -> None:
   for row in rows(flags.FLAGS.cases or COUNTED, 128, "bfloat16"):
     counts = {name: row[name] for name in hlo.Count._fields}
     stored.setdefault(row["jax"], {})[row["case"]] = counts
-    PATH.write_text(json.dumps(stored, indent=2) + "\n")
+    write_json(PATH, stored)
     print(line(row), flush=True)
 
 

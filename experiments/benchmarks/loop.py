@@ -118,9 +118,9 @@ class CountedCheckpoints(training.Checkpoints):
 
   saved = 0
 
-  def save(self, state: training.TrainState, seconds: float, best: int | None = None) -> None:
+  def save(self, state: training.TrainState, seconds: float, **options: Any) -> None:
     """Saves a checkpoint and counts it."""
-    super().save(state, seconds, best)
+    super().save(state, seconds, **options)
     self.saved += 1
 
 

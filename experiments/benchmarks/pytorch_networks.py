@@ -18,6 +18,7 @@ from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
 from cscjax import ConvDictionary
 from cscjax.dictionaries import symbol_on_grid
 from cscjax.models import MLCSC, MSDCSC, ResCSC
+from cscjax.solvers import momentum_weights
 
 
 def create(model: Any, variables: dict[str, Any]) -> nn.Module:
@@ -199,7 +200,7 @@ class MSDLayer(LayerParameters):
 
   def __init__(self, model: MSDCSC, index: int, weights: dict[str, Any]):
     super().__init__(weights, model.unfolding + 1)
-    self.unfolding, self.accelerate = model.unfolding, model.solver == "fista"
+    self.extrapolations = momentum_weights(model.solver, model.unfolding)
     dilation = model.dilations[index % len(model.dilations)]
     self.geometry: dict[str, Any] = {"padding": dilation, "dilation": dilation}
     signed = weights["filters"].shape[1] - index * model.width
@@ -210,12 +211,11 @@ class MSDLayer(LayerParameters):
   def forward(self, x: Tensor) -> Tensor:
     """Returns the channels of `x`, updated, and the new channels."""
     a, z = x, self.code(F.conv2d(x, self.filters, **self.geometry))
-    previous, t = (a, z), 1.0
-    step: Any = self.step(self.filters, x, 1, **self.geometry) if self.unfolding else None
-    for k in range(1, self.unfolding + 1):
-      t, weight = momentum(t)
+    previous = (a, z)
+    step: Any = self.step(self.filters, x, 1, **self.geometry) if self.extrapolations else None
+    for k, weight in enumerate(self.extrapolations, 1):
       code = (a, z)
-      if self.accelerate and weight > 0:
+      if weight > 0:
         a, z = (torch.lerp(old, new, 1 + weight) for old, new in zip(previous, code, strict=True))
       previous = code
       residual = F.conv_transpose2d(z, self.filters, **self.geometry)
@@ -254,7 +254,7 @@ class MLNetwork(nn.Module):
 
   def __init__(self, model: MLCSC, weights: dict[str, Any]):
     super().__init__()
-    self.unfolding, self.accelerate = model.unfolding, model.solver == "fista"
+    self.extrapolations = momentum_weights(model.solver, model.unfolding)
     names = [f"layer_{i}" for i in range(6)]
     self.layers = nn.ModuleList(
       LayerParameters(weights[name], model.unfolding + 1 if i < 3 else 1) for i, name in enumerate(names)
@@ -277,13 +277,12 @@ class MLNetwork(nn.Module):
     codes = [x]
     for layer in layers:
       codes.append(layer.code(F.conv2d(codes[-1], layer.filters, **geometry)))
-    signals = zip(layers, codes, strict=False) if self.unfolding else ()
+    signals = zip(layers, codes, strict=False) if self.extrapolations else ()
     steps = [layer.step(layer.filters, signal, **geometry) for layer, signal in signals]
-    previous, t = codes[-1], 1.0
-    for k in range(1, self.unfolding + 1):
-      t, weight = momentum(t)
+    previous = codes[-1]
+    for k, weight in enumerate(self.extrapolations, 1):
       deepest = codes[-1]
-      points = [torch.lerp(previous, deepest, 1 + weight) if self.accelerate and weight > 0 else deepest]
+      points = [torch.lerp(previous, deepest, 1 + weight) if weight > 0 else deepest]
       previous = deepest
       for layer in reversed(layers):
         points.insert(0, F.conv_transpose2d(points[0], layer.filters, **geometry))
@@ -292,12 +291,6 @@ class MLNetwork(nn.Module):
         gradient = F.conv2d(points[i] - codes[-1], layer.filters, **geometry)
         codes.append(layer.code(torch.addcmul(points[i + 1], gradient, steps[i], value=-1), k))
     return codes[-1]
-
-
-def momentum(t: float) -> tuple[float, float]:
-  """Returns FISTA's next t and the weight of its extrapolation."""
-  following = (1 + (1 + 4 * t * t) ** 0.5) / 2
-  return following, (t - 1) / following
 
 
 def pool(x: Tensor) -> Tensor:

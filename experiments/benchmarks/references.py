@@ -19,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from cscjax.extras import needs
+from cscjax.runs import write_json
 from experiments import cli
 from experiments.benchmarks import peers, problems
 from experiments.benchmarks.objective import (
@@ -116,7 +117,7 @@ def main() -> None:
     else:
       reference = make_learning(problem, flags.FLAGS.peer_python, LEARNING_PASSES)
     stored[case] = reference._asdict()
-    PATH.write_text(json.dumps(stored, indent=2) + "\n")
+    write_json(PATH, stored)
     print(case, reference, flush=True)
 
 

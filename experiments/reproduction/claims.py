@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 from scipy import stats
 
+from experiments import text_tables
 from experiments.reproduction.paper import ROWS
 from experiments.reproduction.records import Record
 from experiments.reproduction.studies import Study
-from experiments.reproduction.tables import Cell, cell, render
+from experiments.reproduction.tables import Cell, cell
 
 CONFIDENCE = 0.95
 """Confidence of the interval that shows that one network is more accurate than another."""
@@ -259,7 +260,7 @@ def _table(study: Study, claim: Claim, found: Mapping[Pair, Difference]) -> str:
     columns.append(f"{ours.count}" + (f", × ({ours.diverged})" if ours.diverged else ""))
     equivalent = " (equivalent)" if claim.margin and ours.is_within(claim.margin) else ""
     rows.append([*columns, ours.verdict(claim.margin) + equivalent])
-  return render([*head, f"{claim.confidence:.0%} interval", "n", "Verdict"], rows)
+  return text_tables.markdown([*head, f"{claim.confidence:.0%} interval", "n", "Verdict"], rows)
 
 
 def _signed(value: float) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from experiments import text_tables
 from experiments.reproduction import claims, figure3, figures, tables
 from experiments.reproduction.paper import DATASETS, ROWS, TITLES
 from experiments.reproduction.records import Record
@@ -143,7 +144,7 @@ def overview(records: Sequence[Record], simulation: dict[str, Any] | None) -> st
     lines += [[title, *line] for line in judged or [("–", "no runs")]]
   verdict = figure3.verdict(simulation) if simulation else "no runs"
   lines.append([f"Figure 3: {figure3.TITLE}", "Gaussian centers" if simulation else "–", verdict])
-  return tables.render(["Claim of the paper", "Data and protocol", "Verdict on them"], lines)
+  return text_tables.markdown(["Claim of the paper", "Data and protocol", "Verdict on them"], lines)
 
 
 def picture_name(name: str, study: Study) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 from cscjax import checks, plots
 from cscjax.data import gaussian_centers
 from cscjax.runs import KEYS
-from experiments.reproduction import simulation, tables
+from experiments import text_tables
+from experiments.reproduction import simulation
 from experiments.reproduction.simulation import MODELS, Pursuit
 
 if TYPE_CHECKING:
@@ -290,12 +291,12 @@ def markdown(results: dict[str, Any]) -> str:
   return "\n\n".join(
     [
       f"**Figure 3: {found['all']}.** The paper: {STATEMENT} Each must hold for every seed.",
-      tables.render(["Pursuit", *claims(results, PURSUITS[0]), "Verdict"], judged),
+      text_tables.markdown(["Pursuit", *claims(results, PURSUITS[0]), "Verdict"], judged),
       *notes,
       f"Failed dimensions of X (of 100) by Definition 1 with 2β = {2 * settings['beta'][0]:g}, before"
       f" and after {settings['iterations']} training iterations: mean ± standard deviation over"
       f" {seeds} seed{'s' * (seeds > 1)}.",
-      tables.render(["Pursuit", "Network", *_columns(settings)], numbers),
+      text_tables.markdown(["Pursuit", "Network", *_columns(settings)], numbers),
     ]
   )
 

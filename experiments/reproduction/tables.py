@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from cscjax.runs import AUTO
+from experiments import text_tables
 from experiments.reproduction.paper import ROWS, TITLES, Row
 from experiments.reproduction.records import Record
 from experiments.reproduction.studies import Study
@@ -76,12 +77,7 @@ def table(records: Sequence[Record], study: Study, number: int, *, all_rows: boo
   rows = [
     list(_columns(row, study, runs)) for row, runs in found if all_rows or runs.parameters is not None
   ]
-  return render([*head, "Best epoch"], rows) if rows else ""
-
-
-def render(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-  """Returns a table in Markdown."""
-  return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
+  return text_tables.markdown([*head, "Best epoch"], rows) if rows else ""
 
 
 def title(study: Study, table: int) -> str:

@@ -48,7 +48,7 @@ def test_time_outside_of_device_calls_counts_for_the_host(monkeypatch):
   for module in (loop, cscjax.training._loop):
     monkeypatch.setattr(module, "time", clock)
   monkeypatch.setattr(loop, "build", build)
-  monkeypatch.setattr(training.Checkpoints, "save", lambda *_: spend(CHECKPOINT))
+  monkeypatch.setattr(training.Checkpoints, "save", lambda *_, **__: spend(CHECKPOINT))
   config = Config(model="msdnet", dataset="cifar10", batch_size=8, epochs=61)
   row = loop.measure(config, loop.random_images(32))
   assert (row["epochs"], row["checkpoints"]) == (60, 3)  # after the first epoch, then every 17.5 s

@@ -8,7 +8,8 @@ import pytest
 from cscjax import theory
 from cscjax.models._ml_csc import MLCSC
 from cscjax.models._msd_csc import MSDCSC
-from cscjax.models._res_csc import RULES, ResCSC, shortcut
+from cscjax.models._res_csc import ResCSC
+from cscjax.models._res_csc_block import RULES, shortcut
 from tests.models.networks import initialized
 
 X = np.random.default_rng(0).normal(size=(2, 8, 8, 1))

@@ -9,7 +9,7 @@ import pytest
 
 import cscjax
 from cscjax.models import ResCSC, ResCSCBlock
-from cscjax.models._res_csc import RULES, shortcut
+from cscjax.models._res_csc_block import RULES, shortcut
 from cscjax.solvers._unrolled import initialized_thresholding
 from tests.models import networks, references
 from tests.references import conv_matrix, lipschitz

@@ -57,18 +57,32 @@ def test_the_newest_comes_back_bit_for_bit_and_two_are_kept(saved):
 
 def test_the_best_is_kept_until_another_one_is_better(tmp_path):
   with contextlib.closing(training.Checkpoints(tmp_path)) as checkpoints:
+    assert checkpoints.best() is None
     found = []
-    for step, best in ((3, 3), (7, 3), (12, 3), (20, 3), (25, 25), (30, 25), (40, 25), (50, 1)):
-      checkpoints.save(make_state(step), seconds=1.0, best=best)
-      found.append(sorted(int(p.name) for p in tmp_path.iterdir()))
-    assert found[:4] == [[3], [3, 7], [3, 7, 12], [3, 12, 20]]
-    assert found[4:] == [[20, 25], [25, 30], [25, 30, 40], [40, 50]]
-    checkpoints.save(make_state(60), seconds=1.0, best=40)
-    checkpoints.save(make_state(70), seconds=1.0, best=40)
+    for step, accuracy in ((3, 0.5), (7, 0.5), (12, None), (20, 0.1), (25, 0.6), (30, 0.2), (40, None)):
+      checkpoints.save(make_state(step), seconds=1.0, accuracy=accuracy, keep_best=True)
+      found.append((sorted(int(p.name) for p in tmp_path.iterdir()), checkpoints.best().step))
+    assert found[:4] == [([3], 3), ([3, 7], 3), ([3, 7, 12], 3), ([3, 12, 20], 3)]
+    assert found[4:] == [([20, 25], 25), ([25, 30], 25), ([25, 30, 40], 25)]
+    checkpoints.save(make_state(40), seconds=1.0, accuracy=0.7, keep_best=True)
+    assert checkpoints.best() == (40, 0.7)
+    for step in (50, 60):
+      checkpoints.save(make_state(step), seconds=1.0, keep_best=True)
     restored = checkpoints.restore(make_state(0), step=40)
     chex.assert_trees_all_equal(restored.state, make_state(40))
-    assert int(checkpoints.restore(make_state(0)).state.step) == 70
-    assert checkpoints.restore(make_state(0), step=50) is None
+    assert int(checkpoints.restore(make_state(0)).state.step) == 60
+    assert checkpoints.restore(make_state(0), step=25) is None
+
+
+def test_a_best_checkpoint_with_a_damaged_description_is_kept_and_named(tmp_path):
+  with contextlib.closing(training.Checkpoints(tmp_path)) as checkpoints:
+    for step, accuracy in ((3, 0.9), (7, 0.5), (12, 0.1)):
+      checkpoints.save(make_state(step), seconds=1.0, accuracy=accuracy, keep_best=True)
+    flip(tmp_path / "3" / "meta" / "metadata")
+    with pytest.warns(UserWarning, match="skipped the checkpoint of step 3"):
+      assert checkpoints.best() == (7, 0.5)
+    checkpoints.save(make_state(20), seconds=1.0, keep_best=True)
+  assert {"3", "7", "12", "20"} == set(os.listdir(tmp_path))
 
 
 def test_an_empty_directory_has_none(tmp_path):

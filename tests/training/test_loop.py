@@ -1,5 +1,7 @@
 """When the loop evaluates, writes checkpoints and stops, with stand-ins for the compiled functions."""
 
+import contextlib
+import json
 import types
 
 import jax
@@ -23,15 +25,19 @@ class Clock:
 
 
 class Keeper:
-  """A stand-in for `Checkpoints` that records the saved steps."""
+  """A stand-in for `Checkpoints` that records the saved steps, or passes calls on to a real one."""
 
-  def __init__(self, clock, seconds):
-    self.steps, self.best, self._clock, self._seconds = [], [], clock, seconds
+  def __init__(self, clock, seconds, checkpoints=None):
+    self.steps, self._clock, self._seconds, self._checkpoints = [], clock, seconds, checkpoints
 
-  def save(self, state, seconds, best=None):
+  def save(self, state, seconds, **options):
     self.steps.append(int(state.step))
-    self.best.append(best)
     self._clock.now += self._seconds
+    if self._checkpoints is not None:
+      self._checkpoints.save(state, seconds, **options)
+
+  def best(self):
+    return None if self._checkpoints is None else self._checkpoints.best()
 
 
 class Silent:
@@ -59,6 +65,7 @@ def run(
   correct=lambda step: 1.0,
   step_seconds=0.01,
   save_seconds=0.0,
+  checkpoints=None,
   **plan,
 ):
   """Runs the loop with 10-step epochs; returns the outcome, rows, saved steps and evaluations."""
@@ -92,7 +99,7 @@ def run(
     name: training.Examples(name, np.zeros(examples), None, None)
     for name, examples in (("train", 40), ("test", 12), ("validation", 7))
   }
-  keeper = Keeper(clock, save_seconds)
+  keeper = Keeper(clock, save_seconds, checkpoints)
   log = training.MetricsLog(tmp_path / "metrics.jsonl", last_step=start)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(loop, "time", types.SimpleNamespace(perf_counter=clock.perf_counter))
@@ -229,33 +236,58 @@ def test_checkpoints_at_evaluations_take_little_time(
   assert [r["step"] for r in rows if r["split"] == "test"] == list(range(10, 1001, 10))
 
 
-def test_the_best_checkpoint_is_written_and_kept(tmp_path, monkeypatch):
-  accuracies = {10: 1.0, 20: 0.5, 30: 1.5, 40: 1.5, 50: 0.0, 60: 1.0}
-  kept, save = [], Keeper.save
+BEST = {
+  "split": "validation",
+  "correct": {10: 1.0, 20: 0.5, 30: 1.5, 40: 1.5, 50: 0.0, 60: 1.0, 70: 0.5}.get,
+  "step_seconds": 0.001,
+  "save_seconds": 1000.0,  # so that no others are written
+  "checkpoint_seconds": 1e9,
+}
 
-  def record(keeper, state, seconds, best):
-    kept.append((int(state.step), best))
-    save(keeper, state, seconds, best)
 
-  monkeypatch.setattr(Keeper, "save", record)
-  options = {
-    "split": "validation",
-    "correct": accuracies.get,
-    "step_seconds": 0.001,
-    "save_seconds": 1000.0,  # so that no others are written
-    "checkpoint_seconds": 1e9,
-  }
-  run(tmp_path, total=50, keep_best=True, **options)
-  assert kept == [(10, 10), (30, 30), (50, 30)]
-  kept.clear()
-  run(
-    tmp_path, start=50, total=60, keep_best=True, **options
-  )  # resumed: the best is known from the rows
-  assert kept == [(60, 30)]
-  kept.clear()
+def kept(tmp_path):
+  return sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+
+
+def test_the_best_checkpoint_is_written_and_kept(tmp_path):
+  with contextlib.closing(training.Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+    *_, saved, _ = run(tmp_path, total=50, keep_best=True, checkpoints=checkpoints, **BEST)
+    assert saved == [10, 30, 50]
+    run(tmp_path, start=50, total=60, keep_best=True, checkpoints=checkpoints, **BEST)
+    assert (kept(tmp_path), checkpoints.best()) == ([30, 50, 60], (30, 0.75))
   (tmp_path / "other").mkdir()
-  run(tmp_path / "other", total=60, **options)
-  assert kept == [(10, None), (60, None)]
+  *_, saved, _ = run(tmp_path / "other", total=60, **BEST)
+  assert saved == [10, 60]
+
+
+@pytest.mark.parametrize("lost", ["the row", "all rows"])
+@pytest.mark.filterwarnings("ignore:.*dropped 1 damaged")
+def test_the_best_checkpoint_survives_the_loss_of_its_metrics(tmp_path, lost):
+  with contextlib.closing(training.Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+    options = {"keep_best": True, "checkpoints": checkpoints, **BEST}
+    run(tmp_path, total=50, **options)
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    place = next(i for i, x in enumerate(lines) if '"step": 30' in x and '"validation"' in x)
+    lines[place] = lines[place].replace("0.75", "0.74")
+    path.write_text("" if lost == "all rows" else "".join(lines))
+    run(tmp_path, start=50, total=60, **options)
+    run(tmp_path, start=60, total=70, **options)
+    assert (kept(tmp_path), checkpoints.best()) == ([30, 60, 70], (30, 0.75))
+
+
+def test_a_checkpoint_from_before_the_evaluation_can_become_the_best(tmp_path):
+  """It gets its accuracy, also if the run was killed before it could be added."""
+  with contextlib.closing(training.Checkpoints(tmp_path / "checkpoints")) as checkpoints:
+    options = {**BEST, "checkpoint_seconds": 0.0, "save_seconds": 0.0, "keep_best": True}
+    run(tmp_path, total=30, checkpoints=checkpoints, **options)
+    assert checkpoints.best() == (30, 0.75)
+    meta = tmp_path / "checkpoints" / "30" / "meta" / "metadata"
+    fields = training.unseal(json.loads(meta.read_text()))
+    meta.write_text(json.dumps(training.seal({**fields, "accuracy": None})))
+    assert checkpoints.best() == (10, 0.5)
+    run(tmp_path, start=30, total=60, checkpoints=checkpoints, **options)
+    assert checkpoints.best() == (30, 0.75)
 
 
 def test_the_test_set_cannot_choose_the_best_checkpoint():
@@ -263,26 +295,12 @@ def test_the_test_set_cannot_choose_the_best_checkpoint():
     training.Plan(10, 10, keep_best=True)
 
 
-def test_the_best_step_is_the_first_of_the_best_and_ignores_what_is_unknown():
-  rows = [
-    {"step": step, "split": split, "accuracy": accuracy}
-    for step, split, accuracy in [
-      (10, "validation", None),
-      (10, "train", 1.0),
-      (20, "validation", 0.5),
-      (30, "validation", 0.5),
-      (40, "validation", 0.25),
-    ]
-  ]
-  assert training.best_step(rows, "validation") == 20
-  assert training.best_step(rows, "test") is None
-  assert training.best_step(rows[:1], "validation") is None
-
-
 def test_the_metrics_are_on_disk_before_a_checkpoint_relies_on_them(tmp_path, monkeypatch):
   synced, found = [], []
   monkeypatch.setattr(training.MetricsLog, "sync", lambda log: synced.append(log.rows[-1]["step"]))
-  monkeypatch.setattr(Keeper, "save", lambda _, state, *__: found.append((int(state.step), synced[-1])))
+  monkeypatch.setattr(
+    Keeper, "save", lambda _, state, *__, **options: found.append((int(state.step), synced[-1]))
+  )
   run(tmp_path)
   assert found == [(10, 10), (20, 20), (25, 25)]
 

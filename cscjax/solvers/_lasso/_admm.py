@@ -272,11 +272,16 @@ class ADMM(Solver):
     """
     embedding = embedding_of(problem)
     embedded = embed(embedding, problem)
+    starts_at_zero = code is None  # and then the code after the first proximal step is zero, too
     code = problem.zero_code() if code is None else problem.as_code(code, "code")
+
+    def synthesis(code: Code) -> jax.Array:
+      return jnp.zeros_like(embedded.problem.x) if starts_at_zero else embedded.synthesis(code)
+
     rho = _default_rho(problem, embedded.ridge) if self.rho is None else self.rho
     rho = jnp.broadcast_to(jnp.asarray(rho, at_least_float32(problem.x.dtype)), problem.unit.shape)
     code = embedding.embed_code(code)
-    reconstruction = embedded.synthesis(code)
+    reconstruction = synthesis(code)
     residual = embedded.weight * embedded.problem.residual(reconstruction)
     gradient = embedded.problem.dictionary.analysis(residual)
     moved = ADMMPair(
@@ -289,7 +294,7 @@ class ADMM(Solver):
     dual = jax.tree.map(lambda m, p: inside * (m - p), moved, embedded.prox(moved, rho))
     point = jax.tree.map(jnp.add, ADMMPair(reconstruction, code), dual)
     image = embedded.synthesis(point.code)
-    reconstruction = embedded.synthesis(embedded.prox(point, rho).code)
+    reconstruction = synthesis(embedded.prox(point, rho).code)
     return ADMMState(point, image, reconstruction, rho, embedded)
 
   @highest_precision

@@ -12,10 +12,10 @@ from jax.typing import ArrayLike
 from cscjax import checks
 from cscjax.dictionaries import Code, Dictionary
 from cscjax.ops import at_least_float32, compact_repr, highest_precision, shard_batch, vary_alike
-from cscjax.solvers._lasso._implicit import implicitly_differentiable, in_precision
+from cscjax.solvers._lasso._implicit import implicitly_differentiable
 from cscjax.solvers._lasso._problem import Lasso
 from cscjax.solvers._lasso._proximal_gradient import FISTA
-from cscjax.solvers._lasso._signals import safe_sqrt
+from cscjax.solvers._lasso._signals import in_precision, safe_sqrt
 from cscjax.solvers._penalty import broadcastable
 
 ROUNDS = 40  # largest number of penalties that are tried
@@ -196,7 +196,7 @@ def _pursue(
 ) -> BasisPursuitResult:
   problem, noise, tolerance = vary_alike((problem, noise, tolerance))
   dtype = problem.x.dtype
-  problem, _ = in_precision(problem, None)  # in half precision, rounding would hide the root
+  problem = in_precision(problem, dtype)  # in half precision, rounding would hide the root
   found = lax.stop_gradient(_search(*lax.stop_gradient((problem, noise, tolerance)), max_iterations))
 
   def code_at(penalty: jax.Array) -> Code:

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, Dictionary
-from cscjax.ops import at_least_float32, compact_repr, highest_precision
+from cscjax.ops import compact_repr, highest_precision
 from cscjax.solvers._lasso._polish import face_of, polish, slack, solve_on_face
 from cscjax.solvers._lasso._problem import Lasso
+from cscjax.solvers._lasso._signals import in_precision
 
 
 class PolishedCode(NamedTuple):
@@ -101,7 +101,7 @@ def polished(
 
 @jax.jit
 def _polished(problem: Lasso, code: Code) -> PolishedCode:
-  precise, code_in = lax.stop_gradient(in_precision(problem, code))
+  precise, code_in = lax.stop_gradient(in_precision((problem, code), problem.x.dtype))
   solution, violation = polish(precise, code_in)
   measures = [v.astype(problem.x.dtype) for v in (violation, slack(precise, solution))]
   solution = jax.tree.map(lambda s, c: s.astype(c.dtype), solution, code)
@@ -122,18 +122,8 @@ def implicitly_differentiable(problem: Lasso, code: Code) -> Code:
   `polish` finds when a derivative is taken; without derivatives, there is no extra cost. Forward and
   reverse mode of any order are supported.
   """
-  exact = _near_solution(*in_precision(problem, code))
+  exact = _near_solution(*in_precision((problem, code), problem.x.dtype))
   return jax.tree.map(lambda e, c: e.astype(c.dtype), exact, code)
-
-
-def in_precision(problem: Lasso, code: Code) -> tuple[Lasso, Code]:
-  """Converts the problem and the code to float32 or wider; integer leaves are kept."""
-  precise = at_least_float32(problem.x.dtype)
-
-  def convert(leaf: jax.Array) -> jax.Array:
-    return leaf.astype(precise) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-
-  return jax.tree.map(convert, (problem, code))
 
 
 @jax.custom_jvp

@@ -12,9 +12,9 @@ from jax.typing import ArrayLike
 
 from cscjax import checks
 from cscjax.dictionaries import AbstractDictionary, Code, Dictionary, as_signal, atom_norms, with_methods
-from cscjax.ops import at_least_float32, compact_repr, highest_precision, shard_batch, vary_alike
+from cscjax.ops import compact_repr, highest_precision, shard_batch, vary_alike
 from cscjax.solvers._arguments import check_scalar
-from cscjax.solvers._lasso._signals import safe_sqrt
+from cscjax.solvers._lasso._signals import in_precision, safe_sqrt
 
 BLOCK = 2**22  # number of entries of the factorizations in a block of signals
 
@@ -168,11 +168,9 @@ def _pursue_all(
     The codes [b, ...], supports [b, picks] and residual norms [b, picks + 1].
   """
   dictionary, x, tolerance = vary_alike((dictionary, x, tolerance))
-  dtype, precise = x.dtype, at_least_float32(x.dtype)  # in half precision, no basis is orthonormal
-  x, dictionary, tolerance = jax.tree.map(
-    lambda a: a.astype(precise) if jnp.issubdtype(a.dtype, jnp.floating) else a,
-    (x, dictionary, tolerance),
-  )
+  dtype = x.dtype
+  # In half precision, no basis is orthonormal.
+  x, dictionary, tolerance = in_precision((x, dictionary, tolerance), dtype)
   count, size = x.shape[0], math.prod(x.shape[1:])
   norms, unravel = ravel_pytree(atom_norms(dictionary, x.shape[1:]))
   scale = jnp.where(norms == 0, 0, 1 / jnp.where(norms == 0, 1, norms))  # NaN stays NaN

@@ -150,7 +150,7 @@ class _ProximalGradient(Solver):
         lambda old, new: jnp.where(per_signal(is_too_long, new), old, new), state, new_state
       )
       # A move without a measurable curvature tells nothing about the step. Without this, the step of a
-      # signal that rests would grow to infinity while others are iterated.
+      # signal that has converged would grow to infinity while others are iterated.
       next_step = jnp.where(ratio > 0, step / jnp.maximum(ratio, 1 / GROWTH[self.step_size]), step)
       new_state = new_state._replace(step=lax.stop_gradient(next_step))
     return new_state, _Aux(start, step, code, ratio)

@@ -1,5 +1,7 @@
 """Arrays whose first axes are those of a batch of signals: sums, masks and units of each signal."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -85,6 +87,16 @@ def _broadcasts_to(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return jnp.broadcast_shapes(shape, wanted) == wanted
   except ValueError:
     return False
+
+
+def in_precision(tree: Any, dtype: Any) -> Any:
+  """Converts the floating-point arrays of a tree to a type, or to float32 if that is wider."""
+  precise = at_least_float32(dtype)
+
+  def convert(leaf: jax.Array) -> jax.Array:
+    return leaf.astype(precise) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+  return jax.tree.map(convert, tree)
 
 
 def unit_of(x: jax.Array, batch_ndim: int) -> jax.Array:
