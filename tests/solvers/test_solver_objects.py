@@ -257,3 +257,11 @@ def test_derivatives_through_a_solver_of_ones_own(x64):
 
   slopes = [jax.grad(loss)(BETA, solver) for solver in (Sparsa(), FISTA())]
   np.testing.assert_allclose(*slopes, rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [ISTA(0.1), FISTA(0.1)])
+def test_the_zero_code_is_not_synthesized(solver):
+  """Where the dictionary is a constant, XLA would compute this product while it compiles."""
+  problem = cscjax.Lasso(cscjax.ConvDictionary(jnp.ones((3, 3, 1, 2))), jnp.ones((6, 6, 1)), 0.1)
+  assert "csc_conv_input_transpose" in str(jax.make_jaxpr(solver.step)(problem, solver.init(problem)))
+  assert "csc_conv_input_transpose" not in str(jax.make_jaxpr(solver.init)(problem))

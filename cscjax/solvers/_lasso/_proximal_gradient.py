@@ -111,8 +111,12 @@ class _ProximalGradient(Solver):
 
   @highest_precision
   def init(self, problem: Lasso, code: Code | None = None) -> Any:
-    code = problem.zero_code() if code is None else problem.as_code(code, "code")
-    reconstruction = problem.dictionary.synthesis(code, problem.x.shape)
+    if code is None:
+      # Not the synthesis: if the dictionary is a constant, XLA would take a second to compute it.
+      code, reconstruction = problem.zero_code(), jnp.zeros_like(problem.x)
+    else:
+      code = problem.as_code(code, "code")
+      reconstruction = problem.dictionary.synthesis(code, problem.x.shape)
     if isinstance(self.step_size, str):
       step = lax.stop_gradient(_initial_step(problem, reconstruction))
     else:
