@@ -313,7 +313,7 @@ def real_array(name: str, value: Any) -> jax.Array:
     ValueError: x: expected an array of real numbers, got 'complex64'
   """
   try:
-    array = jnp.asarray(value)
+    array = jnp.asarray(_in_native_order(value))
   except (TypeError, ValueError, OverflowError):
     fail(name, value, "an array of real numbers")
   if not _is_real(array.dtype):
@@ -347,18 +347,18 @@ def broadcast_shape(name: str, shape: tuple[int, ...], others: tuple[int, ...]) 
 
 
 def list_as_array(name: str, value: Any) -> Any:
-  """Converts a list to an array of real numbers and returns any other value unchanged.
+  """Converts a list to an array of real numbers and returns any other value as it is.
 
-  This is meant for the fields of a dictionary. They contain arrays, but also the placeholders that JAX
-  puts there when it rebuilds a pytree (None, axes, shapes, objects), so a dictionary cannot insist on
-  arrays.
+  An array of NumPy in another byte order than that of this machine is converted, too. This is meant for
+  the fields of a dictionary. They contain arrays, but also the placeholders that JAX puts there when it
+  rebuilds a pytree (None, axes, shapes, objects), so a dictionary cannot insist on arrays.
 
   Args:
     name: The name of the argument.
     value: Any value.
 
   Returns:
-    The array, or the value itself if it is not a list.
+    The array, or the value itself if it is neither a list nor in another byte order.
 
   Raises:
     ValueError: If a list cannot be converted to an array of real numbers.
@@ -370,7 +370,7 @@ def list_as_array(name: str, value: Any) -> Any:
     >>> checks.list_as_array("atoms", None) is None
     True
   """
-  return real_array(name, value) if isinstance(value, list) else value
+  return real_array(name, value) if isinstance(value, list) else _in_native_order(value)
 
 
 def prng_key(name: str, value: Any) -> None:
@@ -405,7 +405,8 @@ def all_real(name: str, value: Any) -> None:
     value: The value to check.
 
   Raises:
-    ValueError: If the value is not a JAX or NumPy array, or is not real.
+    ValueError: If the value is not a JAX or NumPy array, is not real, or is in another byte order than
+      that of this machine.
 
   Example:
     >>> from cscjax import checks
@@ -417,6 +418,8 @@ def all_real(name: str, value: Any) -> None:
     fail(name, value, "an array of real numbers")
   if not _is_real(value.dtype):
     fail(name, value.dtype.name, "an array of real numbers")
+  if not value.dtype.isnative:
+    fail(name, f"an array of type {value.dtype.str}", "values in the byte order of this machine")
 
 
 def all_at_least(name: str, value: Any, minimum: float, *, open_bound: bool = False) -> None:
@@ -475,6 +478,13 @@ def extremes(array: Any) -> tuple[float, float]:
       return float(jnp.min(values, initial=jnp.inf)), float(jnp.max(values, initial=-jnp.inf))
   values = np.asarray(array).astype(np.float64)
   return float(values.min(initial=math.inf)), float(values.max(initial=-math.inf))
+
+
+def _in_native_order(value: Any) -> Any:
+  """Converts an array of NumPy to this machine's byte order; those of FITS files have the other one."""
+  if isinstance(value, np.ndarray) and not value.dtype.isnative:
+    return value.astype(value.dtype.newbyteorder("="))
+  return value
 
 
 def _is_real(dtype: Any) -> bool:

@@ -412,6 +412,20 @@ def test_an_empty_batch_has_an_empty_code(solve):
   assert solve(jnp.ones((0, 3))).code.shape == (0, 5)
 
 
+def test_arrays_in_another_byte_order():
+  """Those of FITS and HDF5 files: they are converted, or refused with the reason by `analysis`."""
+  x, atoms = np.array([0.5, 1.0, -2.0], np.float32), np.asarray(MATRIX.atoms)
+  other = atoms.dtype.newbyteorder("S")
+  swapped = cscjax.MatrixDictionary(atoms.astype(other))
+  found = cscjax.fista(swapped, x.astype(other), np.float32(0.1).astype(other), iterations=3)
+  np.testing.assert_array_equal(found.code, fista(x, iterations=3).code)
+  np.testing.assert_array_equal(swapped.analysis(x), MATRIX.analysis(x))
+  filters = cscjax.ConvDictionary(np.asarray(FILTERS).astype(other))
+  np.testing.assert_array_equal(filters.analysis(IMAGE), CONV.analysis(IMAGE))
+  with pytest.raises(ValueError, match="x: expected values in the byte order of this machine"):
+    CONV.analysis(np.asarray(IMAGE).astype(other))
+
+
 def test_static_fields_can_be_given_as_lists_and_arrays():
   """They become equal, hashable values, so that one compiled program serves them all."""
   analysis = jax.jit(lambda d: d.analysis(IMAGE))
