@@ -18,7 +18,7 @@ The solvers compute float32 products and convolutions at the highest precision, 
 Memory: a solver needs a few arrays of the size of the code, and a few of the size of the signal. On a
 CPU, the synthesis of up to 8 channels works on tiles of the code. For an image of 4096x4096 and 32 atoms
 of 8x8, whose code has 2 GiB, XLA plans 3.2 times the size of the code for `fista` with `iterations=`,
-4.4 times for `admm` with `iterations=`, and 5.3 times for both with `tolerance=`. This includes the
+4.4 times for `admm` with `iterations=`, and 5.4 times for both with `tolerance=`. This includes the
 results: the code and the state are two (`admm`) or three codes (`fista`). With many channels, `admm`
 needs more: it stores the inverse of a matrix of size min(C, m) for each frequency, for C channels and m
 atoms. Use `fista` for a long recording with tens of channels. Under `jax.jit`, a function that returns
