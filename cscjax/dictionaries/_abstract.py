@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks, ops
@@ -422,4 +423,5 @@ def _lipschitz(
   key: jax.Array | None,
 ) -> jax.Array:
   """Computes `AbstractDictionary.lipschitz` for checked arguments."""
-  return dictionary.compute_lipschitz(shape, tolerance, key)
+  # Without the barrier, XLA's compiler would compute much of that of a constant, in seconds.
+  return lax.optimization_barrier(dictionary).compute_lipschitz(shape, tolerance, key)

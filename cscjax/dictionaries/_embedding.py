@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.tree_util import Partial
 
 from cscjax import checks
@@ -133,16 +134,20 @@ def dense_embedding(dictionary: Any, shape: tuple[int, ...]) -> CirculantEmbeddi
   def ridge_inverse(ridge: jax.Array) -> Partial:
     precise = in_precision(dictionary)
     on_codes = atoms.shape[1] < atoms.shape[0]
-    wide = precise.atoms.T if on_codes else precise.atoms
-    gram = wide @ wide.T
+    gram = gram_matrix(precise.atoms.T if on_codes else precise.atoms)
     inverse = jnp.linalg.inv(gram + ridge * jnp.eye(len(gram), dtype=gram.dtype))
     return pair_of(precise, inverse, ridge, on_codes=on_codes)
 
   def frame() -> jax.Array:
-    precise = in_precision(dictionary).atoms
-    return precise @ precise.T
+    return gram_matrix(in_precision(dictionary).atoms)
 
   return CirculantEmbedding(dictionary, shape, ridge_inverse, mean_squared_norm(atoms), frame=frame)
+
+
+def gram_matrix(matrix: jax.Array) -> jax.Array:
+  """Computes A A^T. Without the barrier, XLA's compiler would compute it for a constant, in a minute."""
+  matrix = lax.optimization_barrier(matrix)
+  return matrix @ matrix.T
 
 
 def mean_squared_norm(atoms: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Solvers as objects: states, loops of steps, continued runs, and a solver that users could write."""
 
 import io
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -265,3 +266,16 @@ def test_the_zero_code_is_not_synthesized(solver):
   problem = cscjax.Lasso(cscjax.ConvDictionary(jnp.ones((3, 3, 1, 2))), jnp.ones((6, 6, 1)), 0.1)
   assert "csc_conv_input_transpose" in str(jax.make_jaxpr(solver.step)(problem, solver.init(problem)))
   assert "csc_conv_input_transpose" not in str(jax.make_jaxpr(solver.init)(problem))
+
+
+@pytest.mark.parametrize("name", ["admm", "ista", "omp"])
+def test_the_compiler_does_not_multiply_the_atoms_of_a_constant_dictionary(name):
+  """With 5,000 atoms it would take a minute, and some seconds for their norms and their scale."""
+  atoms = jax.random.normal(jax.random.key(0), (30, 70))
+  dictionary = cscjax.MatrixDictionary(atoms)
+  named = {"sparsity": 2} if name == "omp" else {"beta": 0.1, "iterations": 2}
+  program = jax.jit(lambda x: getattr(cscjax, name)(dictionary, x, **named).code)
+  text = program.lower(jnp.ones(30)).compile().as_text()
+  constants = set(re.findall(r"f32(\[[\d,]*\])\S* constant", text))
+  assert "[30,70]" in constants  # the atoms themselves
+  assert not constants & {"[30,30]", "[70,70]", "[70]"}

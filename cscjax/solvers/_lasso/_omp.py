@@ -198,6 +198,8 @@ def _pursue_all(
     The codes [b, ...], supports [b, picks g] and residual norms [b, picks + 1].
   """
   dictionary, x, tolerance = vary_alike((dictionary, x, tolerance))
+  # Without the barrier, XLA's compiler would compute the norms of constant atoms, in seconds.
+  dictionary = lax.optimization_barrier(dictionary)
   dtype = x.dtype
   # In half precision, no basis is orthonormal.
   x, dictionary, tolerance = in_precision((x, dictionary, tolerance), dtype)
