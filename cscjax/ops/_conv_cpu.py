@@ -159,7 +159,7 @@ def _convolve(
     known = [n for n in (x.shape[0], *shape) if isinstance(n, int)]  # others are symbolic (`jax.export`)
     is_large = shape[-1] in known and math.prod(known) >= _FEW_PIXELS
     if is_dense and is_large and w.size and x.dtype.itemsize <= 4:
-      shifts = _number_of_shifts(shape[-1], w.shape)
+      shifts = _number_of_shifts(w.shape, shape[-1], math.prod(x.shape[1:-1]))
     if shifts > 1:
       w, strides, pads = _with_shifted_filters(w, strides, pads, shifts, shape[-1])
     if len(taps) == 2 and math.prod(taps) > 1 and w.shape[-2] > 1:
@@ -174,31 +174,37 @@ def _convolve(
   return _matmul(patches.T, w.reshape(-1, w.shape[-1])).reshape(x.shape[0], *shape, w.shape[-1])
 
 
-def _number_of_shifts(outputs: int, shape: tuple[int, ...]) -> int:
+def _number_of_shifts(shape: tuple[int, ...], outputs: int, pixels: int) -> int:
   """Returns how many shifts of each filter make a convolution fastest, by an estimate of its time.
 
   XLA's library computes a vector of filters at a time. With few values per row of a patch it needs two
   vectors to be fast, and with an odd number of channels and two vectors, `_without_slow_cases` adds a
-  channel.
+  channel. With many channels, loading a value takes as long as two vectors that it is multiplied with.
 
   Args:
-    outputs: Number of outputs along the last axis.
     shape: The shape of the filters.
+    outputs: Number of outputs along the last axis.
+    pixels: Number of pixels of the signal.
   """
   *others, taps, channels, filters = shape
+  has_many = channels > _VECTOR
+  if has_many and others:  # no rule was found there
+    return 1
 
   def time(shifts: int) -> float:
     vectors = -(-shifts * filters // _VECTOR)
-    cost = -(-outputs // shifts) * (taps + shifts - 1) * vectors
+    cost = -(-outputs // shifts) * (taps + shifts - 1) * (vectors + 2 * has_many)
     if vectors == 1 and taps * channels <= _VECTOR:
       cost *= 2
     if len(others) == 1 and vectors == 2 and channels % 2 and channels > 1:
       cost *= (channels + 1) / channels
     return cost if outputs % shifts == 0 else 1.25 * cost  # the outputs are copied
 
-  if channels > _VECTOR:  # no rule was found there
-    return 1
-  best = min((s for s in (1, 2, 3, 4, 8, 16) if s * filters <= 2 * _VECTOR), key=time, default=1)
+  most = _VECTOR * (5 if has_many else 2) // filters
+  options = [
+    s for s in (1, 2, 3, 4, 8, 16) if s <= most and math.prod(others) * (taps + s - 1) <= pixels
+  ]
+  best = min(options, key=time, default=1)
   return best if time(best) < 0.8 * time(1) else 1
 
 

@@ -135,6 +135,8 @@ def test_slow_cases_of_the_library(x64, strides, pads, atoms):
     ((7, 9), (2, 2), 3, 4, ((0, 0), (0, 0)), 4),  # an odd number of channels
     ((5, 12), (2, 3), 16, 4, ((2, 0), (0, 3)), 4),
     ((60,), (50,), 5, 10, ((20, 29),), 3),
+    ((60,), (16,), 17, 3, ((0, 15),), 16),  # many channels
+    ((21,), (16,), 17, 3, ((0, 15),), 3),  # with 8 shifts, filters would be longer than the signal
     ((4, 3, 14), (2, 2, 3), 2, 1, ((0, 1), (1, 0), (1, 1)), 16),  # more shifts than outputs
   ],
 )
