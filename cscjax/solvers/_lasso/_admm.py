@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax import checks
@@ -309,6 +310,8 @@ class ADMM(Solver):
       The state after the iteration.
     """
     del problem
+    # Otherwise XLA stores what two iterations share: one more array of the code's size, two on a GPU.
+    state = lax.optimization_barrier(state)
     embedded = state.embedded
     near = embedded.prox(state.point, state.rho)
     dual = jax.tree.map(jnp.subtract, state.point, near)
