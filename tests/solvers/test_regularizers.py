@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from sklearn.linear_model import ElasticNet
 
 import cscjax
+from cscjax.solvers._lasso._certificates import gradient_mapping
 from tests.solvers.problems import accepted_by, augmented, convolutional, dense, flat, working_set
 
 SOLVERS = {
@@ -107,6 +109,33 @@ def test_optimality(x64, solver, name):
   assert bool(result.converged)
   assert 1 < np.count_nonzero(code) < code.size
   assert violation(problem.d, problem.x.ravel(), code, **conditions) < 1e-6
+
+
+@pytest.mark.parametrize(
+  "name",
+  [n if n in ("all", "nonnegative part") else pytest.param(n, marks=pytest.mark.slow) for n in CASES],
+)
+def test_gradient_mapping_is_a_difference_of_proximal_steps(x64, name):
+  make, arguments, _ = CASES[name]
+  given = make()
+  problem = cscjax.Lasso(given.dictionary, jnp.asarray(given.x), 1.0, **arguments)
+  rng = np.random.default_rng(0)
+  point, gradient = (
+    jax.tree.map(lambda c: jnp.asarray(2 * rng.normal(size=c.shape)), problem.zero_code()) for _ in "pg"
+  )
+  point = jax.tree.map(lambda p: jnp.where(jnp.abs(p) < 1, 0, p), point)
+  mapping = jax.jit(gradient_mapping)
+  for step in (0.3, 1.0, 20.0):
+    moved = jax.tree.map(lambda p, g, s=step: p - s * g, point, gradient)
+    after = problem.prox(moved, step)
+    expected = jax.tree.map(lambda p, a, s=step: (p - a) / s, point, after)
+    got = mapping(problem, point, gradient, jnp.asarray(step))
+    chex.assert_trees_all_close(got, expected, rtol=1e-12, atol=1e-12)
+  # With a short step, the difference would be lost to rounding.
+  exact = mapping(problem, point, gradient, jnp.asarray(1e-7))
+  wide = (problem, point, gradient, jnp.asarray(1e-7))
+  narrow = jax.tree.map(lambda a: a if a.dtype == bool else a.astype(jnp.float32), wide)
+  chex.assert_trees_all_close(mapping(*narrow), exact, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("joint_axes", [None, pytest.param(-1, marks=pytest.mark.slow)])

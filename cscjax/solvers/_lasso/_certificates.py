@@ -173,20 +173,20 @@ def dual_value(problem: Lasso, reconstruction: jax.Array, correlation: Code) -> 
   return jnp.maximum(bound, value(scale) - sum(conjugates))
 
 
-def gradient_mapping(problem: Lasso, point: Code, gradient: Code, step: jax.Array, after: Code) -> Code:
-  """Returns (point - after) / step, for after = prox(point - step gradient).
+def gradient_mapping(problem: Lasso, point: Code, gradient: Code, step: jax.Array) -> Code:
+  """Returns (point - prox(point - step gradient)) / step, which is zero only at a solution.
 
-  It is zero only at a solution. Where the prox is not zero, the difference is computed as gradient +
-  the derivative of the regularizer: with a short step, the difference of two almost equal codes would be
-  lost to rounding.
+  By Moreau's decomposition, it is the gradient plus a projection: with a short step, the difference of
+  two almost equal codes would be lost to rounding.
   """
 
-  def part(
-    point: jax.Array, gradient: jax.Array, after: jax.Array, regularizer: Regularizer
-  ) -> jax.Array:
-    return jnp.where(after != 0, gradient + regularizer.gradient(after), point / per_signal(step, point))
+  def part(point: jax.Array, gradient: jax.Array, regularizer: Regularizer) -> jax.Array:
+    mapping = gradient + regularizer.dual_projection(point * per_signal(1 / step, point) - gradient)
+    if regularizer.ridge is None:
+      return mapping
+    return (mapping + regularizer.ridge * point) / (1 + per_signal(step, point) * regularizer.ridge)
 
-  return jax.tree.map(part, point, gradient, after, problem.regularizer)
+  return jax.tree.map(part, point, gradient, problem.regularizer)
 
 
 def _largest_scale(problem: Lasso, norms: Code, *, without_ridge: bool = False) -> jax.Array:

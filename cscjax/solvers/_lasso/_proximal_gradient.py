@@ -80,11 +80,10 @@ class _Start(NamedTuple):
 
 
 class _Aux(NamedTuple):
-  """How an iteration started, its step, the code it found, and its value of `_step_ratio`."""
+  """How an iteration started, its step, and its value of `_step_ratio`."""
 
   start: _Start
   step: jax.Array
-  code: Code
   ratio: jax.Array
 
 
@@ -157,13 +156,13 @@ class _ProximalGradient(Solver):
       # signal that has converged would grow to infinity while others are iterated.
       next_step = jnp.where(ratio > 0, step / jnp.maximum(ratio, 1 / GROWTH[self.step_size]), step)
       new_state = new_state._replace(step=lax.stop_gradient(next_step))
-    return new_state, _Aux(start, step, code, ratio)
+    return new_state, _Aux(start, step, ratio)
 
   def _mapping(self, problem: Lasso, state: Any, aux: _Aux) -> jax.Array:
     # The squares of the mapping times sqrt(step) are in range, like those of a signal in its unit.
     # `Lasso.norm` would store the mapping and read it twice.
     unit, precise = _unit_of_move(aux.step), at_least_float32(problem.x.dtype)
-    mapping = gradient_mapping(problem, aux.start.point, aux.start.gradient, aux.step, aux.code)
+    mapping = gradient_mapping(problem, aux.start.point, aux.start.gradient, aux.step)
     mapping = jax.tree.map(lambda g: per_signal(unit, g) * g.astype(precise), mapping)
     norm = safe_sqrt(problem.inner(mapping, mapping)) / unit
     if self._searches_step:

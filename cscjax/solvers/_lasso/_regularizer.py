@@ -60,6 +60,18 @@ class Regularizer(PyTree):
     """
     return self.norm(self.project(correlation))
 
+  def dual_projection(self, v: jax.Array) -> jax.Array:
+    """Returns v minus the prox of v for a step of 1 and no ridge: the nearest dual feasible point."""
+    if self.joint_axes:
+      inside = self.project(v)
+      size = self.norm(inside)
+      shrunk = inside * jnp.where(size > self.beta, self.beta / jnp.where(size > 0, size, 1), 1)
+      return shrunk if self.nonnegative is None else shrunk + (v - inside)
+    lowest = (
+      -self.beta if self.nonnegative is None else jnp.where(self.nonnegative, -jnp.inf, -self.beta)
+    )
+    return jnp.minimum(jnp.maximum(v, lowest), self.beta)
+
   def gradient(self, code: jax.Array) -> jax.Array:
     """Returns the derivative with respect to the nonzero coefficients; 0 for a group of zeros."""
     if self.joint_axes:

@@ -18,7 +18,6 @@ from cscjax.solvers._lasso._algorithm import Algorithm, Stop
 from cscjax.solvers._lasso._certificates import dual_value, gradient_mapping
 from cscjax.solvers._lasso._iterate import Differentiate, Loop, SolverResult, solve
 from cscjax.solvers._lasso._problem import Lasso
-from cscjax.solvers._lasso._signals import per_signal
 
 SHORT_STEP = 1e-3  # step of the default gradient mapping, as a fraction of ||code|| / ||gradient||
 
@@ -212,10 +211,7 @@ class Solver(PyTree, abc.ABC):
     sizes = lax.stop_gradient((problem.norm(code), problem.norm(gradient)))
     known = (sizes[0] > 0) & (sizes[1] > 0)
     ratio = jnp.where(known, sizes[0], 1) / jnp.where(known, sizes[1], 1)
-    step = SHORT_STEP * ratio
-    moved = jax.tree.map(lambda c, g: c - per_signal(step, c) * g, code, gradient)
-    after = problem.prox(moved, step)
-    return problem.norm(gradient_mapping(problem, code, gradient, step, after))
+    return problem.norm(gradient_mapping(problem, code, gradient, SHORT_STEP * ratio))
 
   def _dual(self, problem: Lasso, state: Any, aux: Any) -> jax.Array:
     """Returns a lower bound of the minimum, [batch...], in unit^2: here from the residual."""
