@@ -114,10 +114,10 @@ def test_the_default_rho_is_near_the_best(x64, name, fraction):
   ("solver", "options", "codes"),
   [
     (cscjax.solvers.FISTA(0.01), {"iterations": 50}, 3.5),
-    (cscjax.solvers.FISTA(0.01), {"tolerance": 1e-3}, 5.5),
+    (cscjax.solvers.FISTA(0.01), {"tolerance": 1e-3}, 4.6),
     (cscjax.solvers.FISTA("adaptive"), {"tolerance": 1e-3}, 5.5),
     (cscjax.solvers.ADMM(), {"iterations": 50}, 4.6),
-    (cscjax.solvers.ADMM(), {"tolerance": 1e-3}, 4.7),
+    (cscjax.solvers.ADMM(), {"tolerance": 1e-3}, 4.6),
   ],
 )
 def test_memory_in_sizes_of_the_code(solver, options, codes):

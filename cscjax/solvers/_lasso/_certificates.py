@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from cscjax.dictionaries import Code, Dictionary
@@ -186,7 +187,8 @@ def gradient_mapping(problem: Lasso, point: Code, gradient: Code, step: jax.Arra
       return mapping
     return (mapping + regularizer.ridge * point) / (1 + per_signal(step, point) * regularizer.ridge)
 
-  return jax.tree.map(part, point, gradient, problem.regularizer)
+  # XLA would store the broadcast of a constant beta, an array of the code's size.
+  return jax.tree.map(part, point, gradient, lax.optimization_barrier(problem.regularizer))
 
 
 def _largest_scale(problem: Lasso, norms: Code, *, without_ridge: bool = False) -> jax.Array:
