@@ -10,6 +10,7 @@ cbpdn = pytest.importorskip("sporco.admm.cbpdn")
 util = pytest.importorskip("sporco.util")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solve", [cscjax.fista, cscjax.admm])
 def test_objective_of_conv_bpdn(x64, solve):
   """The first dictionary of SPORCO has 32 atoms of 8x8; its codes are shifted, with equal objective."""

@@ -22,7 +22,7 @@ from tests.theory.stability_cases import CASES, make_case
 SIGNALS = 35  # signals per case of the slow tests
 
 
-QUICK = ("valid, weights", "groups of channels")
+QUICK = ("valid, weights",)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in CASES] + list(QUICK))
