@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from cscjax import ops
 from cscjax.dictionaries._atoms import code_size, synthesized_atoms
 from cscjax.dictionaries._block_circulant import largest_eigenvalue
-from cscjax.dictionaries._embedding import gram_matrix
 from cscjax.dictionaries._protocol import Dictionary, floating_type, to_matrix
 
 DENSE_SIZE = 256  # largest size of a signal or a code for which the matrix is used
@@ -36,7 +35,7 @@ def largest_gram_eigenvalue(matrix: jax.Array) -> jax.Array:
   """Computes lambda_max(D^T D) for a matrix D."""
   matrix, scale = ops.scaled(matrix)
   wide = matrix if matrix.shape[0] < matrix.shape[1] else matrix.T
-  return scale * (scale * largest_eigenvalue(gram_matrix(wide)))
+  return scale * (scale * largest_eigenvalue(wide @ wide.T))
 
 
 def certified_bound(
