@@ -235,9 +235,10 @@ class Lasso(PyTree):
     Returns:
       One boolean per signal, [batch...].
     """
+    # Not by `dual_norms`: XLA would store the absolute values, which it also needs for the norm.
     fits = jax.tree.map(
-      lambda n, r: jnp.all(n <= r.beta, axis=tuple(range(self.batch_ndim, n.ndim))),
-      *(self.dual_norms(self.correlation()), self.regularizer),
+      lambda c, r: jnp.all(r.dual_projection(c) == c, axis=tuple(range(self.batch_ndim, c.ndim))),
+      *(self.correlation(), self.regularizer),
     )
     return functools.reduce(jnp.logical_and, jax.tree.leaves(fits))
 
