@@ -134,7 +134,7 @@ class _ProximalGradient(Solver):
     if self._searches_step:
       # Otherwise XLA stores what two iterations share: another array of the code's size on a GPU. Values
       # per signal are left out, because a GPU would launch more kernels. With a given step, this would
-      # save a tenth of an array, and a GPU would launch 8 kernels instead of 6.
+      # save a tenth of an array, and a GPU would launch 6.6 kernels instead of 5.8.
       arrays = {k: v for k, v in state._asdict().items() if k not in ("t", "weights", "step")}
       state = state._replace(**lax.optimization_barrier(arrays))
     step = state.step
