@@ -47,10 +47,9 @@ def pytest_addoption(parser):
 def _fast_compilation(request):
   """Disables XLA's optimizations, which cost most tests more time than they save.
 
-  Slow tests, tests marked as optimized, and all tests under `--optimized` keep them.
+  Tests marked as optimized, and all tests under `--optimized`, keep them.
   """
-  marked = any(map(request.node.get_closest_marker, ("slow", "optimized")))
-  optimizes = marked or request.config.getoption("--optimized")
+  optimizes = request.node.get_closest_marker("optimized") or request.config.getoption("--optimized")
   jax.config.update("jax_disable_most_optimizations", not optimizes)
 
 

@@ -1,6 +1,7 @@
 """Scaling by powers of two, so that squares neither overflow nor underflow."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,6 +33,19 @@ def power_of_two(tree: Any, axis: int | Sequence[int] | None = None) -> jax.Arra
     >>> float(ops.power_of_two(jnp.array([3.0, -10.0])))
     8.0
   """
+  return _power_of_two(tree, axis=_hashable(axis))
+
+
+# Outside of `jax.jit`, one program for each shape instead of ten, which take a second to compile.
+_as_one_program = partial(jax.jit, static_argnames="axis", inline=True)
+
+
+def _hashable(axis: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
+  return tuple(axis) if isinstance(axis, Sequence) else axis
+
+
+@_as_one_program
+def _power_of_two(tree: Any, axis: int | tuple[int, ...] | None) -> jax.Array:
   parts = [
     jnp.max(jnp.abs(lax.stop_gradient(leaf)), axis=axis, keepdims=axis is not None, initial=0)
     for leaf in jax.tree.leaves(tree)
@@ -86,6 +100,11 @@ def norm(array: jax.Array, axis: int | Sequence[int] | None = None) -> jax.Array
     >>> round(float(ops.norm(vector)) / 1e-30, 3)
     5.0
   """
+  return _norm(array, axis=_hashable(axis))
+
+
+@_as_one_program
+def _norm(array: jax.Array, axis: int | tuple[int, ...] | None) -> jax.Array:
   power = power_of_two(array, axis)
   squares = jnp.sum(jnp.square(array / power), axis=axis)
   root = jnp.sqrt(jnp.where(squares > 0, squares, 1))

@@ -40,6 +40,7 @@ def test_a_shipped_dictionary_is_that_of_its_recipe(name):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_a_dictionary_is_learned(tmp_path, monkeypatch):
   monkeypatch.setattr(learn_dictionaries, "STEPS", 20)
   result = learn_dictionaries.learn("grey-multiscale", str(tmp_path))

@@ -37,6 +37,7 @@ def test_stored_rows():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize("case", CASES)
 def test_bounds_are_tight(case):
   if case.problem not in problems.available():

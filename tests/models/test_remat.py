@@ -38,6 +38,7 @@ def steps(name):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize("name", NETWORKS)
 def test_results_stay_and_the_memory_of_scanned_blocks_shrinks(x64, name):
   compiled, arguments = steps(name)

@@ -82,6 +82,7 @@ def test_a_tolerance_means_the_same_with_a_mask(x64, fraction):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize("fraction", [0.02, 0.1, 0.4])
 @pytest.mark.parametrize("name", ["dense", "same", "mask", "nonnegative"])
 def test_the_default_rho_is_near_the_best(x64, name, fraction):
@@ -110,6 +111,7 @@ def test_the_default_rho_is_near_the_best(x64, name, fraction):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize(
   ("solver", "options", "codes"),
   [

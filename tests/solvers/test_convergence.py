@@ -266,6 +266,7 @@ def _photograph(case, size=48):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize("case", [case for case in PHOTOGRAPHS if case in problems.available()])
 @pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "working_set"])  # not dense
 def test_a_tolerance_means_the_same_for_all_solvers(solver, case):
@@ -284,6 +285,7 @@ def test_a_tolerance_means_the_same_for_all_solvers(solver, case):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_the_default_call_takes_as_long_as_with_a_given_step():
   """It needs no Lipschitz constant, and no more time for its iterations; usually it takes half."""
   rng = np.random.default_rng(0)

@@ -190,6 +190,7 @@ def memory(mode, iterations):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_memory_against_iterations():
   """Memory grows linearly when unrolled, as the square root with remat, and not at all if implicit."""
   unrolled, remat, implicit = (

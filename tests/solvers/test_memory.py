@@ -8,6 +8,7 @@ import cscjax
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the plan is that of the CPU")
 @pytest.mark.parametrize(
   ("solver", "step", "arrays"), [("ista", None, 4.2), ("fista", None, 5.2), ("fista", 0.1, 4.2)]
@@ -31,6 +32,7 @@ def test_memory_in_sizes_of_the_code(solver, step, arrays, batch):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the plan is that of the CPU")
 @pytest.mark.parametrize(
   ("solver", "options", "codes"),

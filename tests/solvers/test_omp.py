@@ -193,6 +193,7 @@ def test_gradient_against_finite_differences():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_memory_does_not_grow_with_the_number_of_signals():
   """Beyond one block, only the arguments and the result grow."""
 

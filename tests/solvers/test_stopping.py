@@ -91,7 +91,8 @@ def test_what_is_recorded(x64, solve):
   np.testing.assert_array_equal(result.support_size[:, 0], result.support_size[:, 1])
   bare = solve(problem.dictionary, x, 0.2, iterations=5, record=())
   assert bare.objective is bare.support_size is bare.gradient_mapping is bare.gap is None
-  np.testing.assert_array_equal(*(flat(r.code) for r in (bare, result)))
+  codes = (flat(r.code) for r in (bare, result))  # two programs, which XLA may round differently
+  np.testing.assert_allclose(*codes, rtol=1e-14, atol=1e-15)
 
 
 @pytest.mark.slow
@@ -121,6 +122,7 @@ def test_the_gradient_mapping_against_numpy(x64, solve):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_what_is_not_recorded_is_not_computed():
   """A criterion of ADMM costs an analysis per iteration, and the gap of FISTA a pass over the code."""
   problem = PROBLEMS["circular"]()
