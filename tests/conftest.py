@@ -18,11 +18,13 @@ hypothesis.settings.load_profile("cscjax")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _shared_compilation_cache(tmp_path_factory):
-  """Shares compiled programs between the processes that the tests start."""
+def _processes_compile_fast(tmp_path_factory, request):
+  """Makes the processes that the tests start share compiled programs, and optimize as the tests do."""
   folder = tmp_path_factory.getbasetemp().parent / "compiled"  # of all workers
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+    if not request.config.getoption("--optimized"):
+      patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     yield
 
 
@@ -44,13 +46,15 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(autouse=True)
-def _fast_compilation(request):
+def _fast_compilation(request, monkeypatch):
   """Disables XLA's optimizations, which cost most tests more time than they save.
 
   Tests marked as optimized, and all tests under `--optimized`, keep them.
   """
   optimizes = request.node.get_closest_marker("optimized") or request.config.getoption("--optimized")
   jax.config.update("jax_disable_most_optimizations", not optimizes)
+  if optimizes:
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
 
 
 PROMOTING = {

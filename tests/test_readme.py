@@ -33,6 +33,7 @@ def test_length():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_examples(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   code, expected = re.search(PRINTED, README, re.DOTALL).groups()
@@ -49,6 +50,7 @@ def test_examples(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_examples_of_the_experiments(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   code, expected = re.search(PRINTED, EXPERIMENTS, re.DOTALL).groups()

@@ -109,6 +109,7 @@ def test_the_stored_counts_are_of_the_cases():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.skipif(not kernels.has_plugin(), reason="JAX's CUDA plugin is not installed")
 @pytest.mark.parametrize("case", kernels.COUNTED)
 def test_no_program_launches_more_than_it_did(case):

@@ -39,6 +39,7 @@ def numbers(text):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_prints_its_stored_outputs(path):
   notebook, executed = nbformat.read(path, as_version=4), execute.execute(path)
