@@ -54,7 +54,7 @@ def test_the_library_counts_calls_below_the_folder_and_makes_them_fail(tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("resumed", "every"), [(False, 10), (True, 30)])
+@pytest.mark.parametrize(("resumed", "every"), [(False, 20), (True, 30)])
 def test_a_part_of_the_calls_of_a_run(tmp_path, resumed, every):
   rows = list(sweep.sweep(tmp_path, every=every, first=4, resumed=resumed))
   assert len(rows) >= 4

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -257,7 +256,6 @@ def command(*arguments):
   return subprocess.run(
     [sys.executable, "-m", "experiments.gaussian_centers", *arguments],
     cwd=ROOT,
-    env={**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
     capture_output=True,
     text=True,
     timeout=300,
