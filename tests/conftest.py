@@ -1,8 +1,11 @@
 """Settings of the whole suite, and the fixture for tests in float64."""
 
+import shutil
+
 import hypothesis
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 hypothesis.settings.register_profile(
   "cscjax",
@@ -23,17 +26,49 @@ def _processes_compile_fast(tmp_path_factory, request):
   folder = tmp_path_factory.getbasetemp().parent / "compiled"  # of all workers
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+    patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    patch.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
     if not request.config.getoption("--optimized"):
       patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     yield
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _programs_of_one_module():
-  """Frees compiled programs after each module.
+COMPILED_LIMIT = 2**30
+"""The size in bytes beyond which the compiled programs of earlier runs of the suite are deleted."""
 
-  Each of them holds memory maps. Linux allows a process 65,530 of these, and XLA aborts beyond that.
+
+def _compiled(config):
+  """Returns the directory of compiled programs, which later runs read, or None if there can be none."""
+  try:
+    return config.cache.mkdir("compiled")
+  except (AttributeError, OSError):  # -p no:cacheprovider, a directory that cannot be written
+    return None
+
+
+def pytest_configure(config):
+  """Deletes compiled programs that are too many, before the first worker starts."""
+  # A program that another worker is writing, or was killed while it did: JAX compiles it again.
+  config.addinivalue_line(
+    "filterwarnings", "ignore:Error (reading|writing) persistent compilation cache"
+  )
+  folder = None if hasattr(config, "workerinput") else _compiled(config)
+  if folder and sum(file.stat().st_size for file in folder.iterdir()) > COMPILED_LIMIT:
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_module(request):
+  """Reads compiled programs from disk, and frees their memory after each module.
+
+  Compiling takes most of the time of most tests. Each program in memory holds memory maps; Linux
+  allows a process 65,530 of these, and XLA aborts beyond that.
   """
+  if folder := _compiled(request.config):
+    compilation_cache.reset_cache()  # tests of training runs have this cache elsewhere or turn it off
+    jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   yield
   jax.clear_caches()
 
