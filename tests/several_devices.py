@@ -8,6 +8,11 @@ import sys
 from typing import Any
 
 
+def xla_flags(devices: int) -> str:
+  """Returns the value of XLA_FLAGS with which the CPU counts as several devices."""
+  return f"--xla_force_host_platform_device_count={devices} {os.environ.get('XLA_FLAGS', '')}"
+
+
 def report_of(script: pathlib.Path, devices: int, seconds: float = 500) -> dict[str, Any]:
   """Runs a script and returns the JSON object that it prints, which contains "devices".
 
@@ -19,8 +24,7 @@ def report_of(script: pathlib.Path, devices: int, seconds: float = 500) -> dict[
   Returns:
     The object.
   """
-  forced = f"--xla_force_host_platform_device_count={devices}"
-  environment = {**os.environ, "XLA_FLAGS": forced, "JAX_PLATFORMS": "cpu"}
+  environment = {**os.environ, "XLA_FLAGS": xla_flags(devices), "JAX_PLATFORMS": "cpu"}
   done = subprocess.run(
     [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=seconds
   )

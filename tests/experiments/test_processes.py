@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.faults.harness import ROOT, TINY, assert_refused, rows, run, steps_saved, wait_for
+from tests.several_devices import xla_flags
 
 STEPS = 20
 TWENTY = (
@@ -37,7 +38,7 @@ def start_two(workdir, *arguments, slurm=False, second=()):
   port, flags = free_port(), (*TWENTY, f"--peer_timeout={SECONDS}", *arguments)
   processes = []
   for i in range(2):
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(2)}
     if slurm:
       found = ("--coordinator=auto",)
       cluster = {"JOB_ID": 1, "STEP_NODELIST": "127.0.0.1", "NTASKS": 2, "PROCID": i, "LOCALID": i}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.learning import process_check
-from tests.several_devices import report_of
+from tests.several_devices import report_of, xla_flags
 
 
 @pytest.mark.slow
@@ -29,8 +29,7 @@ def test_two_processes_learn_what_one_process_learns():
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     port = probe.getsockname()[1]
-  environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-  environment["JAX_PLATFORMS"] = "cpu"
+  environment = {**os.environ, "XLA_FLAGS": xla_flags(2), "JAX_PLATFORMS": "cpu"}
   processes = [
     subprocess.Popen(
       [sys.executable, process_check.__file__, str(port), str(process_id)],
